@@ -1,0 +1,145 @@
+"""Kernels on torch tensors: pack, count, decide, apply. One API over the CPU kernels of cpu.py.
+
+Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates a word, little-endian,
+bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
+coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Draw.
+
+Every function here is defined, bit for bit, by the function of the same name in reference.py.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign.bits import cpu
+from mpisign.rng import Draw
+
+
+def width(voters: int) -> int:
+    """w(n) = ceil(log2(n + 1)): the planes that hold a count of up to n."""
+    return voters.bit_length()
+
+
+def new_planes(planes: int, words: int) -> Tensor:
+    """Uninitialised planes."""
+    return torch.empty((planes, words), dtype=torch.int64)
+
+
+def _words(planes: Tensor) -> np.ndarray:
+    return planes.numpy().view(np.uint64)
+
+
+def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
+    """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero.
+
+    zeros: "coin", "plus", or "abstain", which needs a second plane: 0 where v is zero.
+    """
+    return cpu.pack(v.numpy(), at, zeros, draw, _words(planes))
+
+
+def pack_stochastic(v: Tensor, radius: float, at: int, draw: Draw, planes: Tensor) -> int:
+    """Stochastic signs, P(+1) = (1 + v/radius)/2; returns how many |v| exceed the radius."""
+    return cpu.pack_stochastic(v.numpy(), radius, at, draw, _words(planes))
+
+
+def count(ballots: Tensor, planes: Tensor) -> None:
+    """Ballots (n, W) counted into binary numbers: planes (w(n), W), lowest first."""
+    cpu.count(_words(ballots), _words(planes))
+
+
+def majority(
+    plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor
+) -> None:
+    """Signs of the tally into verdict (1 or 2, W). ties: "coin", "plus", or "zero" with a second plane."""
+    cpu.majority(_words(plus), _optional(minus), voters, at, ties, draw, _words(verdict))
+
+
+def randomised_majority(
+    plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor
+) -> None:
+    """+1 with probability (1 + tally/voters)/2 into verdict (1, W)."""
+    cpu.randomised_majority(_words(plus), _optional(minus), voters, at, draw, _words(verdict))
+
+
+def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> None:
+    """The tally as a binary number: the count of +1, or with abstentions tally + 2**w - 1 in w + 1 planes."""
+    cpu.codes(_words(plus), _optional(minus), voters, _words(verdict))
+
+
+def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int]:
+    """Sum of |tally| over all 64*W coordinates, and the number of ties."""
+    return cpu.agreement(_words(plus), _optional(minus), voters)
+
+
+def apply(x: Tensor, planes: Tensor, table: np.ndarray, decay: float) -> None:
+    """x = fl(fl(decay*x) - table[code]), code read from planes (P, W); table float32 (2**P,)."""
+    cpu.apply(x.numpy(), _words(planes), table, decay)
+
+
+def blend(y: Tensor, x: Tensor, a: float, b: float) -> None:
+    """y = fl(fl(a*y) + fl(b*x)): a moving average with rounding that no library may change."""
+    cpu.blend(y.numpy(), x.numpy(), a, b)
+
+
+def add_signed(total: Tensor, planes: Tensor, scale: float) -> None:
+    """total += scale * sign; nothing where a second plane is 0."""
+    cpu.add_signed(total.numpy(), _words(planes), scale)
+
+
+def tile_sums(v: Tensor, tiles: np.ndarray, squares: bool = False) -> np.ndarray:
+    """float64 sum of |v| (or of squares) over each tile of a Layout, relative to v's own start."""
+    sums = np.empty(tiles.shape[1])
+    cpu.tile_sums(v.numpy(), tiles, squares, sums)
+    return sums
+
+
+def first_nonfinite(v: Tensor) -> int:
+    """Index of the first infinite or NaN value, or -1."""
+    return cpu.first_nonfinite(v.numpy())
+
+
+def differing(a: Tensor, b: Tensor) -> int:
+    """The number of bits in which two planes differ."""
+    return cpu.differing(_words(a), _words(b))
+
+
+def spread(plane: Tensor, voters: int, fields: Tensor) -> None:
+    """Each bit of a plane as a field of w(voters) bits; fields (fields_for(d, voters),)."""
+    cpu.spread(_words(plane), width(voters), _words(fields))
+
+
+def gather(fields: Tensor, voters: int, planes: Tensor) -> None:
+    """Summed fields as planes (w(voters), W): the way back from spread."""
+    cpu.gather(_words(fields), width(voters), _words(planes))
+
+
+def fields_for(coordinates: int, voters: int) -> int:
+    """64-bit words that hold a w(voters)-bit field a coordinate, no field across two words."""
+    return -(-coordinates // (64 // width(voters)))
+
+
+def _optional(planes: Tensor | None) -> np.ndarray | None:
+    return None if planes is None else _words(planes)
+
+
+def compile_ahead() -> None:
+    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk."""
+    v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
+    planes, plus = new_planes(2, 2), new_planes(2, 2)
+    pack(v, 0, "abstain", draw, planes)
+    pack_stochastic(v, 1.0, 0, draw, planes)
+    count(planes, plus)
+    majority(plus, None, 2, 0, "coin", draw, planes[:1])
+    randomised_majority(plus, None, 2, 0, draw, planes[:1])
+    codes(plus, plus.clone(), 2, new_planes(3, 2))
+    agreement(plus, None, 2)
+    apply(v, planes[:1], np.ones(2, dtype=np.float32), 1.0)
+    apply(v, planes, np.ones(4, dtype=np.float32), 1.0)
+    blend(v, v.clone(), 1.0, 1.0)
+    add_signed(v, planes, 1.0)
+    tile_sums(v, np.array([[0], [70], [0]]))
+    first_nonfinite(v)
+    differing(planes[0], planes[1])
+    fields = torch.zeros(fields_for(128, 2), dtype=torch.int64)
+    spread(planes[0], 2, fields)
+    gather(fields, 2, plus)

@@ -1,0 +1,180 @@
+"""The kernels as obvious numpy: one bit at a time where it is clearer. Slow; the definition of the fast ones.
+
+Arrays: v float32 (d,); a plane is uint64 (ceil(d/64),), little-endian, bit 1 is +1; `at` is the
+coordinate of v[0], a multiple of 64.
+"""
+
+import numpy as np
+
+from mpisign.rng import Draw
+
+WORD = 64
+
+
+def to_words(bits: np.ndarray) -> np.ndarray:
+    """Booleans (d,) as words (ceil(d/64),), the last one filled up with zeros."""
+    padded = np.zeros(-(-len(bits) // WORD) * WORD, dtype=np.uint8)
+    padded[: len(bits)] = bits
+    return np.packbits(padded, bitorder="little").view("<u8")
+
+
+def to_bits(words: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` bits of words as booleans."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little")[:count].astype(bool)
+
+
+def coin(draw: Draw, at: int, count: int) -> np.ndarray:
+    """One 64-bit word of coins for 64 coordinates: outputs 0 (low half) and 1 of the block of that word."""
+    blocks = draw.blocks(at // WORD, -(-count // WORD)).astype(np.uint64)
+    words = blocks[:, 0] | blocks[:, 1] << np.uint64(32)
+    return to_bits(~words if draw.negate else words, count)
+
+
+def uniform(draw: Draw, at: int, count: int) -> np.ndarray:
+    """u = ((2k + 1) - 2**24) / 2**24 for the upper 24 bits k of one output a coordinate, float32 in (-1, 1)."""
+    k = draw.blocks(at // 4, -(-count // 4)).reshape(-1)[:count] >> np.uint32(8)
+    return ((2 * k.astype(np.int64) + 1 - 2**24) / 2**24).astype(np.float32)
+
+
+def pack(v, at, zeros, draw, planes):
+    """The signs of v. zeros: "coin", "plus" or "abstain" (planes[1] is then 0 where v is 0).
+
+    Returns the number of zeros.
+    """
+    zero = v == 0
+    bits = v > 0
+    if zeros == "coin":
+        bits |= zero & coin(draw, at, len(v))
+    elif zeros == "plus":
+        bits |= zero
+    planes[0] = to_words(bits)
+    if zeros == "abstain":
+        planes[1] = to_words(~zero)
+    return int(zero.sum())
+
+
+def pack_stochastic(v, radius, at, draw, planes):
+    """Bit 1 where v > fl(radius * u): P(+1) = (1 + v / radius) / 2 for |v| <= radius.
+
+    Returns the number of coordinates outside [-radius, radius], whose bit is then certain.
+    """
+    planes[0] = to_words(v > np.float32(radius) * uniform(draw, at, len(v)))
+    if len(planes) == 2:
+        planes[1] = to_words(np.ones(len(v), dtype=bool))
+    return int((np.abs(v) > np.float32(radius)).sum())
+
+
+def count(ballots, planes):
+    """How many of ballots (n, W) have each bit set, as a binary number in planes (w, W), lowest first."""
+    total = np.array([to_bits(b, ballots.shape[1] * WORD) for b in ballots]).sum(axis=0)
+    for k, plane in enumerate(planes):
+        plane[:] = to_words(total >> k & 1 == 1)
+
+
+def numbers(planes, count):
+    """The binary numbers in planes (w, W) as integers (count,)."""
+    return sum(to_bits(p, count).astype(np.int64) << k for k, p in enumerate(planes))
+
+
+def tally(plus, minus, voters, count):
+    """Sum of the votes a coordinate; minus is None where every voter voted."""
+    p = numbers(plus, count)
+    return 2 * p - voters if minus is None else p - numbers(minus, count)
+
+
+def majority(plus, minus, voters, at, ties, draw, verdict):
+    """The sign of the tally. ties: "coin", "plus" or "zero" (verdict[1] is then 0 where the vote is tied)."""
+    d = verdict.shape[1] * WORD
+    t = tally(plus, minus, voters, d)
+    bits = t > 0
+    if ties == "coin":
+        bits |= (t == 0) & coin(draw, at, d)
+    elif ties == "plus":
+        bits |= t == 0
+    verdict[0] = to_words(bits)
+    if ties == "zero":
+        verdict[1] = to_words(t != 0)
+
+
+def randomised_majority(plus, minus, voters, at, draw, verdict):
+    """+1 with probability (1 + tally / voters) / 2: tally / voters > u, compared as integers."""
+    d = verdict.shape[1] * WORD
+    k = draw.blocks(at // 4, d // 4).reshape(-1)[:d].astype(np.int64) >> 8
+    verdict[0] = to_words(tally(plus, minus, voters, d) * 2**24 > voters * (2 * k + 1 - 2**24))
+
+
+def codes(plus, minus, voters, verdict):
+    """The tally as a binary number: plus itself, or with abstentions tally + (2**w - 1) in w + 1 planes."""
+    d = verdict.shape[1] * WORD
+    code = numbers(plus, d) if minus is None else tally(plus, minus, voters, d) + 2 ** len(plus) - 1
+    for k, plane in enumerate(verdict):
+        plane[:] = to_words(code >> k & 1 == 1)
+
+
+def agreement(plus, minus, voters):
+    """Sum over all coordinates of |tally|, and the number of ties."""
+    t = tally(plus, minus, voters, plus.shape[1] * WORD)
+    return int(np.abs(t).sum()), int((t == 0).sum())
+
+
+def apply(x, planes, table, decay):
+    """x = fl(fl(decay * x) - table[code]), code being the binary number in planes (P, W)."""
+    moved = np.float32(decay) * x
+    x[:] = moved - table[numbers(planes, len(x))]
+
+
+def blend(y, x, a, b):
+    """y = fl(fl(a * y) + fl(b * x))."""
+    y[:] = np.float32(a) * y + np.float32(b) * x
+
+
+def add_signed(total, planes, scale):
+    """total += scale * sign, nothing where the second plane, if any, is 0."""
+    signs = np.where(to_bits(planes[0], len(total)), np.float32(scale), -np.float32(scale))
+    present = to_bits(planes[1], len(total)) if len(planes) == 2 else True
+    total[:] = np.where(present, total + signs, total)
+
+
+def tile_sums(v, tiles, squares, sums):
+    """float64 sum of |v| or v*v in each tile (3, T): 16 lanes, each added up in order, then lane by lane."""
+    for t, (lo, hi, _) in enumerate(tiles.T):
+        values = v[lo:hi].astype(np.float64)
+        values = values * values if squares else np.abs(values)
+        rows = np.zeros((-(-len(values) // 16), 16))
+        rows.reshape(-1)[: len(values)] = values
+        lanes = np.zeros(16)
+        for row in rows:
+            lanes += row
+        sums[t] = 0.0
+        for lane in lanes:
+            sums[t] += lane
+
+
+def first_nonfinite(v):
+    """Index of the first infinite or NaN value, or -1."""
+    found = np.flatnonzero(~np.isfinite(v))
+    return int(found[0]) if len(found) else -1
+
+
+def differing(a, b):
+    """The number of bits in which two planes differ."""
+    return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
+
+
+def spread(plane, width, fields):
+    """Each bit as a field of `width` bits, 64 // width of them in a word of fields."""
+    bits = to_bits(plane, len(plane) * WORD).astype(np.uint64)
+    per = WORD // width
+    padded = np.zeros(len(fields) * per, dtype=np.uint64)
+    padded[: len(bits)] = bits
+    shifts = np.arange(per, dtype=np.uint64) * np.uint64(width)
+    fields[:] = (padded.reshape(-1, per) << shifts).sum(axis=1, dtype=np.uint64)
+
+
+def gather(fields, width, planes):
+    """The fields of `width` bits as planes (width, W): the inverse of spread, after fields were added up."""
+    per = WORD // width
+    shifts = np.arange(per, dtype=np.uint64) * np.uint64(width)
+    values = (fields[:, None] >> shifts & np.uint64(2**width - 1)).reshape(-1)
+    for k, plane in enumerate(planes):
+        plane[:] = to_words(values[: len(plane) * WORD] >> np.uint64(k) & np.uint64(1) == 1)

@@ -1,0 +1,216 @@
+"""A job file and --set, read into frozen models: unknown keys refused, defaults written out.
+
+The tables [problem] and [algorithm] also take the arguments of the factory or zoo entry they name; those are
+checked against its signature, which is the only list of them.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tomli_w
+from pydantic import ConfigDict, Field
+
+from mpisign.errors import UsageError, choices
+
+
+class Table(pydantic.BaseModel):
+    """One table of a job file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenTable(Table):
+    """A table that also holds the arguments of what its `name` names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Run(Table):
+    """[run]: how long, from which seed, on what, into which file, and how often something is recorded."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    seed: int = Field(1, ge=0, lt=2**64)
+    file: str = "runs/{problem}-{algorithm}-n{n}-seed{seed}.h5"
+    overwrite: bool = False
+    keep: Literal["none", "last", "best"] = "last"
+    device: Literal["cpu"] = "cpu"
+    threads: int = Field(0, ge=0)
+    objective: Literal["ranks", "rows"] = "ranks"
+    record_every: int = Field(10, ge=1)
+    check_every: int = Field(100, ge=1)
+    eval_every: int = Field(0, ge=0)
+    recorder: Literal["auto", "swmr", "rewrite"] = "auto"
+
+
+class Problem(OpenTable):
+    """[problem]: what is minimised, and how a rank samples its rows."""
+
+    name: str = "digits"
+    batch_size: int = Field(32, ge=0)
+    sampling: Literal["reshuffle", "replacement"] = "reshuffle"
+
+
+class Partition(Table):
+    """[partition]: which rows belong to which rank."""
+
+    kind: Literal["iid", "labels", "dirichlet", "sorted"] = "iid"
+    alpha: float = Field(0.3, gt=0)
+    labels: int = Field(2, ge=1)
+    min_rows: int = Field(1, ge=1)
+
+
+class Algorithm(OpenTable):
+    """[algorithm]: an entry of the zoo, its hyperparameters, and what every entry understands."""
+
+    name: str = "signum-mv"
+    zeros: Literal["auto", "coin", "plus", "abstain"] = "auto"
+    ties: Literal["auto", "coin", "plus", "zero"] = "auto"
+    accumulate: int = Field(1, ge=1)
+    clip: float = Field(0.0, ge=0)
+
+
+class Schedule(Table):
+    """[schedule]: the learning rate. Without lr, the zoo's entry has one."""
+
+    kind: Literal["constant", "inverse-sqrt", "step", "cosine"] = "constant"
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    warmup: int = Field(0, ge=0)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
+    decay: float = Field(0.1, gt=0, lt=1)
+
+
+class Exchange(Table):
+    """[exchange]: how messages travel. chunk: bytes of a plane in one message."""
+
+    name: str = "auto"
+    chunk: int = Field(1 << 20, ge=512)
+
+
+class Config(Table):
+    """A whole job."""
+
+    run: Run = Run()
+    problem: Problem = Problem()
+    partition: Partition = Partition()
+    algorithm: Algorithm = Algorithm()
+    schedule: Schedule = Schedule()
+    exchange: Exchange = Exchange()
+
+    def text(self) -> str:
+        """The job as TOML with every default written out; options that are not set are left out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+# The job of `mpisign train` without a job file; jobs/digits.toml holds the same.
+BUILT_IN = {
+    "run": {"epochs": 60},
+    "problem": {"name": "digits", "batch_size": 32, "hidden": [64]},
+    "partition": {"kind": "dirichlet", "alpha": 0.3},
+    "algorithm": {"name": "signum-mv", "beta": 0.9},
+    "schedule": {"kind": "cosine", "lr": 0.002},
+}
+
+
+def load(file: Path | None, settings: Iterable[str]) -> Config:
+    """The job in a TOML file (or the built-in one) with `table.key=value` settings laid over it.
+
+    Raises UsageError with one message about the first thing that is wrong.
+    """
+    tables = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
+    for setting in settings:
+        table, key, value = _parse(setting)
+        if not file and key == "name" and table in ("problem", "algorithm"):
+            # another problem or algorithm has no use for the arguments of the built-in one
+            common = Config.model_fields[table].annotation.model_fields
+            tables[table] = {k: v for k, v in tables[table].items() if k in common}
+            tables["schedule"].pop("lr", None) if table == "algorithm" else None
+        tables.setdefault(table, {})[key] = value
+    config = _validate(Config, tables, f"{file}: " if file else "")
+    if config.run.steps and config.run.epochs:
+        if not any(s.startswith("run.steps=") for s in settings):
+            raise UsageError("run.steps and run.epochs are both given; give one of them")
+        config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": None})})
+    if not config.run.steps and not config.run.epochs:
+        raise UsageError("neither run.steps nor run.epochs is given; set one of them, as in --set run.steps=1000")
+    return config
+
+
+def _read(file: Path) -> dict[str, dict]:
+    try:
+        tables = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise UsageError(f"can't read the job file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not valid TOML: {error}") from error
+    loose = [key for key, value in tables.items() if not isinstance(value, dict)]
+    if loose:
+        raise UsageError(f"{file}: key {loose[0]!r} stands outside a table; tables are: {choices(Config.model_fields)}")
+    return tables
+
+
+def _parse(setting: str) -> tuple[str, str, Any]:
+    target, equals, text = setting.partition("=")
+    table, dot, key = target.strip().partition(".")
+    if not (equals and dot and table and key):
+        raise UsageError(f"--set {setting}: not of the form table.key=value, as in --set run.seed=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word or path is a string
+    return table, key, value
+
+
+def _validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
+    """The model of these values, or UsageError: what is wrong, the value, what is valid."""
+    try:
+        return model(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = [str(p) for p in first["loc"]]
+        name = prefix + ".".join(path)
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{where}unknown key {name}; {_valid_keys(model, path)}") from None
+        if first["type"] == "missing":
+            raise UsageError(f"{where}{name} is missing; set it, as in --set {name}=...") from None
+        message = first["msg"].replace("Input should be", "should be")
+        raise UsageError(f"{where}{name} = {first['input']!r}: {message}") from None
+
+
+def _valid_keys(model: type[pydantic.BaseModel], path: list[str]) -> str:
+    if len(path) > 1:
+        return f"[{path[0]}] has: {choices(model.model_fields[path[0]].annotation.model_fields)}"
+    known = choices(model.model_fields) or "none"
+    return f"tables are: {known}" if model is Config else f"it has: {known}"
+
+
+def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
+    """A table's extra keys as arguments of a factory, with the factory's defaults filled in.
+
+    Raises UsageError for a key the factory does not have, a missing one, or one of another type.
+    """
+    fields: dict[str, Any] = {}
+    for p in inspect.signature(factory).parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        kind = Any if p.annotation is p.empty else p.annotation
+        fields[p.name] = (kind, ... if p.default is p.empty else p.default)
+    model = pydantic.create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        return _validate(model, table.arguments, "", f"{where}.").model_dump()
+    except UsageError as error:
+        if "unknown key" in str(error):
+            own = type(table).model_fields
+            raise UsageError(
+                f"{str(error).split(';')[0]}; {table.name} has: {choices(fields) or 'none of its own'}; "
+                f"every {where} has: {choices(own)}"
+            ) from None
+        raise

@@ -1,0 +1,35 @@
+"""The errors a user may cause or meet, each with the exit code of the process.
+
+Exit codes: 0 complete, 2 usage and data, 3 numerical, 75 requeue me, 1 anything else.
+"""
+
+
+class MpisignError(Exception):
+    """Known trouble: printed as one message without a traceback.
+
+    agreed: every rank raises the same error at the same place, so all may leave in order. An error that
+    only one rank knows of ends the job by an abort.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, agreed: bool = False):
+        super().__init__(message)
+        self.agreed = agreed
+
+
+class UsageError(MpisignError):
+    """A wrong configuration, name, value, or data file."""
+
+    exit_code = 2
+
+
+class NumericalError(MpisignError):
+    """A value that is not finite, or replicas that drifted apart."""
+
+    exit_code = 3
+
+
+def choices(names) -> str:
+    """The valid names in one line, for the end of an error message."""
+    return ", ".join(sorted(names))

@@ -1,0 +1,41 @@
+"""`allgather`: everyone gets every message and counts all of it.
+
+    1. send     Allgather of words: (n-1) * up bits a coordinate, one collective
+    2. receive  everyone holds n messages; every rank decides the whole chunk alike
+    3. publish, 4. collect: nothing is left to do
+
+For small d, where one latency is all that counts, and for n = 2, where it sends what `sharded` sends.
+"""
+
+from mpi4py import MPI
+
+from mpisign.algorithm import Ballots
+from mpisign.exchange.base import Exchange
+
+
+class Allgather(Exchange):
+    """Allgather of words; every rank counts everything."""
+
+    name = "allgather"
+
+    def prepare(self):
+        self._out = [self.up.empty(coordinates=hi - lo) for lo, hi in self.chunks]
+        self._in = [self.up.empty(self.world.n, coordinates=hi - lo) for lo, hi in self.chunks]
+        self._requests = [[] for _ in self.chunks]
+
+    def bytes_a_step(self):
+        return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._out), 0
+
+    def outgoing(self, voter, c):
+        return self._out[c]
+
+    # 1. send
+    def send(self, c):
+        for out, into in zip(self._out[c].numpy(), self._in[c].numpy(), strict=True):
+            self._requests[c].append(self.world.comm.Iallgather(out, into))
+
+    # 2. receive
+    def receive(self, c):
+        MPI.Request.Waitall(self._requests[c])
+        self._requests[c].clear()
+        return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])

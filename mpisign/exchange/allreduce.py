@@ -1,0 +1,95 @@
+"""`allreduce` and `dense-mpi`: one Allreduce of the MPI library, as a network may do it by itself.
+
+`allreduce` gives every coordinate a field of w(n) = ceil(log2(n+1)) bits in 64-bit words, so that an
+ordinary integer SUM counts votes and no carry crosses a field:
+
+    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits a coordinate
+    2. receive  fields -> a tally in bit planes; every rank decides the whole chunk alike
+    3. publish, 4. collect: nothing is left to do
+
+`dense-mpi` sums floats. Its order of summation is the library's, so it makes no promise about bits.
+The bytes of both are by formula (a ring's), the wire is as the library does it.
+"""
+
+import torch
+from mpi4py import MPI
+
+from mpisign import bits
+from mpisign.algorithm import Ballots, Tally
+from mpisign.exchange.base import Exchange
+
+
+class _Summed(Exchange):
+    """Posts one Iallreduce a plane and counts its bytes by the formula of a ring, half up, half down."""
+
+    def prepare(self):
+        self._out = [self.up.empty(coordinates=hi - lo) for lo, hi in self.chunks]
+        self._requests = [[] for _ in self.chunks]
+
+    def bytes_a_step(self):
+        n = self.world.n
+        half = sum(total.nbytes for total in self._sums) * (n - 1) // n
+        return half, half
+
+    def outgoing(self, voter, c):
+        return self._out[c]
+
+    def _post(self, c, summand, total):
+        self._requests[c].append(self.world.comm.Iallreduce(summand.numpy(), total.numpy(), MPI.SUM))
+
+    def _wait(self, c):
+        MPI.Request.Waitall(self._requests[c])
+        self._requests[c].clear()
+
+
+class Allreduce(_Summed):
+    """Sums of w(n)-bit fields."""
+
+    name = "allreduce"
+
+    def prepare(self):
+        super().prepare()
+        sizes = [bits.fields_for(hi - lo, self.world.n) for lo, hi in self.chunks]
+        self._fields = [torch.zeros((self.up.planes, s), dtype=torch.int64) for s in sizes]
+        self._sums = [torch.zeros_like(f) for f in self._fields]
+
+    # 1. send
+    def send(self, c):
+        planes = self._out[c]
+        # with abstentions: count of +1 and count of -1, each among those present
+        sets = planes if len(planes) == 1 else torch.stack([planes[0] & planes[1], ~planes[0] & planes[1]])
+        for plane, fields, total in zip(sets, self._fields[c], self._sums[c], strict=True):
+            bits.spread(plane, self.world.n, fields)
+            self._post(c, fields, total)
+
+    # 2. receive
+    def receive(self, c):
+        self._wait(c)
+        n, words = self.world.n, self._out[c].shape[1]
+        counted = []
+        for total in self._sums[c]:
+            planes = bits.new_planes(bits.width(n), words)
+            bits.gather(total, n, planes)
+            counted.append(planes)
+        return Ballots(*self.stretches[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
+
+
+class DenseMpi(_Summed):
+    """The library's float32 sum."""
+
+    name = "dense-mpi"
+    raw = True
+
+    def prepare(self):
+        super().prepare()
+        self._sums = [torch.zeros_like(out) for out in self._out]
+
+    # 1. send
+    def send(self, c):
+        self._post(c, self._out[c], self._sums[c])
+
+    # 2. receive
+    def receive(self, c):
+        self._wait(c)
+        # one row that is the sum already: the mean divides it by the number of voters
+        return Ballots(*self.stretches[c], self.world.n, planes=self._sums[c].unsqueeze(1))

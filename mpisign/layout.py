@@ -1,0 +1,185 @@
+"""Where each parameter lies in the flat float32 vector x.
+
+Every parameter starts on a 64-coordinate boundary, so that no 64-bit word of signs is shared by two
+parameters. The pads in between belong to nobody: no kernel touches them, and counts, norms and hashes
+leave them out.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign import bits
+from mpisign.errors import UsageError
+
+WORD = 64  # coordinates in a word
+TILE = 4096  # coordinates in a tile: the unit of float64 sums and of shard borders
+
+
+@dataclass(frozen=True)
+class Group:
+    """What parameters have in common: a factor on the learning rate, and their own weight decay or none."""
+
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One parameter: coordinates [offset, offset + size) of x."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    group: Group = field(default_factory=Group)
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class Span:
+    """Coordinates [lo, hi) that lie in one segment; lo is a multiple of 64."""
+
+    lo: int
+    hi: int
+    segment: int
+
+    def words(self, origin: int = 0) -> slice:
+        """Its words in a plane that starts at coordinate `origin`."""
+        return slice((self.lo - origin) // WORD, -(-(self.hi - origin) // WORD))
+
+    def items(self, origin: int) -> slice:
+        """Its place in a vector that starts at coordinate `origin`."""
+        return slice(self.lo - origin, self.hi - origin)
+
+    @property
+    def coordinates(self) -> slice:
+        return slice(self.lo, self.hi)
+
+
+class Layout:
+    """The segments of x in order; `size` coordinates are parameters, `length` counts the pads too."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], groups: Mapping[str, Group] | None = None):
+        segments, offset = [], 0
+        for name, shape in shapes.items():
+            size = int(np.prod(shape, dtype=np.int64))
+            segments.append(Segment(name, tuple(shape), offset, size, (groups or {}).get(name, Group())))
+            offset += -(-size // WORD) * WORD
+        self.segments = tuple(segments)
+        self.length = offset
+        self.size = sum(s.size for s in segments)
+        self._tiles: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def words(self) -> int:
+        """Words of one plane of signs."""
+        return self.length // WORD
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        return [s.offset for s in self.segments]
+
+    @cached_property
+    def all_spans(self) -> list[Span]:
+        """One span a segment."""
+        return self.spans(0, self.length)
+
+    def spans(self, lo: int, hi: int) -> list[Span]:
+        """The parts of [lo, hi) that hold parameters, in order."""
+        first = max(bisect_right(self._offsets, lo) - 1, 0)
+        found = []
+        for index in range(first, len(self.segments)):
+            s = self.segments[index]
+            if s.offset >= hi:
+                break
+            if (start := max(lo, s.offset)) < (end := min(hi, s.end)):
+                found.append(Span(start, end, index))
+        return found
+
+    def tiles(self, lo: int, hi: int) -> np.ndarray:
+        """The spans of [lo, hi), cut at every multiple of 4096: the unit of a float64 sum.
+
+        Returns (3, number of tiles) int64: first coordinate, end, segment.
+        """
+        if (lo, hi) not in self._tiles:
+            cut = [
+                (max(s.lo, t), min(s.hi, t + TILE), s.segment)
+                for s in self.spans(lo, hi)
+                for t in range(s.lo // TILE * TILE, s.hi, TILE)
+            ]
+            self._tiles[lo, hi] = np.array(cut, dtype=np.int64).reshape(-1, 3).T.copy()
+        return self._tiles[lo, hi]
+
+    def block_sums(self, tile_sums: np.ndarray) -> np.ndarray:
+        """Sums of tiles, added in tile order to one float64 a segment.
+
+        tile_sums: float64, one for each of tiles(0, length).
+        """
+        sums = np.zeros(len(self.segments))
+        np.add.at(sums, self.tiles(0, self.length)[2], tile_sums)
+        return sums
+
+    def norm(self, v: Tensor) -> float:
+        """Euclidean norm: float64 sums of squares by tile, then by segment, then over all, each in order."""
+        squares = self.block_sums(bits.tile_sums(v, self.tiles(0, self.length), squares=True))
+        return float(np.sqrt(np.add.accumulate(squares)[-1]))
+
+    def mean_magnitudes(self, tile_sums: np.ndarray) -> np.ndarray:
+        """|v_b|_1 / d_b of each segment b, rounded once to float32, from the tile sums of |v|."""
+        sizes = np.array([max(s.size, 1) for s in self.segments])
+        return (self.block_sums(tile_sums) / sizes).astype(np.float32)
+
+    def pads(self, lo: int, hi: int) -> int:
+        """Coordinates of [lo, hi) that belong to no parameter."""
+        return hi - lo - sum(s.hi - s.lo for s in self.spans(lo, hi))
+
+    def zeros(self, device="cpu") -> Tensor:
+        """A new float32 vector of `length` zeros."""
+        return torch.zeros(self.length, dtype=torch.float32, device=device)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Each parameter as a view into a flat vector of `length` coordinates."""
+        return {s.name: flat[s.offset : s.end].view(s.shape) for s in self.segments}
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """A new flat vector that holds the parameters."""
+        flat = self.zeros()
+        for name, view in self.views(flat).items():
+            view.copy_(parameters[name])
+        return flat
+
+    def check_storage(self, parameters: Mapping[str, Tensor], flat: Tensor) -> None:
+        """Refuses parameters that are no longer views into x.
+
+        Raises UsageError naming the parameter.
+        """
+        for s in self.segments:
+            if parameters[s.name].data_ptr() != flat.data_ptr() + 4 * s.offset:
+                raise UsageError(
+                    f"parameter {s.name!r} no longer lies in the flat vector x; "
+                    "assign to it in place (p.copy_(...)) instead of replacing its storage"
+                )
+
+    def digest(self, flat: Tensor) -> bytes:
+        """16 bytes that differ where two vectors differ in any parameter's bits."""
+        state = hashlib.blake2b(digest_size=16)
+        host = flat.cpu().numpy()
+        for s in self.segments:
+            state.update(host[s.offset : s.end])
+        return state.digest()
+
+    def name_of(self, coordinate: int) -> str:
+        """The parameter that holds a coordinate, with the index inside it."""
+        s = self.segments[bisect_right(self._offsets, coordinate) - 1]
+        index = np.unravel_index(coordinate - s.offset, s.shape or (1,))
+        return f"{s.name}[{', '.join(str(i) for i in index)}]"

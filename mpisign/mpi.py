@@ -1,0 +1,178 @@
+"""Where MPI starts: ranks, hosts, threads, the abort hook, agreement on errors, arrays handed out in a node.
+
+Nothing here touches MPI before `start`, so `--help` and reading a run work on a login node.
+"""
+
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpisign.errors import MpisignError, UsageError
+
+PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
+
+# rank and size in the environment of a process: by mpirun of Open MPI, of MPICH and its kin, by srun
+LAUNCHERS = (
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("an mpirun that speaks PMI (MPICH, Intel MPI, MVAPICH) or srun", "PMI_RANK", "PMI_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the environment says about this process before MPI starts."""
+
+    rank: int = 0
+    size: int = 1
+    by: str = ""
+
+
+def launch() -> Launch:
+    """The rank and size that the launcher promised; rank 0 of 1 without a launcher."""
+    for by, rank, size in LAUNCHERS:
+        if rank in os.environ and size in os.environ:
+            return Launch(int(os.environ[rank]), int(os.environ[size]), by)
+    return Launch()
+
+
+@dataclass
+class Ranks:
+    """This rank among all, and its node. comm and node are mpi4py communicators, None without MPI."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    hosts: str = "localhost: 1"
+    library: str = "none"
+    threads: int = 1
+    comm: object = None
+    node: object = None
+    members: tuple[int, ...] = (0,)  # the ranks of this node
+
+    @property
+    def root(self) -> bool:
+        return self.rank == 0
+
+    def agree(self, error: MpisignError | None) -> None:
+        """Raises the error of the lowest rank that has one, on every rank."""
+        errors = self.comm.allgather(error and (type(error), str(error))) if self.comm else [error]
+        for found in errors:
+            if found is not None:
+                kind, text = found if self.comm else (type(error), str(error))
+                raise kind(text, agreed=True)
+
+    def bcast(self, array: np.ndarray) -> None:
+        """Overwrites an array with root's, in pieces."""
+        if self.comm:
+            raw = array.view(np.uint8)
+            for lo in range(0, raw.size, PIECE):
+                self.comm.Bcast(raw[lo : lo + PIECE])
+
+
+_started: Ranks | None = None
+
+
+def start(threads: int = 0) -> Ranks:
+    """Starts MPI and looks around. threads: torch threads a rank, 0 for the node's cores over its ranks.
+
+    Raises UsageError if there is no MPI under a launcher, or if the launcher belongs to another MPI.
+    """
+    global _started
+    promised = launch()
+    cores = len(os.sched_getaffinity(0))
+    if int(os.environ.get("MPI_LOCALNRANKS", promised.size)) > cores:
+        # more ranks than cores: a rank that waits lets another one work
+        os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
+        os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if promised.size > 1:
+            raise UsageError(f"no MPI library to be found ({error}); {_remedy()}") from error
+        _started = Ranks(threads=threads or cores)
+        return _started
+    world = MPI.COMM_WORLD
+    name = ".".join(map(str, MPI.get_vendor()[1]))
+    library = f"{MPI.get_vendor()[0]} {name}"
+    if world.Get_size() == 1 < promised.size:
+        raise UsageError(
+            f"{promised.size} processes were started by {promised.by}, but {library}, which this Python uses, "
+            f"sees one: the launcher belongs to another MPI. {_remedy()}"
+        )
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    members = tuple(node.allgather(world.Get_rank()))
+    hosts = Counter(world.allgather(MPI.Get_processor_name()))
+    _started = Ranks(
+        rank=world.Get_rank(),
+        size=world.Get_size(),
+        local_rank=node.Get_rank(),
+        local_size=node.Get_size(),
+        hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
+        library=library,
+        threads=threads or max(1, cores // node.Get_size()),
+        comm=world.Dup(),
+        node=node,
+        members=members,
+    )
+    return _started
+
+
+def _remedy() -> str:
+    beside = Path(sys.prefix) / "bin" / "mpirun"
+    if beside.exists():
+        return f"Use the launcher of this installation: {beside}"
+    return (
+        "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
+        "or install one beside mpisign: pip install 'mpisign[mpich]'"
+    )
+
+
+def leave(error: BaseException) -> int:
+    """The exit code for an error, after it was printed by whoever should.
+
+    What all ranks know is printed once, by root. What only this rank knows ends the whole job, since the
+    others would wait for it.
+    """
+    known = isinstance(error, MpisignError)
+    alone = _started is not None and _started.size > 1 and not (known and error.agreed)
+    who = f"rank {_started.rank}/{_started.size}: " if alone else ""
+    if known or isinstance(error, KeyboardInterrupt):
+        text = f"mpisign: {who}{error or 'interrupted'}\n"
+    else:
+        text = f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
+    code = error.exit_code if known else 130 if isinstance(error, KeyboardInterrupt) else 1
+    if alone or launch().rank == 0:
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    if alone:
+        _started.comm.Abort(code)
+    return code
+
+
+def send_arrays(comm, arrays: Mapping[str, np.ndarray], to: int) -> None:
+    """Sends named arrays to a rank of comm, in pieces."""
+    comm.send({name: (a.shape, a.dtype.str) for name, a in arrays.items()}, dest=to)
+    for array in arrays.values():
+        raw = array.reshape(-1).view(np.uint8)
+        for lo in range(0, raw.size, PIECE):
+            comm.Send(raw[lo : lo + PIECE], dest=to)
+
+
+def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
+    """Named arrays that send_arrays sent."""
+    shapes = comm.recv(source=source)
+    arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    for array in arrays.values():
+        raw = array.reshape(-1).view(np.uint8)
+        for lo in range(0, raw.size, PIECE):
+            comm.Recv(raw[lo : lo + PIECE], source=source)
+    return arrays

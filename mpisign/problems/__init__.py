@@ -1,0 +1,39 @@
+"""What is minimised: one file a problem. A user's own is named "package.module:factory"."""
+
+import importlib
+from collections.abc import Callable
+
+from mpisign.errors import UsageError, choices
+from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.digits import Digits
+from mpisign.problems.logistic import Logistic
+from mpisign.problems.mnist import Mnist
+from mpisign.problems.oracle import Oracle
+from mpisign.problems.synthetic import Quadratic, Rosenbrock
+
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "digits": Digits,
+    "logistic": Logistic,
+    "mnist": Mnist,
+    "quadratic": Quadratic,
+    "rosenbrock": Rosenbrock,
+}
+
+
+def find(name: str) -> Callable[..., Problem]:
+    """The factory of that name, a user's own if it has a colon; raises UsageError if there is none."""
+    if ":" not in name:
+        if name not in PROBLEMS:
+            raise UsageError(f"unknown problem {name!r}; known: {choices(PROBLEMS)}, or package.module:factory")
+        return PROBLEMS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"problem {name!r}: {error}; the module must be importable (installed, or on PYTHONPATH) "
+            "and the factory one of its names"
+        ) from error
+
+
+__all__ = ["PROBLEMS", "Oracle", "Problem", "Rows", "Tables", "find"]

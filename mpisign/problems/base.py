@@ -1,0 +1,126 @@
+"""What a problem is: data, a starting point, a loss and its gradient.
+
+A problem of your own is a subclass; a job names it as `name = "package.module:factory"`, and every other
+key of [problem] becomes a keyword argument of the factory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+
+
+class Rows:
+    """Rows of data: named arrays (numpy or scipy CSR) that agree in their first dimension."""
+
+    def __init__(self, **arrays):
+        self.arrays = arrays
+        lengths = {a.shape[0] for a in arrays.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"arrays of different lengths: { {k: a.shape for k, a in arrays.items()} }")
+        self.count = lengths.pop()
+
+    def __getitem__(self, name: str):
+        return self.arrays[name]
+
+    def take(self, rows) -> "Rows":
+        """The rows of these numbers, or of a slice."""
+        return Rows(**{name: array[rows] for name, array in self.arrays.items()})
+
+    def flat(self) -> dict[str, np.ndarray]:
+        """Plain arrays from which `unflatten` makes the rows again, to be sent to another rank."""
+        plain = {}
+        for name, array in self.arrays.items():
+            if isinstance(array, np.ndarray):
+                plain[name] = np.ascontiguousarray(array)
+            else:
+                parts = {"data": array.data, "indices": array.indices, "indptr": array.indptr}
+                plain |= {f"{name}.{k}": v for k, v in parts.items()}
+                plain[f"{name}.shape"] = np.array(array.shape)
+        return plain
+
+    @staticmethod
+    def unflatten(plain: dict[str, np.ndarray]) -> "Rows":
+        sparse = {key.removesuffix(".shape") for key in plain if key.endswith(".shape")}
+        arrays = {key: array for key, array in plain.items() if key.split(".")[0] not in sparse}
+        for name in sparse:
+            from scipy.sparse import csr_matrix
+
+            parts = tuple(plain[f"{name}.{k}"] for k in ("data", "indices", "indptr"))
+            arrays[name] = csr_matrix(parts, shape=tuple(plain[f"{name}.shape"]))
+        return Rows(**arrays)
+
+    def tensors(self) -> "Rows":
+        """The same rows with numpy arrays as torch tensors that share their memory."""
+        return Rows(
+            **{n: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for n, a in self.arrays.items()}
+        )
+
+
+@dataclass
+class Tables:
+    """What a problem reads: rows to train on, held-out rows, and the class of each training row."""
+
+    train: Rows
+    test: Rows | None = None
+    classes: np.ndarray | None = None  # integers (train rows,), for partitions by label
+
+
+class Problem:
+    """Base class of all problems.
+
+    `offers` says what algorithms may rely on: "finite sum" (rows that can be asked for one by one),
+    "two points" (the gradient of one and the same batch at two points), "function values".
+    """
+
+    offers: frozenset[str] = frozenset({"two points", "function values"})
+
+    def read(self) -> Tables | None:
+        """Reads the data, on one rank a node; None for a problem without rows.
+
+        Raises UsageError for missing or damaged files.
+        """
+        return None
+
+    def describe(self, tables: Tables) -> dict[str, int]:
+        """Sizes that ranks without the data need, such as the number of features; see `adopt`."""
+        return {}
+
+    def adopt(self, sizes: dict[str, int]) -> None:
+        """Takes the sizes that `describe` found, on every rank, before anything else is asked."""
+
+    def initial(self, generator: np.random.Generator) -> dict[str, Tensor]:
+        """The starting point: float32 tensors by name, in the order in which they lie in x."""
+        raise NotImplementedError
+
+    def draw(self, generator: np.random.Generator):
+        """The randomness of one estimate, for a problem without rows; reaches `gradient` as its batch."""
+        return None
+
+    def loss(self, parameters: Parameters, batch) -> Tensor:
+        """Mean loss over a batch (Rows of tensors, or what `draw` made), a scalar that autograd can follow."""
+        raise NotImplementedError
+
+    def gradient(self, parameters: Parameters, batch, gradients: Parameters) -> float:
+        """Adds the gradient of `loss` to gradients, in place, and returns the loss.
+
+        The default lets autograd do it; override it where there is a formula.
+        """
+        for name, p in parameters.items():
+            p.requires_grad_(True)
+            p.grad = gradients[name]
+        loss = self.loss(parameters, batch)
+        loss.backward()
+        return float(loss.detach())
+
+    def measure(self, parameters: Parameters, rows: Rows | None) -> dict[str, float]:
+        """Sums over rows: "loss", "rows", and "correct" for classifiers. Without rows: the loss itself, rows 1."""
+        raise NotImplementedError
+
+    def penalty(self, parameters: Parameters) -> float:
+        """What `loss` adds to the mean over rows: a regulariser."""
+        return 0.0

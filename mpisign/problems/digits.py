@@ -1,0 +1,31 @@
+"""`digits`: the 1,797 handwritten digits (8x8) that ship with scikit-learn."""
+
+import numpy as np
+
+from mpisign.errors import UsageError
+from mpisign.problems.base import Tables
+from mpisign.problems.classifier import Classifier, pixel_rows
+
+
+class Digits(Classifier):
+    """A perceptron on scikit-learn's bundled digits, a fifth of them held out."""
+
+    def __init__(self, hidden: list[int] = [64], dropout: float = 0.0, test_fraction: float = 0.2):  # noqa: B006
+        super().__init__(hidden, dropout)
+        if not 0 < test_fraction < 1:
+            raise UsageError(f"problem.test_fraction = {test_fraction}: a fraction in (0, 1)")
+        self.test_fraction = test_fraction
+
+    def read(self):
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        # the same rows are held out whatever the seed, so that runs can be compared
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
+        cut = round(len(labels) * self.test_fraction)
+        test, train = order[:cut], order[cut:]
+        return Tables(
+            train=pixel_rows(images[train], labels[train], 16),
+            test=pixel_rows(images[test], labels[test], 16),
+            classes=labels[train],
+        )

@@ -1,0 +1,86 @@
+"""`logistic`: regularised logistic regression on a LIBSVM file: sparse inside, dense gradient."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mpisign.errors import UsageError
+from mpisign.problems.base import Problem, Rows, Tables
+
+LABELS = ({0.0, 1.0}, {1.0, 2.0}, {-1.0, 1.0})
+
+
+class Logistic(Problem):
+    """mean log(1 + exp(-y <a, x>)) + (l2/2) |x|^2 + nonconvex * sum x_i^2 / (1 + x_i^2), y in {-1, +1}.
+
+    The last term is the bounded regulariser under which sign methods are usually compared. No intercept.
+    """
+
+    offers = frozenset({"finite sum", "two points", "function values"})
+
+    def __init__(self, path: str, test_path: str = "", l2: float = 1e-3, nonconvex: float = 0.0):
+        for name, value in (("l2", l2), ("nonconvex", nonconvex)):
+            if value < 0:
+                raise UsageError(f"problem.{name} = {value}: a regulariser is at least 0")
+        self.path, self.test_path, self.l2, self.nonconvex = Path(path), test_path, l2, nonconvex
+
+    def read(self):
+        train = read_libsvm(self.path)
+        test = read_libsvm(Path(self.test_path), train["inputs"].shape[1]) if self.test_path else None
+        return Tables(train=train, test=test, classes=(train["labels"] > 0).astype(np.int64))
+
+    def describe(self, tables):
+        return {"features": tables.train["inputs"].shape[1]}
+
+    def adopt(self, sizes):
+        self._features = sizes["features"]
+
+    def initial(self, generator):
+        return {"x": torch.zeros(self._features)}
+
+    def loss(self, parameters, batch):
+        raise NotImplementedError("the gradient has a formula; see gradient() and measure()")
+
+    def gradient(self, parameters, batch, gradients):
+        x, inputs = parameters["x"].numpy(), batch["inputs"]
+        labels = batch["labels"].numpy()
+        margins = inputs @ x * labels
+        # the logistic function as a tanh, which overflows nowhere
+        pull = (np.tanh(margins / 2) - 1) / 2 * labels / len(margins)
+        squares = x * x
+        g = inputs.T @ pull + self.l2 * x + self.nonconvex * 2 * x / (1 + squares) ** 2
+        gradients["x"] += torch.from_numpy(g.astype(np.float32))
+        return float(np.logaddexp(0, -margins).mean(dtype=np.float64)) + self.penalty(parameters)
+
+    def measure(self, parameters, rows):
+        margins = rows["inputs"] @ parameters["x"].numpy() * rows["labels"].numpy()
+        loss = np.logaddexp(0, -margins.astype(np.float64)).sum()
+        return {"loss": float(loss), "correct": int((margins > 0).sum()), "rows": rows.count}
+
+    def penalty(self, parameters):
+        x = parameters["x"].numpy().astype(np.float64)
+        squares = x * x
+        return float(self.l2 / 2 * squares.sum() + self.nonconvex * (squares / (1 + squares)).sum())
+
+
+def read_libsvm(file: Path, features: int | None = None) -> Rows:
+    """Rows (inputs float32 CSR, labels -1/+1 float32) of a LIBSVM file, plain, .gz or .bz2.
+
+    Labels may be 0/1, 1/2 or -1/+1. Raises UsageError for anything that can't be read as that.
+    """
+    from sklearn.datasets import load_svmlight_file
+
+    if not file.is_file():
+        raise UsageError(f"no file {file}; set problem.path (or problem.test_path) to a LIBSVM file")
+    try:
+        inputs, labels = load_svmlight_file(str(file), n_features=features, dtype=np.float32)
+    except (ValueError, OSError, EOFError, IndexError) as error:
+        raise UsageError(f"{file}: can't be read as LIBSVM, 'label index:value ...' a line ({error})") from error
+    found = set(np.unique(labels).tolist())
+    if not any(found <= pair for pair in LABELS) or not found:
+        shown = sorted(found)[:5]
+        raise UsageError(f"{file}: labels {shown}; two classes are needed, as 0/1, 1/2 or -1/+1")
+    positive = max(next(pair for pair in LABELS if found <= pair))
+    inputs.sort_indices()
+    return Rows(inputs=inputs, labels=np.where(labels == positive, 1, -1).astype(np.float32))

@@ -1,0 +1,122 @@
+"""What an estimator may ask of a problem, for one voter: gradients of this step's batch.
+
+Batches are a function of (seed, voter, step), so a checkpoint holds no cursor and both points of a
+two-point estimate see the same rows, noise and dropout.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign.layout import Layout
+from mpisign.problems.base import Problem, Rows
+from mpisign.rng import Streams
+
+
+class Oracle:
+    """One voter's access to a problem.
+
+    rows: this voter's own rows, or None. batch_size: rows of a minibatch; 0 is all of them.
+    accumulate: minibatches averaged into one gradient. clip: largest Euclidean norm of a gradient, 0 for none.
+    sampling: "reshuffle" (each pass in a new order) or "replacement".
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        layout: Layout,
+        rows: Rows | None,
+        voter: int,
+        streams: Streams,
+        *,
+        batch_size: int = 32,
+        accumulate: int = 1,
+        clip: float = 0.0,
+        sampling: str = "reshuffle",
+    ):
+        self.problem, self.layout, self.voter, self.streams = problem, layout, voter, streams
+        self.rows = rows.tensors() if rows else None
+        self.accumulate, self.clip, self.sampling = accumulate, clip, sampling
+        self.batch_size = min(batch_size or math.inf, rows.count) if rows else 1
+        self.loss = math.nan  # of the latest batch
+        self.evaluations = 0  # rows (or draws) whose gradient was taken so far
+        self.clipped = 0  # gradients that were shortened so far
+        self._t = 0
+        self._views: dict[tuple[int, int], tuple[dict, dict]] = {}
+        self._orders: dict[int, np.ndarray] = {}
+
+    def begin(self, t: int) -> None:
+        """Turns to step t; gradients asked for from now on are of its batch."""
+        self._t = t
+
+    def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None:
+        """The gradient of this step's batch at x (flat), written to out (flat).
+
+        again: at a second point, so that the recorded loss stays that of the first.
+        """
+        parameters, gradients = self._bound(x, out)
+        seed = self.streams.draw("torch", self._t, self.voter).seed()
+        torch.manual_seed(seed)
+        out.zero_()
+        loss = 0.0
+        for batch, count in self._batches():
+            loss += self.problem.gradient(parameters, batch, gradients)
+            self.evaluations += count
+        if self.accumulate > 1:
+            out /= self.accumulate
+        if self.clip and (norm := self.layout.norm(out)) > self.clip:
+            out *= float(np.float32(self.clip / norm))
+            self.clipped += 1
+        if not again:
+            self.loss = loss / self.accumulate
+
+    def measure(self, x: Tensor, rows: Rows | None) -> dict[str, float]:
+        """Sums of the problem over rows (or the function itself) at x."""
+        return self.problem.measure(self.layout.views(x), rows)
+
+    def penalty(self, x: Tensor) -> float:
+        """The problem's regulariser at x."""
+        return self.problem.penalty(self.layout.views(x))
+
+    def _bound(self, x: Tensor, out: Tensor) -> tuple[dict, dict]:
+        # views are made once for each pair of vectors: autograd then writes straight into the flat gradient
+        key = (x.data_ptr(), out.data_ptr())
+        if key not in self._views:
+            self._views[key] = (self.layout.views(x.detach()), self.layout.views(out))
+        return self._views[key]
+
+    def _batches(self) -> Iterator[tuple[object, int]]:
+        if self.rows is None:
+            generator = self.streams.draw("noise", self._t, self.voter).generator()
+            for _ in range(self.accumulate):
+                yield self.problem.draw(generator), 1
+        elif self.batch_size == self.rows.count:
+            for _ in range(self.accumulate):
+                yield self.rows, self.rows.count
+        else:
+            for k in range(self.accumulate):
+                yield self.rows.take(self._sample(self._t * self.accumulate + k)), self.batch_size
+
+    def _sample(self, batch: int) -> np.ndarray:
+        """Row numbers of the batch-th minibatch of the run."""
+        if self.sampling == "replacement":
+            blocks = self.streams.draw("sample", batch, self.voter).blocks(0, -(-self.batch_size // 4))
+            return (blocks.reshape(-1)[: self.batch_size].astype(np.uint64) * self.rows.count >> 32).astype(np.int64)
+        # passes follow one another without a gap; a batch may take the end of one and the start of the next
+        place = batch * self.batch_size
+        wanted = []
+        while (missing := self.batch_size - sum(map(len, wanted))) > 0:
+            order, start = self._order(place // self.rows.count), place % self.rows.count
+            wanted.append(order[start : start + missing])
+            place += len(wanted[-1])
+        return np.concatenate(wanted)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            keys = self.streams.draw("sample", epoch, self.voter).blocks(0, self.rows.count)
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = np.argsort(keys.astype(np.uint64)[:, 0] << 32 | keys[:, 1], kind="stable")
+        return self._orders[epoch]

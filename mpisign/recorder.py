@@ -1,0 +1,159 @@
+"""Writes a run file on root; other ranks get a recorder that does nothing.
+
+All datasets exist before HDF5's single-writer-multiple-reader mode starts, so the file is readable while it
+grows and after SIGKILL. It is built under a temporary name and renamed before the first step. Where the file
+system can't do SWMR, the whole file is kept in memory and rewritten aside now and then.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mpisign.errors import UsageError
+from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
+
+FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
+REWRITE_SECONDS = 30.0
+
+
+class NoRecorder:
+    """Same calls, nothing done."""
+
+    mode = "none"
+
+    def append(self, table: str, **row) -> None: ...
+
+    def event(self, kind: str, step: int, text: str = "") -> None: ...
+
+    def flush(self, force: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Recorder(NoRecorder):
+    """An open run file: rows are buffered and written about once a second."""
+
+    def __init__(
+        self,
+        path: Path,
+        attributes: Mapping[str, object],
+        config: str,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        overwrite: bool = False,
+        mode: str = "auto",
+    ):
+        """attributes, config and arrays ("group/name" -> array) are written once.
+
+        Raises UsageError if the file exists and overwrite is False, or can't be written.
+        """
+        self.path = path
+        self._rows: dict[str, list[dict]] = {table: [] for table in TABLES}
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._flushed = time.monotonic()
+        if path.exists() and not overwrite:
+            raise UsageError(
+                f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
+                "or run.file=... to write another"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file, self.mode = self._create(mode, attributes, config, arrays)
+        except OSError as error:
+            self._temporary.unlink(missing_ok=True)
+            raise UsageError(f"can't write the run file {path}: {error}; set run.file to a place that can be written") from error
+
+    def _create(self, mode, attributes, config, arrays):
+        if mode != "rewrite":
+            file = h5py.File(self._temporary, "w", libver="latest")
+            self._lay_out(file, attributes, config, arrays)
+            try:
+                file.flush()
+                file.swmr_mode = True
+                os.replace(self._temporary, self.path)
+                return file, "swmr"
+            except (OSError, ValueError, RuntimeError):
+                file.close()
+                self._temporary.unlink(missing_ok=True)
+                if mode == "swmr":
+                    raise
+        file = h5py.File("run", "w", driver="core", backing_store=False, libver="latest")
+        self._lay_out(file, attributes, config, arrays)
+        self._rewrite(file)
+        return file, "rewrite"
+
+    @staticmethod
+    def _lay_out(file, attributes, config, arrays):
+        file.attrs.update(attributes, filetype=FILETYPE, format_version=FORMAT_VERSION)
+        file["config"] = config
+        for name, array in arrays.items():
+            file[name] = array
+        for table, columns in TABLES.items():
+            group = file.create_group(table)
+            for c in columns:
+                data = group.create_dataset(c.name, shape=(0,), maxshape=(None,), chunks=(512,), dtype=c.dtype)
+                data.attrs.update(unit=c.unit, meaning=c.meaning)
+
+    def append(self, table, **row):
+        self._rows[table].append(row)
+        self.flush()
+
+    def event(self, kind, step, text=""):
+        self.append("events", step=step, time=time.time(), kind=kind, text=text)
+        self.flush(force=True)
+
+    def flush(self, force=False):
+        """Writes buffered rows if some time has passed, or at once."""
+        period = FLUSH_SECONDS if self.mode == "swmr" else REWRITE_SECONDS
+        if not force and time.monotonic() - self._flushed < period:
+            return
+        for table, rows in self._rows.items():
+            if rows:
+                self._write(table, rows)
+                rows.clear()
+        if self.mode == "rewrite":
+            self._rewrite(self._file)
+        self._flushed = time.monotonic()
+
+    def _write(self, table, rows):
+        for column in TABLES[table]:
+            data = self._file[table][column.name]
+            start = len(data)
+            data.resize((start + len(rows),))
+            data[start:] = np.array([_fit(row[column.name], column.dtype) for row in rows], dtype=column.dtype)
+            data.flush()
+
+    def _rewrite(self, file):
+        file.flush()
+        self._temporary.write_bytes(file.id.get_file_image())
+        os.replace(self._temporary, self.path)
+
+    def close(self):
+        self.flush(force=True)
+        self._file.close()
+
+
+def _fit(value, dtype: str):
+    """Text cut to its column, at a whole character."""
+    if not dtype.startswith("S"):
+        return value
+    return str(value).encode()[: int(dtype[1:])].decode(errors="ignore").encode()
+
+
+def write_aside(path: Path, fill) -> None:
+    """A new HDF5 file, filled by fill(file), that appears under its name only when it is whole and on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            fill(file)
+            file.flush()
+            with contextlib.suppress(OSError):
+                os.fsync(file.id.get_vfd_handle())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""Reads a run file, while it grows or afterwards. Needs neither torch nor MPI.
+
+    >>> run = Run("runs/digits-signum-mv-n8-seed1.h5")
+    >>> run["eval"]["test_accuracy"][-1]
+"""
+
+import tomllib
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mpisign.errors import UsageError
+from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
+
+
+class Run:
+    """A run: attributes as a dict, tables as dicts of numpy columns, and a summary.
+
+    Raises UsageError if the file is missing, is no run file, or has a newer format.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with _open(self.path) as file:
+            if file.attrs.get("filetype") != FILETYPE:
+                raise UsageError(f"{path}: an HDF5 file, but not a run of mpisign")
+            version = int(file.attrs["format_version"])
+            if version > FORMAT_VERSION:
+                raise UsageError(
+                    f"{path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
+                )
+            self.attributes = {k: _plain(v) for k, v in file.attrs.items()}
+            self.config_text: str = file["config"][()].decode()
+            self.partition = {k: v[()] for k, v in file["partition"].items()} if "partition" in file else {}
+            self._tables = {table: _read_table(file[table]) for table in TABLES}
+
+    def __getitem__(self, table: str) -> dict[str, np.ndarray]:
+        """A table as a dict of columns of one length; see schema.py."""
+        return self._tables[table]
+
+    @cached_property
+    def config(self) -> dict:
+        """The job, every default written out."""
+        return tomllib.loads(self.config_text)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end: its last event says so."""
+        kinds = self["events"]["kind"]
+        return len(kinds) > 0 and kinds[-1] == "complete"
+
+    @property
+    def status(self) -> str:
+        """"complete", or the last event with its text; a run that goes on says "start" or "check"."""
+        events = self["events"]
+        if self.complete or not len(events["kind"]):
+            return "complete" if self.complete else "empty"
+        return f"{events['kind'][-1]} at step {events['step'][-1]}: {events['text'][-1]}".rstrip(": ")
+
+    @property
+    def bits_per_coordinate(self) -> float:
+        """Bits that a rank sent in a step, both ways, over d: mean over ranks and steps."""
+        steps = self["steps"]
+        if not len(steps["step"]):
+            return float("nan")
+        sent = steps["bytes_up"][-1] + steps["bytes_down"][-1]
+        return 8 * float(sent) / (self.attributes["d"] * float(steps["step"][-1]))
+
+    def summary(self) -> dict[str, object]:
+        """The figures that `mpisign train` prints at its end."""
+        steps, evals, a = self["steps"], self["eval"], self.attributes
+        lines: dict[str, object] = {
+            "status": self.status,
+            "algorithm": a["algorithm"],
+            "problem": a["problem"],
+            "exchange": f"{a['exchange']} ({a['exchange_reason']})",
+            "n": a["n"],
+            "d": a["d"],
+            "steps": int(steps["step"][-1]) if len(steps["step"]) else 0,
+        }
+        if len(evals["step"]):
+            accuracy = evals["test_accuracy"]
+            if np.isfinite(accuracy[-1]):
+                best = int(np.nanargmax(accuracy))
+                lines["test_accuracy"] = round(float(accuracy[-1]), 6)
+                lines["best_test_accuracy"] = round(float(accuracy[best]), 6)
+                lines["best_step"] = int(evals["step"][best])
+            lines["final_loss"] = float(f"{evals['train_loss'][-1]:.6g}")
+        if len(steps["step"]):
+            seconds = float(steps["seconds"][-1])
+            lines["seconds"] = round(seconds, 2)
+            lines["steps_per_second"] = round(float(steps["step"][-1]) / seconds, 1)
+            lines["gradient_evaluations"] = int(steps["gradient_evaluations"][-1])
+            lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
+            lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
+        return lines | {"run_file": str(self.path)}
+
+
+def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
+    """The parameters in a `.model.h5` file that a run kept: float32 arrays by name."""
+    with _open(Path(path)) as file:
+        if file.attrs.get("filetype") != "mpisign-model":
+            raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
+        return {name: file["parameters"][name][()] for name in file["parameters"]}
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise UsageError(f"no file {path}")
+    try:
+        # a file that is being written, or whose writer was killed, opens for a SWMR reader only
+        return h5py.File(path, "r", libver="latest", swmr=True)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be opened as HDF5 ({error})") from error
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_table(group: h5py.Group) -> dict[str, np.ndarray]:
+    columns = {name: data[()] for name, data in group.items()}
+    length = min(len(c) for c in columns.values())
+    return {n: c[:length].astype("U") if c.dtype.kind == "S" else c[:length] for n, c in columns.items()}

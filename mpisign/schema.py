@@ -1,0 +1,83 @@
+"""The run file, declared once: recorder.py writes it, results.py reads it, `mpisign show` prints it.
+
+    /            attributes: filetype, format_version, mpisign_version, algorithm, definition, paper, problem,
+                 exchange, exchange_reason, n, d, seed
+    /config      text: the job as TOML, every default written out
+    /layout      name, shape, offset, size of each parameter
+    /partition   rows (n,), class_counts (n, classes): what each rank owns
+    /steps /phases /eval /events /segments: tables that grow, one dataset a column (below)
+
+A table's columns are appended together; where a kill cut one short, the reader takes the shortest.
+"""
+
+from dataclasses import dataclass
+
+FILETYPE = "mpisign-run"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: numpy dtype ("S..." is fixed-length text), its unit, what it means."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "steps": (
+        Column("step", "i8", "", "steps taken so far, counted from 1"),
+        Column("epoch", "f8", "passes", "rows seen by all ranks over all rows"),
+        Column("loss", "f8", "", "mean over ranks of the minibatch loss before the step"),
+        Column("learning_rate", "f8", "", "of this step"),
+        Column("agreement", "f8", "", "mean over coordinates of |sum of signs| / n; NaN where no signs are sent"),
+        Column("ties", "i8", "coordinates", "votes that were tied"),
+        Column("zeros", "i8", "coordinates", "estimates that were exactly zero, summed over ranks"),
+        Column("clips", "i8", "coordinates", "estimates outside a stochastic sign's radius, summed over ranks"),
+        Column("clipped", "i8", "gradients", "gradients shortened by algorithm.clip so far, summed over ranks"),
+        Column("flips", "i8", "coordinates", "signs of the direction that differ from the recorded row before"),
+        Column("bytes_up", "i8", "bytes", "sent towards votes so far, headers and scales included, mean over ranks"),
+        Column("bytes_down", "i8", "bytes", "sent back from votes so far, mean over ranks"),
+        Column("gradient_evaluations", "i8", "rows", "gradients of single rows so far, summed over ranks"),
+        Column("seconds", "f8", "s", "wall time since the first step began, evaluation included"),
+    ),
+    "phases": (
+        Column("step", "i8", "", "as in steps"),
+        Column("rank", "i8", "", ""),
+        Column("estimate", "f8", "s", "the problem's gradients and the estimator, since the row before"),
+        Column("sign", "f8", "s", "packing"),
+        Column("exchange", "f8", "s", "headers, waiting, counting, deciding"),
+        Column("update", "f8", "s", "moving x"),
+        Column("evaluate", "f8", "s", "full losses and held-out accuracy"),
+        Column("record", "f8", "s", "gathering and writing rows"),
+    ),
+    "eval": (
+        Column("step", "i8", "", "as in steps; 0 is the starting point"),
+        Column("epoch", "f8", "passes", "as in steps"),
+        Column("train_loss", "f8", "", "the objective over all rows: mean over ranks, or over rows (run.objective)"),
+        Column("test_loss", "f8", "", "mean over held-out rows; NaN without"),
+        Column("test_accuracy", "f8", "", "fraction of held-out rows; NaN without"),
+        Column("bytes_up", "i8", "bytes", "as in steps"),
+        Column("bytes_down", "i8", "bytes", "as in steps"),
+        Column("gradient_evaluations", "i8", "rows", "as in steps"),
+        Column("seconds", "f8", "s", "as in steps"),
+    ),
+    "events": (
+        Column("step", "i8", "", "steps taken when it happened"),
+        Column("time", "f8", "s", "seconds since 1970"),
+        Column("kind", "S16", "", "start, check, error, complete; a run is complete if its last event is"),
+        Column("text", "S400", "", ""),
+    ),
+    "segments": (
+        Column("step", "i8", "", "first step of this stretch of the run"),
+        Column("n", "i8", "ranks", ""),
+        Column("hosts", "S400", "", "host names with ranks on each"),
+        Column("device", "S64", "", ""),
+        Column("threads", "i8", "", "torch threads a rank"),
+        Column("mpi", "S128", "", "library and version"),
+        Column("versions", "S256", "", "of Python, torch, numpy, mpi4py, h5py, numba"),
+        Column("torch_build", "S64", "", "torch version with build, and CPU capability"),
+    ),
+}

@@ -1,0 +1,161 @@
+"""The core: one step of any algorithm, for train, for the library and for simulations alike.
+
+    1. estimate   every local voter asks its oracle and forms v
+    2. sign       v becomes a message; a small header (flags, loss, scales) goes ahead of it
+    3. exchange   messages travel, the vote decides; every header is in before anything moves
+    4. update     x moves, chunk by chunk, the same bits on every rank
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from mpisign import bits
+from mpisign.algorithm import Algorithm, State, Step
+from mpisign.errors import NumericalError
+from mpisign.exchange import Exchange
+from mpisign.layout import Layout
+from mpisign.problems import Oracle
+from mpisign.rng import Streams
+from mpisign.timing import Timer
+from mpisign.world import World
+
+FLAGS = 3  # header: first coordinate that is not finite or -1, its value, the loss; then scales
+
+
+@dataclass
+class Outcome:
+    """What a step tells: the mean loss before it, and this process's counts."""
+
+    loss: float
+    zeros: int
+    clips: int
+
+
+class Stepper:
+    """x, the state of every local voter, and the four slots that move them."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        layout: Layout,
+        exchange: Exchange,
+        world: World,
+        streams: Streams,
+        oracles: list[Oracle],
+        x: Tensor,
+        weights: np.ndarray | None = None,
+        timer: Timer | None = None,
+    ):
+        """oracles: one a local voter. x: flat float32, the same bits on every rank. weights: (n,) of the voters
+        in the loss and in means of raw floats, adding up to n; all 1 by default."""
+        self.algorithm, self.layout, self.exchange = algorithm, layout, exchange
+        self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
+        self.weights = np.ones(world.n) if weights is None else weights
+        self.timer = timer or Timer()
+        self.t = 0
+        self.estimator_states = [algorithm.estimator.init(layout) for _ in oracles]
+        self.sign_states = [algorithm.sign.init(layout) for _ in oracles]
+        self.update_state = algorithm.update.init(layout)
+        self._scaled = algorithm.sign.up().scaled
+
+    def step(self, lr: float, counting: bool = False) -> Outcome:
+        """Takes one step. counting: also count agreement, ties and flips, into exchange.counts.
+
+        Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
+        """
+        everyone = Step(self.t, lr, self.streams, self.layout, self.world)
+        mine = [
+            Step(self.t, lr, self.streams, self.layout, self.world, voter, float(self.weights[voter]))
+            for voter in self.world.local
+        ]
+        with self.timer("estimate"):
+            estimates = [self._estimate(i, step) for i, step in enumerate(mine)]
+        with self.timer("sign"):
+            zeros, clips = self._send(estimates, mine)
+        with self.timer("exchange"):
+            header = self.world.finish_header()
+            self._refuse_nonfinite(header)
+        scales = header[:, FLAGS:].astype(np.float32) if self._scaled else None
+        verdicts = self.exchange.verdicts(scales, everyone, counting)
+        while True:
+            with self.timer("exchange"):
+                direction = next(verdicts, None)
+            if direction is None:
+                break
+            with self.timer("update"):
+                self.algorithm.update.apply(self.x, direction, self.update_state, everyone)
+        self.t += 1
+        loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
+        return Outcome(loss, zeros, clips)
+
+    def _estimate(self, i: int, step: Step) -> Tensor:
+        self.oracles[i].begin(step.t)
+        return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.estimator_states[i], step)
+
+    def _send(self, estimates: list[Tensor], steps: list[Step]) -> tuple[int, int]:
+        """Starts headers and messages on their way; returns counts of zeros and clips."""
+        sign, zeros, clips = self.algorithm.sign, 0, 0
+        begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, self.sign_states, steps, strict=True)]
+        rows = [self._header(v, i, begun[i][1]) for i, v in enumerate(estimates)]
+        self.world.start_header(np.array(rows))
+        for c, (lo, hi) in enumerate(self.exchange.chunks):
+            for i, (signal, scales) in enumerate(begun):
+                out = self.exchange.outgoing(i, c)
+                found = sign.pack(signal, scales, lo, hi, out, self.sign_states[i], steps[i])
+                zeros, clips = zeros + found[0], clips + found[1]
+            self.exchange.send(c)
+        return zeros, clips
+
+    def _header(self, v: Tensor, i: int, scales) -> list[float]:
+        bad = bits.first_nonfinite(v)
+        flags = [bad, float(v[bad]) if bad >= 0 else 0.0, self.oracles[i].loss]
+        return [*flags, *scales] if self._scaled else flags
+
+    def _refuse_nonfinite(self, header: np.ndarray) -> None:
+        for voter, (bad, value, loss) in enumerate(header[:, :FLAGS]):
+            if bad < 0 and math.isfinite(loss):
+                continue
+            self.exchange.drain()
+            what = f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}" if bad >= 0 else f"the loss is {loss}"
+            raise NumericalError(
+                f"rank {voter}: {what} at step {self.t}; all ranks stop, x is as it was before the step. "
+                "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",
+                agreed=True,
+            )
+
+    def states(self) -> State:
+        """All named arrays of this process: x, and each slot's, as views."""
+        named = {"x": self.x}
+        for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
+            for voter, state in zip(self.world.local, states, strict=True):
+                named |= {f"{slot}/{voter}/{name}": array for name, array in state.items()}
+        named |= {f"vote/{name}": array for name, array in self.exchange.state.items()}
+        return named | {f"update/{name}": array for name, array in self.update_state.items()}
+
+    def load(self, states: State, t: int) -> None:
+        """Takes back what states() gave after t steps."""
+        own = self.states()
+        if (missing := own.keys() ^ states.keys()) :
+            raise ValueError(f"states do not fit this algorithm: {sorted(missing)} are on one side only")
+        for name, array in own.items():
+            array.copy_(states[name])
+        self.t = t
+
+    def check_replicas(self) -> None:
+        """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
+        digests = self.world.gather_bytes(self.layout.digest(self.x))
+        common = max(set(digests), key=digests.count)
+        if drifted := [r for r, d in enumerate(digests) if d != common]:
+            raise NumericalError(
+                f"after step {self.t} the parameters of rank(s) {drifted} differ from those of the other ranks; "
+                "a replica has drifted (bad memory, or code that changes x on one rank only)",
+                agreed=True,
+            )
+
+    def memory(self) -> int:
+        """Bytes held for x, states and messages."""
+        slots = sum(a.nbytes for name, a in self.states().items() if not name.startswith("vote/"))
+        return slots + self.exchange.memory()

@@ -1,0 +1,75 @@
+"""How x moves along the direction, alike on every rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mpisign import bits
+from mpisign.algorithm import Update
+
+
+@dataclass(frozen=True)
+class Descent(Update):
+    """x = (1 - lr*weight_decay)*x - lr*direction, the weight decay decoupled [Bernstein et al. 2019 alg. 1].
+
+    A direction with scales is in units of x already and takes their place for lr.
+    """
+
+    weight_decay: float = 0.0
+
+    def apply(self, x, direction, state, step):
+        for span in step.layout.spans(direction.lo, direction.hi):
+            unit = step.lr_of(span.segment)
+            if direction.scales is not None:
+                unit = float(direction.scales[span.segment])
+            # one rounding: to the float32 by which a coordinate of that code moves
+            table = (unit * direction.levels).astype(np.float32)
+            decay = step.decay_of(span.segment, self.weight_decay)
+            bits.apply(x[span.coordinates], direction.planes[:, span.words(direction.lo)], table, decay)
+
+
+@dataclass(frozen=True)
+class Sgd(Update):
+    """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def init(self, layout):
+        return {"m": layout.zeros()} if self.momentum else {}
+
+    def apply(self, x, direction, state, step):
+        for span in step.layout.spans(direction.lo, direction.hi):
+            here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            if self.weight_decay:
+                g = g.add(here, alpha=self.weight_decay)
+            if self.momentum:
+                m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
+                g = g.add(m, alpha=self.momentum) if self.nesterov else m
+            here.sub_(g, alpha=step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class Adam(Update):
+    """Adam with bias correction [Kingma & Ba 2015 alg. 1], weight decay decoupled as in AdamW."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    def init(self, layout):
+        return {"m": layout.zeros(), "v": layout.zeros()}
+
+    def apply(self, x, direction, state, step):
+        correction1, correction2 = 1 - self.beta1 ** (step.t + 1), 1 - self.beta2 ** (step.t + 1)
+        for span in step.layout.spans(direction.lo, direction.hi):
+            here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            m, v = state["m"][span.coordinates], state["v"][span.coordinates]
+            m.lerp_(g, 1 - self.beta1)
+            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+            here.mul_(step.decay_of(span.segment, self.weight_decay))
+            scale = torch.sqrt(v / correction2).add_(self.epsilon)
+            here.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)

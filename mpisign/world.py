@@ -1,0 +1,162 @@
+"""The voters of a run and what they agree on besides the vote: headers, means, maxima, sums.
+
+A World has three makers: MPI (one voter a rank), Local (all voters in this process; one rank is
+Local(1)), and whoever imitates its methods. Slots get a World and never see MPI. Float sums run in
+voter order, so every maker gives the same bits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Traffic:
+    """Bytes that this rank sent: towards a vote, back from it, and for records and checks."""
+
+    up: int = 0
+    down: int = 0
+    other: int = 0
+
+
+class World:
+    """n voters, of which `local` run in this process."""
+
+    n: int
+    rank: int = 0
+    local: tuple[int, ...]
+
+    def __init__(self):
+        self.traffic = Traffic()
+
+    def start_header(self, rows: np.ndarray) -> None:
+        """Sends this process's header rows, float64 (local voters, k), to everyone."""
+        raise NotImplementedError
+
+    def finish_header(self) -> np.ndarray:
+        """The headers of all voters, float64 (n, k); valid until the next one starts."""
+        raise NotImplementedError
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Rows of float64 (k,) a process as (processes, k) on every process; counted as `other`."""
+        raise NotImplementedError
+
+    def gather_bytes(self, value: bytes) -> list[bytes]:
+        """One short byte string a process, in rank order; all of one length."""
+        raise NotImplementedError
+
+    def stack(self, vectors: list[Tensor]) -> "Shards":
+        """Float32 vectors (d,), one a local voter, dealt out so that each process holds all voters' parts."""
+        raise NotImplementedError
+
+    def mean(self, vectors: list[Tensor]) -> Tensor:
+        """Mean over all voters of float32 vectors (d,), one a local voter: summed in voter order."""
+        shards = self.stack(vectors)
+        return shards.everywhere(ordered_sum(shards.own) / self.n)
+
+    def max(self, vectors: list[Tensor]) -> Tensor:
+        """Largest value a coordinate over all voters, float32 (d,)."""
+        shards = self.stack(vectors)
+        return shards.everywhere(shards.own.amax(dim=0))
+
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums of named float64 values over all processes, added in rank order."""
+        rows = self.gather(np.array(list(values.values()), dtype=np.float64))
+        total = np.zeros(len(values))
+        for row in rows:
+            total += row
+        return dict(zip(values, total.tolist(), strict=True))
+
+
+@dataclass
+class Shards:
+    """All voters' values (n, own coordinates) and the way to give everybody the outcome."""
+
+    own: Tensor
+    everywhere: "callable"
+
+
+def ordered_sum(rows: Tensor) -> Tensor:
+    """Rows (n, d) added one after the other, which no library call promises."""
+    total = rows[0].clone()
+    for row in rows[1:]:
+        total += row
+    return total
+
+
+class Local(World):
+    """All voters in this process; nothing travels."""
+
+    def __init__(self, n: int = 1):
+        super().__init__()
+        self.n = n
+        self.local = tuple(range(n))
+
+    def start_header(self, rows):
+        self._rows = rows
+
+    def finish_header(self):
+        return self._rows
+
+    def gather(self, values):
+        return values[None]
+
+    def gather_bytes(self, value):
+        return [value]
+
+    def stack(self, vectors):
+        return Shards(torch.stack(vectors), lambda outcome: outcome)
+
+
+class Mpi(World):
+    """One voter a rank of an MPI communicator (an mpi4py Intracomm; nothing here imports MPI)."""
+
+    def __init__(self, comm):
+        super().__init__()
+        self.comm = comm
+        self.n, self.rank = comm.Get_size(), comm.Get_rank()
+        self.local = (self.rank,)
+        self._header = None
+
+    def start_header(self, rows):
+        if self._header is None or self._header.shape[1] != rows.shape[1]:
+            self._header = np.empty((self.n, rows.shape[1]))
+        self._request = self.comm.Iallgather(rows, self._header)
+        self._sent = rows  # must outlive the request
+        self.traffic.up += (self.n - 1) * rows.nbytes
+
+    def finish_header(self):
+        self._request.Wait()
+        return self._header
+
+    def gather(self, values):
+        rows = np.empty((self.n, len(values)))
+        self.comm.Allgather(values, rows)
+        self.traffic.other += (self.n - 1) * values.nbytes
+        return rows
+
+    def gather_bytes(self, value):
+        rows = np.empty((self.n, len(value)), dtype=np.uint8)
+        self.comm.Allgather(np.frombuffer(value, dtype=np.uint8), rows)
+        self.traffic.other += (self.n - 1) * len(value)
+        return [row.tobytes() for row in rows]
+
+    def stack(self, vectors):
+        (vector,) = vectors
+        width = -(-len(vector) // self.n)
+        padded = torch.zeros(width * self.n)
+        padded[: len(vector)] = vector
+        own = torch.empty(self.n, width)
+        self.comm.Alltoall(padded.numpy(), own.numpy())
+        self.traffic.up += 4 * width * (self.n - 1)
+
+        def everywhere(outcome: Tensor) -> Tensor:
+            whole = torch.empty(width * self.n)
+            self.comm.Allgather(outcome.contiguous().numpy(), whole.numpy())
+            self.traffic.down += 4 * width * (self.n - 1)
+            return whole[: len(vector)]
+
+        return Shards(own, everywhere)

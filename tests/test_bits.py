@@ -1,0 +1,205 @@
+"""The CPU kernels equal the obvious ones, bit for bit, on whatever hypothesis thinks of."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mpisign.bits import cpu, reference
+from mpisign.rng import Streams
+
+settings.register_profile("kernels", deadline=None, max_examples=60)
+settings.load_profile("kernels")
+
+EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38, 1.0, -1.0, 0.5]
+
+
+def vectors(max_size=300):
+    """Float32 vectors of any length from 0 up, full of zeros, negative zeros, denormals and extremes."""
+    elements = st.one_of(
+        st.sampled_from([np.float32(e) for e in EXTREMES]),
+        st.floats(width=32, allow_nan=False, allow_infinity=False),
+    )
+    return hnp.arrays(np.float32, st.integers(0, max_size), elements=elements)
+
+
+origins = st.integers(0, 2**27).map(lambda w: 64 * w)
+draws = st.builds(
+    lambda seed, step, voter: Streams(seed).coin("zero", step, voter),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+)
+voters = st.integers(1, 70)
+
+
+def planes(count, d):
+    return np.full((count, -(-d // 64)), 0xDEADBEEF, dtype=np.uint64)
+
+
+def both(name, *arguments):
+    """Calls the kernel and its definition on copies; returns both sets of arguments and results."""
+    sides = []
+    for module in (reference, cpu):
+        copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        sides.append((getattr(module, name)(*copies), copies))
+    return sides
+
+
+def assert_same(name, *arguments):
+    (expected, left), (got, right) = both(name, *arguments)
+    assert expected == got
+    for a, b in zip(left, right, strict=True):
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+
+
+@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]))
+def test_pack(v, at, draw, zeros):
+    assert_same("pack", v, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
+
+
+@given(vectors(), origins, draws, st.sampled_from([0.0, 1e-45, 1.0, 1e38]), st.integers(1, 2))
+def test_pack_stochastic(v, at, draw, radius, count):
+    assert_same("pack_stochastic", v, radius, at, draw, planes(count, len(v)))
+
+
+def ballot_box(rng, n, words, kind):
+    """Random ballots; "tied" ones split evenly wherever n is even."""
+    ballots = rng.integers(0, 2**64, (n, words), dtype=np.uint64)
+    if kind == "tied":
+        ballots[n // 2 : n // 2 * 2] = ~ballots[: n // 2]
+    if kind == "unanimous":
+        ballots[:] = ballots[0]
+    return ballots
+
+
+boxes = st.builds(
+    lambda seed, n, words, kind: ballot_box(np.random.default_rng(seed), n, words, kind),
+    st.integers(0, 2**32),
+    voters,
+    st.integers(0, 9),
+    st.sampled_from(["random", "tied", "unanimous"]),
+)
+
+
+def counted(ballots):
+    """The ballots of one plane as a tally, with some voters abstaining from some coordinates if asked."""
+    n = len(ballots)
+    plus = planes(n.bit_length(), 64 * ballots.shape[1])
+    reference.count(ballots, plus)
+    return plus
+
+
+@given(boxes)
+def test_count(ballots):
+    assert_same("count", ballots, planes(len(ballots).bit_length(), 64 * ballots.shape[1]))
+
+
+def test_count_of_more_words_than_a_block():
+    ballots = ballot_box(np.random.default_rng(0), 5, 1300, "random")
+    assert_same("count", ballots, planes(3, 64 * 1300))
+
+
+@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "plus", "zero"]))
+def test_majority(ballots, abstain, at, draw, ties):
+    n, words = ballots.shape
+    plus, minus = counted(ballots), None
+    if abstain:
+        present = ballot_box(np.random.default_rng(1), n, words, "random")
+        plus, minus = counted(ballots & present), counted(~ballots & present)
+    assert_same("majority", plus, minus, n, at, ties, draw, planes(2 if ties == "zero" else 1, 64 * words))
+    assert_same("randomised_majority", plus, minus, n, at, draw, planes(1, 64 * words))
+    assert_same("agreement", plus, minus, n)
+    assert_same("codes", plus, minus, n, planes(len(plus) + abstain, 64 * words))
+
+
+@given(vectors(), st.integers(1, 5), st.sampled_from([1.0, 0.99, 0.5]), st.integers(0, 2**32))
+def test_apply(x, count, decay, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 2**64, (count, -(-len(x) // 64)), dtype=np.uint64)
+    table = rng.standard_normal(2**count).astype(np.float32)
+    assert_same("apply", x, codes, table, decay)
+
+
+def test_apply_is_two_roundings_and_no_fused_multiply_add():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(100_000).astype(np.float32)
+    words = rng.integers(0, 2**64, (1, 1563), dtype=np.uint64)
+    assert_same("apply", x, words, np.array([-1e-3, 1e-3], dtype=np.float32), 0.9999)
+    assert_same("blend", x, x[::-1].copy(), 0.9, 0.1)
+
+
+@given(vectors(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
+def test_blend(y, a, b):
+    assert_same("blend", y, y[::-1].copy(), a, b)
+
+
+@given(vectors(), st.integers(1, 2), st.sampled_from([0.0, 1e-3, 1e30]))
+def test_add_signed(total, count, scale):
+    words = np.random.default_rng(len(total)).integers(0, 2**64, (count, -(-len(total) // 64)), dtype=np.uint64)
+    assert_same("add_signed", total, words, scale)
+
+
+@given(vectors(), st.booleans(), st.integers(0, 100))
+def test_tile_sums(v, squares, cut):
+    cut = min(cut, len(v))
+    tiles = np.array([[0, cut], [cut, len(v)], [0, 1]])
+    assert_same("tile_sums", v, tiles, squares, np.empty(2))
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32)))
+def test_first_nonfinite(v):
+    assert_same("first_nonfinite", v)
+
+
+def test_first_nonfinite_beyond_a_block():
+    v = np.ones(10_000, dtype=np.float32)
+    v[9_001] = np.nan
+    assert cpu.first_nonfinite(v) == 9_001
+
+
+@given(boxes)
+def test_differing(ballots):
+    assert_same("differing", ballots[0], ballots[-1])
+
+
+@given(boxes)
+def test_sums_of_fields_are_counts(ballots):
+    n, words = ballots.shape
+    width = n.bit_length()
+    fields = np.zeros((n, -(-64 * words // (64 // width))), dtype=np.uint64)
+    for ballot, row in zip(ballots, fields, strict=True):
+        assert_same("spread", ballot, width, row)
+        cpu.spread(ballot, width, row)
+    total = fields.sum(axis=0, dtype=np.uint64)
+    got = planes(width, 64 * words)
+    assert_same("gather", total, width, got)
+    cpu.gather(total, width, got)
+    np.testing.assert_array_equal(got, counted(ballots))
+
+
+@pytest.mark.parametrize("zeros", ["coin", "plus"])
+def test_negative_zero_is_zero(zeros):
+    v = np.array([0.0, -0.0] * 32, dtype=np.float32)
+    out = planes(1, 64)
+    assert cpu.pack(v, 0, zeros, Streams(1).coin("zero", 0), out) == 64
+
+
+def test_a_coordinate_of_coins_is_back_after_two_steps():
+    v = np.zeros(1000, dtype=np.float32)
+    even, odd = planes(1, 1000), planes(1, 1000)
+    cpu.pack(v, 0, "coin", Streams(5).coin("zero", 6, 2), even)
+    cpu.pack(v, 0, "coin", Streams(5).coin("zero", 7, 2), odd)
+    bits = reference.to_bits(even[0], 1000)
+    np.testing.assert_array_equal(bits, ~reference.to_bits(odd[0], 1000))
+    assert 400 < bits.sum() < 600
+
+
+def test_stochastic_sign_is_unbiased():
+    # mean of 4e5 draws of +-1: standard deviation below 1.6e-3, so five of them
+    v = np.full(400_000, 0.3, dtype=np.float32)
+    out = planes(1, len(v))
+    cpu.pack_stochastic(v, 1.0, 0, Streams(9).draw("sign", 0, 0), out)
+    assert abs(2 * reference.to_bits(out[0], len(v)).mean() - 1 - 0.3) < 8e-3
