@@ -5,6 +5,7 @@ Nothing here touches MPI before `start`, so `--help` and reading a run work on a
 
 import os
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
@@ -61,8 +62,16 @@ class Ranks:
     def root(self) -> bool:
         return self.rank == 0
 
+    def wait(self, comm=None) -> None:
+        """A barrier that sleeps instead of spinning, for waits that last: others may need the core."""
+        comm = comm or self.comm
+        request = comm.Ibarrier() if comm else None
+        while request and not request.Test():
+            time.sleep(2e-3)
+
     def agree(self, error: MpisignError | None) -> None:
         """Raises the error of the lowest rank that has one, on every rank."""
+        self.wait()
         errors = self.comm.allgather(error and (type(error), str(error))) if self.comm else [error]
         for found in errors:
             if found is not None:

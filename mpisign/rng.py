@@ -26,20 +26,23 @@ STREAMS = {
 }
 
 
+def _rounds(c0, c1, c2, c3, k0: int, k1: int):
+    """The ten rounds, on Python integers or on uint64 arrays; the constants are those of the paper's table 2."""
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & MASK, (p0 >> 32) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
+    return c0, c1, c2, c3
+
+
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """Philox 4x32-10.
 
     counter: (..., 4) integers below 2**32. key: two such integers.
-    Returns (..., 4) uint32. The constants are those of the paper's table 2.
+    Returns (..., 4) uint32.
     """
-    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, dtype=np.uint64), -1, 0)
-    k0, k1 = (np.uint64(k) for k in key)
-    low, shift = np.uint64(MASK), np.uint64(32)
-    for _ in range(10):
-        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & low, (p0 >> shift) ^ c3 ^ k1, p0 & low
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+    words = np.moveaxis(np.asarray(counter, dtype=np.uint64), -1, 0)
+    return np.stack(_rounds(*words, *key), axis=-1).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Draw:
 
     def seed(self) -> int:
         """64 bits for a generator of another library."""
-        low, high = self.blocks(0, 1)[0, :2]
-        return int(low) | int(high) << 32
+        low, high, _, _ = _rounds(0, self.step, self.voter, self.stream, *self.key)
+        return low | high << 32
 
     def generator(self) -> np.random.Generator:
         """A numpy generator that starts at this draw, for distributions other than bits."""

@@ -53,8 +53,9 @@ def _compile_once_a_node(ranks: Ranks) -> None:
     # the first rank of a node fills numba's cache, the others read it
     if ranks.local_rank == 0:
         bits.compile_ahead()
-    if ranks.node:
-        ranks.node.Barrier()
+    ranks.wait(ranks.node)
+    if ranks.local_rank:
+        bits.compile_ahead()
 
 
 class Job:

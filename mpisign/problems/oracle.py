@@ -58,8 +58,8 @@ class Oracle:
         again: at a second point, so that the recorded loss stays that of the first.
         """
         parameters, gradients = self._bound(x, out)
-        seed = self.streams.draw("torch", self._t, self.voter).seed()
-        torch.manual_seed(seed)
+        # torch.manual_seed also seeds every other device, at a millisecond a call
+        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
         out.zero_()
         loss = 0.0
         for batch, count in self._batches():
