@@ -1,0 +1,25 @@
+"""The MPI in use in pytest's header; on ranks above root, silence except for failures."""
+
+import os
+import sys
+
+
+def pytest_report_header(config):
+    if not config.getoption("--with-mpi", default=False):
+        return "mpi: not started (serial tests; see tests/run_parallel.py for the others)"
+    from mpi4py import MPI
+
+    return f"mpi: {MPI.get_vendor()}, {MPI.COMM_WORLD.Get_size()} ranks, {len(os.sched_getaffinity(0))} cores"
+
+
+def pytest_sessionstart(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and int(os.environ.get("PMI_RANK", 0)) and session.config.getoption("--with-mpi", default=False):
+        reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
+
+
+def pytest_runtest_logreport(report):
+    rank = os.environ.get("PMI_RANK", "0")
+    if report.failed and rank != "0":
+        sys.__stderr__.write(f"rank {rank}: {report.nodeid} failed\n{report.longreprtext}\n")
+        sys.__stderr__.flush()

@@ -1,0 +1,135 @@
+"""Every exchange gives the same direction, bit for bit, as all voters counted in one process."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from tests.building import CASES, WITNESSES, Setup, digest
+from tests.problems import Awkward
+
+from mpisign.algorithm import find
+from mpisign.layout import Layout
+from mpisign.problems import Oracle
+from mpisign.problems.synthetic import Quadratic
+from mpisign.rng import Streams
+from mpisign.world import Local, Mpi
+
+pytestmark = pytest.mark.mpi
+
+WORDS = ("sharded", "allgather", "allreduce")
+RULES = list(itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")))
+
+
+def rates(t):
+    return 0.01 / (1 + t) ** 0.5
+
+
+def run(stepper, steps):
+    """Digests of x after each step, with everything counted."""
+    found, counts = [], []
+    for t in range(steps):
+        stepper.step(rates(t), counting=True)
+        found.append(digest(stepper))
+        c = stepper.exchange.counts
+        counts.append([c.agreement, c.ties, c.flips])
+    return found, np.array(counts, dtype=float)
+
+
+def compare(comm, everywhere, setup, algorithm, name, steps, chunk):
+    expected, expected_counts = run(setup.stepper(algorithm, chunk=chunk), steps)
+    got, counts = run(setup.stepper(algorithm, name, comm, chunk), steps)
+    everywhere(got == expected, f"{algorithm.name} by {name}: direction")
+    if not algorithm.sign.up().raw:
+        total = comm.allreduce(counts)
+        everywhere(np.array_equal(total, expected_counts), f"{algorithm.name} by {name}: agreement, ties and flips")
+
+
+@pytest.mark.parametrize(("zeros", "ties"), RULES)
+@pytest.mark.parametrize("name", WORDS)
+def test_rules(comm, everywhere, name, zeros, ties):
+    setup = Setup(Awkward(size=77), comm.Get_size())
+    for algorithm in ("signsgd-mv", "dist-ef-signsgd"):
+        chosen = setup.algorithm(algorithm, zeros, ties, **CASES[algorithm])
+        compare(comm, everywhere, setup, chosen, name, 4, 1 << 20)
+
+
+@pytest.mark.parametrize("zeros", ["coin", "plus", "abstain"])
+@pytest.mark.parametrize("name", WORDS)
+def test_votes_without_ties(comm, everywhere, name, zeros):
+    setup = Setup(Awkward(size=77), comm.Get_size())
+    for algorithm in ("ssdm", "ssvr-mv"):
+        compare(comm, everywhere, setup, setup.algorithm(algorithm, zeros, **CASES[algorithm]), name, 4, 1 << 20)
+
+
+@pytest.mark.parametrize("chunk", [512, 1 << 20])
+@pytest.mark.parametrize("algorithm", WITNESSES)
+def test_trajectories(comm, everywhere, algorithm, chunk):
+    setup = Setup(Awkward(), comm.Get_size())
+    for name in WORDS:
+        compare(comm, everywhere, setup, setup.algorithm(algorithm), name, 12, chunk)
+
+
+@pytest.mark.parametrize("chunk", [512, 1 << 20])
+@pytest.mark.parametrize("algorithm", ["sgd", "adam"])
+def test_dense_sums_in_voter_order(comm, everywhere, algorithm, chunk):
+    setup = Setup(Awkward(), comm.Get_size())
+    compare(comm, everywhere, setup, setup.algorithm(algorithm), "dense", 8, chunk)
+
+
+def test_dense_mpi_is_the_same_mean_up_to_rounding(comm, everywhere):
+    setup = Setup(Awkward(), comm.Get_size())
+    steppers = [setup.stepper(setup.algorithm("sgd"), name, comm) for name in ("dense", "dense-mpi")]
+    for t in range(5):
+        for stepper in steppers:
+            stepper.step(rates(t))
+    everywhere(torch.allclose(steppers[0].x, steppers[1].x, rtol=1e-4, atol=1e-6), "dense-mpi near dense")
+
+
+@pytest.mark.parametrize("algorithm", WITNESSES)
+def test_200_steps_equal_the_reference(comm, everywhere, algorithm):
+    n = comm.Get_size()
+    setup = Setup(Awkward(size=77), n)
+    rules = ("abstain", "zero") if n == 1 else ("coin", "coin")
+    stepper = setup.stepper(setup.algorithm(algorithm), "sharded", comm)
+    for t in range(200):
+        stepper.step(rates(t))
+    expected = None
+    if comm.Get_rank() == 0:
+        reference = setup.reference(algorithm, *rules)
+        for t in range(200):
+            reference.step(rates(t))
+        expected = setup.layout.digest(torch.from_numpy(reference.x))
+    everywhere(digest(stepper) == comm.bcast(expected), f"{algorithm} against its reference")
+
+
+@pytest.mark.mpi(min_size=2)
+def test_sharded_sends_two_bits_times_n_minus_one_over_n(comm, everywhere):
+    n, steps = comm.Get_size(), 3
+    problem, streams = Quadratic(dimension=1_000_003), Streams(1)
+    layout = Layout({"x": (problem.dimension,)})
+    world, x = Mpi(comm), layout.zeros()
+    from mpisign import exchange
+    from mpisign.stepper import Stepper
+
+    algorithm = find("signum-mv").build().with_rules("auto", "auto", n)
+    carrier = exchange.build(exchange.choose("sharded", algorithm, n), world, layout, algorithm, 1 << 20)
+    oracle = Oracle(problem, layout, None, world.rank, streams)
+    stepper = Stepper(algorithm, layout, carrier, world, streams, [oracle], x)
+    for _ in range(steps):
+        stepper.step(1e-3)
+    sent = comm.allreduce(world.traffic.up + world.traffic.down) / n * 8 / steps / layout.size
+    everywhere(abs(sent / (2 * (n - 1) / n) - 1) < 0.01, f"{sent} bits a coordinate")
+
+
+def test_worlds_agree(comm, everywhere):
+    n, rank = comm.Get_size(), comm.Get_rank()
+    if n == 1:
+        return
+    vectors = [torch.from_numpy(np.random.default_rng(r).standard_normal(1003).astype(np.float32)) for r in range(n)]
+    mpi, local = Mpi(comm), Local(n)
+    for name in ("mean", "max"):
+        got, expected = getattr(mpi, name)([vectors[rank]]), getattr(local, name)(vectors)
+        everywhere(torch.equal(got, expected), f"world.{name}")
+    everywhere(mpi.sums({"a": rank, "b": 1.0}) == {"a": n * (n - 1) / 2, "b": n}, "world.sums")
+    everywhere(mpi.gather_bytes(bytes([rank, 7])) == [bytes([r, 7]) for r in range(n)], "world.gather_bytes")

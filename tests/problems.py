@@ -1,0 +1,88 @@
+"""Small problems for tests, as a user would write them: named "tests.problems:Factory"."""
+
+import os
+import signal
+
+import numpy as np
+import torch
+
+from mpisign.problems import Problem, Rows, Tables
+
+
+class Awkward(Problem):
+    """Least squares on four tensors of sizes that fit no word, with coordinates that never see a gradient.
+
+    Tensors: 70 (of which 6 dead), 1, 4100 (more than a tile) and 64 coordinates.
+    """
+
+    offers = frozenset({"finite sum", "two points"})
+    shapes = {"a": (7, 10), "b": (), "c": (4100,), "d": (64,)}  # noqa: RUF012
+
+    def __init__(self, size: int = 4100, rows: int = 40):
+        self.shapes = self.shapes | {"c": (size,)}
+        self.size = sum(int(np.prod(s)) for s in self.shapes.values())
+        self.count = rows
+
+    def read(self):
+        rng = np.random.default_rng(5)
+        inputs = rng.standard_normal((self.count, self.size)).astype(np.float32)
+        inputs[:, :6] = 0  # dead coordinates
+        return Tables(train=Rows(inputs=inputs), classes=np.arange(self.count) % 4)
+
+    def initial(self, generator):
+        start = {k: generator.standard_normal(shape) / 30 for k, shape in self.shapes.items()}
+        return {k: torch.tensor(values, dtype=torch.float32) for k, values in start.items()}
+
+    def loss(self, parameters, batch):
+        flat = torch.cat([parameters[k].reshape(-1) for k in self.shapes])
+        return 0.5 * ((batch["inputs"] @ flat) ** 2).mean()
+
+    def measure(self, parameters, rows):
+        with torch.no_grad():
+            return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
+
+
+class Faulty(Awkward):
+    """Does something bad on one voter's rows at one step: nan, raise or kill."""
+
+    def __init__(self, fault: str = "nan", at: int = 5, on: int = 1):
+        super().__init__(size=10)
+        self.fault, self.at, self.on, self.calls = fault, at, on, 0
+
+    def gradient(self, parameters, batch, gradients):
+        from mpisign import mpi
+
+        loss = super().gradient(parameters, batch, gradients)
+        self.calls += 1
+        if self.calls == self.at and mpi.launch().rank == self.on:
+            if self.fault == "nan":
+                gradients["d"][3] = float("nan")
+            elif self.fault == "raise":
+                raise RuntimeError("the coordinator of rows is on fire")
+            elif self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+
+class OnePoint(Awkward):
+    """Offers no second gradient on the same batch."""
+
+    offers = frozenset({"finite sum"})
+
+
+class Drifting(Awkward):
+    """Changes x behind everybody's back on one rank."""
+
+    def __init__(self):
+        super().__init__(size=10)
+        self.calls = 0
+
+    def gradient(self, parameters, batch, gradients):
+        from mpisign import mpi
+
+        loss = super().gradient(parameters, batch, gradients)
+        self.calls += 1
+        if self.calls == 7 and mpi.launch().rank == 1:
+            with torch.no_grad():
+                parameters["b"] += 1e-3
+        return loss

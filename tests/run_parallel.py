@@ -1,0 +1,45 @@
+"""Runs tests/parallel under mpirun for each number of ranks, each with a timeout; fails if one ran no test."""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(n: int, seconds: float, arguments: list[str]) -> bool:
+    """Whether all tests passed on n ranks, and there were some."""
+    pytest = ["-m", "pytest", "-x", "--with-mpi", "-p", "no:cacheprovider", "--timeout-method=thread"]
+    mpirun = str(Path(sys.prefix) / "bin" / "mpirun")
+    command = [mpirun, "-n", str(n), sys.executable, "-m", "mpi4py", *pytest, *(arguments or ["tests/parallel"])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        output += f"\nno end after {seconds:.0f} s"
+    passed = re.search(r"(\d+) passed", output)
+    good = process.returncode == 0 and passed is not None
+    print(f"n={n}: {passed[0] if passed else 'no test passed'}, {time.monotonic() - start:.0f} s", flush=True)
+    if not good:
+        print(output[-8000:], flush=True)
+    return good
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, nargs="+", default=[1, 2, 3, 4, 5, 8])
+    parser.add_argument("--timeout", type=float, default=240, help="seconds for each number of ranks")
+    options, rest = parser.parse_known_args()
+    failed = [n for n in options.n if not run(n, options.timeout, rest)]
+    sys.exit(f"parallel tests failed at n = {failed}" if failed else 0)
