@@ -30,10 +30,13 @@ def cli():
 def train(job, settings, overwrite, dry_run):
     """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits."""
     from mpisign import config
+
+    # read before torch is imported, so that a typing error is answered at once
+    extra = ("run.overwrite=true",) if overwrite else ()
+    loaded = config.load(job, (*settings, *extra))
     from mpisign.train import train
 
-    extra = ("run.overwrite=true",) if overwrite else ()
-    train(config.load(job, (*settings, *extra)), dry_run)
+    train(loaded, dry_run)
 
 
 @cli.command()

@@ -65,7 +65,8 @@ class Recorder(NoRecorder):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file, self.mode = self._create(mode, attributes, config, arrays)
         except OSError as error:
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
             raise UsageError(f"can't write the run file {path}: {error}; set run.file to a place that can be written") from error
 
     def _create(self, mode, attributes, config, arrays):
@@ -155,5 +156,6 @@ def write_aside(path: Path, fill) -> None:
             with contextlib.suppress(OSError):
                 os.fsync(file.id.get_vfd_handle())
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise

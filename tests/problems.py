@@ -43,9 +43,9 @@ class Awkward(Problem):
 
 
 class Faulty(Awkward):
-    """Does something bad on one voter's rows at one step: nan, raise or kill."""
+    """Does something bad on one voter's rows at one step: poison (NaN), raise or kill."""
 
-    def __init__(self, fault: str = "nan", at: int = 5, on: int = 1):
+    def __init__(self, fault: str = "poison", at: int = 5, on: int = 1):
         super().__init__(size=10)
         self.fault, self.at, self.on, self.calls = fault, at, on, 0
 
@@ -55,7 +55,7 @@ class Faulty(Awkward):
         loss = super().gradient(parameters, batch, gradients)
         self.calls += 1
         if self.calls == self.at and mpi.launch().rank == self.on:
-            if self.fault == "nan":
+            if self.fault == "poison":
                 gradients["d"][3] = float("nan")
             elif self.fault == "raise":
                 raise RuntimeError("the coordinator of rows is on fire")

@@ -1,0 +1,51 @@
+"""Runs commands in a process group of their own, which dies with its timeout."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.prefix) / "bin"
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The `name: value` lines of the output."""
+        return dict(line.split(": ", 1) for line in self.out.splitlines() if ": " in line)
+
+
+def run(*command, timeout=60, environment=None, cwd=ROOT) -> Ended:
+    """Runs a command; fails the test, after killing the whole group, if it does not end in time."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (environment or {})
+    process = subprocess.Popen(
+        [str(c) for c in command], cwd=cwd, env=env, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"no end after {timeout} s: {command}\n{out}\n{err}") from None
+    return Ended(process.returncode, out, err)
+
+
+def mpisign(*arguments, n=1, **how) -> Ended:
+    """The command line, under mpirun if n > 1."""
+    launcher = [BIN / "mpirun", "-n", n] if n > 1 else []
+    return run(*launcher, BIN / "mpisign", *arguments, **how)
+
+
+def train(*settings, n=1, job=None, **how) -> Ended:
+    """`mpisign train` with --set for each setting."""
+    flags = [part for s in settings for part in ("--set", s)]
+    return mpisign("train", *([job] if job else []), *flags, n=n, **how)

@@ -1,0 +1,104 @@
+"""Every wrong job is answered with what was wrong, the value, and what is valid."""
+
+import pytest
+from tests.running import ROOT
+
+from mpisign import config
+from mpisign.errors import UsageError
+from mpisign.plan import resolve
+
+
+def resolved(*settings, job=None, voters=2):
+    return resolve(config.load(job, settings), voters)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["run.setps=5"], ["run.setps", "steps"]),
+        (["runs.steps=5"], ["unknown key runs", "partition"]),
+        (["algorithm.name=signmu"], ["'signmu'", "signum-mv", "ssdm"]),
+        (["algorithm.betta=0.5"], ["algorithm.betta", "beta", "weight_decay", "accumulate"]),
+        (["algorithm.beta=high"], ["algorithm.beta", "'high'"]),
+        (["exchange.name=pigeon"], ["'pigeon'", "allgather"]),
+        (["exchange.name=dense"], ["'dense'", "sign words", "sharded"]),
+        (["algorithm.name=sgd", "exchange.name=sharded"], ["raw floats", "dense-mpi"]),
+        (["problem.name=cifar"], ["'cifar'", "digits", "package.module:factory"]),
+        (["problem.name=nowhere:Factory"], ["nowhere", "importable"]),
+        (["problem.hiden=[3]"], ["problem.hiden", "hidden", "dropout"]),
+        (["problem.name=mnist"], ["problem.path", "missing"]),
+        (["schedule.lr=-0.1"], ["schedule.lr", "-0.1", "greater than 0"]),
+        (["schedule.kind=linear"], ["schedule.kind", "cosine"]),
+        (["run.steps"], ["table.key=value"]),
+        (["run.device=cuda"], ["run.device", "'cpu'"]),
+        (["algorithm.name=ssdm", "algorithm.ties=zero"], ["algorithm.ties", "ssdm"]),
+        (["algorithm.name=ssvr-mv", "problem.name=tests.problems:OnePoint"], ["two points", "algorithms that fit"]),
+        (["algorithm.name=ssvr-mv", "algorithm.option=3"], ["option", "1 and 2"]),
+    ],
+)
+def test_bad_configuration(settings, words):
+    with pytest.raises(UsageError) as caught:
+        resolved(*settings)
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[run]\nstep = 5\n", ["job.toml", "run.step", "steps"]),
+        ("[run\n", ["job.toml", "not valid TOML"]),
+        ("steps = 5\n", ["job.toml", "'steps'", "outside a table", "run"]),
+        ("[problem]\nname = 'digits'\n", ["run.steps", "run.epochs"]),
+        ("[run]\nsteps = 5\nepochs = 1.0\n", ["run.steps", "run.epochs"]),
+        (None, ["job.toml", "No such file"]),
+    ],
+)
+def test_bad_job_files(text, words, tmp_path):
+    job = tmp_path / "job.toml"
+    if text is not None:
+        job.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        resolved(job=job)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_built_in_job_is_the_one_in_jobs():
+    assert config.load(ROOT / "jobs/digits.toml", ()) == config.load(None, ())
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda p: p.stem)
+def test_jobs_resolve(job):
+    settings = ["problem.path=somewhere"] if "problem.path" in job.read_text() else []
+    plan = resolved(*settings, job=job)
+    again = resolve(config.Config(**_tables(plan.config)), 2)
+    assert again.config == plan.config, "a stored configuration resolves to itself"
+
+
+def _tables(stored):
+    import tomllib
+
+    return tomllib.loads(stored.text())
+
+
+def test_defaults_are_written_out():
+    stored = _tables(resolved("algorithm.name=ssdm").config)
+    assert stored["algorithm"] == {
+        "name": "ssdm", "zeros": "coin", "ties": "auto", "accumulate": 1, "clip": 0.0, "beta": 0.9, "weight_decay": 0.0,
+    }  # fmt: skip
+    assert stored["schedule"]["lr"] == 1e-3
+    assert stored["problem"]["test_fraction"] == 0.2
+
+
+def test_one_voter_gets_the_mathematics_and_several_a_coin():
+    assert resolved(voters=1).algorithm.sign.zeros == "abstain"
+    assert resolved(voters=1).algorithm.vote.ties == "zero"
+    assert resolved(voters=2).algorithm.sign.zeros == "coin"
+    assert resolved("algorithm.ties=plus", voters=1).algorithm.vote.ties == "plus"
+
+
+def test_another_problem_or_algorithm_drops_the_arguments_of_the_built_in_one():
+    assert resolved("problem.name=quadratic", "run.steps=5").config.problem.arguments["dimension"] == 100
+    assert resolved("algorithm.name=sgd").config.schedule.lr == 0.1
