@@ -112,11 +112,11 @@ class Config(Table):
 
 # The job of `mpisign train` without a job file; jobs/digits.toml holds the same.
 BUILT_IN = {
-    "run": {"epochs": 70},
+    "run": {"epochs": 130},
     "problem": {"name": "digits", "batch_size": 8, "hidden": [128], "dropout": 0.2},
     "partition": {"kind": "dirichlet", "alpha": 0.3},
     "algorithm": {"name": "signum-mv", "beta": 0.9},
-    "schedule": {"kind": "cosine", "lr": 0.002},
+    "schedule": {"kind": "cosine", "lr": 0.001},
 }
 
 

@@ -45,7 +45,10 @@ class Bar(Lines):
     def __init__(self, steps: int):
         super().__init__(steps)
         self.bar = Progress(
-            TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
         )
         self.task = self.bar.add_task("", total=steps)
         self.bar.start()

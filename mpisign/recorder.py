@@ -67,7 +67,9 @@ class Recorder(NoRecorder):
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
-            raise UsageError(f"can't write the run file {path}: {error}; set run.file to a place that can be written") from error
+            raise UsageError(
+                f"can't write the run file {path}: {error}; set run.file to a place that can be written"
+            ) from error
 
     def _create(self, mode, attributes, config, arrays):
         if mode != "rewrite":

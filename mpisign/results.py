@@ -1,7 +1,7 @@
 """Reads a run file, while it grows or afterwards. Needs neither torch nor MPI.
 
-    >>> run = Run("runs/digits-signum-mv-n8-seed1.h5")
-    >>> run["eval"]["test_accuracy"][-1]
+>>> run = Run("runs/digits-signum-mv-n8-seed1.h5")
+>>> run["eval"]["test_accuracy"][-1]
 """
 
 import tomllib
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """"complete", or the last event with its text; a run that goes on says "start" or "check"."""
+        """ "complete", or the last event with its text; a run that goes on says "start" or "check"."""
         events = self["events"]
         if self.complete or not len(events["kind"]):
             return "complete" if self.complete else "empty"

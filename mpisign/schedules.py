@@ -41,9 +41,7 @@ class Schedule:
         decay: float = 0.1,
     ):
         self.lr, self.steps, self.warmup = lr, steps, warmup
-        self._factor: Factor = KINDS[kind] or (
-            lambda t, steps: decay ** sum(t >= m * steps for m in milestones)
-        )
+        self._factor: Factor = KINDS[kind] or (lambda t, steps: decay ** sum(t >= m * steps for m in milestones))
 
     def __call__(self, t: int) -> float:
         if t < self.warmup:

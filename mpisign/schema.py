@@ -38,7 +38,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("clips", "i8", "coordinates", "estimates outside a stochastic sign's radius, summed over ranks"),
         Column("clipped", "i8", "gradients", "gradients shortened by algorithm.clip so far, summed over ranks"),
         Column("flips", "i8", "coordinates", "signs of the direction that differ from the recorded row before"),
-        Column("bytes_up", "i8", "bytes", "sent towards votes so far, headers and scales included, mean over ranks"),
+        Column(
+            "bytes_up",
+            "i8",
+            "bytes",
+            "sent towards votes so far, headers and scales included, mean over ranks",
+        ),
         Column("bytes_down", "i8", "bytes", "sent back from votes so far, mean over ranks"),
         Column("gradient_evaluations", "i8", "rows", "gradients of single rows so far, summed over ranks"),
         Column("seconds", "f8", "s", "wall time since the first step began, evaluation included"),
@@ -56,7 +61,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "eval": (
         Column("step", "i8", "", "as in steps; 0 is the starting point"),
         Column("epoch", "f8", "passes", "as in steps"),
-        Column("train_loss", "f8", "", "the objective over all rows: mean over ranks, or over rows (run.objective)"),
+        Column(
+            "train_loss",
+            "f8",
+            "",
+            "the objective over all rows: mean over ranks, or over rows (run.objective)",
+        ),
         Column("test_loss", "f8", "", "mean over held-out rows; NaN without"),
         Column("test_accuracy", "f8", "", "fraction of held-out rows; NaN without"),
         Column("bytes_up", "i8", "bytes", "as in steps"),

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.algorithm import RAW, Format, SignRule
+from mpisign.algorithm import SignRule
+from mpisign.messages import RAW, Format
 
 
 @dataclass(frozen=True)

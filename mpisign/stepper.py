@@ -1,9 +1,9 @@
 """The core: one step of any algorithm, for train, for the library and for simulations alike.
 
-    1. estimate   every local voter asks its oracle and forms v
-    2. sign       v becomes a message; a small header (flags, loss, scales) goes ahead of it
-    3. exchange   messages travel, the vote decides; every header is in before anything moves
-    4. update     x moves, chunk by chunk, the same bits on every rank
+1. estimate   every local voter asks its oracle and forms v
+2. sign       v becomes a message; a small header (flags, loss, scales) goes ahead of it
+3. exchange   messages travel, the vote decides; every header is in before anything moves
+4. update     x moves, chunk by chunk, the same bits on every rank
 """
 
 import math
@@ -119,7 +119,11 @@ class Stepper:
             if bad < 0 and math.isfinite(loss):
                 continue
             self.exchange.drain()
-            what = f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}" if bad >= 0 else f"the loss is {loss}"
+            what = (
+                f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}"
+                if bad >= 0
+                else f"the loss is {loss}"
+            )
             raise NumericalError(
                 f"rank {voter}: {what} at step {self.t}; all ranks stop, x is as it was before the step. "
                 "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",
@@ -138,7 +142,7 @@ class Stepper:
     def load(self, states: State, t: int) -> None:
         """Takes back what states() gave after t steps."""
         own = self.states()
-        if (missing := own.keys() ^ states.keys()) :
+        if missing := own.keys() ^ states.keys():
             raise ValueError(f"states do not fit this algorithm: {sorted(missing)} are on one side only")
         for name, array in own.items():
             array.copy_(states[name])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpisign import bits
-from mpisign.algorithm import RAW, Format, Vote
+from mpisign.algorithm import Vote
+from mpisign.messages import RAW, Format
 from mpisign.world import ordered_sum
 
 SIGNS = np.array([-1.0, 1.0])

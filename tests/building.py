@@ -1,7 +1,6 @@
 """Builds a Stepper for tests, in one process or on the ranks of a communicator."""
 
 import torch
-from tests.reference import Reference
 
 from mpisign import exchange, zoo
 from mpisign.algorithm import find
@@ -11,6 +10,7 @@ from mpisign.problems.partition import partition
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.world import Local, Mpi
+from tests.reference import Reference
 
 assert zoo
 torch.set_num_threads(1)

@@ -16,11 +16,26 @@ def run(n: int, seconds: float, arguments: list[str]) -> bool:
     """Whether all tests passed on n ranks, and there were some."""
     pytest = ["-m", "pytest", "-x", "--with-mpi", "-p", "no:cacheprovider", "--timeout-method=thread"]
     mpirun = str(Path(sys.prefix) / "bin" / "mpirun")
-    command = [mpirun, "-n", str(n), sys.executable, "-m", "mpi4py", *pytest, *(arguments or ["tests/parallel"])]
+    command = [
+        mpirun,
+        "-n",
+        str(n),
+        sys.executable,
+        "-m",
+        "mpi4py",
+        *pytest,
+        *(arguments or ["tests/parallel"]),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     start = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=seconds)

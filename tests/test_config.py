@@ -1,11 +1,11 @@
 """Every wrong job is answered with what was wrong, the value, and what is valid."""
 
 import pytest
-from tests.running import ROOT
 
 from mpisign import config
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
+from tests.running import ROOT
 
 
 def resolved(*settings, job=None, voters=2):
@@ -32,7 +32,10 @@ def resolved(*settings, job=None, voters=2):
         (["run.steps"], ["table.key=value"]),
         (["run.device=cuda"], ["run.device", "'cpu'"]),
         (["algorithm.name=ssdm", "algorithm.ties=zero"], ["algorithm.ties", "ssdm"]),
-        (["algorithm.name=ssvr-mv", "problem.name=tests.problems:OnePoint"], ["two points", "algorithms that fit"]),
+        (
+            ["algorithm.name=ssvr-mv", "problem.name=tests.problems:OnePoint"],
+            ["two points", "algorithms that fit"],
+        ),
         (["algorithm.name=ssvr-mv", "algorithm.option=3"], ["option", "1 and 2"]),
     ],
 )

@@ -8,9 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.building import Setup
-from tests.files import idx, mnist_folder
-from tests.problems import Awkward
 
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
@@ -19,6 +16,9 @@ from mpisign.problems.logistic import Logistic, read_libsvm
 from mpisign.problems.mnist import Mnist
 from mpisign.problems.partition import partition
 from mpisign.rng import Streams
+from tests.building import Setup
+from tests.files import idx, mnist_folder
+from tests.problems import Awkward
 
 # Readers
 
@@ -27,9 +27,15 @@ from mpisign.rng import Streams
     ("damage", "words"),
     [
         (lambda f: (f / "t10k-images-idx3-ubyte").unlink(), ["t10k-images-idx3-ubyte", "problem.path"]),
-        (lambda f: (f / "train-images-idx3-ubyte").write_bytes(idx((40, 4, 4), [0] * 600)), ["600", "[40, 4, 4]"]),
+        (
+            lambda f: (f / "train-images-idx3-ubyte").write_bytes(idx((40, 4, 4), [0] * 600)),
+            ["600", "[40, 4, 4]"],
+        ),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b"PNG and so on"), ["not an IDX file"]),
-        (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"x" * 100)[:20]), ["decompressed"]),
+        (
+            lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"x" * 100)[:20]),
+            ["decompressed"],
+        ),
         (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(idx((39,), [0] * 39)), ["40", "39 "]),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b""), ["not an IDX file"]),
     ],
@@ -79,9 +85,12 @@ def test_libsvm_labels_and_compressions(low, high, name, compress, tmp_path):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["iid", "sorted", "labels", "dirichlet"]), st.integers(1, 9), st.integers(60, 200), st.integers(2, 10),
+    st.sampled_from(["iid", "sorted", "labels", "dirichlet"]),
+    st.integers(1, 9),
+    st.integers(60, 200),
+    st.integers(2, 10),
     st.integers(0, 99),
-)  # fmt: skip
+)
 def test_every_row_belongs_to_exactly_one_rank_and_no_rank_is_empty(kind, ranks, rows, classes, seed):
     labels = np.arange(rows) % classes
     generator = Streams(seed).draw("partition", 0).generator()
@@ -148,7 +157,10 @@ def test_two_points_see_one_dropout_mask():
 @pytest.mark.parametrize("nonconvex", [0.0, 0.1])
 def test_logistic_gradient_is_that_of_its_loss(nonconvex, tmp_path):
     rng = np.random.default_rng(0)
-    lines = [f"{rng.choice([-1, 1])} " + " ".join(f"{i + 1}:{rng.standard_normal():.4f}" for i in range(5)) for _ in range(30)]
+    lines = [
+        f"{rng.choice([-1, 1])} " + " ".join(f"{i + 1}:{rng.standard_normal():.4f}" for i in range(5))
+        for _ in range(30)
+    ]
     (tmp_path / "d").write_text("\n".join(lines))
     problem = Logistic(str(tmp_path / "d"), l2=0.01, nonconvex=nonconvex)
     rows = problem.read().train.tensors()

@@ -5,10 +5,10 @@ parallel/test_exchange.py does the same at n = 1, 2, 3, 4, 5, 8 with the voters 
 
 import numpy as np
 import pytest
-from tests.building import CASES, WITNESSES, Setup, digest
-from tests.problems import Awkward
 
 from mpisign import checkpoint
+from tests.building import CASES, WITNESSES, Setup, digest
+from tests.problems import Awkward
 
 STEPS = 200
 
@@ -32,7 +32,10 @@ def test_trajectory_equals_the_reference(name, n):
 @pytest.mark.parametrize("name", ["ssdm", "dist-ef-signsgd", "ssvr-mv"])
 def test_sums_over_more_than_a_tile_equal_the_reference(name):
     setup = Setup(Awkward(), 3)
-    stepper, reference = setup.stepper(setup.algorithm(name), chunk=512), setup.reference(name, "coin", "coin")
+    stepper, reference = (
+        setup.stepper(setup.algorithm(name), chunk=512),
+        setup.reference(name, "coin", "coin"),
+    )
     for t in range(3):
         stepper.step(rates(t))
         reference.step(rates(t))
@@ -44,7 +47,10 @@ def test_sums_over_more_than_a_tile_equal_the_reference(name):
 @pytest.mark.parametrize("name", ["signum-mv", "dist-ef-signsgd"])
 def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     setup = Setup(Awkward(size=77), 4)
-    stepper, reference = setup.stepper(setup.algorithm(name, zeros, ties, **CASES[name])), setup.reference(name, zeros, ties)
+    stepper, reference = (
+        setup.stepper(setup.algorithm(name, zeros, ties, **CASES[name])),
+        setup.reference(name, zeros, ties),
+    )
     for t in range(20):
         stepper.step(rates(t))
         reference.step(rates(t))

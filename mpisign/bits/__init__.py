@@ -47,16 +47,12 @@ def count(ballots: Tensor, planes: Tensor) -> None:
     cpu.count(_words(ballots), _words(planes))
 
 
-def majority(
-    plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor
-) -> None:
+def majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor) -> None:
     """Signs of the tally into verdict (1 or 2, W). ties: "coin", "plus", or "zero" with a second plane."""
     cpu.majority(_words(plus), _optional(minus), voters, at, ties, draw, _words(verdict))
 
 
-def randomised_majority(
-    plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor
-) -> None:
+def randomised_majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor) -> None:
     """+1 with probability (1 + tally/voters)/2 into verdict (1, W)."""
     cpu.randomised_majority(_words(plus), _optional(minus), voters, at, draw, _words(verdict))
 

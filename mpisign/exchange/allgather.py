@@ -9,8 +9,8 @@ For small d, where one latency is all that counts, and for n = 2, where it sends
 
 from mpi4py import MPI
 
-from mpisign.algorithm import Ballots
 from mpisign.exchange.base import Exchange
+from mpisign.messages import Ballots
 
 
 class Allgather(Exchange):

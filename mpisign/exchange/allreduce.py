@@ -15,8 +15,8 @@ import torch
 from mpi4py import MPI
 
 from mpisign import bits
-from mpisign.algorithm import Ballots, Tally
 from mpisign.exchange.base import Exchange
+from mpisign.messages import Ballots, Tally
 
 
 class _Summed(Exchange):

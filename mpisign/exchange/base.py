@@ -16,8 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithm import Ballots, Direction, Format, Step, Vote
+from mpisign.algorithm import Step, Vote
 from mpisign.layout import TILE, Layout
+from mpisign.messages import Ballots, Direction, Format
 from mpisign.world import World
 
 
@@ -95,9 +96,7 @@ class Exchange:
         self.vote.absorb(ballots, self.state, step)
         return ballots
 
-    def _decide(
-        self, c: int, ballots: Ballots, scales: np.ndarray | None, step: Step, counting: bool
-    ) -> None:
+    def _decide(self, c: int, ballots: Ballots, scales: np.ndarray | None, step: Step, counting: bool) -> None:
         self.vote.verdict(ballots, scales, self.state, self.own_verdict(c), step)
         self.publish(c)
         if counting and not self.up.raw and (self.shards or self.world.rank == 0):

@@ -1,7 +1,7 @@
 """`local`: all voters live in this process, one or many; nothing travels."""
 
-from mpisign.algorithm import Ballots
 from mpisign.exchange.base import Exchange
+from mpisign.messages import Ballots
 
 
 class Local(Exchange):

@@ -12,9 +12,9 @@ order by one rank for each coordinate, so `dense` promises the bits that a libra
 import numpy as np
 from mpi4py import MPI
 
-from mpisign.algorithm import Ballots
 from mpisign.exchange.base import Exchange
 from mpisign.layout import TILE, WORD
+from mpisign.messages import Ballots
 
 
 class Sharded(Exchange):

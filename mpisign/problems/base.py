@@ -56,9 +56,7 @@ class Rows:
 
     def tensors(self) -> "Rows":
         """The same rows with numpy arrays as torch tensors that share their memory."""
-        return Rows(
-            **{n: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for n, a in self.arrays.items()}
-        )
+        return Rows(**{n: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for n, a in self.arrays.items()})
 
 
 @dataclass

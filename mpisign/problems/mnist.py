@@ -53,7 +53,9 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
         raise UsageError(f"{file}: can't be read or decompressed ({error}); fetch it anew") from error
     if data[:4] != bytes([0, 0, 8, dimensions]):
         wanted = f"0000 08 {dimensions:02x}"
-        raise UsageError(f"{file}: not an IDX file of bytes in {dimensions} dimensions: starts {data[:4].hex()}, not {wanted}")
+        raise UsageError(
+            f"{file}: not an IDX file of bytes in {dimensions} dimensions: starts {data[:4].hex()}, not {wanted}"
+        )
     shape = np.frombuffer(data, ">u4", dimensions, offset=4)
     body = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
     if len(body) != np.prod(shape, dtype=np.int64):

@@ -31,7 +31,13 @@ def share_rows(problem: Problem, ranks: Ranks, generator: np.random.Generator, *
         try:
             tables = problem.read()
             if tables:
-                parts = partition(rows=tables.train.count, classes=tables.classes, ranks=ranks.size, generator=generator, **how)
+                parts = partition(
+                    rows=tables.train.count,
+                    classes=tables.classes,
+                    ranks=ranks.size,
+                    generator=generator,
+                    **how,
+                )
         except MpisignError as found:
             error = found
     ranks.agree(error)
@@ -56,7 +62,10 @@ def _facts(problem: Problem, tables: Tables | None, parts: list[np.ndarray], siz
 def _hand_out(tables: Tables | None, parts: list[np.ndarray], ranks: Ranks) -> tuple[Rows, Rows | None]:
     if ranks.local_rank:
         got = mpi.receive_arrays(ranks.node, 0)
-        split = {part: {k[len(part) + 1 :]: a for k, a in got.items() if k.startswith(f"{part}/")} for part in ("train", "test")}
+        split = {
+            part: {k[len(part) + 1 :]: a for k, a in got.items() if k.startswith(f"{part}/")}
+            for part in ("train", "test")
+        }
         return Rows.unflatten(split["train"]), Rows.unflatten(split["test"]) if split["test"] else None
     for local, member in list(enumerate(ranks.members))[1:]:
         train, test = _rows_of(tables, parts, member, ranks.size)

@@ -6,8 +6,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from tests.building import CASES, WITNESSES, Setup, digest
-from tests.problems import Awkward
 
 from mpisign.algorithm import find
 from mpisign.layout import Layout
@@ -15,6 +13,8 @@ from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
 from mpisign.rng import Streams
 from mpisign.world import Local, Mpi
+from tests.building import CASES, WITNESSES, Setup, digest
+from tests.problems import Awkward
 
 pytestmark = pytest.mark.mpi
 
@@ -63,7 +63,10 @@ def compare(comm, everywhere, on_root):
         everywhere(got == expected, f"{algorithm.name} by {name}: direction")
         if not algorithm.sign.up().raw:
             total = comm.allreduce(counts)
-            everywhere(np.array_equal(total, expected_counts), f"{algorithm.name} by {name}: agreement, ties and flips")
+            everywhere(
+                np.array_equal(total, expected_counts),
+                f"{algorithm.name} by {name}: agreement, ties and flips",
+            )
 
     return compare
 

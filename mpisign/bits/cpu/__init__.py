@@ -1,0 +1,36 @@
+"""The kernels for one CPU thread, compiled by numba: same names, arguments and bits as reference.py.
+
+Loops go over slices and release the GIL; callers bring their own threads. Nothing is contracted to a
+fused multiply-add and nothing is reassociated, since rounding is part of a kernel's definition.
+"""
+
+from mpisign.bits.cpu.deciding import (
+    agreement,
+    codes,
+    count,
+    differing,
+    gather,
+    majority,
+    randomised_majority,
+    spread,
+)
+from mpisign.bits.cpu.moving import add_signed, apply, blend, first_nonfinite, tile_sums
+from mpisign.bits.cpu.packing import pack, pack_stochastic
+
+__all__ = [
+    "add_signed",
+    "agreement",
+    "apply",
+    "blend",
+    "codes",
+    "count",
+    "differing",
+    "first_nonfinite",
+    "gather",
+    "majority",
+    "pack",
+    "pack_stochastic",
+    "randomised_majority",
+    "spread",
+    "tile_sums",
+]

@@ -1,0 +1,58 @@
+"""What the CPU kernels share: Philox on one block, coins, counts of bits, numbers in planes."""
+
+import numpy as np
+from numba import njit, uint32, uint64
+
+# error_model "numpy": no check for division by zero, so that loops vectorise
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+RULES = {"coin": 0, "plus": 1, "abstain": 2, "zero": 2}
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+def counter_of(draw):
+    return (
+        np.array([draw.step, draw.voter, draw.stream, draw.key[0], draw.key[1]], dtype=np.uint32),
+        draw.negate,
+    )
+
+
+NO_COUNTER = np.zeros(5, dtype=np.uint32)
+
+
+@njit(inline="always")
+def philox_block(block, c):
+    c0, c1, c2, c3 = uint32(block), c[0], c[1], c[2]
+    k0, k1 = c[3], c[4]
+    for _ in range(10):
+        p0, p1 = uint64(0xD2511F53) * uint64(c0), uint64(0xCD9E8D57) * uint64(c2)
+        c0, c1, c2, c3 = (
+            uint32(p1 >> uint64(32)) ^ c1 ^ k0,
+            uint32(p1),
+            uint32(p0 >> uint64(32)) ^ c3 ^ k1,
+            uint32(p0),
+        )
+        k0, k1 = uint32(k0 + uint32(0x9E3779B9)), uint32(k1 + uint32(0xBB67AE85))
+    return uint64(c0), uint64(c1), uint64(c2), uint64(c3)
+
+
+@njit(inline="always")
+def coin_word(word, c, negate):
+    low, high, _, _ = philox_block(word, c)
+    bits = uint64(low) | uint64(high) << uint64(32)
+    return ~bits if negate else bits
+
+
+@njit(inline="always")
+def popcount(w):
+    w = w - ((w >> uint64(1)) & uint64(0x5555555555555555))
+    w = (w & uint64(0x3333333333333333)) + ((w >> uint64(2)) & uint64(0x3333333333333333))
+    w = (w + (w >> uint64(4))) & uint64(0x0F0F0F0F0F0F0F0F)
+    return (w * uint64(0x0101010101010101)) >> uint64(56)
+
+
+@njit(inline="always")
+def number(planes, w, j):
+    value = 0
+    for k in range(planes.shape[0]):
+        value |= np.int64((planes[k, w] >> uint64(j)) & uint64(1)) << k
+    return value

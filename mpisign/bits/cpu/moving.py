@@ -1,0 +1,92 @@
+"""Float vectors: apply a verdict, moving averages, residuals, sums by tile, the search for NaN."""
+
+import numpy as np
+from numba import njit, uint32, uint64
+
+from mpisign.bits.cpu.common import OPTIONS, number
+
+
+@njit(**OPTIONS)
+def _apply_signs(x, plane, minus, plus, decay):
+    for w in range(len(x) // 64):
+        bits = plane[w]
+        for j in range(64):
+            i = w * 64 + j
+            x[i] = decay * x[i] - (plus if (bits >> uint64(j)) & uint64(1) else minus)
+    for i in range(len(x) // 64 * 64, len(x)):
+        x[i] = decay * x[i] - (plus if (plane[i >> 6] >> uint64(i & 63)) & uint64(1) else minus)
+
+
+@njit(**OPTIONS)
+def _apply_levels(x, planes, table, decay):
+    for i in range(len(x)):
+        x[i] = decay * x[i] - table[number(planes, i >> 6, i & 63)]
+
+
+def apply(x, planes, table, decay):
+    if len(planes) == 1:
+        _apply_signs(x, planes[0], table[0], table[1], np.float32(decay))
+    else:
+        _apply_levels(x, planes, table, np.float32(decay))
+
+
+@njit(**OPTIONS)
+def _blend(y, x, a, b):
+    for i in range(len(y)):
+        y[i] = a * y[i] + b * x[i]
+
+
+def blend(y, x, a, b):
+    _blend(y, x, np.float32(a), np.float32(b))
+
+
+@njit(**OPTIONS)
+def _add_signed(total, planes, scale):
+    for i in range(len(total)):
+        w, j = i >> 6, uint64(i & 63)
+        if planes.shape[0] == 1 or (planes[1, w] >> j) & uint64(1):
+            total[i] += scale if (planes[0, w] >> j) & uint64(1) else -scale
+
+
+def add_signed(total, planes, scale):
+    _add_signed(total, planes, np.float32(scale))
+
+
+@njit(**OPTIONS)
+def tile_sums(v, tiles, squares, sums):
+    lanes = np.empty(16)
+    for t in range(tiles.shape[1]):
+        lo, hi = tiles[0, t], tiles[1, t]
+        lanes[:] = 0.0
+        whole = lo + (hi - lo) // 16 * 16
+        for i in range(lo, whole, 16):
+            for j in range(16):
+                value = np.float64(v[i + j])
+                lanes[j] += value * value if squares else abs(value)
+        for i in range(whole, hi):
+            value = np.float64(v[i])
+            lanes[i - whole] += value * value if squares else abs(value)
+        total = 0.0
+        for j in range(16):
+            total += lanes[j]
+        sums[t] = total
+
+
+@njit(**OPTIONS)
+def _first_nonfinite(patterns):
+    # an exponent of all ones, and no other, carries into bit 31
+    exponent, one, top = uint32(0x7F800000), uint32(0x00800000), uint32(0x80000000)
+    for lo in range(0, len(patterns), 4096):
+        hi = min(lo + 4096, len(patterns))
+        carried = uint32(0)
+        for i in range(lo, hi):
+            carried |= (patterns[i] & exponent) + one
+        if carried & top:
+            for i in range(lo, hi):
+                if patterns[i] & exponent == exponent:
+                    return i
+    return -1
+
+
+def first_nonfinite(v):
+    return int(_first_nonfinite(v.view(np.uint32)))

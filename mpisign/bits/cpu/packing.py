@@ -1,0 +1,67 @@
+"""v -> words: pack and stochastic pack."""
+
+import numpy as np
+from numba import njit, uint32, uint64
+
+from mpisign.bits.cpu.common import ALL, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of, philox_block, popcount
+
+
+@njit(inline="always")
+def _compare(v, lo, hi):
+    """Bits of v > 0 and v == 0 for up to 64 coordinates."""
+    plus, zero = uint64(0), uint64(0)
+    for j in range(hi - lo):
+        plus |= uint64(v[lo + j] > 0) << uint64(j)
+        zero |= uint64(v[lo + j] == 0) << uint64(j)
+    return plus, zero
+
+
+@njit(**OPTIONS)
+def _pack(v, first_word, rule, counter, negate, planes):
+    zeros = uint64(0)
+    for w in range(planes.shape[1]):
+        lo = w * 64
+        hi = min(lo + 64, len(v))
+        plus, zero = _compare(v, lo, lo + 64) if hi == lo + 64 else _compare(v, lo, hi)
+        if zero:
+            zeros += popcount(zero)
+            if rule == 0:
+                plus |= zero & coin_word(first_word + w, counter, negate)
+            elif rule == 1:
+                plus |= zero
+        planes[0, w] = plus
+        if rule == 2:
+            filled = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
+            planes[1, w] = filled & ~zero
+    return zeros
+
+
+def pack(v, at, zeros, draw, planes):
+    counter, negate = counter_of(draw) if zeros == "coin" else (NO_COUNTER, False)
+    return int(_pack(v, at // 64, RULES[zeros], counter, negate, planes))
+
+
+@njit(**OPTIONS)
+def _pack_stochastic(v, radius, at, counter, planes):
+    clips = 0
+    k = np.empty(64, dtype=np.uint32)
+    shift, unit, full = uint32(8), np.float32(2.0**-24), np.int32(2**24)
+    for w in range(planes.shape[1]):
+        lo = w * 64
+        hi = min(lo + 64, len(v))
+        for b in range(16):
+            k[b], k[16 + b], k[32 + b], k[48 + b] = philox_block((at + lo) // 4 + b, counter)
+        bits = uint64(0)
+        for j in range(hi - lo):
+            odd = np.int32(uint32(2) * (k[(j & 3) * 16 + (j >> 2)] >> shift) + uint32(1)) - full
+            u = np.float32(odd) * unit
+            bits |= uint64(v[lo + j] > radius * u) << uint64(j)
+            clips += abs(v[lo + j]) > radius
+        planes[0, w] = bits
+        if planes.shape[0] == 2:
+            planes[1, w] = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
+    return clips
+
+
+def pack_stochastic(v, radius, at, draw, planes):
+    return int(_pack_stochastic(v, np.float32(radius), at, counter_of(draw)[0], planes))

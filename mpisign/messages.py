@@ -1,0 +1,95 @@
+"""What travels: how it is laid out, the messages of all voters, their tally, and the direction decided."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign import bits
+from mpisign.layout import WORD
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a message or a verdict travels: bit planes, or raw float32 if there are none."""
+
+    planes: int
+    scaled: bool = False  # one float32 a segment beside the words
+
+    @property
+    def raw(self) -> bool:
+        return self.planes == 0
+
+    @property
+    def bits(self) -> int:
+        """Bits a coordinate, without scales."""
+        return self.planes or 32
+
+    def items(self, coordinates: int) -> int:
+        """Words, or floats, for a multiple of 64 coordinates."""
+        return coordinates if self.raw else coordinates // WORD
+
+    def empty(self, *shape: int, coordinates: int) -> Tensor:
+        """A buffer (planes, *shape, items); raw floats count as one plane."""
+        dtype = torch.float32 if self.raw else torch.int64
+        return torch.zeros((self.planes or 1, *shape, self.items(coordinates)), dtype=dtype)
+
+
+RAW = Format(planes=0)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counted votes as binary numbers in planes (w(n), W); minus only where voters may abstain."""
+
+    plus: Tensor
+    minus: Tensor | None
+    voters: int
+
+    def agreement(self) -> tuple[int, int]:
+        """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
+        return bits.agreement(self.plus, self.minus, self.voters)
+
+
+@dataclass
+class Ballots:
+    """The messages of all voters for coordinates [lo, hi), in voter order."""
+
+    lo: int
+    hi: int
+    at: int  # where lo lies among the coordinates that this rank counts
+    voters: int
+    planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
+    scales: np.ndarray | None = None  # (n, segments) float32
+    counted: Tally | None = None
+
+    @cached_property
+    def tally(self) -> Tally:
+        if self.counted is not None:
+            return self.counted
+        signs, width = self.planes[0], bits.width(self.voters)
+        plus = bits.new_planes(width, signs.shape[1])
+        if len(self.planes) == 1:
+            bits.count(signs, plus)
+            return Tally(plus, None, self.voters)
+        minus = bits.new_planes(width, signs.shape[1])
+        bits.count(signs & self.planes[1], plus)
+        bits.count(~signs & self.planes[1], minus)
+        return Tally(plus, minus, self.voters)
+
+
+@dataclass
+class Direction:
+    """What the vote decided for coordinates [lo, hi): the same bits on every rank.
+
+    Code c of a coordinate means levels[c] times the learning rate, or times the segment's scale, which
+    is then in units of x. Raw directions hold float32 instead.
+    """
+
+    lo: int
+    hi: int
+    planes: Tensor  # (planes, W) words, or (1, C) raw floats
+    levels: np.ndarray | None  # float64 (2**planes,)
+    scales: np.ndarray | None = None  # (segments,) float32

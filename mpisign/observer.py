@@ -1,0 +1,221 @@
+"""What a run tells: rows of its file, evaluations, the header and the summary. It never changes the run."""
+
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign import __version__, checkpoint, progress
+from mpisign.config import Config
+from mpisign.errors import MpisignError, UsageError
+from mpisign.mpi import Ranks
+from mpisign.plan import Plan
+from mpisign.problems.share import Share
+from mpisign.recorder import NoRecorder, Recorder
+from mpisign.results import Run
+from mpisign.stepper import Outcome, Stepper
+from mpisign.timing import PHASES, Timer
+
+
+class Observer:
+    """Watches one Stepper; collective where it measures, silent on ranks other than root."""
+
+    def __init__(self, plan: Plan, config: Config, ranks: Ranks, share: Share, stepper: Stepper, rows_a_step: int):
+        """config: with run.steps filled in. rows_a_step: rows that all ranks see in a step."""
+        self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
+        self.rows_a_step, self.world, self.oracle = rows_a_step, stepper.world, stepper.oracles[0]
+        self.test = share.test.tensors() if share.test else None
+        self.printer = progress.make(ranks.root, config.run.steps)
+        self.recorder = NoRecorder()
+        self.best, self.best_x, self.best_step = math.inf, stepper.x, 0
+
+    # Beginning and end
+
+    def open(self) -> None:
+        """Opens the run file on root; raises UsageError on all ranks if that can't be."""
+        self.path, error, run = run_path(self.config, self.ranks.size), None, self.config.run
+        if self.ranks.root:
+            try:
+                self.recorder = Recorder(
+                    self.path,
+                    self._attributes(),
+                    self.config.text(),
+                    self._arrays(),
+                    overwrite=run.overwrite,
+                    mode=run.recorder,
+                )
+            except MpisignError as found:
+                error = found
+        self.ranks.agree(error)
+        self.recorder.append("segments", step=0, **self._segment())
+        self.recorder.event("start", 0)
+        self.clock = Timer()
+
+    def complete(self) -> None:
+        """Keeps the parameters and marks the run as complete."""
+        run = self.config.run
+        if run.keep != "none" and self.ranks.root:
+            x, step = (self.best_x, self.best_step) if run.keep == "best" else (self.stepper.x, self.stepper.t)
+            parameters = self.stepper.layout.views(x)
+            checkpoint.save_model(self.path.with_suffix(".model.h5"), parameters, step=step, run_file=self.path.name)
+        self.recorder.event("complete", self.stepper.t)
+
+    def close(self) -> None:
+        """Closes what is open, whatever happened."""
+        self.printer.close()
+        self.recorder.close()
+
+    def summarise(self) -> None:
+        """Prints the summary as it stands in the run file."""
+        if self.ranks.root:
+            for name, value in Run(self.path).summary().items():
+                print(f"{name}: {value}")
+
+    # Rows
+
+    def record(self, outcome: Outcome, lr: float) -> None:
+        """A row of /steps for the step just taken, whose votes were counted."""
+        counts, n = self.stepper.exchange.counts, self.world.n
+        total = self.world.sums(
+            {
+                "agreement": counts.agreement,
+                "ties": counts.ties,
+                "flips": counts.flips,
+                "zeros": outcome.zeros,
+                "clips": outcome.clips,
+                "clipped": self.oracle.clipped,
+            }
+        )
+        signs = not self.plan.algorithm.sign.up().raw
+        agreement = total.pop("agreement") / (n * self.stepper.layout.size) if signs else math.nan
+        whole = {name: int(value) for name, value in total.items()} if signs else dict.fromkeys(total, 0)
+        row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr, "agreement": agreement}
+        whole.pop("agreement", None)
+        self.recorder.append("steps", **row, **whole, **self._costs())
+
+    def check(self) -> None:
+        """Compares replicas and writes the phases' seconds of every rank."""
+        self.stepper.check_replicas()
+        seconds = self.world.gather(np.array(self.stepper.timer.take()))
+        for rank, row in enumerate(seconds):
+            self.recorder.append("phases", step=self.stepper.t, rank=rank, **dict(zip(PHASES, row, strict=True)))
+
+    def evaluate(self, loss: float, lr: float) -> None:
+        """A row of /eval at the present point."""
+        step = self.stepper.t
+        with self.stepper.timer("evaluate"):
+            found = self._measure()
+            self.recorder.append("eval", step=step, **found, **self._costs())
+        shown = {k: v for k, v in found.items() if math.isfinite(v) and k != "test_loss"}
+        self.printer.update(step, loss if step else found["train_loss"], lr, shown)
+        accuracy = found["test_accuracy"]
+        better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
+        if self.config.run.keep == "best" and better < self.best:
+            self.best, self.best_x, self.best_step = better, self.stepper.x.clone(), step
+
+    def _costs(self) -> dict[str, float]:
+        """Cumulative costs, the same numbers for every table."""
+        traffic, n = self.world.traffic, self.world.n
+        sums = {"up": traffic.up, "down": traffic.down, "evaluations": self.oracle.evaluations}
+        total = self.world.sums(sums)
+        return {
+            "epoch": self.stepper.t * self.rows_a_step / max(self.share.rows.sum(), 1),
+            "bytes_up": round(total["up"] / n),
+            "bytes_down": round(total["down"] / n),
+            "gradient_evaluations": int(total["evaluations"]),
+            "seconds": self.clock.elapsed(),
+        }
+
+    def _measure(self) -> dict[str, float]:
+        x, n = self.stepper.x, self.world.n
+        own = self.oracle.measure(x, self.oracle.rows)
+        weight = float(self.stepper.weights[self.ranks.rank]) / n
+        sums = {"train": weight * own["loss"] / own["rows"]}
+        if self.test:
+            sums |= {f"test_{k}": v for k, v in self._measure_test(x).items()}
+        total = self.world.sums(sums)
+        rows = total.get("test_rows", 0)
+        return {
+            "train_loss": total["train"] + self.oracle.penalty(x),
+            "test_loss": total["test_loss"] / rows if rows else math.nan,
+            "test_accuracy": total["test_correct"] / rows if rows and "test_correct" in total else math.nan,
+        }
+
+    def _measure_test(self, x: Tensor) -> dict[str, float]:
+        """Sums over this rank's slice of the held-out rows, which may be empty where ranks are many."""
+        if self.test.count:
+            return self.oracle.measure(x, self.test)
+        return dict.fromkeys(("loss", "correct", "rows"), 0.0)
+
+    # What is written once
+
+    def _attributes(self) -> dict[str, object]:
+        plan = self.plan
+        return {
+            "mpisign_version": __version__,
+            "algorithm": plan.entry.name,
+            "definition": repr(plan.algorithm),
+            "paper": plan.entry.paper,
+            "problem": self.config.problem.name,
+            "exchange": plan.choice.name,
+            "exchange_reason": plan.choice.reason,
+            "n": self.ranks.size,
+            "d": self.stepper.layout.size,
+            "seed": str(self.config.run.seed),
+        }
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        segments = self.stepper.layout.segments
+        return {
+            "layout/name": np.array([s.name.encode() for s in segments]),
+            "layout/shape": np.array([str(list(s.shape)).encode() for s in segments]),
+            "layout/offset": np.array([s.offset for s in segments]),
+            "layout/size": np.array([s.size for s in segments]),
+            "partition/rows": self.share.rows,
+            "partition/class_counts": self.share.class_counts,
+        }
+
+    def _segment(self) -> dict[str, object]:
+        packages = [f"{p} {version(p)}" for p in ("torch", "numpy", "mpi4py", "h5py", "numba")]
+        return {
+            "n": self.ranks.size,
+            "hosts": self.ranks.hosts,
+            "device": self.config.run.device,
+            "threads": self.ranks.threads,
+            "mpi": self.ranks.library,
+            "versions": ", ".join([f"python {platform.python_version()}", *packages]),
+            "torch_build": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}",
+        }
+
+    def print_header(self) -> None:
+        """What runs where, before the first step."""
+        ranks, config, plan, say = self.ranks, self.config, self.plan, self.printer.line
+        d = self.stepper.layout.size
+        say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
+        say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}")
+        say(f"device: {config.run.device}, {ranks.threads} thread(s) a rank")
+        say(f"exchange: {plan.choice.name} ({plan.choice.reason})")
+        if (rows := self.share.rows).any():
+            say(f"rows a rank: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        say(f"steps: {config.run.steps}")
+
+
+def run_path(config: Config, n: int) -> Path:
+    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
+    fields = {
+        "problem": config.problem.name.rpartition(":")[2],
+        "algorithm": config.algorithm.name,
+        "n": n,
+        "seed": config.run.seed,
+    }
+    try:
+        return Path(config.run.file.format(**fields))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        known = ", ".join(f"{{{name}}}" for name in fields)
+        raise UsageError(
+            f"run.file = {config.run.file!r}: {error} is none of its fields, which are: {known}", agreed=True
+        ) from error
