@@ -115,7 +115,7 @@ BUILT_IN = {
     "run": {"epochs": 130},
     "problem": {"name": "digits", "batch_size": 8, "hidden": [128], "dropout": 0.2},
     "partition": {"kind": "dirichlet", "alpha": 0.3},
-    "algorithm": {"name": "signum-mv", "beta": 0.9},
+    "algorithm": {"name": "signum-mv"},
     "schedule": {"kind": "cosine", "lr": 0.001},
 }
 

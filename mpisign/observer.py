@@ -61,7 +61,7 @@ class Observer:
         if run.keep != "none" and self.ranks.root:
             x, step = (self.best_x, self.best_step) if run.keep == "best" else (self.stepper.x, self.stepper.t)
             parameters = self.stepper.layout.views(x)
-            checkpoint.save_model(self.path.with_suffix(".model.h5"), parameters, step=step, run_file=self.path.name)
+            checkpoint.save_model(self.path.with_suffix(".model"), parameters, step=step, run_file=self.path.name)
         self.recorder.event("complete", self.stepper.t)
 
     def close(self) -> None:
@@ -90,12 +90,12 @@ class Observer:
                 "clipped": self.oracle.clipped,
             }
         )
-        signs = not self.plan.algorithm.sign.up().raw
-        agreement = total.pop("agreement") / (n * self.stepper.layout.size) if signs else math.nan
-        whole = {name: int(value) for name, value in total.items()} if signs else dict.fromkeys(total, 0)
+        agreement = total.pop("agreement") / (n * self.stepper.layout.size)
+        if self.plan.algorithm.sign.up().raw:
+            agreement = math.nan
+        counted = {name: int(value) for name, value in total.items()}
         row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr, "agreement": agreement}
-        whole.pop("agreement", None)
-        self.recorder.append("steps", **row, **whole, **self._costs())
+        self.recorder.append("steps", **row, **counted, **self._costs())
 
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""

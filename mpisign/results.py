@@ -99,7 +99,7 @@ class Run:
 
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
-    """The parameters in a `.model.h5` file that a run kept: float32 arrays by name."""
+    """The parameters in a `.model` file that a run kept: float32 arrays by name."""
     with _open(Path(path)) as file:
         if file.attrs.get("filetype") != "mpisign-model":
             raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")

@@ -61,7 +61,7 @@ def test_show_prints_the_run(main_run):
 
 
 def test_kept_parameters_can_be_loaded(main_run):
-    parameters = load_parameters(main_run[0].with_suffix(".model.h5"))
+    parameters = load_parameters(main_run[0].with_suffix(".model"))
     assert {k: v.shape for k, v in parameters.items()} == {
         "layer0.weight": (128, 64), "layer0.bias": (128,), "layer1.weight": (10, 128), "layer1.bias": (10,),
     }  # fmt: skip
@@ -74,7 +74,7 @@ def test_keep_best_saves_the_best_evaluated_point(tmp_path):
                   "run.keep=best", "run.eval_every=1", f"run.file={file}")  # fmt: skip
     assert ended.code == 0, ended.err
     losses = Run(file)["eval"]["train_loss"]
-    x = load_parameters(file.with_suffix(".model.h5"))["x"]
+    x = load_parameters(file.with_suffix(".model"))["x"]
     assert 0.5 * float((x.astype(float) ** 2).sum()) == pytest.approx(losses.min(), rel=1e-6)
 
 

@@ -1,4 +1,7 @@
-"""What the CPU kernels share: Philox on one block, coins, counts of bits, numbers in planes."""
+"""What the CPU kernels share: Philox on one block, coins, counts of bits, numbers in planes.
+
+These are inlined into the kernels. numba's cache does not notice a change here: `make kernels` after one.
+"""
 
 import numpy as np
 from numba import njit, uint32, uint64

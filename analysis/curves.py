@@ -1,0 +1,78 @@
+"""Loss and accuracy of one or more runs against steps, epochs, gradient evaluations, seconds and bytes.
+
+    python analysis/curves.py runs/a.h5 runs/b.h5 --output curves.png
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mpisign.errors import MpisignError
+from mpisign.results import Run
+
+AXES = {
+    "step": "steps",
+    "epoch": "epochs",
+    "gradient_evaluations": "gradient evaluations",
+    "seconds": "seconds",
+    "bytes": "bytes sent a rank",
+}
+
+
+def label(run: Run) -> str:
+    """What tells runs apart: algorithm, ranks, partition, seed."""
+    a, kind = run.attributes, run.config["partition"]["kind"]
+    return f"{a['algorithm']}, n={a['n']}, {kind}, seed {a['seed']}"
+
+
+def against(run: Run, axis: str) -> np.ndarray:
+    """An axis of the rows of /eval."""
+    evals = run["eval"]
+    return evals["bytes_up"] + evals["bytes_down"] if axis == "bytes" else evals[axis]
+
+
+def draw(runs: list[Run], output: Path) -> None:
+    """One column an axis; loss above, held-out accuracy below where there is any."""
+    has_accuracy = any(np.isfinite(run["eval"]["test_accuracy"]).any() for run in runs)
+    axes = [a for a in AXES if a != "epoch" or any(run["eval"]["epoch"].any() for run in runs)]
+    axes = [a for a in axes if a != "bytes" or any(against(run, a).any() for run in runs)]
+    rows = ["train_loss", "test_accuracy"] if has_accuracy else ["train_loss"]
+    shape = {"nrows": len(rows), "ncols": len(axes), "sharex": "col", "sharey": "row", "squeeze": False}
+    figure, panels = plt.subplots(**shape, figsize=(3.2 * len(axes), 2.6 * len(rows) + 0.8), layout="constrained")
+    for row, line in zip(rows, panels, strict=True):
+        for axis, panel in zip(axes, line, strict=True):
+            for run in runs:
+                panel.plot(against(run, axis), run["eval"][row], label=label(run), linewidth=1.4)
+            panel.grid(alpha=0.3)
+            if row == "train_loss" and all((run["eval"][row] > 0).all() for run in runs):
+                panel.set_yscale("log")
+        line[0].set_ylabel({"train_loss": "training loss", "test_accuracy": "held-out accuracy"}[row])
+    for axis, panel in zip(axes, panels[-1], strict=True):
+        panel.set_xlabel(AXES[axis])
+    problems = ", ".join(sorted({run.attributes["problem"] for run in runs}))
+    figure.suptitle(problems, x=0.01, ha="left", fontsize=11)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
+    parser.add_argument("--output", type=Path, help="a .png, .pdf or .svg; the first run's name with .png by default")
+    options = parser.parse_args()
+    output = options.output or options.runs[0].with_suffix(".png")
+    try:
+        draw([Run(path) for path in options.runs], output)
+    except MpisignError as error:
+        parser.error(str(error))
+    print(f"picture: {output}")
+
+
+if __name__ == "__main__":
+    main()

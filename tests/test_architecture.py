@@ -1,0 +1,79 @@
+"""The rooms: who may import whom and what, one table of papers, no dead link in the README."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from tests.building import CASES
+from tests.running import BIN, ROOT
+
+from mpisign.algorithm import REGISTRY, algorithm
+
+ROOMS = {
+    "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/"),
+    "h5py": ("mpisign/recorder.py", "mpisign/results.py", "mpisign/checkpoint.py"),
+    "click": ("mpisign/cli.py",),
+    "matplotlib": (),
+}
+SOURCES = sorted((ROOT / "mpisign").rglob("*.py"))
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[0] for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_imports_go_downwards():
+    ended = subprocess.run([BIN / "lint-imports"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("library", ROOMS)
+def test_libraries_stay_in_their_rooms(library):
+    outside = [
+        str(file.relative_to(ROOT))
+        for file in SOURCES
+        if library in imports(ast.parse(file.read_text()))
+        and not str(file.relative_to(ROOT)).startswith(ROOMS[library] or "nowhere")
+    ]
+    assert not outside
+
+
+def test_reading_a_run_imports_neither_torch_nor_mpi():
+    code = "import sys, mpisign.results; print([m for m in ('torch', 'mpi4py', 'numba') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_files_stay_small():
+    assert {f.name: n for f in SOURCES if (n := f.read_text().count("\n")) > 300} == {}
+
+
+def test_the_zoo_its_tests_and_the_readme_agree():
+    table = set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert set(REGISTRY) == set(CASES)
+    assert set(REGISTRY) <= table
+
+
+def test_every_entry_cites_its_paper():
+    for entry in REGISTRY.values():
+        assert "arXiv" in entry.paper or "baseline" in entry.paper
+        assert entry.summary.endswith(".") or "." in entry.summary
+
+
+def test_a_name_can_be_taken_once():
+    with pytest.raises(ValueError, match="in the zoo already"):
+        algorithm("signum-mv", paper="", lr=1.0)(lambda: None)
+
+
+def test_the_readme_names_every_file_of_the_package_and_no_dead_link():
+    text = (ROOT / "README.md").read_text()
+    top = {p.name for p in (ROOT / "mpisign").iterdir() if not p.name.startswith(("_", "py.typed"))}
+    assert [name for name in sorted(top) if name not in text] == []
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
