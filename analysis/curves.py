@@ -1,6 +1,6 @@
 """Loss and accuracy of one or more runs against steps, epochs, gradient evaluations, seconds and bytes.
 
-    python analysis/curves.py runs/a.h5 runs/b.h5 --output curves.png
+python analysis/curves.py runs/a.h5 runs/b.h5 --output curves.png
 """
 
 import argparse

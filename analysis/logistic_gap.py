@@ -25,7 +25,9 @@ def optimum(path: str, l2: float) -> float:
     """f* in float64 by Newton's method with conjugate gradients."""
     rows = read_libsvm(Path(path))
     inputs, labels = rows["inputs"].astype(np.float64), rows["labels"].astype(np.float64)
-    solver = LogisticRegression(C=1 / (len(labels) * l2), fit_intercept=False, solver="newton-cg", tol=1e-12, max_iter=1000)
+    solver = LogisticRegression(
+        C=1 / (len(labels) * l2), fit_intercept=False, solver="newton-cg", tol=1e-12, max_iter=1000
+    )
     x = solver.fit(inputs, labels).coef_[0]
     return float(np.logaddexp(0, -(inputs @ x) * labels).mean() + l2 / 2 * x @ x)
 

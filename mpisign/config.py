@@ -126,22 +126,30 @@ def load(file: Path | None, settings: Iterable[str]) -> Config:
     Raises UsageError with one message about the first thing that is wrong.
     """
     tables = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
-    for setting in settings:
-        table, key, value = _parse(setting)
-        if not file and key == "name" and table in ("problem", "algorithm"):
-            # another problem or algorithm has no use for the arguments of the built-in one
-            common = Config.model_fields[table].annotation.model_fields
-            tables[table] = {k: v for k, v in tables[table].items() if k in common}
-            tables["schedule"].pop("lr", None) if table == "algorithm" else None
+    parsed = [_parse(setting) for setting in settings]
+    for table, key, value in parsed:
+        if not file:
+            _forget_arguments(tables, table, key)
         tables.setdefault(table, {})[key] = value
+    # a setting for the length of the run takes the place of the file's, whichever way that was given
+    lengths = {key for table, key, _ in parsed if table == "run"} & {"steps", "epochs"}
+    if len(lengths) == 1:
+        tables["run"] = {k: v for k, v in tables["run"].items() if k in lengths or k not in ("steps", "epochs")}
     config = _validate(Config, tables, f"{file}: " if file else "")
     if config.run.steps and config.run.epochs:
-        if not any(s.startswith("run.steps=") for s in settings):
-            raise UsageError("run.steps and run.epochs are both given; give one of them")
-        config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": None})})
+        raise UsageError("run.steps and run.epochs are both given; give one of them")
     if not config.run.steps and not config.run.epochs:
         raise UsageError("neither run.steps nor run.epochs is given; set one of them, as in --set run.steps=1000")
     return config
+
+
+def _forget_arguments(tables: dict[str, dict], table: str, key: str) -> None:
+    """Another problem or algorithm has no use for the arguments, or the rate, of the built-in one."""
+    if key == "name" and table in ("problem", "algorithm"):
+        common = Config.model_fields[table].annotation.model_fields
+        tables[table] = {k: v for k, v in tables[table].items() if k in common}
+        if table == "algorithm":
+            tables["schedule"].pop("lr", None)
 
 
 def _read(file: Path) -> dict[str, dict]:

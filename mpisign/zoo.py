@@ -23,7 +23,7 @@ def signum_mv(beta: float = 0.9, weight_decay: float = 0.0):
     return Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
 
 
-@algorithm("ssdm", paper="Safaryan & Richtarik 2021, arXiv:1905.12938, alg. 3", lr=1e-3)
+@algorithm("ssdm", paper="Safaryan & Richtarik 2021, arXiv:1905.12938, alg. 3", lr=0.03)
 def ssdm(beta: float = 0.9, weight_decay: float = 0.0):
     """Stochastic sign of momentum with its own norm as radius, averaged; no vote is taken.
 
@@ -49,6 +49,7 @@ def ssvr_mv(option: int = 2, beta: float = 0.5, radius: float = 1.0, weight_deca
 
     Option 2 projects v onto the ball of radius G = R inside the recursion; R = G and the place of the
     projection are recalled, not seen. Option 1 has a proven gradient floor (arXiv:2609.18656, prop. 1).
+    A radius far above |v_i| makes every bit nearly a coin flip: small n then needs very many steps.
     """
     if option not in (1, 2):
         raise UsageError(f"algorithm.option = {option}: ssvr-mv has options 1 and 2")

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.building import CASES
-from tests.running import BIN, ROOT
 
 from mpisign.algorithm import REGISTRY, algorithm
+from tests.building import CASES
+from tests.running import BIN, ROOT
 
 ROOMS = {
     "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/"),

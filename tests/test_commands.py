@@ -8,7 +8,7 @@ from mpisign.results import Run, load_parameters
 from tests.files import mnist_folder
 from tests.running import BIN, ROOT, mpisign, run, train
 
-QUICK = ("run.steps=20", "run.epochs=1")
+QUICK = ("run.steps=20",)
 
 
 def refused(ended, *words, code=2):
@@ -70,7 +70,7 @@ def test_kept_parameters_can_be_loaded(main_run):
 def test_keep_best_saves_the_best_evaluated_point(tmp_path):
     file = tmp_path / "r.h5"
     # a rate at which the quadratic first falls and then jumps about
-    ended = train("problem.name=quadratic", "problem.noise=0", "schedule.lr=0.4", "run.steps=20", "run.epochs=1",
+    ended = train("problem.name=quadratic", "problem.noise=0", "schedule.lr=0.4", "run.steps=20",
                   "run.keep=best", "run.eval_every=1", f"run.file={file}")  # fmt: skip
     assert ended.code == 0, ended.err
     losses = Run(file)["eval"]["train_loss"]
@@ -160,7 +160,7 @@ def test_unwritable_output_is_refused(tmp_path):
 
 def test_nan_stops_all_ranks_before_x_moves(tmp_path):
     file = tmp_path / "r.h5"
-    settings = ("problem.name=tests.problems:Faulty", "problem.fault=poison", "run.steps=50", "run.epochs=1")
+    settings = ("problem.name=tests.problems:Faulty", "problem.fault=poison", "run.steps=50")
     ended = train(*settings, "run.record_every=1", f"run.file={file}", n=3)
     refused(ended, "rank 1", "d[3]", "step 4", code=3)
     run_ = Run(file)
@@ -172,7 +172,7 @@ def test_nan_stops_all_ranks_before_x_moves(tmp_path):
 
 
 def test_an_exception_on_one_rank_ends_the_job(tmp_path):
-    ended = train("problem.name=tests.problems:Faulty", "problem.fault=raise", "run.steps=50", "run.epochs=1",
+    ended = train("problem.name=tests.problems:Faulty", "problem.fault=raise", "run.steps=50",
                   f"run.file={tmp_path}/r.h5", n=3, timeout=40)  # fmt: skip
     assert ended.code != 0
     assert "rank 1/3" in ended.err
@@ -181,14 +181,14 @@ def test_an_exception_on_one_rank_ends_the_job(tmp_path):
 
 
 def test_a_killed_rank_ends_the_job(tmp_path):
-    ended = train("problem.name=tests.problems:Faulty", "problem.fault=kill", "run.steps=50", "run.epochs=1",
+    ended = train("problem.name=tests.problems:Faulty", "problem.fault=kill", "run.steps=50",
                   f"run.file={tmp_path}/r.h5", n=3, timeout=40)  # fmt: skip
     assert ended.code != 0
     assert not Run(tmp_path / "r.h5").complete
 
 
 def test_a_drifted_replica_is_named(tmp_path):
-    ended = train("problem.name=tests.problems:Drifting", "run.steps=50", "run.epochs=1", "run.check_every=10",
+    ended = train("problem.name=tests.problems:Drifting", "run.steps=50", "run.check_every=10",
                   f"run.file={tmp_path}/r.h5", n=3)  # fmt: skip
     refused(ended, "[1]", "step 10", code=3)
 

@@ -91,7 +91,7 @@ def test_defaults_are_written_out():
     assert stored["algorithm"] == {
         "name": "ssdm", "zeros": "coin", "ties": "auto", "accumulate": 1, "clip": 0.0, "beta": 0.9, "weight_decay": 0.0,
     }  # fmt: skip
-    assert stored["schedule"]["lr"] == 1e-3
+    assert stored["schedule"]["lr"] == 0.03
     assert stored["problem"]["test_fraction"] == 0.2
 
 
@@ -100,6 +100,14 @@ def test_one_voter_gets_the_mathematics_and_several_a_coin():
     assert resolved(voters=1).algorithm.vote.ties == "zero"
     assert resolved(voters=2).algorithm.sign.zeros == "coin"
     assert resolved("algorithm.ties=plus", voters=1).algorithm.vote.ties == "plus"
+
+
+def test_a_setting_for_the_length_takes_the_place_of_the_files():
+    job = ROOT / "jobs/digits.toml"
+    assert resolved("run.steps=7", job=job).config.run.epochs is None
+    assert resolved("run.epochs=7", "problem.path=x", job=ROOT / "jobs/logistic.toml").config.run.steps is None
+    with pytest.raises(UsageError, match="both given"):
+        resolved("run.steps=7", "run.epochs=7", job=job)
 
 
 def test_another_problem_or_algorithm_drops_the_arguments_of_the_built_in_one():

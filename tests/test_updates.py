@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.building import Setup
-from tests.problems import Awkward
 
 from mpisign.layout import Group, Layout
 from mpisign.schedules import Schedule
+from tests.building import Setup
+from tests.problems import Awkward
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def apply(x, planes, table, decay):
 
 def blend(y, x, a, b):
     """y = fl(fl(a * y) + fl(b * x))."""
-    y[:] = np.float32(a) * y + np.float32(b) * x
+    with np.errstate(over="ignore"):
+        y[:] = np.float32(a) * y + np.float32(b) * x
 
 
 def add_signed(total, planes, scale):

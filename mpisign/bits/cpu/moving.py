@@ -18,6 +18,23 @@ def _apply_signs(x, plane, minus, plus, decay):
 
 
 @njit(**OPTIONS)
+def _apply_signs_or_zero(x, signs, present, table, decay):
+    absent_minus, absent_plus, minus, plus = table[0], table[1], table[2], table[3]
+    for w in range(len(x) // 64):
+        bits, here = signs[w], present[w]
+        for j in range(64):
+            i = w * 64 + j
+            sign = (bits >> uint64(j)) & uint64(1)
+            voted = plus if sign else minus
+            absent = absent_plus if sign else absent_minus
+            x[i] = decay * x[i] - (voted if (here >> uint64(j)) & uint64(1) else absent)
+    for i in range(len(x) // 64 * 64, len(x)):
+        code = (signs[i >> 6] >> uint64(i & 63)) & uint64(1)
+        code |= ((present[i >> 6] >> uint64(i & 63)) & uint64(1)) << uint64(1)
+        x[i] = decay * x[i] - table[code]
+
+
+@njit(**OPTIONS)
 def _apply_levels(x, planes, table, decay):
     for i in range(len(x)):
         x[i] = decay * x[i] - table[number(planes, i >> 6, i & 63)]
@@ -26,6 +43,8 @@ def _apply_levels(x, planes, table, decay):
 def apply(x, planes, table, decay):
     if len(planes) == 1:
         _apply_signs(x, planes[0], table[0], table[1], np.float32(decay))
+    elif len(planes) == 2:
+        _apply_signs_or_zero(x, planes[0], planes[1], table, np.float32(decay))
     else:
         _apply_levels(x, planes, table, np.float32(decay))
 
