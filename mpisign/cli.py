@@ -17,6 +17,7 @@ SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE"
 def cli():
     """Training with sign-based distributed optimisation over MPI.
 
+    \b
     mpirun -n 8 mpisign train                      the built-in job on real digits
     mpirun -n 8 mpisign train JOB.toml --set run.seed=2
     """
