@@ -9,7 +9,7 @@ runs=()
 for file in "$data"/a9a{,.gz,.bz2} "$data"/mushrooms{,.gz,.bz2}; do
     [ -f "$file" ] || continue
     for kind in iid sorted; do
-        for method in "signum-mv 0.1 inverse-sqrt" "dist-ef-signsgd 1.0 inverse-sqrt" "sgd 1.0 constant"; do
+        for method in "signum-mv 0.1 inverse-sqrt" "dist-ef-signsgd 1.0 constant" "sgd 1.0 constant"; do
             read -r name lr schedule <<< "$method"
             name_of_data=$(basename "$file")
             run=runs/logistic-${name_of_data%%.*}-$kind-$name.h5

@@ -115,15 +115,17 @@ class Stepper:
         return [*flags, *scales] if self._scaled else flags
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
-        for voter, (bad, value, loss) in enumerate(header[:, :FLAGS]):
-            if bad < 0 and math.isfinite(loss):
+        for voter, (bad, value, loss, *scales) in enumerate(header):
+            if bad >= 0:
+                what = f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}"
+            elif not math.isfinite(loss):
+                what = f"the loss is {loss}"
+            elif not np.isfinite(scales).all():
+                segment = int(np.flatnonzero(~np.isfinite(scales))[0])
+                what = f"the scale of parameter {self.layout.segments[segment].name} is {scales[segment]}"
+            else:
                 continue
             self.exchange.drain()
-            what = (
-                f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}"
-                if bad >= 0
-                else f"the loss is {loss}"
-            )
             raise NumericalError(
                 f"rank {voter}: {what} at step {self.t}; all ranks stop, x is as it was before the step. "
                 "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",

@@ -5,7 +5,7 @@ Local(1)), and whoever imitates its methods. Slots get a World and never see MPI
 voter order, so every maker gives the same bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ class Shards:
     """All voters' values (n, own coordinates) and the way to give everybody the outcome."""
 
     own: Tensor
-    everywhere: "callable"
+    everywhere: Callable[[Tensor], Tensor]
 
 
 def ordered_sum(rows: Tensor) -> Tensor:
