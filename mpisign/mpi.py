@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from mpisign.errors import MpisignError, UsageError
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
 
 # rank and size in the environment of a process: by mpirun of Open MPI, of MPICH and its kin, by srun
+OPEN_MPI = "Open MPI's mpirun"
+NOT_OPEN_MPI = ("MPICH", "Intel MPI", "MVAPICH", "MVAPICH2", "Microsoft MPI", "Cray MPI", "Cray MPICH")
 LAUNCHERS = (
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("an mpirun that speaks PMI (MPICH, Intel MPI, MVAPICH) or srun", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
@@ -102,20 +105,28 @@ def start(threads: int = 0) -> Ranks:
         os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
         os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     try:
-        from mpi4py import MPI
+        MPI = _library()
     except (ImportError, RuntimeError) as error:
         if promised.size > 1:
             raise UsageError(f"no MPI library to be found ({error}); {_remedy()}") from error
         _started = Ranks(threads=threads or cores)
         return _started
+    vendor, numbers = MPI.get_vendor()
+    library = f"{vendor} {'.'.join(map(str, numbers))}"
+    foreign = (
+        f"{promised.size} processes were started by {promised.by}, but this Python uses {library}: "
+        f"the launcher belongs to another MPI. {_remedy()}"
+    )
+    # before MPI starts, since MPICH aborts without a remedy in a process that Open MPI's mpirun started
+    if promised.by == OPEN_MPI and vendor in NOT_OPEN_MPI:
+        raise UsageError(foreign)
+    with warnings.catch_warnings():
+        # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
+        warnings.simplefilter("ignore", RuntimeWarning)
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     world = MPI.COMM_WORLD
-    name = ".".join(map(str, MPI.get_vendor()[1]))
-    library = f"{MPI.get_vendor()[0]} {name}"
     if world.Get_size() == 1 < promised.size:
-        raise UsageError(
-            f"{promised.size} processes were started by {promised.by}, but {library}, which this Python uses, "
-            f"sees one: the launcher belongs to another MPI. {_remedy()}"
-        )
+        raise UsageError(foreign)
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     members = tuple(node.allgather(world.Get_rank()))
     hosts = Counter(world.allgather(MPI.Get_processor_name()))
@@ -132,6 +143,16 @@ def start(threads: int = 0) -> Ranks:
         members=members,
     )
     return _started
+
+
+def _library():
+    """mpi4py's MPI module, not yet initialised."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+
+    return MPI
 
 
 def _remedy() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign import __version__, checkpoint, progress
+from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.config import Config
 from mpisign.errors import MpisignError, UsageError
 from mpisign.mpi import Ranks
@@ -29,7 +29,7 @@ class Observer:
         self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
         self.rows_a_step, self.world, self.oracle = rows_a_step, stepper.world, stepper.oracles[0]
         self.test = share.test.tensors() if share.test else None
-        self.printer = progress.make(ranks.root, config.run.steps)
+        self.printer = progress.make(ranks.root, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
         self.best, self.best_x, self.best_step = math.inf, stepper.x, 0
 

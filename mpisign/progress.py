@@ -66,8 +66,8 @@ class Bar(Lines):
         self.bar.stop()
 
 
-def make(root: bool, steps: int) -> Silent:
-    """The progress for this rank and this output."""
+def make(root: bool, steps: int, launched: bool) -> Silent:
+    """The progress for this rank and this output. launched: by an mpirun, some of which only feign a terminal."""
     if not root:
         return Silent()
-    return Bar(steps) if sys.stdout.isatty() else Lines(steps)
+    return Bar(steps) if sys.stdout.isatty() and not launched else Lines(steps)
