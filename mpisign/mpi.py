@@ -108,7 +108,10 @@ def start(threads: int = 0) -> Ranks:
         MPI = _library()
     except (ImportError, RuntimeError) as error:
         if promised.size > 1:
-            raise UsageError(f"no MPI library to be found ({error}); {_remedy()}") from error
+            raise UsageError(
+                f"no MPI library to be found ({error}); load the MPI module of this cluster, "
+                "or install one beside mpisign: pip install 'mpisign[mpich]'"
+            ) from error
         _started = Ranks(threads=threads or cores)
         return _started
     vendor, numbers = MPI.get_vendor()
@@ -120,10 +123,11 @@ def start(threads: int = 0) -> Ranks:
     # before MPI starts, since MPICH aborts without a remedy in a process that Open MPI's mpirun started
     if promised.by == OPEN_MPI and vendor in NOT_OPEN_MPI:
         raise UsageError(foreign)
-    with warnings.catch_warnings():
-        # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
-        warnings.simplefilter("ignore", RuntimeWarning)
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if not MPI.Is_initialized():
+        with warnings.catch_warnings():
+            # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
+            warnings.simplefilter("ignore", RuntimeWarning)
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
     world = MPI.COMM_WORLD
     if world.Get_size() == 1 < promised.size:
         raise UsageError(foreign)

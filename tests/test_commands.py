@@ -1,5 +1,7 @@
 """The program as a user meets it: the main job, show, and every kind of bad input, with exit codes."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ def refused(ended, *words, code=2):
     """One message on one rank, the right code, no traceback."""
     assert ended.code == code, ended.err + ended.out
     assert "Traceback" not in ended.err
-    assert ended.err.count("mpisign: ") == 1, ended.err
+    assert len(re.findall("^mpisign: ", ended.err, re.MULTILINE)) == 1, ended.err
     for word in words:
         assert word in ended.err
 
@@ -136,6 +138,15 @@ def test_bad_configuration_is_refused_before_mpi():
     assert (other.code, other.err) == (2, "")
 
 
+def test_one_rank_needs_no_mpi_and_several_say_how_to_get_it(tmp_path):
+    nowhere = {"MPI4PY_LIBMPI": str(tmp_path / "libmpi.so")}
+    alone = train(*QUICK, f"run.file={tmp_path}/r.h5", environment=nowhere)
+    assert alone.code == 0, alone.err
+    assert "mpi: none" in alone.out
+    promised = train(*QUICK, environment=nowhere | {"PMI_RANK": "0", "PMI_SIZE": "2"})
+    refused(promised, "no MPI library", "mpisign[mpich]")
+
+
 def test_mnist_reads_idx_files_gzipped_or_not(tmp_path):
     settings = (f"problem.path={mnist_folder(tmp_path)}", "problem.batch_size=4", "run.epochs=2")
     ended = train(*settings, f"run.file={tmp_path}/r.h5", job=ROOT / "jobs/mnist_mlp.toml", n=2)
@@ -203,5 +214,5 @@ def test_the_launcher_of_another_mpi_is_refused(tmp_path):
     )
     launcher.chmod(0o755)
     ended = run(launcher, BIN / "mpisign", "train", *("--set", f"run.file={tmp_path}/r.h5"))
-    refused(ended, "Open MPI's mpirun", "another MPI", str(BIN / "mpirun"))
+    refused(ended, "Open MPI's mpirun", "another MPI", "bin/mpirun")
     assert not (tmp_path / "r.h5").exists()
