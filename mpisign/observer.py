@@ -114,7 +114,7 @@ class Observer:
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
         accuracy = found["test_accuracy"]
         better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
-        if self.config.run.keep == "best" and better < self.best:
+        if self.config.run.keep == "best" and self.ranks.root and better < self.best:
             self.best, self.best_x, self.best_step = better, self.stepper.x.clone(), step
 
     def _costs(self) -> dict[str, float]:
