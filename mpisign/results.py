@@ -53,11 +53,13 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "complete", or the last event with its text; a run that goes on says "start" or "check"."""
+        """complete; error, where and why; or incomplete: the run still goes on, or was killed."""
         events = self["events"]
-        if self.complete or not len(events["kind"]):
-            return "complete" if self.complete else "empty"
-        return f"{events['kind'][-1]} at step {events['step'][-1]}: {events['text'][-1]}".rstrip(": ")
+        if self.complete:
+            return "complete"
+        if len(events["kind"]) and events["kind"][-1] == "error":
+            return f"error at step {events['step'][-1]}: {events['text'][-1]}"
+        return "incomplete: it still goes on, or was killed"
 
     @property
     def bits_per_coordinate(self) -> float:
