@@ -56,7 +56,7 @@ def draw(runs: list[Run], output: Path) -> None:
         panel.set_xlabel(AXES[axis])
         # methods that send bits and methods that send floats fit on one axis only if it is logarithmic
         if len(runs) > 1 and axis == "bytes" and min(against(run, axis)[-1] for run in runs) > 0:
-            panel.set_xscale("log")
+            panel.set_xscale("log", nonpositive="mask")
     problems = ", ".join(sorted({run.attributes["problem"] for run in runs}))
     figure.suptitle(problems, x=0.01, ha="left", fontsize=11)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

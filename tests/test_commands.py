@@ -62,6 +62,16 @@ def test_show_prints_the_run(main_run):
     assert mpisign("show", main_run[0], "--config").out.startswith("[run]")
 
 
+def test_curves_are_drawn(main_run, tmp_path):
+    picture = tmp_path / "curves.png"
+    ended = run(BIN / "python", ROOT / "analysis/curves.py", main_run[0], main_run[0], "--output", picture)
+    assert ended.code == 0, ended.err
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    wrong = run(BIN / "python", ROOT / "analysis/curves.py", ROOT / "README.md")
+    assert wrong.code == 2
+    assert "README.md" in wrong.err
+
+
 def test_kept_parameters_can_be_loaded(main_run):
     parameters = load_parameters(main_run[0].with_suffix(".model"))
     assert {k: v.shape for k, v in parameters.items()} == {
