@@ -9,9 +9,10 @@ algorithm prints as its own definition, is stored in the run file, compares and 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from mpisign.errors import UsageError, choices
@@ -22,8 +23,11 @@ from mpisign.world import World
 
 State = dict[str, Tensor]
 
-ZERO_RULES = ("coin", "plus", "abstain")
-TIE_RULES = ("coin", "plus", "zero")
+# ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class SignRule:
         return {}
 
     def begin(self, v: Tensor, state: State, step: Step) -> tuple[Tensor, np.ndarray | None]:
-        """What needs the whole vector: the signal to pack and the scales (segments,) float32, if any."""
+        """What needs the whole vector: the signal to pack and its scales, if any.
+
+        Scales that travel are float32 (segments,); a radius, which stays here, is one float32.
+        """
         return v, None
 
     def pack(

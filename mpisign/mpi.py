@@ -53,7 +53,6 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    local_size: int = 1
     hosts: str = "localhost: 1"
     library: str = "none"
     threads: int = 1
@@ -138,7 +137,6 @@ def start(threads: int = 0) -> Ranks:
         rank=world.Get_rank(),
         size=world.Get_size(),
         local_rank=node.Get_rank(),
-        local_size=node.Get_size(),
         hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
         library=library,
         threads=threads or max(1, cores // node.Get_size()),
