@@ -1,152 +1,21 @@
-"""What an algorithm is: four slots, the message that goes in and the direction that comes out.
-
-    oracle -> Estimator -> v -> SignRule -> message -> exchange(Vote) -> direction -> Update -> x
-
-Each slot is a frozen dataclass of hyperparameters; its arrays live in a State that `init` makes. So an
-algorithm prints as its own definition, is stored in the run file, compares and checkpoints.
-"""
+"""What an algorithm is: four slots with a name, or stages of such; and the zoo's register of them."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
-from torch import Tensor
 
 from mpisign.errors import UsageError, choices
-from mpisign.layout import Layout
-from mpisign.messages import Ballots, Direction, Format
-from mpisign.rng import NO_VOTER, Draw, Streams
-from mpisign.world import World
-
-State = dict[str, Tensor]
+from mpisign.slots import Estimator, SignRule, Update, Vote
 
 # ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a slot may know about the step it works in.
-
-    lr is the schedule's rate; `lr_of` and `decay_of` add what belongs to a segment's group.
-    """
-
-    t: int
-    lr: float
-    streams: Streams
-    layout: Layout
-    world: World
-    voter: int = NO_VOTER
-    weight: float = 1.0  # of this voter in a mean of raw floats; the weights of all voters add up to n
-
-    def draw(self, stream: str) -> Draw:
-        return self.streams.draw(stream, self.t, self.voter)
-
-    def coin(self, stream: str) -> Draw:
-        return self.streams.coin(stream, self.t, self.voter)
-
-    def lr_of(self, segment: int) -> float:
-        return self.lr * self.layout.segments[segment].group.lr_scale
-
-    def decay_of(self, segment: int, weight_decay: float) -> float:
-        """The factor 1 - lr*weight_decay of decoupled weight decay, rounded once to float32."""
-        own = self.layout.segments[segment].group.weight_decay
-        return float(np.float32(1 - self.lr_of(segment) * (weight_decay if own is None else own)))
-
-
-class Estimator:
-    """What does this voter believe its gradient is?"""
-
-    def init(self, layout: Layout) -> State:
-        return {}
-
-    def estimate(self, oracle, x: Tensor, state: State, step: Step) -> Tensor:
-        """v, a flat float32 vector of layout.length; it belongs to the estimator."""
-        raise NotImplementedError
-
-    def evaluations(self) -> int:
-        """Gradient evaluations for each row of a minibatch, for the dry run."""
-        return 1
-
-
-class SignRule:
-    """What is sent for v?"""
-
-    def up(self) -> Format:
-        raise NotImplementedError
-
-    def init(self, layout: Layout) -> State:
-        return {}
-
-    def begin(self, v: Tensor, state: State, step: Step) -> tuple[Tensor, np.ndarray | None]:
-        """What needs the whole vector: the signal to pack and its scales, if any.
-
-        Scales that travel are float32 (segments,); a radius, which stays here, is one float32.
-        """
-        return v, None
-
-    def pack(
-        self,
-        signal: Tensor,
-        scales: np.ndarray | None,
-        lo: int,
-        hi: int,
-        out: Tensor,
-        state: State,
-        step: Step,
-    ) -> tuple[int, int]:
-        """Packs coordinates [lo, hi) into out (planes, words of the chunk); returns (zeros, clips)."""
-        raise NotImplementedError
-
-
-class Vote:
-    """What do the messages decide? One call before and one after the shards agree on shared scalars."""
-
-    needs_ballots = False  # single messages, with scales or floats, where a tally is not enough
-    shares = False  # whether shared() has anything for the shards to agree on
-
-    def down(self, up: Format, voters: int) -> Format:
-        raise NotImplementedError
-
-    def levels(self, up: Format, voters: int) -> np.ndarray | None:
-        """What each code of the verdict means, float64 (2**planes,)."""
-        return None
-
-    def init(self, layout: Layout, owned: int) -> State:
-        """State for the `owned` coordinates that this rank counts."""
-        return {}
-
-    def absorb(self, ballots: Ballots, state: State, step: Step) -> None:
-        """Takes in the messages for a stretch of coordinates."""
-
-    def shared(self, ballots: Ballots, state: State, step: Step) -> np.ndarray:
-        """float64 tile sums of this stretch; those of the whole vector reach scales() on every rank."""
-        raise NotImplementedError
-
-    def scales(self, tile_sums: np.ndarray, layout: Layout) -> np.ndarray:
-        """The scales (segments,) float32 of the direction, in units of x, from what was shared."""
-        raise NotImplementedError
-
-    def verdict(self, ballots: Ballots, scales: np.ndarray | None, state: State, out: Tensor, step: Step) -> None:
-        """Decides a stretch: fills out (planes, W) or (1, C)."""
-        raise NotImplementedError
-
-
-class Update:
-    """How does x move along the direction?"""
-
-    def init(self, layout: Layout) -> State:
-        return {}
-
-    def apply(self, x: Tensor, direction: Direction, state: State, step: Step) -> None:
-        """Moves coordinates [direction.lo, direction.hi) of x, in place."""
-        raise NotImplementedError
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -159,6 +28,25 @@ class Algorithm:
     update: Update
     name: str = field(default="", compare=False)
 
+    keep = ()
+
+    @property
+    def stages(self) -> tuple["Algorithm", ...]:
+        """The algorithms that take turns: only this one."""
+        return (self,)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a problem must offer."""
+        return self.estimator.needs
+
+    def stage(self, t: int) -> int:
+        """Which of the stages takes step t."""
+        return 0
+
+    def named(self, name: str) -> "Algorithm":
+        return replace(self, name=name)
+
     def with_rules(self, zeros: str, ties: str, voters: int) -> "Algorithm":
         """This algorithm with its rules for sign(0) and for ties filled in.
 
@@ -170,6 +58,66 @@ class Algorithm:
         sign = _with_rule(self.sign, "zeros", zeros, "abstain" if one else "coin", self)
         vote = _with_rule(self.vote, "ties", ties, "zero" if one else "coin", self)
         return replace(self, sign=sign, vote=vote)
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Two algorithms that take turns; kept arrays go along with each change.
+
+    keep: (from, to) names of arrays, as Stepper.states() has them, such as ("vote/z", "vote/z").
+    """
+
+    first: Algorithm
+    then: Algorithm
+    keep: tuple[tuple[str, str], ...] = ()
+    name: str = field(default="", compare=False)
+
+    @property
+    def stages(self) -> tuple[Algorithm, ...]:
+        return (self.first, self.then)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.first.needs | self.then.needs
+
+    def named(self, name: str):
+        return replace(self, first=self.first.named(name), then=self.then.named(name), name=name)
+
+    def with_rules(self, zeros: str, ties: str, voters: int):
+        found = []
+        for stage in self.stages:
+            # one stage may have no use for a rule that the other has
+            others = [s for s in self.stages if s is not stage]
+            own_zeros, own_ties = (
+                "auto" if not _has_rule(stage, rule) and any(_has_rule(o, rule) for o in others) else wanted
+                for rule, wanted in (("zeros", zeros), ("ties", ties))
+            )
+            found.append(stage.with_rules(own_zeros, own_ties, voters))
+        return replace(self, first=found[0], then=found[1])
+
+
+@dataclass(frozen=True)
+class Stages(_Turns):
+    """`first` takes the steps before `until`, `then` all others."""
+
+    until: int = 1
+
+    def stage(self, t: int) -> int:
+        return int(t >= self.until)
+
+
+@dataclass(frozen=True)
+class Cycle(_Turns):
+    """`first` takes the steps 0, every, 2*every, ..., `then` those in between."""
+
+    every: int = 2
+
+    def stage(self, t: int) -> int:
+        return int(t % self.every != 0)
+
+
+def _has_rule(algorithm: Algorithm, rule: str) -> bool:
+    return f"{rule}=" in repr((algorithm.sign, algorithm.vote))
 
 
 def _with_rule(slot: Any, rule: str, wanted: str, automatic: str, algorithm: Algorithm) -> Any:
@@ -188,16 +136,17 @@ def _with_rule(slot: Any, rule: str, wanted: str, automatic: str, algorithm: Alg
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the zoo: the function that builds the algorithm, its paper, and what it needs."""
+    """A row of the zoo: the function that builds the algorithm, its paper, and what is known of it."""
 
     name: str
-    make: Callable[..., Algorithm]
+    make: Callable[..., Algorithm | Stages | Cycle]
     paper: str
-    lr: float  # the rate that the built-in job takes where a job gives none
-    needs: frozenset[str]
+    lr: float  # the rate that a job takes which gives none
+    known: str  # of its convergence, as of the papers' latest versions
+    theory: Callable[..., dict[str, Any]] | None = None  # its paper's rate and hyperparameters; see theory.py
 
-    def build(self, **hyperparameters) -> Algorithm:
-        return replace(self.make(**hyperparameters), name=self.name)
+    def build(self, **hyperparameters) -> Algorithm | Stages | Cycle:
+        return self.make(**hyperparameters).named(self.name)
 
     @property
     def summary(self) -> str:
@@ -212,13 +161,13 @@ class Entry:
 REGISTRY: dict[str, Entry] = {}
 
 
-def algorithm(name: str, *, paper: str, lr: float, needs: tuple[str, ...] = ()):
+def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
     """Enters the decorated function into the zoo; its signature is the only list of hyperparameters."""
 
-    def enter(make: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    def enter(make: Callable) -> Callable:
         if name in REGISTRY:
             raise ValueError(f"algorithm {name!r} is in the zoo already")
-        REGISTRY[name] = Entry(name, make, paper, lr, frozenset(needs))
+        REGISTRY[name] = Entry(name, make, paper, lr, known, theory)
         return make
 
     return enter

@@ -1,6 +1,5 @@
 """The command line: each command parses, then calls one function. Only `train` starts MPI."""
 
-import inspect
 import sys
 from pathlib import Path
 
@@ -10,6 +9,21 @@ from mpisign import __version__, mpi
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
+
+
+def RUN(command):
+    """The options that train and simulate share."""
+    for option in (
+        click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
+        click.option("--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."),
+        click.option("--dry-run", is_flag=True, help="Prints d, bytes a step, memory and evaluations a step."),
+        click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
+        SET,
+    ):
+        command = option(command)
+    return command
+
+
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,19 +39,80 @@ def cli():
 
 @cli.command()
 @JOB
-@SET
-@click.option("--overwrite", is_flag=True, help="Replaces an existing run file.")
-@click.option("--dry-run", is_flag=True, help="Prints d, bytes a step, memory a rank and evaluations a step.")
-def train(job, settings, overwrite, dry_run):
+@RUN
+def train(job, **how):
     """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits."""
-    from mpisign import config
-
-    # read before torch is imported, so that a typing error is answered at once
-    extra = ("run.overwrite=true",) if overwrite else ()
-    loaded = config.load(job, (*settings, *extra))
+    loaded = _load(job, **how)
     from mpisign.train import train
 
-    train(loaded, dry_run)
+    train(loaded, how["dry_run"])
+
+
+@cli.command()
+@JOB
+@RUN
+@click.option("-n", "--voters", type=click.IntRange(min=1), help="How many voters; run.voters by default.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Points of a sweep at a time.", show_default=True)
+def simulate(job, voters, jobs, **how):
+    """Runs JOB with any number of voters in this process, bit for bit as mpirun with as many ranks would.
+
+    A job with a [sweep] runs all its points, those that have ended excepted.
+    """
+    if voters:
+        how["settings"] = (*how["settings"], f"run.voters={voters}")
+    if how["point"] is None and not how["dry_run"] and (points := _points(job, how)):
+        from mpisign.sweeping import run_points
+
+        return run_points(lambda: _points(job, how), jobs)
+    loaded = _load(job, **how)
+    from mpisign.train import simulate
+
+    return simulate(loaded, dry_run=how["dry_run"])
+
+
+@cli.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@SET
+@click.option("--preset", type=click.Choice(["none", "theory"]), help="As in train.")
+def plan(job, **how):
+    """Lists the points of JOB's [sweep]: number, status, name and run file."""
+    from mpisign.errors import UsageError
+
+    points = _points(job, how | {"overwrite": False})
+    if points is None:
+        raise UsageError(f"{job} has no [sweep]; it is one run")
+    for p in points:
+        click.echo(f"{p.index:5} {p.status:10} {p.name:40} {p.file or ''}".rstrip())
+    ended = sum(p.ended for p in points)
+    click.echo(f"points: {len(points)}\nended: {ended}")
+
+
+def _settings(how: dict) -> tuple[str, ...]:
+    preset = (f"run.preset={how['preset']}",) if how.get("preset") else ()
+    return (*how["settings"], *(("run.overwrite=true",) if how["overwrite"] else ()), *preset)
+
+
+def _points(job, how: dict):
+    from mpisign import sweep
+
+    return sweep.read(job, _settings(how)) if job else None
+
+
+def _load(job, **how):
+    """The job, or the point of it that was asked for; read before torch is imported: typing errors come at once."""
+    from mpisign import config
+    from mpisign.errors import UsageError
+
+    points, wanted = _points(job, how), how["point"]
+    if wanted is None and points is None:
+        return config.load(job, _settings(how))
+    if points is None:
+        raise UsageError(f"--point {wanted}: {job or 'the built-in job'} has no [sweep]")
+    if wanted is None:
+        raise UsageError(f"{job} is a sweep of {len(points)} points; choose one: --point K (mpisign plan lists them)")
+    if wanted >= len(points):
+        raise UsageError(f"--point {wanted}: the sweep has points 0 to {len(points) - 1}")
+    return points[wanted].config
 
 
 @cli.command()
@@ -47,13 +122,9 @@ def algorithms(name):
     from mpisign import zoo  # noqa: F401
     from mpisign.algorithm import REGISTRY, find
 
-    if name is None:
-        for entry in REGISTRY.values():
-            click.echo(f"{entry.name:16} {entry.summary}\n{'':16} {entry.paper}")
-        return
-    entry = find(name)
-    click.echo(f"{entry.name}({entry.signature})\n{entry.paper}\nlr: {entry.lr}\n")
-    click.echo(f"{inspect.getdoc(entry.make)}\n\n{entry.build()}")
+    from mpisign.catalogue import describe, listing
+
+    click.echo(listing(REGISTRY.values()) if name is None else describe(find(name)))
 
 
 @cli.command()

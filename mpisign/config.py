@@ -38,10 +38,13 @@ class Run(Table):
 
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
+    evaluations: int | None = Field(None, ge=1)
+    voters: int = Field(0, ge=0)
+    preset: Literal["none", "theory"] = "none"
     seed: int = Field(1, ge=0, lt=2**64)
     file: str = "runs/{problem}-{algorithm}-n{n}-seed{seed}.h5"
     overwrite: bool = False
-    keep: Literal["none", "last", "best"] = "last"
+    keep: Literal["none", "last", "best", "uniform"] = "last"
     device: Literal["cpu"] = "cpu"
     threads: int = Field(0, ge=0)
     objective: Literal["ranks", "rows"] = "ranks"
@@ -95,8 +98,18 @@ class Exchange(Table):
     chunk: int = Field(1 << 20, ge=512)
 
 
+class Theory(Table):
+    """[theory]: constants of the problem, for run.preset = "theory"; see theory.CONSTANTS."""
+
+    gap: float | None = Field(None, gt=0)
+    smoothness: float | None = Field(None, gt=0)
+    smoothness_l1: float | None = Field(None, gt=0)
+    largest_gradient: float | None = Field(None, gt=0)
+    gradient_norm: float | None = Field(None, gt=0)
+
+
 class Config(Table):
-    """A whole job."""
+    """A whole job: one run. [sweep] is not part of it; see sweep.py."""
 
     run: Run = Run()
     problem: Problem = Problem()
@@ -104,6 +117,7 @@ class Config(Table):
     algorithm: Algorithm = Algorithm()
     schedule: Schedule = Schedule()
     exchange: Exchange = Exchange()
+    theory: Theory = Theory()
 
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""
@@ -120,26 +134,42 @@ BUILT_IN = {
 }
 
 
-def load(file: Path | None, settings: Iterable[str]) -> Config:
+LENGTHS = ("steps", "epochs", "evaluations")
+
+
+def load(file: Path | None, settings: Iterable[str] = ()) -> Config:
     """The job in a TOML file (or the built-in one) with `table.key=value` settings laid over it.
 
     Raises UsageError with one message about the first thing that is wrong.
     """
-    tables = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
+    return make(tables(file, settings), f"{file}: " if file else "")
+
+
+def tables(file: Path | None, settings: Iterable[str] = ()) -> dict[str, dict]:
+    """The tables of a job file (or of the built-in job) with settings laid over them, not yet checked."""
+    found = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
     parsed = [_parse(setting) for setting in settings]
     for table, key, value in parsed:
         if not file:
-            _forget_arguments(tables, table, key)
-        tables.setdefault(table, {})[key] = value
+            _forget_arguments(found, table, key)
+        found.setdefault(table, {})[key] = value
     # a setting for the length of the run takes the place of the file's, whichever way that was given
-    lengths = {key for table, key, _ in parsed if table == "run"} & {"steps", "epochs"}
+    lengths = {key for table, key, _ in parsed if table == "run"} & set(LENGTHS)
     if len(lengths) == 1:
-        tables["run"] = {k: v for k, v in tables["run"].items() if k in lengths or k not in ("steps", "epochs")}
-    config = _validate(Config, tables, f"{file}: " if file else "")
-    if config.run.steps and config.run.epochs:
-        raise UsageError("run.steps and run.epochs are both given; give one of them")
-    if not config.run.steps and not config.run.epochs:
-        raise UsageError("neither run.steps nor run.epochs is given; set one of them, as in --set run.steps=1000")
+        found["run"] = {k: v for k, v in found["run"].items() if k in lengths or k not in LENGTHS}
+    return found
+
+
+def make(tables: dict[str, dict], where: str = "") -> Config:
+    """The job that tables describe; raises UsageError if they do not."""
+    config = _validate(Config, tables, where)
+    given = [f"run.{name}" for name in LENGTHS if getattr(config.run, name)]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are all given; give one of them")
+    if not given:
+        raise UsageError(
+            "none of run.steps, run.epochs and run.evaluations is given; set one of them, as in --set run.steps=1000"
+        )
     return config
 
 

@@ -3,12 +3,14 @@
 Moving averages go through bits.blend, whose rounding is fixed, so that a trajectory is a matter of bits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpisign import bits
-from mpisign.algorithm import Estimator
+from mpisign.slots import Estimator
+
+FINITE_SUM, TWO_POINTS = frozenset({"finite sum"}), frozenset({"two points"})
 
 
 @dataclass(frozen=True)
@@ -24,25 +26,128 @@ class Minibatch(Estimator):
 
 
 @dataclass(frozen=True)
-class Momentum(Estimator):
-    """m = beta*m + (1 - beta)*g, an exponential moving average.
+class FullGradient(Estimator):
+    """v = the mean of g over all rows of this voter."""
 
-    start: "zero" for m = 0 before the first step, "gradient" for m = g at the first step.
+    needs = FINITE_SUM
+
+    def init(self, layout):
+        return {"g": layout.zeros()}
+
+    def estimate(self, oracle, x, state, step):
+        oracle.full_gradient(x, state["g"])
+        return state["g"]
+
+    def evaluations(self, batch, rows, t):
+        return rows
+
+
+@dataclass(frozen=True)
+class ClippedRows(Estimator):
+    """v = mean over the batch of g(x; row) * min(1, norm/|g(x; row)|): every row's gradient clipped by itself."""
+
+    norm: float = 1.0
+
+    needs = FINITE_SUM
+
+    def init(self, layout):
+        return {"g": layout.zeros(), "row": layout.zeros()}
+
+    def estimate(self, oracle, x, state, step):
+        oracle.clipped_gradient(x, state["g"], state["row"], self.norm)
+        return state["g"]
+
+
+@dataclass(frozen=True)
+class Momentum(Estimator):
+    """m = beta*m + (1 - beta)*u, an exponential moving average of another estimate u.
+
+    start: "zero" for m = 0 before the first step, "estimate" for m = u at the first step.
     """
 
     beta: float = 0.9
     start: str = "zero"
+    of: Estimator = field(default_factory=Minibatch)
+
+    @property
+    def needs(self):
+        return self.of.needs
+
+    @property
+    def two_points(self):
+        return self.of.two_points
 
     def init(self, layout):
-        return {"g": layout.zeros(), "m": layout.zeros()}
+        return self.of.init(layout) | {"m": layout.zeros()}
 
     def estimate(self, oracle, x, state, step):
-        g, m = state["g"], state["m"]
-        oracle.gradient(x, g)
-        if step.t == 0 and self.start == "gradient":
-            return m.copy_(g)
-        bits.blend(m, g, self.beta, 1 - self.beta)
+        u, m = self.of.estimate(oracle, x, state, step), state["m"]
+        if step.t == 0 and self.start == "estimate":
+            return m.copy_(u)
+        bits.blend(m, u, self.beta, 1 - self.beta)
         return m
+
+    def evaluations(self, batch, rows, t):
+        return self.of.evaluations(batch, rows, t)
+
+
+@dataclass(frozen=True)
+class Nesterov(Estimator):
+    """m = momentum*m + g, v = momentum*m + g: the heavy ball, looked at one step ahead."""
+
+    momentum: float = 0.9
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, m, v = state["g"], state["m"], state["v"]
+        oracle.gradient(x, g)
+        bits.blend(m, g, self.momentum, 1.0)
+        v.copy_(m)
+        bits.blend(v, g, self.momentum, 1.0)
+        return v
+
+
+@dataclass(frozen=True)
+class Lion(Estimator):
+    """v = beta1*m + (1 - beta1)*g, then m = beta2*m + (1 - beta2)*g."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, m, v = state["g"], state["m"], state["v"]
+        oracle.gradient(x, g)
+        v.copy_(m)
+        bits.blend(v, g, self.beta1, 1 - self.beta1)
+        bits.blend(m, g, self.beta2, 1 - self.beta2)
+        return v
+
+
+@dataclass(frozen=True)
+class DecidedMomentum(Estimator):
+    """v = beta*m + (1 - beta)*g, where m is what was decided at the step before, the same for all voters."""
+
+    beta: float = 0.9
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, v = state["g"], state["v"]
+        oracle.gradient(x, g)
+        v.copy_(state["m"])
+        bits.blend(v, g, self.beta, 1 - self.beta)
+        return v
+
+    def observe(self, direction, state, step):
+        for span in step.layout.spans(direction.lo, direction.hi):
+            m = state["m"][span.coordinates].zero_()
+            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], direction.table(span.segment))
 
 
 @dataclass(frozen=True)
@@ -55,23 +160,79 @@ class Storm(Estimator):
     beta: float = 0.5
     project: float = 0.0
 
+    needs, two_points = TWO_POINTS, True
+
     def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "g_before", "x_before", "v")}
+        return {name: layout.zeros() for name in ("g", "g_before", "v")}
 
     def estimate(self, oracle, x, state, step):
-        g, g_before, x_before, v = (state[k] for k in ("g", "g_before", "x_before", "v"))
+        g, g_before, v = state["g"], state["g_before"], state["v"]
         oracle.gradient(x, g)
         if step.t == 0:
             v.copy_(g)
         else:
-            oracle.gradient(x_before, g_before, again=True)
+            oracle.gradient(step.x_before, g_before, again=True)
             # v = g + (1 - beta)*(v - g_before)
             v -= g_before
             bits.blend(v, g, 1 - self.beta, 1.0)
-        x_before.copy_(x)
         if self.project and (norm := step.layout.norm(v)) > self.project:
             v *= float(np.float32(self.project / norm))
         return v
 
-    def evaluations(self):
-        return 2
+    def evaluations(self, batch, rows, t):
+        return batch if t == 0 else 2 * batch
+
+
+@dataclass(frozen=True)
+class Correction(Estimator):
+    """v = g(x_t) - (1 - beta)*g(x_{t-1}), both on the same batch, for a vote that keeps the rest; g at first."""
+
+    beta: float = 0.0
+
+    needs, two_points = TWO_POINTS, True
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, v = state["g"], state["v"]
+        oracle.gradient(x, g)
+        if step.t == 0:
+            return v.copy_(g)
+        oracle.gradient(step.x_before, v, again=True)
+        bits.blend(v, g, -(1 - self.beta), 1.0)
+        return v
+
+    def evaluations(self, batch, rows, t):
+        return batch if t == 0 else 2 * batch
+
+
+@dataclass(frozen=True)
+class Svrg(Estimator):
+    """v = g(x) - g(w) + mu on one batch; w is x and mu the full local gradient at every snapshot.
+
+    every: steps between snapshots; 0 for one pass over this voter's rows.
+    """
+
+    every: int = 0
+
+    needs = FINITE_SUM | TWO_POINTS
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g_w", "mu", "w", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g_w, mu, w, v = (state[k] for k in ("g_w", "mu", "w", "v"))
+        if step.t % (self.every or oracle.steps_a_pass) == 0:
+            w.copy_(x)
+            oracle.full_gradient(w, mu)
+        oracle.gradient(w, g_w, again=True)
+        oracle.gradient(x, v)
+        # v = (g - g_w) + mu
+        v -= g_w
+        v += mu
+        return v
+
+    def evaluations(self, batch, rows, t):
+        every = self.every or -(-rows // batch)
+        return 2 * batch + (rows if t % every == 0 else 0)

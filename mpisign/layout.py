@@ -139,6 +139,12 @@ class Layout:
         sizes = np.array([max(s.size, 1) for s in self.segments])
         return (self.block_sums(tile_sums) / sizes).astype(np.float32)
 
+    def largest_magnitudes(self, tile_maxima: np.ndarray) -> np.ndarray:
+        """max |v_b| of each segment b, float32, from the tile maxima of |v|."""
+        most = np.zeros(len(self.segments))
+        np.maximum.at(most, self.tiles(0, self.length)[2], tile_maxima)
+        return most.astype(np.float32)
+
     def pads(self, lo: int, hi: int) -> int:
         """Coordinates of [lo, hi) that belong to no parameter."""
         return hi - lo - sum(s.hi - s.lo for s in self.spans(lo, hi))

@@ -84,8 +84,8 @@ class Ballots:
 class Direction:
     """What the vote decided for coordinates [lo, hi): the same bits on every rank.
 
-    Code c of a coordinate means levels[c] times the learning rate, or times the segment's scale, which
-    is then in units of x. Raw directions hold float32 instead.
+    Code c of a coordinate means levels[c], times the segment's scale if there are scales. That is in units
+    of x already if in_x, else still to be multiplied by the learning rate. Raw directions hold float32 instead.
     """
 
     lo: int
@@ -93,3 +93,13 @@ class Direction:
     planes: Tensor  # (planes, W) words, or (1, C) raw floats
     levels: np.ndarray | None  # float64 (2**planes,)
     scales: np.ndarray | None = None  # (segments,) float32
+    in_x: bool = False
+
+    def unit(self, segment: int, lr: float) -> float:
+        """How far level 1 moves a coordinate of the segment."""
+        scale = 1.0 if self.scales is None else float(self.scales[segment])
+        return scale if self.in_x else lr * scale
+
+    def table(self, segment: int, lr: float = 1.0) -> np.ndarray:
+        """The float32 by which a coordinate of each code moves, rounded once."""
+        return (self.unit(segment, lr) * self.levels).astype(np.float32)

@@ -147,6 +147,11 @@ def start(threads: int = 0) -> Ranks:
     return _started
 
 
+def alone(threads: int = 0) -> Ranks:
+    """One process without MPI, whatever is installed. threads: 0 for all cores."""
+    return Ranks(threads=threads or len(os.sched_getaffinity(0)), library="none (simulated)")
+
+
 def _library():
     """mpi4py's MPI module, not yet initialised."""
     import mpi4py

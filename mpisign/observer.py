@@ -24,20 +24,29 @@ from mpisign.timing import PHASES, Timer
 class Observer:
     """Watches one Stepper; collective where it measures, silent on ranks other than root."""
 
-    def __init__(self, plan: Plan, config: Config, ranks: Ranks, share: Share, stepper: Stepper, rows_a_step: int):
-        """config: with run.steps filled in. rows_a_step: rows that all ranks see in a step."""
+    def __init__(
+        self,
+        plan: Plan,
+        config: Config,
+        ranks: Ranks,
+        share: Share,
+        stepper: Stepper,
+        rows_a_step: int,
+        quiet: bool = False,
+    ):
+        """config: with run.steps filled in. rows_a_step: rows that all voters see in a step."""
         self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
-        self.rows_a_step, self.world, self.oracle = rows_a_step, stepper.world, stepper.oracles[0]
-        self.test = share.test.tensors() if share.test else None
-        self.printer = progress.make(ranks.root, config.run.steps, launched=bool(mpi.launch().by))
+        self.rows_a_step, self.world, self.oracles, self.quiet = rows_a_step, stepper.world, stepper.oracles, quiet
+        self.test = [part.tensors() if part else None for part in share.test]
+        self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
-        self.best, self.best_x, self.best_step = math.inf, stepper.x, 0
+        self.best, self.kept, self.kept_step = math.inf, stepper.x, 0
 
     # Beginning and end
 
     def open(self) -> None:
         """Opens the run file on root; raises UsageError on all ranks if that can't be."""
-        self.path, error, run = run_path(self.config, self.ranks.size), None, self.config.run
+        self.path, error, run = run_path(self.config, self.world.n), None, self.config.run
         if self.ranks.root:
             try:
                 self.recorder = Recorder(
@@ -59,7 +68,7 @@ class Observer:
         """Keeps the parameters and marks the run as complete."""
         run = self.config.run
         if run.keep != "none" and self.ranks.root:
-            x, step = (self.best_x, self.best_step) if run.keep == "best" else (self.stepper.x, self.stepper.t)
+            x, step = (self.stepper.x, self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
             parameters = self.stepper.layout.views(x)
             checkpoint.save_model(self.path.with_suffix(".model"), parameters, step=step, run_file=self.path.name)
         self.recorder.event("complete", self.stepper.t)
@@ -71,7 +80,7 @@ class Observer:
 
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
-        if self.ranks.root:
+        if self.ranks.root and not self.quiet:
             for name, value in Run(self.path).summary().items():
                 print(f"{name}: {value}")
 
@@ -87,11 +96,11 @@ class Observer:
                 "flips": counts.flips,
                 "zeros": outcome.zeros,
                 "clips": outcome.clips,
-                "clipped": self.oracle.clipped,
+                "clipped": sum(oracle.clipped for oracle in self.oracles),
             }
         )
         agreement = total.pop("agreement") / (n * self.stepper.layout.size)
-        if self.plan.algorithm.sign.up().raw:
+        if self.stepper.algorithm.sign.up().raw:
             agreement = math.nan
         counted = {name: int(value) for name, value in total.items()}
         row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr, "agreement": agreement}
@@ -114,42 +123,50 @@ class Observer:
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
         accuracy = found["test_accuracy"]
         better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
-        if self.config.run.keep == "best" and self.ranks.root and better < self.best:
-            self.best, self.best_x, self.best_step = better, self.stepper.x.clone(), step
+        if self.config.run.keep == "best" and better < self.best:
+            self.best = better
+            self.keep(step)
+
+    def keep(self, step: int) -> None:
+        """Keeps the present point, after `step` steps, for the end of the run."""
+        if self.ranks.root:
+            self.kept, self.kept_step = self.stepper.x.clone(), step
 
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""
         traffic, n = self.world.traffic, self.world.n
-        sums = {"up": traffic.up, "down": traffic.down, "evaluations": self.oracle.evaluations}
-        total = self.world.sums(sums)
+        evaluations = sum(oracle.evaluations for oracle in self.oracles)
+        sent = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
+        total = self.world.sums(sent | {"evaluations": evaluations})
         return {
             "epoch": self.stepper.t * self.rows_a_step / max(self.share.rows.sum(), 1),
             "bytes_up": round(total["up"] / n),
             "bytes_down": round(total["down"] / n),
+            "bytes_other": round(total["other"] / n),
             "gradient_evaluations": int(total["evaluations"]),
             "seconds": self.clock.elapsed(),
         }
 
     def _measure(self) -> dict[str, float]:
-        x, n = self.stepper.x, self.world.n
-        own = self.oracle.measure(x, self.oracle.rows)
-        weight = float(self.stepper.weights[self.ranks.rank]) / n
-        sums = {"train": weight * own["loss"] / own["rows"]}
-        if self.test:
-            sums |= {f"test_{k}": v for k, v in self._measure_test(x).items()}
-        total = self.world.sums(sums)
+        x = self.stepper.x
+        total = self.world.sums_over_voters([self._measure_voter(i, x) for i in range(len(self.oracles))])
         rows = total.get("test_rows", 0)
         return {
-            "train_loss": total["train"] + self.oracle.penalty(x),
+            "train_loss": total["train"] + self.oracles[0].penalty(x),
             "test_loss": total["test_loss"] / rows if rows else math.nan,
             "test_accuracy": total["test_correct"] / rows if rows and "test_correct" in total else math.nan,
         }
 
-    def _measure_test(self, x: Tensor) -> dict[str, float]:
-        """Sums over this rank's slice of the held-out rows, which may be empty where ranks are many."""
-        if self.test.count:
-            return self.oracle.measure(x, self.test)
-        return dict.fromkeys(("loss", "correct", "rows"), 0.0)
+    def _measure_voter(self, i: int, x: Tensor) -> dict[str, float]:
+        """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
+        oracle, test = self.oracles[i], self.test[i]
+        weight = float(self.stepper.weights[oracle.voter]) / self.world.n
+        own = oracle.measure(x, oracle.rows)
+        found = {"train": weight * own["loss"] / own["rows"]}
+        if test is None:
+            return found
+        held_out = oracle.measure(x, test) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
+        return found | {f"test_{name}": value for name, value in held_out.items()}
 
     # What is written once
 
@@ -161,9 +178,9 @@ class Observer:
             "definition": repr(plan.algorithm),
             "paper": plan.entry.paper,
             "problem": self.config.problem.name,
-            "exchange": plan.choice.name,
-            "exchange_reason": plan.choice.reason,
-            "n": self.ranks.size,
+            "exchange": ", ".join(choice.name for choice in plan.choices),
+            "exchange_reason": "; ".join(choice.reason for choice in plan.choices),
+            "n": self.world.n,
             "d": self.stepper.layout.size,
             "seed": str(self.config.run.seed),
         }
@@ -182,7 +199,7 @@ class Observer:
     def _segment(self) -> dict[str, object]:
         packages = [f"{p} {version(p)}" for p in ("torch", "numpy", "mpi4py", "h5py", "numba")]
         return {
-            "n": self.ranks.size,
+            "n": self.world.n,
             "hosts": self.ranks.hosts,
             "device": self.config.run.device,
             "threads": self.ranks.threads,
@@ -196,11 +213,12 @@ class Observer:
         ranks, config, plan, say = self.ranks, self.config, self.plan, self.printer.line
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
-        say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}")
+        say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}; voters: {self.world.n}")
         say(f"device: {config.run.device}, {ranks.threads} thread(s) a rank")
-        say(f"exchange: {plan.choice.name} ({plan.choice.reason})")
+        for choice in plan.choices:
+            say(f"exchange: {choice.name} ({choice.reason})")
         if (rows := self.share.rows).any():
-            say(f"rows a rank: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+            say(f"rows a voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         say(f"steps: {config.run.steps}")
 
 

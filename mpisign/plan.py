@@ -1,16 +1,17 @@
 """A job resolved against zoo, problems and exchanges, before MPI starts: everything a typing error can break."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpisign import config as configuration
 from mpisign import problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithm import REGISTRY, Algorithm, Entry, find
+from mpisign.algorithm import REGISTRY, Algorithm, Cycle, Entry, Stages, find
 from mpisign.config import Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.problems import Problem
+from mpisign.theory import Setting
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Plan:
 
     config: Config
     entry: Entry
-    algorithm: Algorithm
+    algorithm: Algorithm | Stages | Cycle
     problem: Problem
-    choice: Choice
+    choices: tuple[Choice, ...]  # one a stage of the algorithm
 
 
 def resolve(config: Config, voters: int) -> Plan:
@@ -29,37 +30,72 @@ def resolve(config: Config, voters: int) -> Plan:
 
     Raises UsageError for unknown names and keys, values out of range, and parts that do not fit together.
     """
+    if config.run.voters not in (0, voters):
+        raise UsageError(
+            f"run.voters = {config.run.voters}, but there are {voters} rank(s); start as many, "
+            "or simulate them in one process: mpisign simulate"
+        )
     entry = find(config.algorithm.name)
-    hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
-    algorithm = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
+    algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
     problem = factory(**arguments)
-    _check_needs(entry, problem, config.problem.name)
-    choice = choose(config.exchange.name, algorithm, voters)
+    _check_needs(entry, algorithm, problem, config.problem.name)
+    chosen = choose(config.exchange.name, algorithm, voters)
+    if config.run.preset == "theory" and entry.theory is None:
+        known = choices(e.name for e in REGISTRY.values() if e.theory)
+        raise UsageError(f"there is no preset theory for {entry.name}; there is one for: {known}")
     full = config.model_copy(
         update={
+            "run": config.run.model_copy(update={"voters": voters}),
             "problem": config.problem.model_copy(update=arguments),
             "algorithm": config.algorithm.model_copy(update=hyperparameters | _rules(algorithm)),
             "schedule": config.schedule.model_copy(update={"lr": config.schedule.lr or entry.lr}),
         }
     )
-    return Plan(full, entry, algorithm, problem, choice)
+    return Plan(full, entry, algorithm, problem, chosen)
 
 
-def _check_needs(entry: Entry, problem: Problem, name: str) -> None:
+def with_theory(plan: Plan, steps: int, voters: int, d: int) -> Plan:
+    """The plan with rate and hyperparameters by the paper's own formulas, for that many steps and coordinates.
+
+    Raises UsageError for a constant of [theory] that the formulas need and the job does not state.
+    """
+    config, name = plan.config, plan.entry.name
+    option = getattr(config.algorithm, "option", 1)
+    setting = Setting(steps, voters, d, config.theory.model_dump(exclude_none=True), name, option)
+    values = plan.entry.theory(setting)
+    rate = {"lr": values.pop("lr"), "kind": "constant", "warmup": 0}
+    table = config.algorithm.model_copy(update=values)
+    filled = config.model_copy(update={"algorithm": table, "schedule": config.schedule.model_copy(update=rate)})
+    algorithm, hyperparameters = _algorithm(filled, plan.entry, voters)
+    filled = filled.model_copy(update={"algorithm": table.model_copy(update=hyperparameters | _rules(algorithm))})
+    chosen = choose(config.exchange.name, algorithm, voters)
+    return replace(plan, config=filled, algorithm=algorithm, choices=chosen)
+
+
+def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:
+    hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
+    built = entry.build(**hyperparameters)
+    return built.with_rules(config.algorithm.zeros, config.algorithm.ties, voters), hyperparameters
+
+
+def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, name: str) -> None:
     if not isinstance(problem, Problem):
         raise UsageError(f"problem {name!r} made a {type(problem).__name__}, not an mpisign.problems.Problem")
-    if missing := entry.needs - problem.offers:
-        fitting = [e.name for e in REGISTRY.values() if e.needs <= problem.offers]
+    if missing := algorithm.needs - problem.offers:
+        fitting = [e.name for e in REGISTRY.values() if e.build().needs <= problem.offers]
         raise UsageError(
             f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer "
             f"(it offers: {choices(problem.offers) or 'nothing'}); algorithms that fit: {choices(fitting)}"
         )
 
 
-def _rules(algorithm: Algorithm) -> dict[str, Any]:
+def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
     """The rules for zeros and ties that "auto" came to, for the run file."""
-    sign = getattr(algorithm.sign, "rule", algorithm.sign)
-    found = {"zeros": getattr(sign, "zeros", None), "ties": getattr(algorithm.vote, "ties", None)}
-    return {k: v for k, v in found.items() if v is not None}
+    found = {}
+    for stage in algorithm.stages:
+        sign = getattr(stage.sign, "rule", stage.sign)
+        rules = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
+        found |= {k: v for k, v in rules.items() if v is not None}
+    return found

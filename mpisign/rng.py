@@ -23,6 +23,8 @@ STREAMS = {
     "tie": 6,  # the coin where a vote is tied
     "server": 7,  # randomised votes
     "torch": 8,  # the seed torch gets before an estimate (dropout, augmentation)
+    "dither": 9,  # noise before the sign
+    "output": 10,  # which iterate a run with keep = "uniform" puts out
 }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.algorithm import SignRule
 from mpisign.messages import RAW, Format
+from mpisign.slots import SignRule
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,99 @@ class Sign(SignRule):
 
 
 @dataclass(frozen=True)
+class NoisySign(SignRule):
+    """sign(v + scale*xi), xi from N(0, 1) in each coordinate: +1 with probability Phi(v/scale)."""
+
+    scale: float = 1.0
+    zeros: str = "coin"
+
+    def up(self):
+        return Sign(self.zeros).up()
+
+    def init(self, layout):
+        return {"noisy": layout.zeros()}
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        noisy = state["noisy"]
+        noisy[lo:hi] = signal[lo:hi]
+        if self.scale:
+            bits.add_normal(noisy[lo:hi], self.scale, lo, step.draw("dither"))
+        return Sign(self.zeros).pack(noisy, None, lo, hi, out, {}, step)
+
+
+FLOOR = 1e-20  # least radius of a coordinate: where v is 0 there, the draw is a fair coin
+
+
+@dataclass(frozen=True)
 class StochasticSign(SignRule):
     """+1 with probability (1 + v/R)/2 [Safaryan & Richtarik 2021 section 3; Jiang et al. 2024].
 
-    radius: R, or 0 for v's own Euclidean norm over the whole vector. A coordinate outside [-R, R] is
-    clipped and counted. Where the own norm is 0, v falls to the rule for zeros.
+    radius: R, one for all coordinates, or
+        "norm"     v's own Euclidean norm over the whole vector; where it is 0, v falls to the rule for zeros
+        "max"      per coordinate, the largest |v| of any voter; shared every `refresh` steps as raw floats
+        "running"  per coordinate, the largest |v| this voter has seen; nothing is shared
+    A coordinate outside [-R, R] is clipped and counted.
     """
 
-    radius: float = 0.0
+    radius: float | str = "norm"
+    refresh: int = 1
     zeros: str = "coin"
 
     def up(self):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
+    def beside(self):
+        each = f"every {self.refresh} steps" if self.refresh > 1 else "every step"
+        return f"64(n-1)/n bits a coordinate {each} for the shared radii" if self.radius == "max" else ""
+
+    def init(self, layout):
+        return {"radii": layout.zeros()} if self.radius in ("max", "running") else {}
+
+    def agree(self, estimates, states, step):
+        if self.radius == "max" and step.t % self.refresh == 0:
+            most = step.world.max([v.abs() for v in estimates]).clamp_(min=FLOOR)
+            for state in states:
+                state["radii"].copy_(most)
+
     def begin(self, v, state, step):
-        return v, np.float32(self.radius or step.layout.norm(v))
+        if self.radius == "norm":
+            return v, np.float32(step.layout.norm(v))
+        if self.radius == "running":
+            torch.maximum(state["radii"], v.abs(), out=state["radii"]).clamp_(min=FLOOR)
+        return v, None
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         if scales == 0:
             return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
         draw, clips = step.draw("sign"), 0
         for span in step.layout.spans(lo, hi):
-            words = out[:, span.words(lo)]
-            clips += bits.pack_stochastic(signal[span.coordinates], scales, span.lo, draw, words)
+            radius = self.radius if scales is None else scales
+            if "radii" in state:
+                radius = state["radii"][span.coordinates]
+            clips += bits.pack_stochastic(signal[span.coordinates], radius, span.lo, draw, out[:, span.words(lo)])
         return 0, clips
+
+
+@dataclass(frozen=True)
+class ScaledStochasticSign(SignRule):
+    """R_b * (+1 with probability (1 + v/R_b)/2, else -1), R_b = max |v_b| of each tensor b: unbiased for v.
+
+    One float32 a tensor beside the words; a tensor of zeros is sent as zero.
+    """
+
+    def up(self):
+        return Format(planes=1, scaled=True)
+
+    def begin(self, v, state, step):
+        layout = step.layout
+        return v, layout.largest_magnitudes(bits.tile_maxima(v, layout.tiles(0, layout.length)))
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        draw = step.draw("sign")
+        for span in step.layout.spans(lo, hi):
+            words = out[:, span.words(lo)]
+            bits.pack_stochastic(signal[span.coordinates], float(scales[span.segment]), span.lo, draw, words)
+        return 0, 0
 
 
 @dataclass(frozen=True)
@@ -80,9 +149,11 @@ class ErrorFeedback(SignRule):
     """p = lr*v + e; send rule(p); e = p - what was sent.
 
     The residual e is kept in units of x, so no ratio of learning rates enters [Karimireddy et al. 2019 alg. 1].
+    in_x = False: p = v + e, for a v that is not multiplied by the learning rate before it is sent.
     """
 
     rule: SignRule = field(default_factory=ScaledSign)
+    in_x: bool = True
 
     def up(self):
         return self.rule.up()
@@ -94,7 +165,8 @@ class ErrorFeedback(SignRule):
         # p = lr*v + e takes the place of e until it is packed
         p = state["residual"]
         for span in step.layout.all_spans:
-            bits.blend(p[span.coordinates], v[span.coordinates], 1.0, step.lr_of(span.segment))
+            lr = step.lr_of(span.segment) if self.in_x else 1.0
+            bits.blend(p[span.coordinates], v[span.coordinates], 1.0, lr)
         return self.rule.begin(p, {}, step)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
@@ -106,11 +178,19 @@ class ErrorFeedback(SignRule):
 
 @dataclass(frozen=True)
 class Raw(SignRule):
-    """v itself, as float32: for baselines."""
+    """v itself as float32, with noise of deviation `noise` if there is any: no sign, 32 bits a coordinate.
+
+    weighted: whether a voter's weight in the objective multiplies its v, for means.
+    """
+
+    weighted: bool = True
+    noise: float = 0.0
 
     def up(self):
         return RAW
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        torch.mul(signal[lo:hi], step.weight, out=out[0])
+        torch.mul(signal[lo:hi], step.weight if self.weighted else 1.0, out=out[0])
+        if self.noise:
+            bits.add_normal(out[0], self.noise, lo, step.draw("dither"))
         return 0, 0

@@ -13,12 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithm import Algorithm, State, Step
+from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
+from mpisign.slots import State, Step
 from mpisign.timing import Timer
 from mpisign.world import World
 
@@ -34,14 +35,34 @@ class Outcome:
     clips: int
 
 
+class Stage:
+    """Four slots at work: their exchange, and the arrays of every local voter."""
+
+    def __init__(self, algorithm: Algorithm, exchange: Exchange, layout: Layout, local: tuple[int, ...]):
+        self.algorithm, self.exchange, self.local = algorithm, exchange, local
+        self.estimator_states = [algorithm.estimator.init(layout) for _ in local]
+        self.sign_states = [algorithm.sign.init(layout) for _ in local]
+        self.update_state = algorithm.update.init(layout)
+        self.scaled = algorithm.sign.up().scaled
+
+    def states(self) -> State:
+        """All named arrays, as views; a voter's own as slot/name/voter."""
+        named = {f"vote/{name}": array for name, array in self.exchange.state.items()}
+        named |= {f"update/{name}": array for name, array in self.update_state.items()}
+        for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
+            for voter, state in zip(self.local, states, strict=True):
+                named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
+        return named
+
+
 class Stepper:
     """x, the state of every local voter, and the four slots that move them."""
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: Algorithm | Stages | Cycle,
         layout: Layout,
-        exchange: Exchange,
+        exchanges: list[Exchange],
         world: World,
         streams: Streams,
         oracles: list[Oracle],
@@ -49,70 +70,105 @@ class Stepper:
         weights: np.ndarray | None = None,
         timer: Timer | None = None,
     ):
-        """oracles: one a local voter. x: flat float32, the same bits on every rank. weights: (n,) of the voters
-        in the loss and in means of raw floats, adding up to n; all 1 by default."""
-        self.algorithm, self.layout, self.exchange = algorithm, layout, exchange
+        """exchanges: one a stage of the algorithm. oracles: one a local voter. x: flat float32, the same bits on
+        every rank. weights: (n,) of the voters in the loss and in means of raw floats, adding up to n; all 1 by
+        default."""
+        self.turns, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
         self.weights = np.ones(world.n) if weights is None else weights
         self.timer = timer or Timer()
         self.t = 0
-        self.estimator_states = [algorithm.estimator.init(layout) for _ in oracles]
-        self.sign_states = [algorithm.sign.init(layout) for _ in oracles]
-        self.update_state = algorithm.update.init(layout)
-        self._scaled = algorithm.sign.up().scaled
+        pairs = zip(algorithm.stages, exchanges, strict=True)
+        self.stages = [Stage(slots, exchange, layout, world.local) for slots, exchange in pairs]
+        self.stage = self.stages[0]
+        two_points = any(slots.estimator.two_points for slots in algorithm.stages)
+        self.x_before = x.clone() if two_points else None
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The four slots at work now."""
+        return self.stage.algorithm
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange at work now."""
+        return self.stage.exchange
 
     def step(self, lr: float, counting: bool = False) -> Outcome:
         """Takes one step. counting: also count agreement, ties and flips, into exchange.counts.
 
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
-        everyone = Step(self.t, lr, self.streams, self.layout, self.world)
+        self._turn(self.turns.stage(self.t))
+        given = (self.t, lr, self.streams, self.layout, self.world)
+        everyone = Step(*given, x_before=self.x_before)
         mine = [
-            Step(self.t, lr, self.streams, self.layout, self.world, voter, float(self.weights[voter]))
-            for voter in self.world.local
+            Step(*given, voter, float(self.weights[voter]), x_before=self.x_before) for voter in self.world.local
         ]
         with self.timer("estimate"):
             estimates = [self._estimate(i, step) for i, step in enumerate(mine)]
         with self.timer("sign"):
-            zeros, clips = self._send(estimates, mine)
+            zeros, clips = self._send(estimates, mine, everyone)
         with self.timer("exchange"):
             header = self.world.finish_header()
             self._refuse_nonfinite(header)
-        scales = header[:, FLAGS:].astype(np.float32) if self._scaled else None
-        verdicts = self.exchange.verdicts(scales, everyone, counting)
+        scales = header[:, FLAGS:].astype(np.float32) if self.stage.scaled else None
+        self._move(self.exchange.verdicts(scales, everyone, counting), mine, everyone)
+        self.t += 1
+        loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
+        return Outcome(loss, zeros, clips)
+
+    def _turn(self, index: int) -> None:
+        """Goes on to another stage, which starts from the arrays that are kept."""
+        if self.stage is self.stages[index]:
+            return
+        before, self.stage = self.stage.states(), self.stages[index]
+        after = self.stage.states()
+        for source, target in self.turns.keep:
+            for name, array in after.items():
+                # a voter's own array starts from its own, or from the one that all share
+                slot_name, _, voter = name.rpartition("/")
+                if name == target and source in before:
+                    array.copy_(before[source])
+                elif slot_name == target and "/" in slot_name:
+                    array.copy_(before[source] if source in before else before[f"{source}/{voter}"])
+
+    def _estimate(self, i: int, step: Step) -> Tensor:
+        self.oracles[i].begin(step.t)
+        return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
+
+    def _send(self, estimates: list[Tensor], steps: list[Step], everyone: Step) -> tuple[int, int]:
+        """Starts headers and messages on their way; returns counts of zeros and clips."""
+        sign, states, zeros, clips = self.algorithm.sign, self.stage.sign_states, 0, 0
+        sign.agree(estimates, states, everyone)
+        begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
+        rows = [self._header(v, i, begun[i][1]) for i, v in enumerate(estimates)]
+        self.world.start_header(np.array(rows))
+        for c, (lo, hi) in enumerate(self.exchange.chunks):
+            for i, (signal, scales) in enumerate(begun):
+                out = self.exchange.outgoing(i, c)
+                found = sign.pack(signal, scales, lo, hi, out, states[i], steps[i])
+                zeros, clips = zeros + found[0], clips + found[1]
+            self.exchange.send(c)
+        return zeros, clips
+
+    def _move(self, verdicts, steps: list[Step], everyone: Step) -> None:
+        if self.x_before is not None:
+            self.x_before.copy_(self.x)
         while True:
             with self.timer("exchange"):
                 direction = next(verdicts, None)
             if direction is None:
                 break
             with self.timer("update"):
-                self.algorithm.update.apply(self.x, direction, self.update_state, everyone)
-        self.t += 1
-        loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
-        return Outcome(loss, zeros, clips)
-
-    def _estimate(self, i: int, step: Step) -> Tensor:
-        self.oracles[i].begin(step.t)
-        return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.estimator_states[i], step)
-
-    def _send(self, estimates: list[Tensor], steps: list[Step]) -> tuple[int, int]:
-        """Starts headers and messages on their way; returns counts of zeros and clips."""
-        sign, zeros, clips = self.algorithm.sign, 0, 0
-        begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, self.sign_states, steps, strict=True)]
-        rows = [self._header(v, i, begun[i][1]) for i, v in enumerate(estimates)]
-        self.world.start_header(np.array(rows))
-        for c, (lo, hi) in enumerate(self.exchange.chunks):
-            for i, (signal, scales) in enumerate(begun):
-                out = self.exchange.outgoing(i, c)
-                found = sign.pack(signal, scales, lo, hi, out, self.sign_states[i], steps[i])
-                zeros, clips = zeros + found[0], clips + found[1]
-            self.exchange.send(c)
-        return zeros, clips
+                self.algorithm.update.apply(self.x, direction, self.stage.update_state, everyone)
+                for state, step in zip(self.stage.estimator_states, steps, strict=True):
+                    self.algorithm.estimator.observe(direction, state, step)
 
     def _header(self, v: Tensor, i: int, scales) -> list[float]:
         bad = bits.first_nonfinite(v)
         flags = [bad, float(v[bad]) if bad >= 0 else 0.0, self.oracles[i].loss]
-        return [*flags, *scales] if self._scaled else flags
+        return [*flags, *scales] if self.stage.scaled else flags
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
         for voter, (bad, value, loss, *scales) in enumerate(header):
@@ -133,13 +189,12 @@ class Stepper:
             )
 
     def states(self) -> State:
-        """All named arrays of this process: x, and each slot's, as views."""
-        named = {"x": self.x}
-        for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
-            for voter, state in zip(self.world.local, states, strict=True):
-                named |= {f"{slot}/{voter}/{name}": array for name, array in state.items()}
-        named |= {f"vote/{name}": array for name, array in self.exchange.state.items()}
-        return named | {f"update/{name}": array for name, array in self.update_state.items()}
+        """All named arrays of this process: x, x_before, and each stage's slots', as views."""
+        named = {"x": self.x} | ({} if self.x_before is None else {"x_before": self.x_before})
+        for k, stage in enumerate(self.stages):
+            prefix = f"stage{k}/" if k else ""
+            named |= {prefix + name: array for name, array in stage.states().items()}
+        return named
 
     def load(self, states: State, t: int) -> None:
         """Takes back what states() gave after t steps."""
@@ -149,6 +204,7 @@ class Stepper:
         for name, array in own.items():
             array.copy_(states[name])
         self.t = t
+        self.stage = self.stages[self.turns.stage(max(t - 1, 0))]
 
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
@@ -163,5 +219,5 @@ class Stepper:
 
     def memory(self) -> int:
         """Bytes held for x, states and messages."""
-        slots = sum(a.nbytes for name, a in self.states().items() if not name.startswith("vote/"))
-        return slots + self.exchange.memory()
+        slots = sum(a.nbytes for name, a in self.states().items() if "vote/" not in name)
+        return slots + sum(stage.exchange.memory() for stage in self.stages)

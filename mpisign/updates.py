@@ -2,29 +2,27 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.algorithm import Update
+from mpisign.slots import Update
 
 
 @dataclass(frozen=True)
 class Descent(Update):
     """x = (1 - lr*weight_decay)*x - lr*direction, the weight decay decoupled [Bernstein et al. 2019 alg. 1].
 
-    A direction with scales is in units of x already and takes their place for lr.
+    A direction in units of x already is not multiplied by lr. first: the first step at which x moves.
     """
 
     weight_decay: float = 0.0
+    first: int = 0
 
     def apply(self, x, direction, state, step):
+        if step.t < self.first:
+            return
         for span in step.layout.spans(direction.lo, direction.hi):
-            unit = step.lr_of(span.segment)
-            if direction.scales is not None:
-                unit = float(direction.scales[span.segment])
-            # one rounding: to the float32 by which a coordinate of that code moves
-            table = (unit * direction.levels).astype(np.float32)
+            table = direction.table(span.segment, step.lr_of(span.segment))
             decay = step.decay_of(span.segment, self.weight_decay)
             bits.apply(x[span.coordinates], direction.planes[:, span.words(direction.lo)], table, decay)
 
@@ -73,3 +71,28 @@ class Adam(Update):
             here.mul_(step.decay_of(span.segment, self.weight_decay))
             scale = torch.sqrt(v / correction2).add_(self.epsilon)
             here.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
+
+
+@dataclass(frozen=True)
+class FrozenAdam(Update):
+    """x -= lr * m / (sqrt(v) + epsilon): m is the direction, v a variance that no longer changes.
+
+    correction: what v is divided by, 1 - beta2**steps for a v that Adam gathered in so many steps. A coordinate whose
+    v is 0 never had a gradient and does not move.
+    """
+
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    correction: float = 1.0
+
+    def init(self, layout):
+        return {"v": layout.zeros()}
+
+    def apply(self, x, direction, state, step):
+        for span in step.layout.spans(direction.lo, direction.hi):
+            here, v = x[span.coordinates], state["v"][span.coordinates]
+            m = torch.zeros_like(here)
+            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], direction.table(span.segment))
+            m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
+            here.mul_(step.decay_of(span.segment, self.weight_decay))
+            here.sub_(m, alpha=step.lr_of(span.segment))

@@ -7,10 +7,11 @@ second plane on the way down; "plus", +1, which is biased and can diverge.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mpisign import bits
-from mpisign.algorithm import Vote
 from mpisign.messages import RAW, Format
+from mpisign.slots import Vote
 from mpisign.world import ordered_sum
 
 SIGNS = np.array([-1.0, 1.0])
@@ -68,13 +69,107 @@ class Average(Vote):
 
 
 @dataclass(frozen=True)
-class ServerErrorFeedback(Vote):
-    """p = mean of the scaled signs + e; decides (|p_b|_1/d_b) * sign(p_b) for each tensor b; e = p - that.
+class LearnedWeights(Vote):
+    """sign(sum of w*sign), with integer weights a voter and coordinate, learned from past agreement.
 
-    [Zheng et al. 2019 alg. 2, block-wise.] The residual e, in units of x, lies with whoever counts.
+    p = fraction of past rounds in which the voter agreed with what was decided, w = round(resolution*log(p/(1-p))),
+    |w| <= resolution*limit; all weights are 1 for the first `plain` rounds. forget: factor on the past at each round.
+    negative: whether weights may fall below 0. Keeps one float32 a voter and coordinate where it is counted.
     """
 
+    plain: int = 100
+    resolution: int = 4
+    limit: float = 10.0
+    forget: float = 1.0
+    negative: bool = True
     ties: str = "coin"
+
+    needs_ballots = True
+    stateful = True
+
+    def down(self, up, voters):
+        return Majority(self.ties).down(up, voters)
+
+    def levels(self, up, voters):
+        return Majority(self.ties).levels(up, voters)
+
+    def init(self, layout, owned, voters):
+        return {"score": torch.zeros(voters, owned)}
+
+    def verdict(self, ballots, scales, state, out, step):
+        score = state["score"][:, ballots.at : ballots.at + ballots.hi - ballots.lo]
+        rounds = step.t if self.forget == 1 else (1 - self.forget**step.t) / (1 - self.forget)
+        most = self.resolution * self.limit
+        rule = (step.t < max(self.plain, 1), self.resolution, most, -most if self.negative else 0.0, self.forget)
+        bits.weighted_majority(ballots.planes, score, rounds, rule, ballots.lo, self.ties, step.coin("tie"), out)
+
+
+class _Residual(Vote):
+    """Keeps one float32 for each coordinate that this rank counts, and walks along it span by span."""
+
+    stateful = True
+    array = "residual"
+
+    def init(self, layout, owned, voters):
+        return {self.array: RAW.empty(coordinates=owned)[0]}
+
+    def _spans(self, ballots, state, step):
+        """Each span of the stretch with its words and its part of the array."""
+        offset = ballots.at - ballots.lo
+        for span in step.layout.spans(ballots.lo, ballots.hi):
+            yield span, span.words(ballots.lo), state[self.array][span.lo + offset : span.hi + offset]
+
+    def _tiles(self, ballots, step):
+        shift = np.array([[ballots.at - ballots.lo]] * 2 + [[0]])
+        return step.layout.tiles(ballots.lo, ballots.hi) + shift
+
+
+def _mean_of_scaled(ballots, words, segment, like):
+    """(sum of scale*sign in voter order) / n."""
+    total = like.new_zeros(len(like))
+    for voter in range(ballots.voters):
+        bits.add_signed(total, ballots.planes[:, voter, words], ballots.scales[voter, segment])
+    total /= ballots.voters
+    return total
+
+
+@dataclass(frozen=True)
+class SignErrorFeedback(_Residual):
+    """p = tally/n + e; decides sign(p); e = p - factor*sign(p), factor 1/n if it is 0."""
+
+    factor: float = 0.0
+    ties: str = "coin"
+
+    def down(self, up, voters):
+        return Majority(self.ties).down(up, voters)
+
+    def levels(self, up, voters):
+        return Majority(self.ties).levels(up, voters)
+
+    def verdict(self, ballots, scales, state, out, step):
+        t, n, average = ballots.tally, ballots.voters, Average()
+        up = Format(planes=1 if t.minus is None else 2)
+        codes = bits.new_planes(average.down(up, n).planes, t.plus.shape[1])
+        bits.codes(t.plus, t.minus, n, codes)
+        table = average.levels(up, n).astype(np.float32)
+        zeros = "abstain" if self.ties == "zero" else self.ties
+        for span, words, p in self._spans(ballots, state, step):
+            bits.add_levels(p, codes[:, words], table)
+            bits.pack(p, span.lo, zeros, step.coin("tie"), out[:, words])
+            bits.add_signed(p, out[:, words], -(self.factor or 1 / n))
+
+
+@dataclass(frozen=True)
+class ServerErrorFeedback(_Residual):
+    """p = mean of the scaled signs + e; decides (|p_b|_1/d_b) * sign(p_b) for each tensor b; e = p - that.
+
+    [Zheng et al. 2019 alg. 2, block-wise.] The residual e, in the units of the messages, lies with whoever
+    counts. in_x: whether those are units of x.
+    """
+
+    in_x: bool = True
+    ties: str = "coin"
+
     needs_ballots = True
     shares = True
 
@@ -82,39 +177,89 @@ class ServerErrorFeedback(Vote):
         return Format(planes=2 if self.ties == "zero" else 1, scaled=True)
 
     def levels(self, up, voters):
-        return SIGNS_OR_ZERO if self.ties == "zero" else SIGNS
-
-    def init(self, layout, owned):
-        return {"residual": RAW.empty(coordinates=owned)[0]}
-
-    def _spans(self, ballots, state, step):
-        """Each span of the stretch with its words and its part of the residual."""
-        offset = ballots.at - ballots.lo
-        for span in step.layout.spans(ballots.lo, ballots.hi):
-            yield span, span.words(ballots.lo), state["residual"][span.lo + offset : span.hi + offset]
+        return Majority(self.ties).levels(up, voters)
 
     def absorb(self, ballots, state, step):
         for span, words, e in self._spans(ballots, state, step):
-            # p = (sum of scale*sign in voter order) / n + e
-            total = e.new_zeros(len(e))
-            for voter in range(ballots.voters):
-                bits.add_signed(total, ballots.planes[:, voter, words], ballots.scales[voter, span.segment])
-            total /= ballots.voters
-            e += total
+            e += _mean_of_scaled(ballots, words, span.segment, e)
 
     def shared(self, ballots, state, step):
-        tiles = step.layout.tiles(ballots.lo, ballots.hi)
-        shift = np.array([[ballots.at - ballots.lo]] * 2 + [[0]])
-        return bits.tile_sums(state["residual"], tiles + shift)
+        return bits.tile_sums(state[self.array], self._tiles(ballots, step))
 
-    def scales(self, shared, layout):
-        return layout.mean_magnitudes(shared)
+    def scales(self, tiles, layout):
+        return layout.mean_magnitudes(tiles)
 
     def verdict(self, ballots, scales, state, out, step):
         zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, p in self._spans(ballots, state, step):
             bits.pack(p, span.lo, zeros, step.coin("tie"), out[:, words])
             bits.add_signed(p, out[:, words], -scales[span.segment])
+
+
+class _Tracking(_Residual):
+    """Keeps z, an estimate of the mean gradient: z = (1 - beta)*z + weight * mean of what came in.
+
+    start = True is for the first steps, all at one point: z is then the plain mean of all messages so far.
+    """
+
+    array = "z"
+    needs_ballots = True
+
+    def absorb(self, ballots, state, step):
+        keep, weight = (step.t / (step.t + 1), 1 / (step.t + 1)) if self.start else (1 - self.beta, 1.0)
+        for span, words, z in self._spans(ballots, state, step):
+            if ballots.scales is None:  # raw floats
+                items = span.items(ballots.lo)
+                came = ordered_sum(ballots.planes[0][:, items]) / ballots.voters
+            else:
+                came = _mean_of_scaled(ballots, words, span.segment, z)
+            bits.blend(z, came, keep, weight)
+
+
+@dataclass(frozen=True)
+class TrackedSign(_Tracking):
+    """Decides sign(z) [Jiang et al. 2026, DVR-Sign]."""
+
+    beta: float = 0.5
+    start: bool = False
+    ties: str = "coin"
+
+    def down(self, up, voters):
+        return Majority(self.ties).down(up, voters)
+
+    def levels(self, up, voters):
+        return Majority(self.ties).levels(up, voters)
+
+    def verdict(self, ballots, scales, state, out, step):
+        zeros = "abstain" if self.ties == "zero" else self.ties
+        for span, words, z in self._spans(ballots, state, step):
+            bits.pack(z, span.lo, zeros, step.coin("tie"), out[:, words])
+
+
+@dataclass(frozen=True)
+class TrackedQuantised(_Tracking):
+    """Decides R_b * (stochastic sign of z_b with radius R_b), R_b = max |z_b| of each tensor b [DVR-Q]."""
+
+    beta: float = 0.5
+    start: bool = False
+
+    shares = True
+
+    def down(self, up, voters):
+        return Format(planes=1, scaled=True)
+
+    def levels(self, up, voters):
+        return SIGNS
+
+    def shared(self, ballots, state, step):
+        return bits.tile_maxima(state[self.array], self._tiles(ballots, step))
+
+    def scales(self, tiles, layout):
+        return layout.largest_magnitudes(tiles)
+
+    def verdict(self, ballots, scales, state, out, step):
+        for span, words, z in self._spans(ballots, state, step):
+            bits.pack_stochastic(z, float(scales[span.segment]), span.lo, step.draw("server"), out[:, words])
 
 
 @dataclass(frozen=True)
@@ -127,3 +272,17 @@ class Mean(Vote):
     def verdict(self, ballots, scales, state, out, step):
         out[0].copy_(ordered_sum(ballots.planes[0]))
         out[0] /= ballots.voters
+
+
+@dataclass(frozen=True)
+class Median(Vote):
+    """The median of raw floats in each coordinate; of the two in the middle, their mean."""
+
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return RAW
+
+    def verdict(self, ballots, scales, state, out, step):
+        ordered, n = ballots.planes[0].sort(dim=0).values, ballots.voters
+        out[0].copy_(ordered[(n - 1) // 2]).add_(ordered[n // 2]).mul_(0.5)

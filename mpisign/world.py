@@ -1,8 +1,8 @@
 """The voters of a run and what they agree on besides the vote: headers, means, maxima, sums.
 
-A World has three makers: MPI (one voter a rank), Local (all voters in this process; one rank is
-Local(1)), and whoever imitates its methods. Slots get a World and never see MPI. Float sums run in
-voter order, so every maker gives the same bits.
+A World has three makers: MPI (one voter a rank), one rank, which is Local(1), and the simulator, Local(n) with all
+voters in this process. Slots get a World and never see MPI. Float sums run in voter order, so every maker gives the
+same bits; and every maker counts the bytes that n ranks send.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """Bytes that this rank sent: towards a vote, back from it, and for records and checks."""
+    """Bytes that this process's voters sent: towards a vote, back from it, and for records and checks."""
 
     up: int = 0
     down: int = 0
@@ -44,6 +44,10 @@ class World:
         """Rows of float64 (k,) a process as (processes, k) on every process; counted as `other`."""
         raise NotImplementedError
 
+    def gather_voters(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of float64 (local voters, k) as (n, k) on every process; counted as `other`."""
+        raise NotImplementedError
+
     def gather_bytes(self, value: bytes) -> list[bytes]:
         """One short byte string a process, in rank order; all of one length."""
         raise NotImplementedError
@@ -65,10 +69,12 @@ class World:
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums of named float64 values over all processes, added in rank order."""
         rows = self.gather(np.array(list(values.values()), dtype=np.float64))
-        total = np.zeros(len(values))
-        for row in rows:
-            total += row
-        return dict(zip(values, total.tolist(), strict=True))
+        return dict(zip(values, ordered_total(rows), strict=True))
+
+    def sums_over_voters(self, rows: list[Mapping[str, float]]) -> dict[str, float]:
+        """Sums of named float64 values, one mapping a local voter, added in voter order."""
+        table = self.gather_voters(np.array([list(row.values()) for row in rows], dtype=np.float64))
+        return dict(zip(rows[0], ordered_total(table), strict=True))
 
 
 @dataclass
@@ -87,8 +93,16 @@ def ordered_sum(rows: Tensor) -> Tensor:
     return total
 
 
+def ordered_total(rows: np.ndarray) -> list[float]:
+    """The sum of rows (n, k), added one after the other from zero."""
+    total = np.zeros(rows.shape[1])
+    for row in rows:
+        total += row
+    return total.tolist()
+
+
 class Local(World):
-    """All voters in this process; nothing travels."""
+    """All voters in this process; nothing travels, but bytes are counted as if each voter were a rank."""
 
     def __init__(self, n: int = 1):
         super().__init__()
@@ -97,18 +111,32 @@ class Local(World):
 
     def start_header(self, rows):
         self._rows = rows
+        self.traffic.up += (self.n - 1) * rows.nbytes
 
     def finish_header(self):
         return self._rows
 
     def gather(self, values):
+        self.traffic.other += self.n * (self.n - 1) * values.nbytes
         return values[None]
 
+    def gather_voters(self, rows):
+        self.traffic.other += (self.n - 1) * rows.nbytes
+        return rows
+
     def gather_bytes(self, value):
+        self.traffic.other += self.n * (self.n - 1) * len(value)
         return [value]
 
     def stack(self, vectors):
-        return Shards(torch.stack(vectors), lambda outcome: outcome)
+        sent = self.n * 4 * -(-len(vectors[0]) // self.n) * (self.n - 1)
+        self.traffic.up += sent
+
+        def everywhere(outcome: Tensor) -> Tensor:
+            self.traffic.down += sent
+            return outcome
+
+        return Shards(torch.stack(vectors), everywhere)
 
 
 class Mpi(World):
@@ -137,6 +165,9 @@ class Mpi(World):
         self.comm.Allgather(values, rows)
         self.traffic.other += (self.n - 1) * values.nbytes
         return rows
+
+    def gather_voters(self, rows):
+        return self.gather(rows[0])
 
     def gather_bytes(self, value):
         rows = np.empty((self.n, len(value)), dtype=np.uint8)

@@ -1,5 +1,6 @@
 """Builds a Stepper for tests, in one process or on the ranks of a communicator."""
 
+import numpy as np
 import torch
 
 from mpisign import exchange, zoo
@@ -17,58 +18,79 @@ torch.set_num_threads(1)
 
 SEED = 2**40 + 11
 
-# hyperparameters under which every part of an entry is at work
-CASES = {
-    "signsgd-mv": {"weight_decay": 0.1},
-    "signum-mv": {"beta": 0.9, "weight_decay": 0.1},
-    "ssdm": {"beta": 0.8},
-    "dist-ef-signsgd": {"weight_decay": 0.1},
-    "ssvr-mv": {"beta": 0.4, "radius": 3.0},
-    "sgd": {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
-    "adam": {"weight_decay": 0.1},
-}
-WITNESSES = ("signsgd-mv", "signum-mv", "ssdm", "dist-ef-signsgd", "ssvr-mv")
-
 
 class Setup:
     """A problem, its layout, its start and one oracle for each of n voters."""
 
-    def __init__(self, problem, n, seed=SEED, **oracle):
-        self.problem, self.n, self.streams, self.how = problem, n, Streams(seed), oracle
+    def __init__(self, problem, n, seed=SEED, kind="iid", **oracle):
+        self.problem, self.n, self.seed, self.streams, self.how = problem, n, seed, Streams(seed), oracle
         tables = problem.read()
-        problem.adopt(problem.describe(tables))
-        generator = self.streams.draw("partition", 0).generator()
-        parts = partition("iid", tables.train.count, tables.classes, n, generator)
+        self.rows = [None] * n
+        if tables:
+            problem.adopt(problem.describe(tables))
+            generator = self.streams.draw("partition", 0).generator()
+            parts = partition(kind, tables.train.count, tables.classes, n, generator)
+            self.rows = [tables.train.take(p) for p in parts]
         start = problem.initial(self.streams.draw("initial", 0).generator())
         self.layout = Layout({k: tuple(p.shape) for k, p in start.items()})
         self.x = self.layout.flatten(start)
-        self.rows = [tables.train.take(p) for p in parts]
 
     def oracle(self, voter):
         how = {"batch_size": 2} | self.how
         return Oracle(self.problem, self.layout, self.rows[voter], voter, self.streams, **how)
 
     def algorithm(self, name, zeros="auto", ties="auto", **hyper):
-        return find(name).build(**(hyper or CASES[name])).with_rules(zeros, ties, self.n)
+        return find(name).build(**hyper).with_rules(zeros, ties, self.n)
 
     def stepper(self, algorithm, name="auto", comm=None, chunk=1 << 20):
         """All voters here, or, with a communicator, this rank's. chunk: bytes of a plane."""
         world = Mpi(comm) if comm and self.n > 1 else Local(self.n)
-        carrier = exchange.build(exchange.choose(name, algorithm, self.n), world, self.layout, algorithm, chunk)
+        chosen = exchange.choose(name, algorithm, self.n)
+        carriers = exchange.build_all(chosen, world, self.layout, algorithm, chunk)
         oracles = [self.oracle(v) for v in world.local]
-        return Stepper(algorithm, self.layout, carrier, world, self.streams, oracles, self.x.clone())
+        return Stepper(algorithm, self.layout, carriers, world, self.streams, oracles, self.x.clone())
 
-    def reference(self, name, zeros, ties):
-        oracles = [self.oracle(v) for v in range(self.n)]
-
-        def gradient(voter, t, x):
-            out = self.layout.zeros()
-            oracles[voter].begin(t)
-            oracles[voter].gradient(torch.from_numpy(x.copy()), out)
-            return out.numpy()
-
+    def reference(self, algorithm):
         tensors = [(s.offset, s.size) for s in self.layout.segments]
-        return Reference(name, self.n, SEED, self.x.numpy(), tensors, gradient, zeros, ties, **CASES[name])
+        return Reference(algorithm, self.n, self.seed, self.x.numpy(), tensors, SlowOracle(self))
+
+
+class SlowOracle:
+    """Gradients for a Reference: numpy in, numpy out."""
+
+    def __init__(self, setup):
+        self.oracles = [setup.oracle(v) for v in range(setup.n)]
+        self.layout = setup.layout
+
+    def _ask(self, voter, t, x, ask):
+        out, oracle = self.layout.zeros(), self.oracles[voter]
+        oracle.begin(t)
+        ask(oracle, torch.from_numpy(x.copy()), out)
+        return out.numpy()
+
+    def gradient(self, voter, t, x):
+        return self._ask(voter, t, x, lambda oracle, point, out: oracle.gradient(point, out))
+
+    def full(self, voter, t, x):
+        return self._ask(voter, t, x, lambda oracle, point, out: oracle.full_gradient(point, out))
+
+    def clipped(self, voter, t, x, norm):
+        """Row by row, from gradients of single rows."""
+        oracle, total, count = self.oracles[voter], np.zeros(self.layout.length), 0
+        oracle.begin(t)
+        for batch, size in oracle._batches():
+            for k in range(size):
+                g = self.layout.zeros()
+                oracle.problem.gradient(
+                    self.layout.views(torch.from_numpy(x.copy())), batch.take(slice(k, k + 1)), self.layout.views(g)
+                )
+                g = g.numpy().astype(float)
+                total += g * min(1.0, norm / max(np.linalg.norm(g), 1e-30))
+                count += 1
+        return (total / count).astype(np.float32)
+
+    def steps_a_pass(self, voter):
+        return self.oracles[voter].steps_a_pass
 
 
 def digest(stepper):

@@ -86,3 +86,36 @@ class Drifting(Awkward):
             with torch.no_grad():
                 parameters["b"] += 1e-3
         return loss
+
+
+class Regression(Problem):
+    """Least squares in 20 dimensions, two tensors, 120 rows with some noise: a claim is made about f - f*."""
+
+    offers = frozenset({"finite sum", "two points", "function values"})
+
+    def __init__(self, noise: float = 0.1):
+        rng = np.random.default_rng(11)
+        self.a = rng.standard_normal((120, 20)).astype(np.float32)
+        truth = rng.standard_normal(20).astype(np.float32)
+        self.b = self.a @ truth + noise * rng.standard_normal(120).astype(np.float32)
+
+    def read(self):
+        return Tables(train=Rows(a=self.a, b=self.b), classes=(self.b > 0).astype(int))
+
+    def initial(self, generator):
+        return {"u": torch.zeros(12), "w": torch.zeros(2, 4)}
+
+    def loss(self, parameters, batch):
+        x = torch.cat([parameters["u"], parameters["w"].reshape(-1)])
+        return 0.5 * ((batch["a"] @ x - batch["b"]) ** 2).mean()
+
+    def measure(self, parameters, rows):
+        with torch.no_grad():
+            return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
+
+    def gap(self, x) -> float:
+        """(f(x) - f*) / (f(0) - f*) over all rows, x (20,) in float64."""
+        a, b = self.a.astype(float), self.b.astype(float)
+        best = np.linalg.lstsq(a, b, rcond=None)[0]
+        f = lambda point: 0.5 * ((a @ point - b) ** 2).mean()  # noqa: E731
+        return (f(x) - f(best)) / (f(np.zeros(20)) - f(best))

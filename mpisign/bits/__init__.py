@@ -37,8 +37,9 @@ def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
     return cpu.pack(v.numpy(), at, zeros, draw, _words(planes))
 
 
-def pack_stochastic(v: Tensor, radius: float, at: int, draw: Draw, planes: Tensor) -> int:
-    """Stochastic signs, P(+1) = (1 + v/radius)/2; returns how many |v| exceed the radius."""
+def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> int:
+    """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,); returns how many |v| exceed it."""
+    radius = radius.numpy() if isinstance(radius, Tensor) else radius
     return cpu.pack_stochastic(v.numpy(), radius, at, draw, _words(planes))
 
 
@@ -55,6 +56,16 @@ def majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str
 def randomised_majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor) -> None:
     """+1 with probability (1 + tally/voters)/2 into verdict (1, W)."""
     cpu.randomised_majority(_words(plus), _optional(minus), voters, at, draw, _words(verdict))
+
+
+def weighted_majority(
+    ballots: Tensor, score: Tensor, rounds: float, rule: tuple, at: int, ties: str, draw: Draw, verdict: Tensor
+) -> None:
+    """Signs of a vote whose integer weights are learned from score (n, d), which is brought up to date.
+
+    rule: (plain, resolution, limit, least, forget); see reference.py.
+    """
+    cpu.weighted_majority(_words(ballots), score.numpy(), rounds, rule, at, ties, draw, _words(verdict))
 
 
 def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> None:
@@ -80,6 +91,30 @@ def blend(y: Tensor, x: Tensor, a: float, b: float) -> None:
 def add_signed(total: Tensor, planes: Tensor, scale: float) -> None:
     """total += scale * sign; nothing where a second plane is 0."""
     cpu.add_signed(total.numpy(), _words(planes), scale)
+
+
+def add_levels(total: Tensor, planes: Tensor, table: np.ndarray) -> None:
+    """total += table[code], code read from planes (P, W); table float32 (2**P,)."""
+    cpu.add_levels(total.numpy(), _words(planes), table)
+
+
+def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
+    """y = fl(y + fl(scale*xi)), xi from N(0, 1), one a coordinate."""
+    cpu.add_normal(y.numpy(), scale, at, draw)
+
+
+def normals(count: int, draw: Draw) -> Tensor:
+    """N(0, 1) for coordinates 0 to count - 1, float32 (count,)."""
+    found = torch.zeros(count)
+    add_normal(found, 1.0, 0, draw)
+    return found
+
+
+def tile_maxima(v: Tensor, tiles: np.ndarray) -> np.ndarray:
+    """The largest |v| in each tile of a Layout, float64, relative to v's own start."""
+    maxima = np.empty(tiles.shape[1])
+    cpu.tile_maxima(v.numpy(), tiles, maxima)
+    return maxima
 
 
 def tile_sums(v: Tensor, tiles: np.ndarray, squares: bool = False) -> np.ndarray:
@@ -127,6 +162,8 @@ def compile_ahead() -> None:
         for some in (planes[:1], planes[:2]):
             pack(v, 0, "abstain" if len(some) == 2 else "plus", draw, some)
             pack_stochastic(v, 1.0, 0, draw, some)
+            pack_stochastic(v, v, 0, draw, some)
+            add_levels(v, some, table)
             apply(v, some, table, 1.0)
             add_signed(v, some, 1.0)
         apply(v, planes, table, 1.0)
@@ -136,7 +173,10 @@ def compile_ahead() -> None:
     randomised_majority(plus, None, 2, 0, draw, verdict)
     codes(plus, plus.clone(), 2, new_planes(3, 2))
     agreement(plus, None, 2)
+    weighted_majority(plus[:, None], torch.zeros(2, 70)[:1], 1.0, (True, 1, 1, 0, 1.0), 0, "coin", draw, verdict)
     blend(v, v.clone(), 1.0, 1.0)
+    add_normal(v, 1.0, 0, draw)
+    tile_maxima(v, np.array([[0], [70], [0]]))
     tile_sums(v, np.array([[0], [70], [0]]))
     first_nonfinite(v)
     differing(plus[0], plus[1])

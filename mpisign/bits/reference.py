@@ -4,6 +4,8 @@ Arrays: v float32 (d,); a plane is uint64 (ceil(d/64),), little-endian, bit 1 is
 coordinate of v[0], a multiple of 64.
 """
 
+import math
+
 import numpy as np
 
 from mpisign.rng import Draw
@@ -36,6 +38,17 @@ def uniform(draw: Draw, at: int, count: int) -> np.ndarray:
     return ((2 * k.astype(np.int64) + 1 - 2**24) / 2**24).astype(np.float32)
 
 
+def normal(draw: Draw, at: int, count: int) -> np.ndarray:
+    """N(0, 1) a coordinate, float32: Box and Muller in float64 on the two halves of a Philox block."""
+    found = []
+    for block in draw.blocks(at // 4, -(-count // 4)).tolist():
+        for k, turn in (block[:2], block[2:]):
+            length = math.sqrt(-2.0 * math.log((k + 1.0) * 2.0**-32))
+            angle = (2.0 * math.pi * 2.0**-32) * turn
+            found += [length * math.cos(angle), length * math.sin(angle)]
+    return np.array(found[:count], dtype=np.float32)
+
+
 def pack(v, at, zeros, draw, planes):
     """The signs of v. zeros: "coin", "plus" or "abstain" (planes[1] is then 0 where v is 0).
 
@@ -56,7 +69,8 @@ def pack(v, at, zeros, draw, planes):
 def pack_stochastic(v, radius, at, draw, planes):
     """Bit 1 where v > fl(radius * u): P(+1) = (1 + v / radius) / 2 for |v| <= radius.
 
-    Returns the number of coordinates outside [-radius, radius], whose bit is then certain.
+    radius: one for all, or float32 (d,). Returns the number of coordinates outside [-radius, radius], whose bit
+    is then certain.
     """
     planes[0] = to_words(v > np.float32(radius) * uniform(draw, at, len(v)))
     if len(planes) == 2:
@@ -111,6 +125,43 @@ def codes(plus, minus, voters, verdict):
         plane[:] = to_words(code >> k & 1 == 1)
 
 
+def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
+    """The sign of the sum of weight * vote, and the score of each voter brought up to date.
+
+    ballots (1 or 2, n, W); score float32 (n, d): how often a voter agreed so far with what was decided, forgotten
+    by a factor `forget` a round, of `rounds` rounds counted alike. rule: (plain, resolution, limit, least, forget);
+    plain: all weights 1. The weight is round(resolution * log(p / (1 - p))), p = score / rounds, in [least, limit].
+    A voter that abstains counts as half an agreement. ties as in majority.
+    """
+    plain, resolution, limit, least, forget = rule
+    present = np.ones(score.shape, dtype=bool)
+    if len(ballots) == 2:
+        present = np.array([to_bits(b, score.shape[1]) for b in ballots[1]])
+    plus = np.array([to_bits(b, score.shape[1]) for b in ballots[0]])
+    votes = np.where(present, np.where(plus, 1, -1), 0)
+    for i in range(score.shape[1]):
+        total = 0
+        for voter in range(len(score)):
+            s, weight = float(score[voter, i]), 1.0
+            if not plain:
+                weight = limit if s >= rounds else least if s <= 0 else round(resolution * math.log(s / (rounds - s)))
+                weight = min(max(weight, least), limit)
+            total += int(weight) * int(votes[voter, i])
+        tie = {"coin": coin(draw, at, score.shape[1])[i], "plus": True, "zero": False}[ties] if total == 0 else False
+        _set_bit(verdict[0], i, total > 0 or tie)
+        if ties == "zero":
+            _set_bit(verdict[1], i, total != 0)
+        for voter in range(len(score)):
+            agrees = plus[voter, i] == (total > 0 or tie)
+            gain = np.float32(0.5 if not present[voter, i] or (total == 0 and ties == "zero") else agrees)
+            score[voter, i] = np.float32(forget) * score[voter, i] + gain
+
+
+def _set_bit(plane, i, value):
+    one = np.uint64(1) << np.uint64(i % WORD)
+    plane[i // WORD] = plane[i // WORD] | one if value else plane[i // WORD] & ~one
+
+
 def agreement(plus, minus, voters):
     """Sum over all coordinates of |tally|, and the number of ties."""
     t = tally(plus, minus, voters, plus.shape[1] * WORD)
@@ -134,6 +185,22 @@ def add_signed(total, planes, scale):
     signs = np.where(to_bits(planes[0], len(total)), np.float32(scale), -np.float32(scale))
     present = to_bits(planes[1], len(total)) if len(planes) == 2 else True
     total[:] = np.where(present, total + signs, total)
+
+
+def add_levels(total, planes, table):
+    """total += table[code], code being the binary number in planes (P, W)."""
+    total += table[numbers(planes, len(total))]
+
+
+def add_normal(y, scale, at, draw):
+    """y = fl(y + fl(scale * xi)), xi from N(0, 1)."""
+    y += np.float32(scale) * normal(draw, at, len(y))
+
+
+def tile_maxima(v, tiles, maxima):
+    """The largest |v| in each tile (3, T), as float64."""
+    for t, (lo, hi, _) in enumerate(tiles.T):
+        maxima[t] = np.abs(v[lo:hi]).max(initial=0.0)
 
 
 def tile_sums(v, tiles, squares, sums):

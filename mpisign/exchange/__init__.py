@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mpisign.algorithm import Algorithm, Vote
+from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import UsageError, choices
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.local import Local
@@ -21,40 +21,58 @@ class Choice:
     reason: str
 
 
-def choose(name: str, algorithm: Algorithm, voters: int) -> Choice:
-    """The exchange that carries an algorithm's messages.
+def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tuple[Choice, ...]:
+    """The exchange that carries each stage's messages.
 
     Raises UsageError where the wanted one can't, naming those that can.
     """
     if name not in NAMES:
         raise UsageError(f"unknown exchange {name!r}; known: {choices(NAMES)}")
-    raw = algorithm.sign.up().raw
-    if name != "auto" and raw != (name in RAW):
-        fitting = [n for n in NAMES[1:] if (n in RAW) == raw]
-        kind = "raw floats" if raw else "sign words"
+    kinds = [stage.sign.up().raw for stage in algorithm.stages]
+    if name != "auto" and (name in RAW) not in kinds:
+        fitting = [n for n in NAMES[1:] if (n in RAW) in kinds]
+        sent = "raw floats" if all(kinds) else "sign words"
         raise UsageError(
-            f"exchange {name!r} can't carry {algorithm.name}, which sends {kind}; use one of: {choices(fitting)}, auto"
+            f"exchange {name!r} can't carry {algorithm.name}, which sends {sent}; use one of: {choices(fitting)}, auto"
         )
+    return tuple(_choose(name, stage, voters) for stage in algorithm.stages)
+
+
+def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
+    raw, vote = stage.sign.up().raw, type(stage.vote).__name__
     if voters == 1:
         return Choice("local", "one voter: nothing travels")
-    if name == "auto":
-        chosen = "dense" if raw else "sharded"
-        return Choice(chosen, "fewest bytes for raw floats" if raw else "fewest bytes for sign words")
-    if name == "allreduce" and not _tally_is_enough(algorithm.vote):
-        return Choice("sharded", f"allreduce sums votes, but {type(algorithm.vote).__name__} needs single messages")
+    # a name that is for the other stage's kind of messages leaves this one to the rule
+    if name == "auto" or raw != (name in RAW):
+        return Choice("dense", "fewest bytes for raw floats") if raw else Choice("sharded", "fewest bytes for sign words")
+    if name == "allreduce" and (stage.vote.needs_ballots or stage.vote.shares):
+        return Choice("sharded", f"allreduce sums votes, but {vote} needs single messages")
+    if name == "dense-mpi" and stage.vote.needs_ballots:
+        return Choice("dense", f"dense-mpi sums floats, but {vote} needs single messages")
     return Choice(name, "as asked for")
 
 
-def _tally_is_enough(vote: Vote) -> bool:
-    return not (vote.needs_ballots or vote.shares)
+def build(
+    choice: Choice, world: World, layout: Layout, algorithm: Algorithm, chunk: int, raw: bool | None = None
+) -> Exchange:
+    """The exchange of that name for this run. chunk: bytes of one plane of a chunk.
 
-
-def build(choice: Choice, world: World, layout: Layout, algorithm: Algorithm, chunk: int) -> Exchange:
-    """The exchange of that name for this run. chunk: bytes of one plane of a chunk."""
+    raw: whether chunks are those of raw floats, where stages must cut x alike; by default the algorithm's own.
+    """
     up = algorithm.sign.up()
-    per_byte = 0.25 if up.raw else 8
-    make = _class(choice.name) if isinstance(world, Mpi) else Local
-    return make(world, layout, up, algorithm.vote, int(chunk * per_byte))
+    coordinates = int(chunk * (0.25 if (up.raw if raw is None else raw) else 8))
+    if isinstance(world, Mpi):
+        return _class(choice.name)(world, layout, up, algorithm.vote, coordinates)
+    return Local(world, layout, up, algorithm.vote, coordinates, imitates=choice.name)
+
+
+def build_all(
+    chosen: tuple[Choice, ...], world: World, layout: Layout, algorithm: Algorithm | Stages | Cycle, chunk: int
+) -> list[Exchange]:
+    """One exchange a stage, all of which cut x into the same chunks."""
+    raw = any(stage.sign.up().raw for stage in algorithm.stages)
+    pairs = zip(chosen, algorithm.stages, strict=True)
+    return [build(choice, world, layout, stage, chunk, raw) for choice, stage in pairs]
 
 
 def _class(name: str) -> type[Exchange]:
@@ -63,7 +81,7 @@ def _class(name: str) -> type[Exchange]:
     from mpisign.exchange.allreduce import Allreduce, DenseMpi
     from mpisign.exchange.sharded import Dense, Sharded
 
-    return {e.name: e for e in (Sharded, Allgather, Allreduce, Dense, DenseMpi, Local)}[name]
+    return {e.name: e for e in (Sharded, Allgather, Allreduce, Dense, DenseMpi)}[name]
 
 
-__all__ = ["NAMES", "Choice", "Exchange", "build", "choose"]
+__all__ = ["NAMES", "Choice", "Exchange", "build", "build_all", "choose"]

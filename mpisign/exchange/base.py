@@ -16,9 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithm import Step, Vote
 from mpisign.layout import TILE, Layout
 from mpisign.messages import Ballots, Direction, Format
+from mpisign.slots import Step, Vote
 from mpisign.world import World
 
 
@@ -47,7 +47,7 @@ class Exchange:
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
         self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
         self.stretches = self._own_stretches()
-        self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches))
+        self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.counts = VoteCounts()
         self._before: list[Tensor] = []
         self.prepare()
@@ -88,7 +88,7 @@ class Exchange:
             self.collect(c)
             if counting:
                 self._count_flips(c)
-            yield Direction(lo, hi, self.decided[c], self.levels, decided)
+            yield Direction(lo, hi, self.decided[c], self.levels, decided, self.vote.in_x)
 
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
         ballots = self.receive(c)

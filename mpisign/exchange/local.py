@@ -1,6 +1,12 @@
-"""`local`: all voters live in this process, one or many; nothing travels."""
+"""`local`: all voters live in this process, one or many; nothing travels.
+
+Bytes are counted as the exchange `imitates` would send them, so a simulation's run file tells what mpirun's would.
+"""
+
+import numpy as np
 
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.costs import FORMULAS, SHARDING, Sizes
 from mpisign.messages import Ballots
 
 
@@ -10,8 +16,17 @@ class Local(Exchange):
     name = "local"
     raw = True
 
+    def __init__(self, *arguments, imitates: str = "local"):
+        self.imitates = imitates
+        super().__init__(*arguments)
+
     def prepare(self):
         self._messages = [self.up.empty(self.world.n, coordinates=hi - lo) for lo, hi in self.chunks]
+        sizes = Sizes(self.chunks, self.up, self.down, self.world.n)
+        self._bytes = FORMULAS[self.imitates](sizes)
+
+    def bytes_a_step(self):
+        return self._bytes
 
     def outgoing(self, voter, c):
         return self._messages[c][:, voter]
@@ -21,3 +36,9 @@ class Local(Exchange):
 
     def receive(self, c):
         return Ballots(*self.stretches[c], self.world.n, planes=self._messages[c])
+
+    def assemble(self, own):
+        tiles = np.concatenate(own)
+        if self.imitates in SHARDING:
+            self.world.traffic.down += tiles.nbytes * (self.world.n - 1)
+        return tiles

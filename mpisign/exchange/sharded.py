@@ -40,8 +40,9 @@ class Sharded(Exchange):
         return up, others * sum(buffer.nbytes for buffer in self._own)
 
     def share_of(self, rank, lo, hi):
-        # a vote that shares tile sums needs whole tiles; for others a word is the grain
-        grain = TILE if self.vote.shares else WORD
+        # a vote that shares tile sums needs whole tiles, and so do two whose arrays go from one to the other;
+        # for others a word is the grain
+        grain = TILE if self.vote.shares or self.vote.stateful else WORD
         grains = -(-(hi - lo) // grain)
         ends = [min(lo + grains * r // self.world.n * grain, hi) for r in (rank, rank + 1)]
         return ends[0], ends[1]

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.rng import Draw
+
 Parameters = Mapping[str, Tensor]
 
 
@@ -95,8 +97,11 @@ class Problem:
         """The starting point: float32 tensors by name, in the order in which they lie in x."""
         raise NotImplementedError
 
-    def draw(self, generator: np.random.Generator):
-        """The randomness of one estimate, for a problem without rows; reaches `gradient` as its batch."""
+    def draw(self, draw: Draw):
+        """The randomness of one estimate, for a problem without rows; reaches `gradient` as its batch.
+
+        draw: what it may depend on; `draw.generator()` is a numpy generator, `bits.normals(count, draw)` is faster.
+        """
         return None
 
     def loss(self, parameters: Parameters, batch) -> Tensor:

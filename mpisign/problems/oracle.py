@@ -73,6 +73,40 @@ class Oracle:
         if not again:
             self.loss = loss / self.accumulate
 
+    def full_gradient(self, x: Tensor, out: Tensor) -> None:
+        """The mean gradient over all of this voter's rows at x, written to out."""
+        parameters, gradients = self._bound(x, out)
+        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+        out.zero_()
+        self.loss = self.problem.gradient(parameters, self.rows, gradients)
+        self.evaluations += self.rows.count
+
+    def clipped_gradient(self, x: Tensor, out: Tensor, row: Tensor, norm: float) -> None:
+        """The mean over this step's batch of every row's gradient, each shortened to Euclidean norm `norm`.
+
+        row: a vector to work in. Takes one gradient a row, which is slow and right for any problem.
+        """
+        parameters, gradients = self._bound(x, row)
+        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+        out.zero_()
+        loss, taken = 0.0, 0
+        for batch, count in self._batches():
+            for k in range(count):
+                row.zero_()
+                loss += self.problem.gradient(parameters, batch.take(slice(k, k + 1)), gradients)
+                length = self.layout.norm(row)
+                out.add_(row, alpha=min(1.0, norm / length) if length else 1.0)
+                self.clipped += length > norm
+            taken += count
+        self.evaluations += taken
+        out /= taken
+        self.loss = loss / taken
+
+    @property
+    def steps_a_pass(self) -> int:
+        """Steps in which this voter's rows are seen once."""
+        return -(-self.rows.count // (self.batch_size * self.accumulate))
+
     def measure(self, x: Tensor, rows: Rows | None) -> dict[str, float]:
         """Sums of the problem over rows (or the function itself) at x."""
         return self.problem.measure(self.layout.views(x), rows)
@@ -90,9 +124,9 @@ class Oracle:
 
     def _batches(self) -> Iterator[tuple[object, int]]:
         if self.rows is None:
-            generator = self.streams.draw("noise", self._t, self.voter).generator()
-            for _ in range(self.accumulate):
-                yield self.problem.draw(generator), 1
+            for k in range(self.accumulate):
+                draw = self.streams.draw("noise", self._t * self.accumulate + k, self.voter)
+                yield self.problem.draw(draw), 1
         elif self.batch_size == self.rows.count:
             for _ in range(self.accumulate):
                 yield self.rows, self.rows.count

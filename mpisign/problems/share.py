@@ -13,18 +13,19 @@ from mpisign.problems.partition import partition
 
 @dataclass
 class Share:
-    """What a rank holds: its rows to train on, its slice of the held-out rows, and everybody's sizes."""
+    """What a process holds: of each local voter its rows and its slice of the held-out rows; and everybody's sizes."""
 
-    train: Rows | None
-    test: Rows | None
-    rows: np.ndarray  # (n,) rows to train on, of every rank
+    train: list[Rows | None]
+    test: list[Rows | None]
+    rows: np.ndarray  # (n,) rows to train on, of every voter
     class_counts: np.ndarray  # (n, classes), or (n, 0)
 
 
-def share_rows(problem: Problem, ranks: Ranks, generator: np.random.Generator, **how) -> Share:
-    """This rank's share of the problem's data; `how` are the arguments of partition().
+def share_rows(problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, **how) -> Share:
+    """This process's share of the problem's data; `how` are the arguments of partition().
 
-    Every node's first rank reads. Raises UsageError on all ranks if one of them can't.
+    voters: as many as ranks, or any number in a single process. Every node's first rank reads. Raises UsageError
+    on all ranks if one of them can't.
     """
     tables, parts, error = None, [], None
     if ranks.local_rank == 0:
@@ -32,22 +33,24 @@ def share_rows(problem: Problem, ranks: Ranks, generator: np.random.Generator, *
             tables = problem.read()
             if tables:
                 parts = partition(
-                    rows=tables.train.count,
-                    classes=tables.classes,
-                    ranks=ranks.size,
-                    generator=generator,
-                    **how,
+                    rows=tables.train.count, classes=tables.classes, ranks=voters, generator=generator, **how
                 )
         except MpisignError as found:
             error = found
     ranks.agree(error)
-    facts = _facts(problem, tables, parts, ranks.size) if ranks.local_rank == 0 else None
+    facts = _facts(problem, tables, parts, voters) if ranks.local_rank == 0 else None
     sizes, rows, class_counts = ranks.node.bcast(facts) if ranks.node else facts
     problem.adopt(sizes)
+    local = 1 if ranks.size > 1 else voters
     if rows is None:
-        return Share(None, None, np.zeros(ranks.size, dtype=np.int64), np.zeros((ranks.size, 0), dtype=np.int64))
-    train, test = _hand_out(tables, parts, ranks)
-    return Share(train, test, rows, class_counts)
+        none = np.zeros(voters, dtype=np.int64)
+        return Share([None] * local, [None] * local, none, np.zeros((voters, 0), dtype=np.int64))
+    if ranks.size > 1:
+        dealt = [_hand_out(tables, parts, ranks)]
+    else:
+        dealt = [_rows_of(tables, parts, voter, voters) for voter in range(voters)]
+    train, test = zip(*dealt, strict=True)
+    return Share(list(train), list(test), rows, class_counts)
 
 
 def _facts(problem: Problem, tables: Tables | None, parts: list[np.ndarray], size: int):

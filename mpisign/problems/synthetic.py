@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mpisign import bits
 from mpisign.errors import UsageError
 from mpisign.problems.base import Problem
 
@@ -26,8 +27,8 @@ class Quadratic(Problem):
     def initial(self, generator):
         return {"x": torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))}
 
-    def draw(self, generator):
-        return torch.from_numpy(generator.standard_normal(self.noisy).astype(np.float32)) * self.noise
+    def draw(self, draw):
+        return bits.normals(self.noisy, draw) * self.noise if self.noise else torch.zeros(self.noisy)
 
     def gradient(self, parameters, batch, gradients):
         x, g = parameters["x"], gradients["x"]
@@ -57,7 +58,8 @@ class Rosenbrock(Problem):
     def initial(self, generator):
         return {"x": torch.tensor([-1.2, 1.0] * self.dimension)[: self.dimension]}
 
-    def draw(self, generator):
+    def draw(self, draw):
+        generator = draw.generator()
         term = int(generator.integers(self.dimension - 1))
         noise = torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))
         return term, noise * self.noise

@@ -13,11 +13,23 @@ from mpisign.bits.cpu.deciding import (
     majority,
     randomised_majority,
     spread,
+    weighted_majority,
 )
-from mpisign.bits.cpu.moving import add_signed, apply, blend, first_nonfinite, tile_sums
+from mpisign.bits.cpu.moving import (
+    add_levels,
+    add_normal,
+    add_signed,
+    apply,
+    blend,
+    first_nonfinite,
+    tile_maxima,
+    tile_sums,
+)
 from mpisign.bits.cpu.packing import pack, pack_stochastic
 
 __all__ = [
+    "add_levels",
+    "add_normal",
     "add_signed",
     "agreement",
     "apply",
@@ -32,5 +44,7 @@ __all__ = [
     "pack_stochastic",
     "randomised_majority",
     "spread",
+    "tile_maxima",
     "tile_sums",
+    "weighted_majority",
 ]

@@ -3,6 +3,8 @@
 These are inlined into the kernels. numba's cache does not notice a change here: `make kernels` after one.
 """
 
+import math
+
 import numpy as np
 from numba import njit, uint32, uint64
 
@@ -36,6 +38,14 @@ def philox_block(block, c):
         )
         k0, k1 = uint32(k0 + uint32(0x9E3779B9)), uint32(k1 + uint32(0xBB67AE85))
     return uint64(c0), uint64(c1), uint64(c2), uint64(c3)
+
+
+@njit(inline="always")
+def normal_pair(k, turn):
+    """Two draws from N(0, 1) by Box and Muller."""
+    length = math.sqrt(-2.0 * math.log((np.float64(k) + 1.0) * 2.0**-32))
+    angle = (2.0 * math.pi * 2.0**-32) * np.float64(turn)
+    return np.float32(length * math.cos(angle)), np.float32(length * math.sin(angle))
 
 
 @njit(inline="always")

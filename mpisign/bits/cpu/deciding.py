@@ -1,5 +1,7 @@
 """Words -> tally -> verdict: count, majority, codes, agreement, and fields for an integer all-reduce."""
 
+import math
+
 import numpy as np
 from numba import njit, uint64
 
@@ -94,6 +96,52 @@ def _randomised_majority(plus, minus, abstentions, voters, at, counter, verdict)
 def randomised_majority(plus, minus, voters, at, draw, verdict):
     abstentions = minus is not None
     _randomised_majority(plus, minus if abstentions else plus, abstentions, voters, at, counter_of(draw)[0], verdict)
+
+
+@njit(**OPTIONS)
+def _weighted_majority(
+    ballots, score, rounds, plain, resolution, limit, least, forget, first_word, tie_rule, counter, negate, verdict
+):
+    for w in range(verdict.shape[1]):
+        coins = coin_word(first_word + w, counter, negate) if tie_rule == 0 else uint64(0)
+        plus, present = uint64(0), uint64(0)
+        for j in range(min(64, score.shape[1] - w * 64)):
+            i, at = w * 64 + j, uint64(j)
+            total = 0
+            for r in range(score.shape[0]):
+                if ballots.shape[0] == 2 and not (ballots[1, r, w] >> at) & uint64(1):
+                    continue
+                weight, s = 1.0, np.float64(score[r, i])
+                if not plain:
+                    if s >= rounds:
+                        weight = limit
+                    elif s <= 0:
+                        weight = least
+                    else:
+                        weight = min(max(np.rint(resolution * math.log(s / (rounds - s))), least), limit)
+                total += np.int64(weight) if (ballots[0, r, w] >> at) & uint64(1) else -np.int64(weight)
+            tied = total == 0
+            up = total > 0 or (tied and (tie_rule == 1 or (tie_rule == 0 and (coins >> at) & uint64(1))))
+            plus |= uint64(up) << at
+            present |= uint64(not tied) << at
+            for r in range(score.shape[0]):
+                gain = np.float32(((ballots[0, r, w] >> at) & uint64(1)) == uint64(up))
+                absent = ballots.shape[0] == 2 and not (ballots[1, r, w] >> at) & uint64(1)
+                if absent or (tied and tie_rule == 2):
+                    gain = np.float32(0.5)
+                score[r, i] = forget * score[r, i] + gain
+        verdict[0, w] = plus
+        if tie_rule == 2:
+            verdict[1, w] = present
+
+
+def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
+    plain, resolution, limit, least, forget = rule
+    counter, negate = counter_of(draw) if ties == "coin" else (NO_COUNTER, False)
+    numbers = float(resolution), float(limit), float(least), np.float32(forget)
+    _weighted_majority(
+        ballots, score, float(rounds), bool(plain), *numbers, at // 64, RULES[ties], counter, negate, verdict
+    )
 
 
 @njit(**OPTIONS)

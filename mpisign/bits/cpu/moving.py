@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import OPTIONS, number
+from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, number, philox_block
 
 
 @njit(**OPTIONS)
@@ -69,6 +69,36 @@ def _add_signed(total, planes, scale):
 
 def add_signed(total, planes, scale):
     _add_signed(total, planes, np.float32(scale))
+
+
+@njit(**OPTIONS)
+def add_levels(total, planes, table):
+    for i in range(len(total)):
+        total[i] += table[number(planes, i >> 6, i & 63)]
+
+
+@njit(**OPTIONS)
+def _add_normal(y, scale, at, counter):
+    for lo in range(0, len(y), 4):
+        draws = philox_block((at + lo) // 4, counter)
+        for half in range(0, min(4, len(y) - lo), 2):
+            first, second = normal_pair(draws[half], draws[half + 1])
+            y[lo + half] += scale * first
+            if lo + half + 1 < len(y):
+                y[lo + half + 1] += scale * second
+
+
+def add_normal(y, scale, at, draw):
+    _add_normal(y, np.float32(scale), at, counter_of(draw)[0])
+
+
+@njit(**OPTIONS)
+def tile_maxima(v, tiles, maxima):
+    for t in range(tiles.shape[1]):
+        most = np.float32(0.0)
+        for i in range(tiles[0, t], tiles[1, t]):
+            most = max(most, abs(v[i]))
+        maxima[t] = most
 
 
 @njit(**OPTIONS)

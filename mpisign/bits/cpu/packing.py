@@ -63,5 +63,28 @@ def _pack_stochastic(v, radius, at, counter, planes):
     return clips
 
 
+@njit(**OPTIONS)
+def _pack_stochastic_each(v, radii, at, counter, planes):
+    clips = 0
+    for w in range(planes.shape[1]):
+        lo = w * 64
+        hi = min(lo + 64, len(v))
+        bits = uint64(0)
+        for b in range(-(-(hi - lo) // 4)):
+            draws = philox_block((at + lo) // 4 + b, counter)
+            for j in range(min(4, hi - lo - 4 * b)):
+                i = lo + 4 * b + j
+                odd = np.int32(uint32(2) * uint32(draws[j] >> uint64(8)) + uint32(1)) - np.int32(2**24)
+                bits |= uint64(v[i] > radii[i] * (np.float32(odd) * np.float32(2.0**-24))) << uint64(4 * b + j)
+                clips += abs(v[i]) > radii[i]
+        planes[0, w] = bits
+        if planes.shape[0] == 2:
+            planes[1, w] = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
+    return clips
+
+
 def pack_stochastic(v, radius, at, draw, planes):
-    return int(_pack_stochastic(v, np.float32(radius), at, counter_of(draw)[0], planes))
+    counter = counter_of(draw)[0]
+    if isinstance(radius, np.ndarray):
+        return int(_pack_stochastic_each(v, radius, at, counter, planes))
+    return int(_pack_stochastic(v, np.float32(radius), at, counter, planes))

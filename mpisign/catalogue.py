@@ -1,0 +1,70 @@
+"""The zoo as text, for `mpisign algorithms`."""
+
+import inspect
+import textwrap
+from collections.abc import Iterable
+
+from mpisign.algorithm import Algorithm, Entry
+from mpisign.messages import Format
+
+VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
+
+
+def listing(entries: Iterable[Entry]) -> str:
+    """A line of summary and one of paper and costs for each entry."""
+    return "\n".join(f"{e.name:16} {e.summary}\n{'':16} {e.paper}; {_costs(e)}" for e in entries)
+
+
+def describe(entry: Entry) -> str:
+    """Signature, paper, needs, costs, what is known, docstring and definition of one entry."""
+    built = entry.build()
+    evaluations = f"{_evaluations(entry):.3g} a row of the batch and step"
+    facts = {
+        "paper": entry.paper,
+        "lr": str(entry.lr),
+        "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
+        "preset": "theory" if entry.theory else "none",
+        "gradient evaluations": f"{evaluations} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
+    }
+    for k, stage in enumerate(built.stages):
+        which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
+        facts[f"{which}up"], facts[f"{which}down"] = _formats(stage)
+    facts["known"] = entry.known
+    lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
+    lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts.items()]
+    return "\n".join([*lines, "", inspect.getdoc(entry.make), "", repr(built)])
+
+
+def _wrap(text: str, indent: str) -> str:
+    return textwrap.fill(text, 112, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _costs(entry: Entry) -> str:
+    stage = entry.build().stages[-1]
+    up, down = (f.bits for f in _pair(stage))
+    return f"{up} bit(s) up, {down} down (n={VOTERS}), {_evaluations(entry):.3g} evaluation(s)"
+
+
+def _pair(stage: Algorithm) -> tuple[Format, Format]:
+    ruled = stage.with_rules("auto", "auto", VOTERS)
+    up = ruled.sign.up()
+    return up, ruled.vote.down(up, VOTERS)
+
+
+def _formats(stage: Algorithm) -> tuple[str, str]:
+    up, down = _pair(stage)
+    beside = stage.sign.beside()
+    return _bits(up) + (f"; {beside}" if beside else ""), f"{_bits(down)} at n = {VOTERS}"
+
+
+def _bits(form: Format) -> str:
+    if form.raw:
+        return "32 bits a coordinate (raw floats)"
+    return f"{form.bits} bit(s) a coordinate" + (" and one float32 a tensor" if form.scaled else "")
+
+
+def _evaluations(entry: Entry) -> float:
+    """Gradients of single rows a step, over the rows of a batch."""
+    turns = entry.build()
+    spent = sum(turns.stages[turns.stage(t)].estimator.evaluations(BATCH, ROWS, t) for t in range(STEPS))
+    return spent / STEPS / BATCH

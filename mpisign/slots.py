@@ -1,0 +1,156 @@
+"""The four slots of an algorithm, and what a slot may know about the step it works in.
+
+    oracle -> Estimator -> v -> SignRule -> message -> exchange(Vote) -> direction -> Update -> x
+
+Each slot is a frozen dataclass of hyperparameters; its arrays live in a State that `init` makes. So an
+algorithm prints as its own definition, is stored in the run file, compares and checkpoints.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from mpisign.layout import Layout
+from mpisign.messages import Ballots, Direction, Format
+from mpisign.rng import NO_VOTER, Draw, Streams
+from mpisign.world import World
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a slot may know about the step it works in.
+
+    lr is the schedule's rate; `lr_of` and `decay_of` add what belongs to a segment's group. x_before is the
+    point before the latest step, where the estimator asked for it (`two_points`), and x itself at t = 0.
+    """
+
+    t: int
+    lr: float
+    streams: Streams
+    layout: Layout
+    world: World
+    voter: int = NO_VOTER
+    weight: float = 1.0  # of this voter in a mean of raw floats; the weights of all voters add up to n
+    x_before: Tensor | None = None
+
+    def draw(self, stream: str) -> Draw:
+        return self.streams.draw(stream, self.t, self.voter)
+
+    def coin(self, stream: str) -> Draw:
+        return self.streams.coin(stream, self.t, self.voter)
+
+    def lr_of(self, segment: int) -> float:
+        return self.lr * self.layout.segments[segment].group.lr_scale
+
+    def decay_of(self, segment: int, weight_decay: float) -> float:
+        """The factor 1 - lr*weight_decay of decoupled weight decay, rounded once to float32."""
+        own = self.layout.segments[segment].group.weight_decay
+        return float(np.float32(1 - self.lr_of(segment) * (weight_decay if own is None else own)))
+
+
+class Estimator:
+    """What does this voter believe its gradient is?"""
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
+    two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
+
+    def init(self, layout: Layout) -> State:
+        return {}
+
+    def estimate(self, oracle, x: Tensor, state: State, step: Step) -> Tensor:
+        """v, a flat float32 vector of layout.length; it belongs to the estimator."""
+        raise NotImplementedError
+
+    def observe(self, direction: Direction, state: State, step: Step) -> None:
+        """Sees what was decided for a stretch, after x moved."""
+
+    def evaluations(self, batch: int, rows: int, t: int) -> int:
+        """Gradients of single rows that a voter takes at step t. batch: of a gradient; rows: that it owns."""
+        return batch
+
+
+class SignRule:
+    """What is sent for v?"""
+
+    def up(self) -> Format:
+        raise NotImplementedError
+
+    def beside(self) -> str:
+        """What is shared beside the messages, for a reader."""
+        return ""
+
+    def init(self, layout: Layout) -> State:
+        return {}
+
+    def agree(self, estimates: list[Tensor], states: list[State], step: Step) -> None:
+        """What all voters must agree on before they pack, through step.world; one call for the local voters."""
+
+    def begin(self, v: Tensor, state: State, step: Step) -> tuple[Tensor, np.ndarray | None]:
+        """What needs the whole vector: the signal to pack and its scales, if any.
+
+        Scales that travel are float32 (segments,); a radius, which stays here, is one float32.
+        """
+        return v, None
+
+    def pack(
+        self,
+        signal: Tensor,
+        scales: np.ndarray | None,
+        lo: int,
+        hi: int,
+        out: Tensor,
+        state: State,
+        step: Step,
+    ) -> tuple[int, int]:
+        """Packs coordinates [lo, hi) into out (planes, words of the chunk); returns (zeros, clips)."""
+        raise NotImplementedError
+
+
+class Vote:
+    """What do the messages decide? One call before and one after the shards agree on shared values."""
+
+    needs_ballots = False  # single messages, with scales or floats, where a tally is not enough
+    shares = False  # whether shared() has anything for the shards to agree on
+    stateful = False  # whether it keeps arrays for the coordinates that a rank counts
+    in_x = False  # whether the scales of its direction are in units of x, the learning rate included
+
+    def down(self, up: Format, voters: int) -> Format:
+        raise NotImplementedError
+
+    def levels(self, up: Format, voters: int) -> np.ndarray | None:
+        """What each code of the verdict means, float64 (2**planes,)."""
+        return None
+
+    def init(self, layout: Layout, owned: int, voters: int) -> State:
+        """State for the `owned` coordinates that this rank counts."""
+        return {}
+
+    def absorb(self, ballots: Ballots, state: State, step: Step) -> None:
+        """Takes in the messages for a stretch of coordinates."""
+
+    def shared(self, ballots: Ballots, state: State, step: Step) -> np.ndarray:
+        """float64, one a tile of this stretch; those of the whole vector reach scales() on every rank."""
+        raise NotImplementedError
+
+    def scales(self, tiles: np.ndarray, layout: Layout) -> np.ndarray:
+        """The scales (segments,) float32 of the direction, from what was shared."""
+        raise NotImplementedError
+
+    def verdict(self, ballots: Ballots, scales: np.ndarray | None, state: State, out: Tensor, step: Step) -> None:
+        """Decides a stretch: fills out (planes, W) or (1, C)."""
+        raise NotImplementedError
+
+
+class Update:
+    """How does x move along the direction?"""
+
+    def init(self, layout: Layout) -> State:
+        return {}
+
+    def apply(self, x: Tensor, direction: Direction, state: State, step: Step) -> None:
+        """Moves coordinates [direction.lo, direction.hi) of x, in place."""
+        raise NotImplementedError

@@ -1,0 +1,64 @@
+"""Runs the points of a sweep, one after another or a few at a time, each in simulation."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from mpisign.config import Config
+from mpisign.errors import NumericalError
+from mpisign.results import Run
+from mpisign.sweep import Point
+from mpisign.train import simulate
+
+
+def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
+    """Runs all points that have not ended, those that wait for a best value last.
+
+    read: gives the points as they stand now. jobs: how many at a time, each in a process of its own. A point that
+    diverges is reported and the others go on; any other error ends the sweep.
+    """
+    begin = time.monotonic()
+    for _ in ("those that are known", "those that waited for the best of them"):
+        _run([p for p in read() if p.status in ("missing", "incomplete")], jobs)
+    points = read()
+    print(f"points: {len(points)}\nended: {sum(p.ended for p in points)}\nseconds: {time.monotonic() - begin:.0f}")
+
+
+def _run(points: list[Point], jobs: int) -> None:
+    if jobs == 1:
+        for k, point in enumerate(points):
+            run_point(point.config)
+            _tell(k, len(points), point)
+        return
+    # fresh interpreters: torch and numba do not survive a fork
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        futures = {}
+        for point in points:
+            config = point.config
+            limited = config.run.model_copy(update={"threads": config.run.threads or threads})
+            futures[pool.submit(run_point, config.model_copy(update={"run": limited}))] = point
+        try:
+            for k, future in enumerate(as_completed(futures)):
+                future.result()
+                _tell(k, len(points), futures[future])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run_point(config: Config) -> None:
+    """One point in simulation; that it diverged stands in its run file."""
+    try:
+        simulate(config, quiet=True)
+    except NumericalError:
+        pass
+
+
+def _tell(k: int, count: int, point: Point) -> None:
+    summary = Run(point.file).summary()
+    figures = "  ".join(f"{name} {summary[name]}" for name in ("final_loss", "test_accuracy", "seconds") if name in summary)
+    print(f"{k + 1}/{count}  {point.name}: {str(summary['status']).split(':')[0]}  {figures}", flush=True)

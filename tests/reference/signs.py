@@ -1,0 +1,119 @@
+"""Messages for an estimate v."""
+
+import numpy as np
+
+from tests.reference.arithmetic import norm, tiled
+
+F = np.float32
+
+
+class Slot:
+    def begin(self):
+        pass
+
+    def agree(self, estimates):
+        """What all voters agreed on beforehand."""
+
+    def signed(self, v, zeros):
+        """-1, 0 or +1 for each coordinate that belongs to a parameter."""
+        s = np.zeros(len(v), dtype=np.int64)
+        for i in self.run.coordinates:
+            s[i] = np.sign(v[i])
+            if v[i] == 0 and zeros != "abstain":
+                s[i] = self.run.coin(i, self.voter, "zero") if zeros == "coin" else 1
+        return s
+
+    def stochastic(self, v, radius):
+        """radius: a float32 for each coordinate."""
+        s = np.zeros(len(v), dtype=np.int64)
+        odds = self.run.random.odds(self.run.coordinates, self.run.t, self.voter, "sign")
+        for i, odd in zip(self.run.coordinates, odds, strict=True):
+            s[i] = 1 if v[i] > F(F(radius[i]) * F(odd / 2**24)) else -1
+        return s
+
+
+class Sign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        return Message(self.signed(v, self.zeros))
+
+
+class NoisySign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        noisy = v.copy()
+        for i in self.run.coordinates if self.scale else ():
+            noisy[i] = v[i] + F(F(self.scale) * self.run.random.normal(i, self.run.t, self.voter, "dither"))
+        return Message(self.signed(noisy, self.zeros))
+
+
+class StochasticSign(Slot):
+    def begin(self):
+        self.most = np.full(len(self.run.x), 1e-20, dtype=F)
+
+    def agree(self, estimates):
+        if self.radius == "max" and self.run.t % self.refresh == 0:
+            largest = np.maximum(np.max([np.abs(v) for v in estimates], axis=0), F(1e-20))
+            for sign in self.run.stages[self.run.turns.stage(self.run.t)]["sign"]:
+                sign.most = largest
+
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        if self.radius == "norm":
+            length = F(norm(v, self.run.tensors))
+            if length == 0:
+                return Message(self.signed(v, self.zeros))
+            return Message(self.stochastic(v, np.full(len(v), length)))
+        if self.radius == "running":
+            self.most = np.maximum(self.most, np.abs(v))
+        each = self.most if isinstance(self.radius, str) else np.full(len(v), F(self.radius))
+        return Message(self.stochastic(v, each))
+
+
+class ScaledStochasticSign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        radius, scales = np.zeros(len(v), dtype=F), []
+        for offset, size in self.run.tensors:
+            here = slice(offset, offset + size)
+            scales.append(max(np.abs(v[here])) if size else F(0))
+            radius[here] = scales[-1]
+        return Message(self.stochastic(v, radius), scales)
+
+
+class ScaledSign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        scales = [F(tiled(v, offset, size, 1) / size) for offset, size in self.run.tensors]
+        return Message(self.signed(v, self.zeros), scales)
+
+
+class ErrorFeedback(Slot):
+    def begin(self):
+        from tests.reference import signs
+
+        self.e, self.inner = self.run.zeros(), self.run.slot(signs, self.rule, self.voter)
+
+    def message(self, v, agreed):
+        p = self.e + F(self.run.lr if self.in_x else 1.0) * v
+        sent = self.inner.message(p, agreed)
+        for scale, (offset, size) in zip(sent.scales, self.run.tensors, strict=True):
+            here = slice(offset, offset + size)
+            p[here] -= (scale * sent.signs[here].astype(F)).astype(F)
+        self.e = p
+        return sent
+
+
+class Raw(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        out = v.copy()
+        for i in range(len(v)) if self.noise else ():
+            out[i] += F(F(self.noise) * self.run.random.normal(i, self.run.t, self.voter, "dither"))
+        return Message(raw=out)

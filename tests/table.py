@@ -1,0 +1,65 @@
+"""One table drives the generic tests: every entry of the zoo, its hyperparameters, and the claim it must meet.
+
+hyper: values under which every part of the entry is at work, for comparisons bit by bit. The claim is about
+least squares (problems.Regression) with rows dealt at random: after `steps` steps at rate lr/sqrt(t + 1), the gap
+f - f* is at most `gap` of what it was at the start, for n = 1, 3 and 4 voters. A second list holds forms of an
+entry that other hyperparameters switch on.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Claim:
+    lr: float
+    gap: float
+    steps: int = 1500
+    hyper: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    hyper: dict
+    claim: Claim
+    bitwise: bool = True  # x equals the reference's bit for bit; else within 4 ulp of it, step by step
+
+
+TABLE = {
+    "signsgd-mv": Row({"weight_decay": 0.1}, Claim(0.1, 1e-4)),
+    "signum-mv": Row({"beta": 0.9, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "dlion-mavo": Row({"beta1": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
+    "signsgd-fv": Row({"plain": 5, "forget": 0.9, "limit": 2.0}, Claim(0.1, 5e-4)),
+    "noisy-signsgd": Row({"noise": 0.5}, Claim(0.1, 2e-4)),
+    "noisy-median": Row({"noise": 0.5}, Claim(0.3, 2e-5), bitwise=False),
+    "dp-sign": Row({"clip_rows": 0.5, "epsilon": 2.0}, Claim(0.3, 0.2, hyper={"clip_rows": 5.0, "epsilon": 8.0}), bitwise=False),
+    "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4)),
+    "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4)),
+    "dlion-avg": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
+    "mv-signsgd-sim": Row({"beta": 0.8, "radius": "running"}, Claim(0.1, 1e-3)),
+    "ssvr-mv": Row({"option": 2, "beta": 0.4, "radius": 3.0}, Claim(0.1, 2e-4)),
+    "dvr-sign": Row({"beta": 0.3, "start_batches": 4}, Claim(0.1, 4e-4)),
+    "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4)),
+    "dist-signrvr": Row({"every": 7}, Claim(0.1, 1e-4)),
+    "dist-signrvm": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 6e-4)),
+    "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
+    "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
+    "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
+    "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4), bitwise=False),
+}
+
+# other forms of an entry
+FORMS = [
+    ("sto-signsgd", {"radius": 2.0, "error_feedback": True}),
+    ("sto-signsgd", {"radius": "running", "error_feedback": True, "factor": 0.5}),
+    ("mv-signsgd-sim", {"radius": "max", "refresh": 2}),
+    ("ssvr-mv", {"option": 1, "beta": 0.4, "radius": 3.0}),
+    ("ssvr-mv", {"option": 1, "beta": 0.4, "radius": "max"}),
+    ("ssvr-mv", {"option": 2, "beta": 0.4, "radius": "running", "project": 2.0}),
+    ("dvr-sign", {"snapshot_every": 3}),
+    ("dvr-q", {"snapshot_every": 4}),
+    ("dvr-q", {"beta": 0.3, "start_batches": 3}),
+    ("dist-ef-signsgd", {"weight_decay": 0.1}),
+    ("signsgd-fv", {"plain": 5, "negative": False}),
+]
+
+FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS
