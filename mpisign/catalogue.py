@@ -12,7 +12,8 @@ VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 
 def listing(entries: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
-    return "\n".join(f"{e.name:16} {e.summary}\n{'':16} {e.paper}; {_costs(e)}" for e in entries)
+    head = f"bits a coordinate at n = {VOTERS}; gradient evaluations a row of the batch and step\n"
+    return head + "\n".join(f"{e.name:16} {e.summary}\n{'':16} {e.paper}; {_costs(e)}" for e in entries)
 
 
 def describe(entry: Entry) -> str:
@@ -42,7 +43,8 @@ def _wrap(text: str, indent: str) -> str:
 def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (f.bits for f in _pair(stage))
-    return f"{up} bit(s) up, {down} down (n={VOTERS}), {_evaluations(entry):.3g} evaluation(s)"
+    beside = " beside shared radii" if stage.sign.beside() else ""
+    return f"bits up {up}, down {down}{beside}; evaluations {_evaluations(entry):.3g}"
 
 
 def _pair(stage: Algorithm) -> tuple[Format, Format]:

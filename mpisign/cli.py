@@ -15,15 +15,15 @@ def RUN(command):
     """The options that train and simulate share."""
     for option in (
         click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
-        click.option("--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."),
+        click.option(
+            "--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."
+        ),
         click.option("--dry-run", is_flag=True, help="Prints d, bytes a step, memory and evaluations a step."),
         click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
         SET,
     ):
         command = option(command)
     return command
-
-
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,10 +60,11 @@ def simulate(job, voters, jobs, **how):
     """
     if voters:
         how["settings"] = (*how["settings"], f"run.voters={voters}")
-    if how["point"] is None and not how["dry_run"] and (points := _points(job, how)):
+    if how["point"] is None and not how["dry_run"] and _points(job, how):
         from mpisign.sweeping import run_points
 
-        return run_points(lambda: _points(job, how), jobs)
+        run_points(lambda: _points(job, how), jobs)
+        return
     loaded = _load(job, **how)
     from mpisign.train import simulate
 
@@ -121,7 +122,6 @@ def algorithms(name):
     """Lists the zoo, or describes the algorithm NAME."""
     from mpisign import zoo  # noqa: F401
     from mpisign.algorithm import REGISTRY, find
-
     from mpisign.catalogue import describe, listing
 
     click.echo(listing(REGISTRY.values()) if name is None else describe(find(name)))

@@ -102,9 +102,7 @@ class Stepper:
         self._turn(self.turns.stage(self.t))
         given = (self.t, lr, self.streams, self.layout, self.world)
         everyone = Step(*given, x_before=self.x_before)
-        mine = [
-            Step(*given, voter, float(self.weights[voter]), x_before=self.x_before) for voter in self.world.local
-        ]
+        mine = [Step(*given, voter, float(self.weights[voter]), x_before=self.x_before) for voter in self.world.local]
         with self.timer("estimate"):
             estimates = [self._estimate(i, step) for i, step in enumerate(mine)]
         with self.timer("sign"):

@@ -128,11 +128,17 @@ def _points(sweep: Sweep, tables: dict, folder: str) -> list[Point]:
         raise UsageError('[sweep] has nothing to sweep; give lists, as in "schedule.lr" = [0.1, 0.01]')
     for key, values in lists.items():
         if "." not in key:
-            raise UsageError(f"unknown key sweep.{key}; [sweep] has: {choices(Sweep.model_fields)}, and \"table.key\" = [...]")
+            raise UsageError(
+                f'unknown key sweep.{key}; [sweep] has: {choices(Sweep.model_fields)}, and "table.key" = [...]'
+            )
         if not isinstance(values, list) or not values:
-            raise UsageError(f'sweep."{key}" = {values!r}: a list of at least one value; a single one goes into its table')
+            raise UsageError(
+                f'sweep."{key}" = {values!r}: a list of at least one value; a single one goes into its table'
+            )
     combined = [s for case in sweep.case for s in _combine(sweep.kind, lists, _flat(case, ()))]
-    swept = [key for key in dict.fromkeys(k for s in combined for k in s) if len({str(s.get(key)) for s in combined}) > 1]
+    swept = [
+        key for key in dict.fromkeys(k for s in combined for k in s) if len({str(s.get(key)) for s in combined}) > 1
+    ]
     seeds = lists.get(SEED, [None])
     if sweep.best and not any(sweep.best in s for s in combined):
         raise UsageError(f"sweep.best = {sweep.best!r} is none of the lists, which are: {choices(swept)}")

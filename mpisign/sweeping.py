@@ -1,5 +1,6 @@
 """Runs the points of a sweep, one after another or a few at a time, each in simulation."""
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -52,13 +53,13 @@ def _run(points: list[Point], jobs: int) -> None:
 
 def run_point(config: Config) -> None:
     """One point in simulation; that it diverged stands in its run file."""
-    try:
+    with contextlib.suppress(NumericalError):
         simulate(config, quiet=True)
-    except NumericalError:
-        pass
 
 
 def _tell(k: int, count: int, point: Point) -> None:
     summary = Run(point.file).summary()
-    figures = "  ".join(f"{name} {summary[name]}" for name in ("final_loss", "test_accuracy", "seconds") if name in summary)
+    figures = "  ".join(
+        f"{name} {summary[name]}" for name in ("final_loss", "test_accuracy", "seconds") if name in summary
+    )
     print(f"{k + 1}/{count}  {point.name}: {str(summary['status']).split(':')[0]}  {figures}", flush=True)

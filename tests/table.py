@@ -31,7 +31,9 @@ TABLE = {
     "signsgd-fv": Row({"plain": 5, "forget": 0.9, "limit": 2.0}, Claim(0.1, 5e-4)),
     "noisy-signsgd": Row({"noise": 0.5}, Claim(0.1, 2e-4)),
     "noisy-median": Row({"noise": 0.5}, Claim(0.3, 2e-5), bitwise=False),
-    "dp-sign": Row({"clip_rows": 0.5, "epsilon": 2.0}, Claim(0.3, 0.2, hyper={"clip_rows": 5.0, "epsilon": 8.0}), bitwise=False),
+    "dp-sign": Row(
+        {"clip_rows": 0.5, "epsilon": 2.0}, Claim(0.3, 0.2, hyper={"clip_rows": 5.0, "epsilon": 8.0}), bitwise=False
+    ),
     "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4)),
     "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4)),
     "dlion-avg": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 3e-4)),

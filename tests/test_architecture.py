@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mpisign.algorithm import REGISTRY, algorithm
-from tests.building import CASES
 from tests.running import BIN, ROOT
+from tests.table import TABLE
 
 ROOMS = {
     "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/"),
@@ -56,19 +56,21 @@ def test_files_stay_small():
 
 def test_the_zoo_its_tests_and_the_readme_agree():
     table = set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert set(REGISTRY) == set(CASES)
+    assert set(REGISTRY) == set(TABLE)
+    assert all(row.claim.gap < 1 for row in TABLE.values())
     assert set(REGISTRY) <= table
 
 
 def test_every_entry_cites_its_paper():
     for entry in REGISTRY.values():
         assert "arXiv" in entry.paper or "baseline" in entry.paper
+        assert entry.known.endswith(".")
         assert entry.summary.endswith(".") or "." in entry.summary
 
 
 def test_a_name_can_be_taken_once():
     with pytest.raises(ValueError, match="in the zoo already"):
-        algorithm("signum-mv", paper="", lr=1.0)(lambda: None)
+        algorithm("signum-mv", paper="", lr=1.0, known="")(lambda: None)
 
 
 def test_the_readme_names_every_file_of_the_package_and_no_dead_link():

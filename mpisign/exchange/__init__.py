@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import UsageError, choices
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.costs import SHARDING
 from mpisign.exchange.local import Local
 from mpisign.layout import Layout
 from mpisign.world import Mpi, World
@@ -35,7 +36,12 @@ def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tup
         raise UsageError(
             f"exchange {name!r} can't carry {algorithm.name}, which sends {sent}; use one of: {choices(fitting)}, auto"
         )
-    return tuple(_choose(name, stage, voters) for stage in algorithm.stages)
+    found = [_choose(name, stage, voters) for stage in algorithm.stages]
+    if voters > 1 and any(target.startswith("vote/") for _, target in algorithm.keep):
+        # what a vote keeps from stage to stage must lie with the same ranks
+        why = "the vote's arrays stay with the ranks that count, from stage to stage"
+        found = [c if c.name in SHARDING else Choice("sharded", why) for c in found]
+    return tuple(found)
 
 
 def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
@@ -44,7 +50,9 @@ def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
         return Choice("local", "one voter: nothing travels")
     # a name that is for the other stage's kind of messages leaves this one to the rule
     if name == "auto" or raw != (name in RAW):
-        return Choice("dense", "fewest bytes for raw floats") if raw else Choice("sharded", "fewest bytes for sign words")
+        return (
+            Choice("dense", "fewest bytes for raw floats") if raw else Choice("sharded", "fewest bytes for sign words")
+        )
     if name == "allreduce" and (stage.vote.needs_ballots or stage.vote.shares):
         return Choice("sharded", f"allreduce sums votes, but {vote} needs single messages")
     if name == "dense-mpi" and stage.vote.needs_ballots:

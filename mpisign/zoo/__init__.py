@@ -1,0 +1,13 @@
+"""The table of papers: one function an algorithm, whose signature is the only list of hyperparameters.
+
+Our symbols: g gradient, v estimate, m moving average, n voters, lr learning rate, t step from 0. Where a line of a
+paper was recalled or taken from another text, the docstring says so. `known` is what is known of convergence.
+"""
+
+# in the order in which they are listed
+from mpisign.zoo import majority  # isort: skip
+from mpisign.zoo import stochastic  # isort: skip
+from mpisign.zoo import variance_reduced  # isort: skip
+from mpisign.zoo import feedback  # isort: skip
+
+__all__ = ["feedback", "majority", "stochastic", "variance_reduced"]

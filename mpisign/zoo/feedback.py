@@ -1,0 +1,69 @@
+"""Error feedback, Adam in one bit, and the dense baselines."""
+
+from mpisign.algorithm import Algorithm, Beta, Count, NonNegative, Positive, Stages, algorithm
+from mpisign.estimators import DecidedMomentum, Minibatch, Nesterov
+from mpisign.signs import ErrorFeedback, Raw, ScaledSign
+from mpisign.updates import Adam, Descent, FrozenAdam, Sgd
+from mpisign.votes import Mean, ServerErrorFeedback
+
+
+@algorithm(
+    "dist-ef-signsgd",
+    paper="Zheng et al. 2019, arXiv:1905.10936, alg. 2 and 3, block-wise",
+    lr=0.1,
+    known=(
+        "The rate of SGD plus a term in 1/delta^2, delta the density of what is sent. A third-party list names a "
+        "proof error for decreasing steps: prefer constant or slowly decaying ones."
+    ),
+)
+def dist_ef_signsgd(momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
+    """Scaled signs with error feedback on each rank and at the vote; one block is one tensor.
+
+    momentum > 0 is the paper's Nesterov form: m = mu*m + g, p = mu*m + g + residual. Residuals are kept in units of
+    x, which equals the paper's eta_{t-1}/eta_t factors (recalled) without a ratio.
+    """
+    estimator = Nesterov(momentum) if momentum else Minibatch()
+    return Algorithm(estimator, ErrorFeedback(ScaledSign()), ServerErrorFeedback(), Descent(weight_decay))
+
+
+@algorithm(
+    "onebit-adam",
+    paper="Tang et al. 2021, arXiv:2102.02888, alg. 1",
+    lr=1e-3,
+    known="The rate of SGD with momentum under a variance that has settled; it is frozen after the warm-up.",
+)
+def onebit_adam(
+    warmup_steps: Count = 100,
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.999,
+    epsilon: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+):
+    """Adam on raw floats for warmup_steps, then its variance is frozen and momentum travels as scaled signs.
+
+    Error feedback on each rank and at the vote, one block a tensor (seen in a secondary text). The warm-up corrects
+    the bias of both averages; a coordinate whose variance is still 0 does not move afterwards.
+    """
+    warm = Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))
+    frozen = FrozenAdam(epsilon, weight_decay, 1 - beta2**warmup_steps)
+    signs = ErrorFeedback(ScaledSign(), in_x=False)
+    bits = Algorithm(DecidedMomentum(beta1), signs, ServerErrorFeedback(in_x=False), frozen)
+    keep = (("update/v", "update/v"), ("update/m", "estimator/m"))
+    return Stages(warm, bits, keep, until=warmup_steps)
+
+
+@algorithm("sgd", paper="baseline: mean of float32 gradients", lr=0.1, known="The usual rates.")
+def sgd(momentum: Beta = 0.9, weight_decay: NonNegative = 0.0, nesterov: bool = False):
+    """SGD with momentum on the mean gradient."""
+    return Algorithm(Minibatch(), Raw(), Mean(), Sgd(momentum, weight_decay, nesterov))
+
+
+@algorithm(
+    "adam",
+    paper="baseline: Kingma & Ba 2015, arXiv:1412.6980; decoupled weight decay",
+    lr=1e-3,
+    known="It can diverge on some convex problems (Reddi et al. 2018); in practice it is the one to beat.",
+)
+def adam(beta1: Beta = 0.9, beta2: Beta = 0.999, epsilon: Positive = 1e-8, weight_decay: NonNegative = 0.0):
+    """Adam on the mean gradient."""
+    return Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))

@@ -1,0 +1,17 @@
+"""What several entries share, word for word."""
+
+from typing import Literal
+
+from mpisign.algorithm import Positive
+
+Radius = Literal["max", "running"] | Positive
+
+MEDIAN = (
+    "A majority of signs follows the median of the voters' gradients, not their mean: with unlike rows it need not "
+    "approach a stationary point of the mean (Chen et al. 2020)."
+)
+
+FLOOR = (
+    "The bound keeps a term d/sqrt(n) that no number of steps removes, and a gradient floor is proved even with "
+    "exact local gradients: log-cosh on 3 voters stays at 1/1542 (arXiv:2609.18656, prop. 1)."
+)

@@ -1,0 +1,81 @@
+"""Deterministic signs: majority votes and averages."""
+
+from mpisign import theory
+from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.estimators import Lion, Minibatch, Momentum
+from mpisign.signs import Sign
+from mpisign.updates import Descent
+from mpisign.votes import Average, LearnedWeights, Majority
+from mpisign.zoo.known import MEDIAN
+
+
+@algorithm(
+    "signsgd-mv",
+    paper="Bernstein et al. 2018, arXiv:1802.04434, alg. 3",
+    lr=1e-3,
+    known=f"O(1/sqrt(K)) in l1 for like voters, with batches of K or symmetric unimodal noise. {MEDIAN}",
+    theory=theory.signsgd_mv,
+)
+def signsgd_mv(weight_decay: NonNegative = 0.0):
+    """Sign of the gradient on each rank, majority vote across ranks. The paper's delta is our lr."""
+    return Algorithm(Minibatch(), Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "signum-mv",
+    paper="Bernstein et al. 2019, arXiv:1810.05291, alg. 1",
+    lr=1e-3,
+    known=f"The 2019 theorems are for beta = 0; the 2018 one for momentum has a warm-up that nobody runs. {MEDIAN}",
+)
+def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+    """Sign of momentum on each rank, majority vote across ranks. The paper's eta, lambda: lr, weight_decay."""
+    return Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "dlion-mavo",
+    paper="Liu et al. 2024, arXiv:2404.00438, majority vote",
+    lr=1e-4,
+    known=f"With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (recalled). {MEDIAN}",
+)
+def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
+    """Distributed Lion: sign of beta1*m + (1 - beta1)*g on each rank, majority vote; m is never shared.
+
+    Equations seen in a secondary text. x -= lr*(vote + weight_decay*x).
+    """
+    return Algorithm(Lion(beta1, beta2), Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "signsgd-fv",
+    paper="Park & Lee 2024, arXiv:2403.16372 (signSGD-FV)",
+    lr=1e-3,
+    known=f"Built for voters whose batches differ in size. {MEDIAN}",
+)
+def signsgd_fv(
+    plain: Count = 100,
+    resolution: Count = 4,
+    limit: Positive = 10.0,
+    forget: Fraction = 1.0,
+    negative: bool = True,
+    weight_decay: NonNegative = 0.0,
+):
+    """Federated voting: each voter's weight is the log odds of its past agreement, coordinate by coordinate.
+
+    After the authors' code: the first `plain` rounds count alike, weights are clipped to +-limit. Ours are whole
+    multiples of 1/resolution, so that a vote stays an integer count. Where it is counted it keeps 4 bytes a voter
+    and coordinate. negative = False stops weights at 0; with True a voter that lies all the time helps.
+    """
+    vote = LearnedWeights(plain, resolution, limit, forget, negative)
+    return Algorithm(Minibatch(), Sign(), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "dlion-avg",
+    paper="Liu et al. 2024, arXiv:2404.00438, averaging",
+    lr=1e-4,
+    known="As dlion-mavo; the average of signs keeps how strongly the voters agree.",
+)
+def dlion_avg(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
+    """Distributed Lion with the mean of the signs instead of their majority; log2(n + 1) bits down."""
+    return Algorithm(Lion(beta1, beta2), Sign(), Average(), Descent(weight_decay))

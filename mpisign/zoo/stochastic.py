@@ -1,0 +1,117 @@
+"""Noise and chance before or in the sign."""
+
+from math import log, sqrt
+
+from mpisign import theory
+from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.estimators import ClippedRows, Minibatch, Momentum
+from mpisign.signs import NoisySign, Raw, StochasticSign
+from mpisign.updates import Descent, Sgd
+from mpisign.votes import Average, Majority, Median, SignErrorFeedback
+from mpisign.zoo.known import FLOOR, Radius
+
+
+@algorithm(
+    "noisy-signsgd",
+    paper="Chen et al. 2020, arXiv:1906.01736, alg. 3",
+    lr=1e-3,
+    known="The expected median approaches the mean as O(1/noise), but noise also slows every step.",
+)
+def noisy_signsgd(noise: NonNegative = 0.01, weight_decay: NonNegative = 0.0):
+    """sign(g + noise*xi), xi from N(0, 1), majority vote. The paper's b is our noise, in units of the gradient.
+
+    Seen in a third-party specification. Theory asks for an odd number of voters.
+    """
+    return Algorithm(Minibatch(), NoisySign(noise), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "noisy-median",
+    paper="Chen et al. 2020, arXiv:1906.01736, alg. 4",
+    lr=0.1,
+    known="E|grad|^2 = O(d^(2/3) T^(-1/3)) at noise (T*d)^(1/6) and rate (T*d)^(-2/3) (thm. 6, seen second-hand).",
+    theory=theory.noisy_median,
+)
+def noisy_median(noise: NonNegative = 0.01):
+    """Coordinate median of g + noise*xi. Not a sign vote: raw floats, 32 bits a coordinate each way.
+
+    Seen in a third-party specification. An even number of voters takes the mean of the two in the middle.
+    """
+    return Algorithm(Minibatch(), Raw(weighted=False, noise=noise), Median(), Sgd())
+
+
+@algorithm(
+    "dp-sign",
+    paper="Jin et al. 2020, arXiv:2002.10940, dp-sign",
+    lr=1e-3,
+    known="It makes no privacy claim here: the accounting of many steps and of the sampling is not done.",
+)
+def dp_sign(
+    clip_rows: Positive = 1.0, epsilon: Positive = 1.0, delta: Fraction = 1e-5, weight_decay: NonNegative = 0.0
+):
+    """+1 with probability Phi(g/sigma), every row's gradient clipped to norm clip_rows; majority vote.
+
+    sigma = sqrt(2*log(1.25/delta))*clip_rows/epsilon, added to the mean of the clipped gradients, as in the author's
+    code. This makes no privacy claim: nothing is accounted over steps, rows or samples.
+    """
+    sigma = sqrt(2 * log(1.25 / delta)) * clip_rows / epsilon
+    return Algorithm(ClippedRows(clip_rows), NoisySign(sigma), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "sto-signsgd",
+    paper="Jin et al. 2020, arXiv:2002.10940, sto-sign",
+    lr=1e-3,
+    known="It converges to a neighbourhood; the rate quoted by others is O(d^(3/8) T^(-1/8)).",
+)
+def sto_signsgd(
+    radius: Radius = "max",
+    refresh: Count = 1,
+    error_feedback: bool = False,
+    factor: NonNegative = 0.0,
+    weight_decay: NonNegative = 0.0,
+):
+    """+1 with probability (b + g)/(2b), majority vote. The paper's b is our radius.
+
+    radius "max" is that of the author's code: for each coordinate the largest |g| of any voter, shared as raw floats
+    every `refresh` steps (64(n-1)/n bits a coordinate each time). error_feedback: the vote keeps e and decides
+    s = sign(p), p = tally/n + e, e = p - factor*s; factor 0 is the code's 1/n (the paper's own is not known to us).
+    """
+    vote = SignErrorFeedback(factor) if error_feedback else Majority()
+    return Algorithm(Minibatch(), StochasticSign(radius, refresh), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "ssdm",
+    paper="Safaryan & Richtarik 2021, arXiv:1905.12938, alg. 3",
+    lr=0.03,
+    known=(
+        "E|grad| = O(K^(-1/4)) where all voters share one objective. Version 6 (June 2026) withdraws the claim for "
+        "unlike data: the proof of theorem 8 needed every voter's gradient to be unbiased for the same function. In "
+        "one dimension it is a vote of signs and goes to the median."
+    ),
+    theory=theory.ssdm,
+)
+def ssdm(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+    """Stochastic sign of momentum with its own norm as radius, averaged; no vote is taken.
+
+    m starts as the first gradient (recalled, not seen). The paper's gamma is our lr: a step has length
+    gamma*|tally|/n a coordinate.
+    """
+    return Algorithm(Momentum(beta, start="estimate"), StochasticSign("norm"), Average(), Descent(weight_decay))
+
+
+@algorithm(
+    "mv-signsgd-sim",
+    paper="Sun et al. 2023, PMLR 202:33077 (no arXiv number), MV-sto-signSGD-SIM",
+    lr=1e-3,
+    known=f"O(d T^(-1/4) + d n^(-1/2)). {FLOOR}",
+    theory=theory.mv_signsgd_sim,
+)
+def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 1, weight_decay: NonNegative = 0.0):
+    """Stochastic sign of momentum, majority vote: ssvr-mv's option 1 with an average in STORM's place.
+
+    The stochastic operator is recalled, the name and the rate were seen. The paper's theta is our beta; a fixed
+    radius is its form, "max" and "running" as in sto-signsgd.
+    """
+    return Algorithm(Momentum(beta), StochasticSign(radius, refresh), Majority(), Descent(weight_decay))

@@ -1,0 +1,134 @@
+"""Estimates that reduce variance: STORM, SVRG, and a mean gradient tracked by the vote."""
+
+from typing import Literal
+
+from mpisign import theory
+from mpisign.algorithm import Algorithm, Beta, Count, Cycle, Fraction, NonNegative, Stages, algorithm
+from mpisign.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
+from mpisign.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
+from mpisign.updates import Descent
+from mpisign.votes import Majority, RandomisedMajority, TrackedQuantised, TrackedSign
+from mpisign.zoo.known import FLOOR, MEDIAN, Radius
+
+
+@algorithm(
+    "ssvr-mv",
+    paper="Jiang et al. 2024, arXiv:2406.00489, alg. 3",
+    lr=1e-3,
+    known=f"Option 1: O(d^(1/2) T^(-1/2) + d n^(-1/2)). {FLOOR} Option 2: E|grad|_2 = O(d^(1/4) T^(-1/4)), no floor.",
+    theory=theory.ssvr_mv,
+)
+def ssvr_mv(
+    option: Literal[1, 2] = 1,
+    beta: Fraction = 0.5,
+    radius: Radius = "max",
+    refresh: Count = 1,
+    project: NonNegative | None = None,
+    weight_decay: NonNegative = 0.0,
+):
+    """STORM on each rank, stochastic sign of radius R; option 1 majority, option 2 randomised majority.
+
+    A fixed radius is the paper's (R = 4G in option 1, R = G in option 2); one that is safe makes every bit nearly a
+    coin flip, so the default is the shared maximum of each coordinate, as in sto-signsgd. project: v is kept in the
+    Euclidean ball of this radius, 0 for none; left out, it is R for option 2 with a fixed R, else none. That R = G,
+    the randomised sign of the vote, and the projection of what is kept, are recalled, not seen.
+    """
+    if project is None:
+        project = radius if option == 2 and not isinstance(radius, str) else 0.0
+    vote = Majority() if option == 1 else RandomisedMajority()
+    return Algorithm(Storm(beta, project), StochasticSign(radius, refresh), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "dvr-sign",
+    paper="Jiang et al. 2026, arXiv:2609.18656, DVR-Sign and DVR-Sign-FS",
+    lr=1e-3,
+    known=(
+        "E|grad|_1 = O(sqrt(d/K) + sqrt(d)*(a/(nK))^(1/3)), a = d for this compressor; unlike voters are allowed "
+        "and there is no floor."
+    ),
+    theory=theory.dvr_sign,
+)
+def dvr_sign(
+    beta: Fraction = 0.5,
+    start_batches: Count = 1,
+    snapshot_every: int = 0,
+    weight_decay: NonNegative = 0.0,
+):
+    """z = (1 - beta)*z + mean of Q(g(x_t) - (1 - beta)*g(x_{t-1})), kept by the vote; decides sign(z).
+
+    Q(v) = R*(stochastic sign of v with radius R = max|v|) for each tensor: one float a tensor beside the bits (the
+    paper takes the whole vector as one block). start_batches is B0: x stays for B0 - 1 steps while z is the mean of
+    all Q(g). snapshot_every = q > 0 is the finite-sum form: at every q-th step z is the exact mean of full local
+    gradients, sent as raw floats, and beta is 0 in between.
+    """
+    tracked = TrackedSign(0.0 if snapshot_every else beta)
+    return _tracking(tracked, TrackedSign, beta, start_batches, snapshot_every, weight_decay)
+
+
+@algorithm(
+    "dvr-q",
+    paper="Jiang et al. 2026, arXiv:2609.18656, DVR-Q and DVR-Q-FS",
+    lr=0.01,
+    known="E|grad|_2 = O(sqrt(a/K) + sqrt(a)/(nK)^(1/3)), a = d for this compressor; unlike voters allowed.",
+    theory=theory.dvr_q,
+)
+def dvr_q(
+    beta: Fraction = 0.5,
+    start_batches: Count = 1,
+    snapshot_every: int = 0,
+    weight_decay: NonNegative = 0.0,
+):
+    """As dvr-sign, but decides Q(z), unbiased for z: x -= lr*Q(z), one float a tensor beside the bits down too."""
+    tracked = TrackedQuantised(0.0 if snapshot_every else beta)
+    return _tracking(tracked, TrackedQuantised, beta, start_batches, snapshot_every, weight_decay)
+
+
+def _tracking(tracked, vote, beta, start_batches, snapshot_every, weight_decay):
+    if snapshot_every < 0:
+        raise theory.usage("snapshot_every", snapshot_every, "0 for none, or the steps between snapshots")
+    move, keep = Descent(weight_decay), (("vote/z", "vote/z"),)
+    corrected = Algorithm(Correction(tracked.beta), ScaledStochasticSign(), tracked, move)
+    if snapshot_every:
+        exact = Algorithm(FullGradient(), Raw(weighted=False), vote(beta=1.0), move)
+        return Cycle(exact, corrected, keep, every=snapshot_every)
+    if start_batches == 1:
+        return corrected
+    still = Descent(weight_decay, first=start_batches - 1)
+    gather = Algorithm(Minibatch(), ScaledStochasticSign(), vote(start=True), still)
+    return Stages(gather, corrected, keep, until=start_batches)
+
+
+@algorithm(
+    "dist-signrvr",
+    paper="Qin et al. 2023, arXiv:2310.15976, dist-SignRVR",
+    lr=1e-3,
+    known=(
+        "O(log(nT)/sqrt(nT) + log(nT)*sqrt(n)/sqrt(T)) in the first versions. Plain SignRR was downgraded in the "
+        f"revision of August 2026: reshuffling does not repair the sign's bias; the snapshot here does. {MEDIAN}"
+    ),
+)
+def dist_signrvr(every: int = 0, weight_decay: NonNegative = 0.0):
+    """Sign of g(x) - g(w) + full gradient at w on each rank's own reshuffled rows, majority vote.
+
+    w is renewed every `every` steps, 0 for each pass over the rank's own rows. The vote and the sharded form are
+    recalled. Use problem.sampling = "reshuffle", the default.
+    """
+    return Algorithm(Svrg(_every(every)), Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "dist-signrvm",
+    paper="Qin et al. 2023, arXiv:2310.15976, dist-SignRVM",
+    lr=1e-3,
+    known=f"As dist-signrvr, with momentum. {MEDIAN}",
+)
+def dist_signrvm(beta: Beta = 0.9, every: int = 0, weight_decay: NonNegative = 0.0):
+    """Sign of a moving average of dist-signrvr's estimate, majority vote. The form of the average is recalled."""
+    return Algorithm(Momentum(beta, of=Svrg(_every(every))), Sign(), Majority(), Descent(weight_decay))
+
+
+def _every(every: int) -> int:
+    if every < 0:
+        raise theory.usage("every", every, "0 for one pass over the rows, or a number of steps")
+    return every
