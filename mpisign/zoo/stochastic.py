@@ -66,7 +66,7 @@ def dp_sign(
 )
 def sto_signsgd(
     radius: Radius = "max",
-    refresh: Count = 1,
+    refresh: Count = 100,
     error_feedback: bool = False,
     factor: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
@@ -74,7 +74,7 @@ def sto_signsgd(
     """+1 with probability (b + g)/(2b), majority vote. The paper's b is our radius.
 
     radius "max" is that of the author's code: for each coordinate the largest |g| of any voter, shared as raw floats
-    every `refresh` steps (64(n-1)/n bits a coordinate each time). error_feedback: the vote keeps e and decides
+    every `refresh` steps (64(n-1)/n bits a coordinate each time; the code has refresh = 1). error_feedback: the vote keeps e and decides
     s = sign(p), p = tally/n + e, e = p - factor*s; factor 0 is the code's 1/n (the paper's own is not known to us).
     """
     vote = SignErrorFeedback(factor) if error_feedback else Majority()
@@ -108,7 +108,7 @@ def ssdm(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     known=f"O(d T^(-1/4) + d n^(-1/2)). {FLOOR}",
     theory=theory.mv_signsgd_sim,
 )
-def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 1, weight_decay: NonNegative = 0.0):
+def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 100, weight_decay: NonNegative = 0.0):
     """Stochastic sign of momentum, majority vote: ssvr-mv's option 1 with an average in STORM's place.
 
     The stochastic operator is recalled, the name and the rate were seen. The paper's theta is our beta; a fixed

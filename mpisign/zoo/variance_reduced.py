@@ -22,7 +22,7 @@ def ssvr_mv(
     option: Literal[1, 2] = 1,
     beta: Fraction = 0.5,
     radius: Radius = "max",
-    refresh: Count = 1,
+    refresh: Count = 100,
     project: NonNegative | None = None,
     weight_decay: NonNegative = 0.0,
 ):
