@@ -51,6 +51,7 @@ class Run(Table):
     record_every: int = Field(10, ge=1)
     check_every: int = Field(100, ge=1)
     eval_every: int = Field(0, ge=0)
+    trace: bool = False
     recorder: Literal["auto", "swmr", "rewrite"] = "auto"
 
 
@@ -212,15 +213,21 @@ def _validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix:
     try:
         return model(**values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        path = [str(p) for p in first["loc"]]
+        found = error.errors()
+        first = found[0]
+        path = [str(p) for p in first["loc"]][: 2 if model is Config else 1]
         name = prefix + ".".join(path)
         if first["type"] == "extra_forbidden":
             raise UsageError(f"{where}unknown key {name}; {_valid_keys(model, path)}") from None
         if first["type"] == "missing":
             raise UsageError(f"{where}{name} is missing; set it, as in --set {name}=...") from None
-        message = first["msg"].replace("Input should be", "should be")
-        raise UsageError(f"{where}{name} = {first['input']!r}: {message}") from None
+        # a value that may be of several kinds fails once for each
+        reasons = dict.fromkeys(
+            e["msg"].replace("Input should be ", "")
+            for e in found
+            if e["loc"][: len(path)] == first["loc"][: len(path)]
+        )
+        raise UsageError(f"{where}{name} = {first['input']!r}: should be {', or '.join(reasons)}") from None
 
 
 def _valid_keys(model: type[pydantic.BaseModel], path: list[str]) -> str:

@@ -17,6 +17,8 @@ FINITE_SUM, TWO_POINTS = frozenset({"finite sum"}), frozenset({"two points"})
 class Minibatch(Estimator):
     """v = g(x; batch)."""
 
+    elementwise = True
+
     def init(self, layout):
         return {"g": layout.zeros()}
 
@@ -77,6 +79,10 @@ class Momentum(Estimator):
     def two_points(self):
         return self.of.two_points
 
+    @property
+    def elementwise(self):
+        return self.of.elementwise
+
     def init(self, layout):
         return self.of.init(layout) | {"m": layout.zeros()}
 
@@ -97,6 +103,8 @@ class Nesterov(Estimator):
 
     momentum: float = 0.9
 
+    elementwise = True
+
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
 
@@ -115,6 +123,8 @@ class Lion(Estimator):
 
     beta1: float = 0.9
     beta2: float = 0.99
+
+    elementwise = True
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
@@ -162,6 +172,10 @@ class Storm(Estimator):
 
     needs, two_points = TWO_POINTS, True
 
+    @property
+    def elementwise(self):
+        return not self.project
+
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "g_before", "v")}
 
@@ -189,7 +203,7 @@ class Correction(Estimator):
 
     beta: float = 0.0
 
-    needs, two_points = TWO_POINTS, True
+    needs, two_points, elementwise = TWO_POINTS, True, True
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "v")}

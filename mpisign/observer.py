@@ -56,6 +56,7 @@ class Observer:
                     self._arrays(),
                     overwrite=run.overwrite,
                     mode=run.recorder,
+                    width=self.stepper.layout.size if run.trace else 0,
                 )
             except MpisignError as found:
                 error = found
@@ -119,6 +120,9 @@ class Observer:
         with self.stepper.timer("evaluate"):
             found = self._measure()
             self.recorder.append("eval", step=step, **found, **self._costs())
+            if self.config.run.trace:
+                point = [p.reshape(-1).numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
+                self.recorder.append("trace", step=step, x=np.concatenate(point))
         shown = {k: v for k, v in found.items() if math.isfinite(v) and k != "test_loss"}
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
         accuracy = found["test_accuracy"]

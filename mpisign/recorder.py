@@ -47,8 +47,9 @@ class Recorder(NoRecorder):
         *,
         overwrite: bool = False,
         mode: str = "auto",
+        width: int = 0,
     ):
-        """attributes, config and arrays ("group/name" -> array) are written once.
+        """attributes, config and arrays ("group/name" -> array) are written once. width: of wide columns.
 
         Raises UsageError if the file exists and overwrite is False, or can't be written.
         """
@@ -63,7 +64,7 @@ class Recorder(NoRecorder):
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file, self.mode = self._create(mode, attributes, config, arrays)
+            self._file, self.mode = self._create(mode, attributes, config, arrays, width)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
@@ -71,10 +72,10 @@ class Recorder(NoRecorder):
                 f"can't write the run file {path}: {error}; set run.file to a place that can be written"
             ) from error
 
-    def _create(self, mode, attributes, config, arrays):
+    def _create(self, mode, *contents):
         if mode != "rewrite":
             file = h5py.File(self._temporary, "w", libver="latest")
-            self._lay_out(file, attributes, config, arrays)
+            self._lay_out(file, *contents)
             try:
                 file.flush()
                 file.swmr_mode = True
@@ -86,12 +87,12 @@ class Recorder(NoRecorder):
                 if mode == "swmr":
                     raise
         file = h5py.File("run", "w", driver="core", backing_store=False, libver="latest")
-        self._lay_out(file, attributes, config, arrays)
+        self._lay_out(file, *contents)
         self._rewrite(file)
         return file, "rewrite"
 
     @staticmethod
-    def _lay_out(file, attributes, config, arrays):
+    def _lay_out(file, attributes, config, arrays, width):
         file.attrs.update(attributes, filetype=FILETYPE, format_version=FORMAT_VERSION)
         file["config"] = config
         for name, array in arrays.items():
@@ -99,7 +100,10 @@ class Recorder(NoRecorder):
         for table, columns in TABLES.items():
             group = file.create_group(table)
             for c in columns:
-                data = group.create_dataset(c.name, shape=(0,), maxshape=(None,), chunks=(512,), dtype=c.dtype)
+                row = (width,) if c.wide and width else ()
+                chunk = (max(1, 512 // max(width, 1)) if row else 512, *row)
+                shapes = {"shape": (0, *row), "maxshape": (None, *row), "chunks": chunk}
+                data = group.create_dataset(c.name, **shapes, dtype=c.dtype)
                 data.attrs.update(unit=c.unit, meaning=c.meaning)
 
     def append(self, table, **row):
@@ -127,7 +131,7 @@ class Recorder(NoRecorder):
         for column in TABLES[table]:
             data = self._file[table][column.name]
             start = len(data)
-            data.resize((start + len(rows),))
+            data.resize(start + len(rows), axis=0)
             data[start:] = np.array([_fit(row[column.name], column.dtype) for row in rows], dtype=column.dtype)
             data.flush()
 

@@ -5,7 +5,7 @@
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns
-    /steps /phases /eval /events /segments: tables that grow, one dataset a column (below)
+    /steps /phases /eval /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest.
 """
@@ -24,6 +24,7 @@ class Column:
     dtype: str
     unit: str
     meaning: str
+    wide: bool = False  # a row of it has one value a coordinate of x
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -75,6 +76,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("bytes_other", "i8", "bytes", "as in steps"),
         Column("gradient_evaluations", "i8", "rows", "as in steps"),
         Column("seconds", "f8", "s", "as in steps"),
+    ),
+    "trace": (
+        Column("step", "i8", "", "as in eval; filled only where run.trace is set"),
+        Column("x", "f4", "", "the parameters as they lie in x, without pads", wide=True),
     ),
     "events": (
         Column("step", "i8", "", "steps taken when it happened"),

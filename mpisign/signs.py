@@ -20,14 +20,16 @@ class Sign(SignRule):
 
     zeros: str = "coin"
 
+    elementwise = True
+
     def up(self):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         coin, zeros = step.coin("zero"), 0
         for span in step.layout.spans(lo, hi):
-            words = out[:, span.words(lo)]
-            zeros += bits.pack(signal[span.coordinates], span.lo, self.zeros, coin, words)
+            words = out[..., span.words(lo)]
+            zeros += bits.pack(signal[..., span.coordinates], span.lo, self.zeros, coin, words)
         return zeros, 0
 
 
@@ -38,6 +40,8 @@ class NoisySign(SignRule):
     scale: float = 1.0
     zeros: str = "coin"
 
+    elementwise = True
+
     def up(self):
         return Sign(self.zeros).up()
 
@@ -46,9 +50,9 @@ class NoisySign(SignRule):
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         noisy = state["noisy"]
-        noisy[lo:hi] = signal[lo:hi]
+        noisy[..., lo:hi] = signal[..., lo:hi]
         if self.scale:
-            bits.add_normal(noisy[lo:hi], self.scale, lo, step.draw("dither"))
+            bits.add_normal(noisy[..., lo:hi], self.scale, lo, step.draw("dither"))
         return Sign(self.zeros).pack(noisy, None, lo, hi, out, {}, step)
 
 
@@ -69,6 +73,10 @@ class StochasticSign(SignRule):
     radius: float | str = "norm"
     refresh: int = 1
     zeros: str = "coin"
+
+    @property
+    def elementwise(self):
+        return self.radius != "norm"
 
     def up(self):
         return Format(planes=2 if self.zeros == "abstain" else 1)
@@ -100,8 +108,9 @@ class StochasticSign(SignRule):
         for span in step.layout.spans(lo, hi):
             radius = self.radius if scales is None else scales
             if "radii" in state:
-                radius = state["radii"][span.coordinates]
-            clips += bits.pack_stochastic(signal[span.coordinates], radius, span.lo, draw, out[:, span.words(lo)])
+                radius = state["radii"][..., span.coordinates]
+            words = out[..., span.words(lo)]
+            clips += bits.pack_stochastic(signal[..., span.coordinates], radius, span.lo, draw, words)
         return 0, clips
 
 

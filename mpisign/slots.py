@@ -57,6 +57,7 @@ class Estimator:
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
+    elementwise: ClassVar[bool] = False  # whether it also works on rows, one a voter, with a Crew for an oracle
 
     def init(self, layout: Layout) -> State:
         return {}
@@ -75,6 +76,8 @@ class Estimator:
 
 class SignRule:
     """What is sent for v?"""
+
+    elementwise: ClassVar[bool] = False  # whether pack also works on rows, one a voter, step being the first one's
 
     def up(self) -> Format:
         raise NotImplementedError

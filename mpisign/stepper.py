@@ -17,7 +17,7 @@ from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout
-from mpisign.problems import Oracle
+from mpisign.problems import Oracle, assemble
 from mpisign.rng import Streams
 from mpisign.slots import State, Step
 from mpisign.timing import Timer
@@ -40,8 +40,11 @@ class Stage:
 
     def __init__(self, algorithm: Algorithm, exchange: Exchange, layout: Layout, local: tuple[int, ...]):
         self.algorithm, self.exchange, self.local = algorithm, exchange, local
-        self.estimator_states = [algorithm.estimator.init(layout) for _ in local]
-        self.sign_states = [algorithm.sign.init(layout) for _ in local]
+        # a row a local voter; a voter's own state is made of views
+        self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
+        self.sign_rows = _rows(algorithm.sign.init(layout), len(local))
+        self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
+        self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(len(local))]
         self.update_state = algorithm.update.init(layout)
         self.scaled = algorithm.sign.up().scaled
 
@@ -53,6 +56,10 @@ class Stage:
             for voter, state in zip(self.local, states, strict=True):
                 named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
         return named
+
+
+def _rows(state: State, count: int) -> State:
+    return {name: array.repeat(count, 1) for name, array in state.items()}
 
 
 class Stepper:
@@ -81,6 +88,7 @@ class Stepper:
         pairs = zip(algorithm.stages, exchanges, strict=True)
         self.stages = [Stage(slots, exchange, layout, world.local) for slots, exchange in pairs]
         self.stage = self.stages[0]
+        self.crew = assemble(oracles)
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
 
@@ -102,9 +110,12 @@ class Stepper:
         self._turn(self.turns.stage(self.t))
         given = (self.t, lr, self.streams, self.layout, self.world)
         everyone = Step(*given, x_before=self.x_before)
-        mine = [Step(*given, voter, float(self.weights[voter]), x_before=self.x_before) for voter in self.world.local]
+        mine = [
+            Step(*given, voter, float(self.weights[voter]), x_before=self.x_before)
+            for voter in (self.world.local[:1] if self._together else self.world.local)
+        ]
         with self.timer("estimate"):
-            estimates = [self._estimate(i, step) for i, step in enumerate(mine)]
+            estimates = self._estimate_all(mine)
         with self.timer("sign"):
             zeros, clips = self._send(estimates, mine, everyone)
         with self.timer("exchange"):
@@ -131,20 +142,37 @@ class Stepper:
                 elif slot_name == target and "/" in slot_name:
                     array.copy_(before[source] if source in before else before[f"{source}/{voter}"])
 
+    @property
+    def _together(self) -> bool:
+        """Whether all voters are asked, and their messages packed, as rows of one matrix."""
+        slots = self.algorithm
+        return self.crew is not None and slots.estimator.elementwise and slots.sign.elementwise
+
+    def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
+        """v of every local voter: rows of a matrix, or vectors of their own."""
+        if not self._together:
+            return [self._estimate(i, step) for i, step in enumerate(steps)]
+        self.crew.begin(self.t)
+        return self.algorithm.estimator.estimate(self.crew, self.x, self.stage.estimator_rows, steps[0])
+
     def _estimate(self, i: int, step: Step) -> Tensor:
         self.oracles[i].begin(step.t)
         return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _send(self, estimates: list[Tensor], steps: list[Step], everyone: Step) -> tuple[int, int]:
+    def _send(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> tuple[int, int]:
         """Starts headers and messages on their way; returns counts of zeros and clips."""
         sign, states, zeros, clips = self.algorithm.sign, self.stage.sign_states, 0, 0
-        sign.agree(estimates, states, everyone)
-        begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
-        rows = [self._header(v, i, begun[i][1]) for i, v in enumerate(estimates)]
-        self.world.start_header(np.array(rows))
+        sign.agree(list(estimates), states, everyone)
+        if self._together:
+            begun = [sign.begin(estimates, self.stage.sign_rows, steps[0])]
+            states, losses = [self.stage.sign_rows], self.crew.loss
+        else:
+            begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
+            losses = [oracle.loss for oracle in self.oracles]
+        self.world.start_header(self._headers(estimates, losses, begun))
         for c, (lo, hi) in enumerate(self.exchange.chunks):
             for i, (signal, scales) in enumerate(begun):
-                out = self.exchange.outgoing(i, c)
+                out = self.exchange.outgoing_rows(c) if self._together else self.exchange.outgoing(i, c)
                 found = sign.pack(signal, scales, lo, hi, out, states[i], steps[i])
                 zeros, clips = zeros + found[0], clips + found[1]
             self.exchange.send(c)
@@ -160,15 +188,24 @@ class Stepper:
                 break
             with self.timer("update"):
                 self.algorithm.update.apply(self.x, direction, self.stage.update_state, everyone)
-                for state, step in zip(self.stage.estimator_states, steps, strict=True):
-                    self.algorithm.estimator.observe(direction, state, step)
+                if not self._together:
+                    for state, step in zip(self.stage.estimator_states, steps, strict=True):
+                        self.algorithm.estimator.observe(direction, state, step)
 
-    def _header(self, v: Tensor, i: int, scales) -> list[float]:
-        bad = bits.first_nonfinite(v)
-        flags = [bad, float(v[bad]) if bad >= 0 else 0.0, self.oracles[i].loss]
-        return [*flags, *scales] if self.stage.scaled else flags
+    def _headers(self, estimates: Tensor | list[Tensor], losses, begun: list[tuple]) -> np.ndarray:
+        """A row a local voter: (first bad coordinate or -1, its value, loss), then scales."""
+        count = len(self.world.local)
+        rows = np.zeros((count, FLAGS))
+        rows[:, 0], rows[:, 2] = -1, losses
+        if not self._together or bits.first_nonfinite(estimates.view(-1)) >= 0:
+            for i, v in enumerate(estimates):
+                if (bad := bits.first_nonfinite(v)) >= 0:
+                    rows[i, :2] = bad, float(v[bad])
+        return np.hstack([rows, np.array([scales for _, scales in begun])]) if self.stage.scaled else rows
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
+        if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():
+            return
         for voter, (bad, value, loss, *scales) in enumerate(header):
             if bad >= 0:
                 what = f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}"

@@ -1,5 +1,7 @@
 """The CPU kernels equal the obvious ones, bit for bit, on whatever hypothesis thinks of."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -147,6 +149,55 @@ def test_tile_sums(v, squares, cut):
     cut = min(cut, len(v))
     tiles = np.array([[0, cut], [cut, len(v)], [0, 1]])
     assert_same("tile_sums", v, tiles, squares, np.empty(2))
+
+
+@given(vectors(), st.integers(0, 100))
+def test_tile_maxima(v, cut):
+    cut = min(cut, len(v))
+    assert_same("tile_maxima", v, np.array([[0, cut], [cut, len(v)], [0, 1]]), np.empty(2))
+
+
+@given(vectors(), st.integers(1, 4), st.integers(0, 2**32))
+def test_add_levels(total, count, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 2**64, (count, -(-len(total) // 64)), dtype=np.uint64)
+    assert_same("add_levels", total, codes, rng.standard_normal(2**count).astype(np.float32))
+
+
+@given(vectors(), st.sampled_from([0.0, 1e-3, 5.0]), origins, draws)
+def test_add_normal(y, scale, at, draw):
+    assert_same("add_normal", y, scale, at, draw)
+
+
+def test_normals_are_normal():
+    # 4e5 draws: mean within 5/sqrt(4e5), variance within 5*sqrt(2/4e5), Kolmogorov's distance within 2/sqrt(4e5)
+    y = np.zeros(400_000, dtype=np.float32)
+    cpu.add_normal(y, 1.0, 0, Streams(2).draw("dither", 0, 0))
+    assert abs(y.mean()) < 8e-3
+    assert abs(y.var() - 1) < 1.2e-2
+    exact = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.sort(y)[::400]])
+    assert np.abs(exact - np.arange(0, 1, 1e-3)).max() < 3.2e-3
+
+
+@given(
+    boxes, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5]), origins, draws,
+    st.sampled_from(["coin", "plus", "zero"]), st.integers(0, 63),
+)  # fmt: skip
+def test_weighted_majority(ballots, abstain, plain, negative, forget, at, draw, ties, less):
+    n, words = ballots.shape
+    rng = np.random.default_rng(n + words)
+    rounds = 9.0
+    score = rng.integers(0, 10, (n, max(64 * words - less, 0))).astype(np.float32)
+    box = np.stack([ballots, ballot_box(rng, n, words, "random")]) if abstain else ballots[None]
+    rule = (plain, 4, 40.0, -40.0 if negative else 0.0, forget)
+    out = planes(2 if ties == "zero" else 1, 64 * words)
+    assert_same("weighted_majority", box, score, rounds, rule, at, ties, draw, out)
+
+
+@given(vectors(), origins, draws)
+def test_pack_stochastic_with_a_radius_each(v, at, draw):
+    radii = np.abs(v[::-1]).copy() + np.float32(1e-20)
+    assert_same("pack_stochastic", v, radii, at, draw, planes(1, len(v)))
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32)))

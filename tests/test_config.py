@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpisign import config
+from mpisign import config, sweep
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
 from tests.running import ROOT
@@ -23,6 +23,15 @@ def resolved(*settings, job=None, voters=2):
         (["algorithm.beta=1.5"], ["algorithm.beta", "1.5", "less than 1"]),
         (["algorithm.weight_decay=-0.1"], ["algorithm.weight_decay", "-0.1", "greater than or equal to 0"]),
         (["algorithm.name=ssvr-mv", "algorithm.radius=-1"], ["algorithm.radius", "-1", "greater than 0"]),
+        (["algorithm.name=ssvr-mv", "algorithm.radius=most"], ["algorithm.radius", "'most'", "'max' or 'running'"]),
+        (["algorithm.name=dvr-sign", "algorithm.snapshot_every=-2"], ["snapshot_every", "-2"]),
+        (["algorithm.name=dp-sign", "problem.name=quadratic", "run.steps=5"], ["finite sum", "algorithms that fit"]),
+        (
+            ["algorithm.name=dvr-sign", "algorithm.snapshot_every=5", "problem.name=quadratic", "run.steps=5"],
+            ["finite sum"],
+        ),
+        (["run.voters=3"], ["run.voters", "2 rank(s)", "mpisign simulate"]),
+        (["run.preset=theory", "algorithm.name=adam"], ["no preset theory for adam", "dvr-sign"]),
         (["algorithm.name=ssvr-mv", "algorithm.beta=0"], ["algorithm.beta", "greater than 0"]),
         (["exchange.name=pigeon"], ["'pigeon'", "allgather"]),
         (["exchange.name=dense"], ["'dense'", "sign words", "sharded"]),
@@ -40,7 +49,7 @@ def resolved(*settings, job=None, voters=2):
             ["algorithm.name=ssvr-mv", "problem.name=tests.problems:OnePoint"],
             ["two points", "algorithms that fit"],
         ),
-        (["algorithm.name=ssvr-mv", "algorithm.option=3"], ["option", "1 and 2"]),
+        (["algorithm.name=ssvr-mv", "algorithm.option=3"], ["algorithm.option = 3", "1 or 2"]),
     ],
 )
 def test_bad_configuration(settings, words):
@@ -76,12 +85,15 @@ def test_the_built_in_job_is_the_one_in_jobs():
     assert config.load(ROOT / "jobs/digits.toml", ()) == config.load(None, ())
 
 
-@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").rglob("*.toml")), ids=lambda p: p.stem)
 def test_jobs_resolve(job):
     settings = ["problem.path=somewhere"] if "problem.path" in job.read_text() else []
-    plan = resolved(*settings, job=job)
-    again = resolve(config.Config(**_tables(plan.config)), 2)
-    assert again.config == plan.config, "a stored configuration resolves to itself"
+    points = sweep.read(job, settings)
+    for found in [p.config for p in points if p.settings] if points else [config.load(job, settings)]:
+        n = found.run.voters or 2
+        plan = resolve(found, n)
+        again = resolve(config.Config(**_tables(plan.config)), n)
+        assert again.config == plan.config, "a stored configuration resolves to itself"
 
 
 def _tables(stored):
@@ -110,7 +122,7 @@ def test_a_setting_for_the_length_takes_the_place_of_the_files():
     job = ROOT / "jobs/digits.toml"
     assert resolved("run.steps=7", job=job).config.run.epochs is None
     assert resolved("run.epochs=7", "problem.path=x", job=ROOT / "jobs/logistic.toml").config.run.steps is None
-    with pytest.raises(UsageError, match="both given"):
+    with pytest.raises(UsageError, match="all given"):
         resolved("run.steps=7", "run.epochs=7", job=job)
 
 

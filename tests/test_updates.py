@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mpisign.layout import Group, Layout
+from mpisign.problems.toys import TwoPlanes
 from mpisign.schedules import Schedule
 from tests.building import Setup
 from tests.problems import Awkward
@@ -79,11 +80,9 @@ def test_a_sign_step_moves_every_coordinate_by_lr():
 def test_two_dimensional_counterexample_of_majority_vote():
     """f = <a1,x>^2 + <a2,x>^2, node i owning one term: the vote never leaves x1 + x2 = 2, the average of
     stochastic signs does [Karimireddy et al. 2019; Safaryan & Richtarik 2021]."""
-    from tests.counterexample import TwoTerms
-
     final = {}
     for name in ("signsgd-mv", "ssdm"):
-        setup = Setup(TwoTerms(), 2, batch_size=0)
+        setup = Setup(TwoPlanes(), 2, batch_size=0)
         rules = {"ties": "zero", "zeros": "abstain"} if name == "signsgd-mv" else {}
         stepper = setup.stepper(setup.algorithm(name, **rules, weight_decay=0.0))
         for t in range(4000):

@@ -4,7 +4,8 @@ Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
 coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Draw.
 
-Every function here is defined, bit for bit, by the function of the same name in reference.py.
+Every function here is defined, bit for bit, by the function of the same name in reference.py. pack, pack_stochastic
+and add_normal also take a row for each of several voters: v (n, d), planes (P, n, W), draw that of the first one.
 """
 
 import numpy as np
@@ -34,13 +35,15 @@ def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
 
     zeros: "coin", "plus", or "abstain", which needs a second plane: 0 where v is zero.
     """
-    return cpu.pack(v.numpy(), at, zeros, draw, _words(planes))
+    kernel = cpu.pack if v.dim() == 1 else cpu.pack_rows
+    return kernel(v.numpy(), at, zeros, draw, _words(planes))
 
 
 def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> int:
     """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,); returns how many |v| exceed it."""
+    kernel = cpu.pack_stochastic if v.dim() == 1 else cpu.pack_stochastic_rows
     radius = radius.numpy() if isinstance(radius, Tensor) else radius
-    return cpu.pack_stochastic(v.numpy(), radius, at, draw, _words(planes))
+    return kernel(v.numpy(), radius, at, draw, _words(planes))
 
 
 def count(ballots: Tensor, planes: Tensor) -> None:
@@ -84,8 +87,8 @@ def apply(x: Tensor, planes: Tensor, table: np.ndarray, decay: float) -> None:
 
 
 def blend(y: Tensor, x: Tensor, a: float, b: float) -> None:
-    """y = fl(fl(a*y) + fl(b*x)): a moving average with rounding that no library may change."""
-    cpu.blend(y.numpy(), x.numpy(), a, b)
+    """y = fl(fl(a*y) + fl(b*x)): a moving average with rounding that no library may change. Any one shape."""
+    cpu.blend(y.view(-1).numpy(), x.view(-1).numpy(), a, b)
 
 
 def add_signed(total: Tensor, planes: Tensor, scale: float) -> None:
@@ -100,14 +103,22 @@ def add_levels(total: Tensor, planes: Tensor, table: np.ndarray) -> None:
 
 def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
     """y = fl(y + fl(scale*xi)), xi from N(0, 1), one a coordinate."""
-    cpu.add_normal(y.numpy(), scale, at, draw)
+    kernel = cpu.add_normal if y.dim() == 1 else cpu.add_normal_rows
+    kernel(y.numpy(), scale, at, draw)
 
 
-def normals(count: int, draw: Draw) -> Tensor:
-    """N(0, 1) for coordinates 0 to count - 1, float32 (count,)."""
-    found = torch.zeros(count)
+def normals(count: int, draw: Draw, voters: int | None = None) -> Tensor:
+    """N(0, 1) for coordinates 0 to count - 1, float32 (count,); or (voters, count), draw that of the first voter."""
+    found = torch.zeros(count if voters is None else (voters, count))
     add_normal(found, 1.0, 0, draw)
     return found
+
+
+def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:
+    """Uniform in (-1, 1) for coordinates 0 to count - 1, float32; shapes as in normals."""
+    found = torch.empty(voters or 1, count)
+    cpu.uniform_rows(found.numpy(), draw)
+    return found[0] if voters is None else found
 
 
 def tile_maxima(v: Tensor, tiles: np.ndarray) -> np.ndarray:
@@ -158,6 +169,14 @@ def compile_ahead() -> None:
     v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
     plus, table = new_planes(2, 2), np.ones(8, dtype=np.float32)
     # planes as they are, and as part of a wider chunk, which is another type to numba
+    rows, wide = torch.ones(2, 70), torch.ones(2, 128)[:, :70]
+    for some in (rows, wide):
+        for planes in (torch.zeros((2, 2, 2), dtype=torch.int64), torch.zeros((2, 2, 3), dtype=torch.int64)[:, :, :2]):
+            pack(some, 0, "abstain", draw, planes)
+            pack_stochastic(some, 1.0, 0, draw, planes)
+            pack_stochastic(some, some, 0, draw, planes)
+        add_normal(some, 1.0, 0, draw)
+    uniforms(70, draw)
     for planes in (new_planes(3, 2), new_planes(3, 3)[:, :2]):
         for some in (planes[:1], planes[:2]):
             pack(v, 0, "abstain" if len(some) == 2 else "plus", draw, some)

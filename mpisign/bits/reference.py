@@ -139,6 +139,7 @@ def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
         present = np.array([to_bits(b, score.shape[1]) for b in ballots[1]])
     plus = np.array([to_bits(b, score.shape[1]) for b in ballots[0]])
     votes = np.where(present, np.where(plus, 1, -1), 0)
+    verdict[:] = 0
     for i in range(score.shape[1]):
         total = 0
         for voter in range(len(score)):

@@ -4,6 +4,7 @@ Bytes are counted as the exchange `imitates` would send them, so a simulation's 
 """
 
 import numpy as np
+from torch import Tensor
 
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import FORMULAS, SHARDING, Sizes
@@ -30,6 +31,10 @@ class Local(Exchange):
 
     def outgoing(self, voter, c):
         return self._messages[c][:, voter]
+
+    def outgoing_rows(self, c: int) -> Tensor:
+        """The buffer (planes, n, items) for the messages of all voters in chunk c."""
+        return self._messages[c]
 
     def send(self, c):
         pass

@@ -5,18 +5,23 @@ from collections.abc import Callable
 
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.crew import Crew, assemble
 from mpisign.problems.digits import Digits
 from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
 from mpisign.problems.oracle import Oracle
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
+from mpisign.problems.toys import Linear, Targets, TwoPlanes
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "digits": Digits,
+    "linear": Linear,
     "logistic": Logistic,
     "mnist": Mnist,
     "quadratic": Quadratic,
     "rosenbrock": Rosenbrock,
+    "targets": Targets,
+    "two-planes": TwoPlanes,
 }
 
 
@@ -36,4 +41,4 @@ def find(name: str) -> Callable[..., Problem]:
         ) from error
 
 
-__all__ = ["PROBLEMS", "Oracle", "Problem", "Rows", "Tables", "find"]
+__all__ = ["PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find"]

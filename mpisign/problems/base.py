@@ -78,6 +78,9 @@ class Problem:
     """
 
     offers: frozenset[str] = frozenset({"two points", "function values"})
+    # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
+    # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
+    elementwise: bool = False
 
     def read(self) -> Tables | None:
         """Reads the data, on one rank a node; None for a problem without rows.

@@ -17,11 +17,16 @@ FILES = {
 
 
 class Mnist(Classifier):
-    """A perceptron on the four IDX files in the folder `path`."""
+    """A perceptron on the four IDX files in the folder `path`.
 
-    def __init__(self, path: str, hidden: list[int] = [128], dropout: float = 0.0):  # noqa: B006
+    per_class: how many training images of each class are used, the first in the file; 0 for all.
+    """
+
+    def __init__(self, path: str, hidden: list[int] = [128], dropout: float = 0.0, per_class: int = 0):  # noqa: B006
         super().__init__(hidden, dropout)
-        self.path = Path(path)
+        if per_class < 0:
+            raise UsageError(f"problem.per_class = {per_class}: a number of images, or 0 for all")
+        self.path, self.per_class = Path(path), per_class
 
     def read(self):
         parts = {}
@@ -29,6 +34,9 @@ class Mnist(Classifier):
             x, y = read_idx(_find(self.path, images), 3), read_idx(_find(self.path, labels), 1)
             if len(x) != len(y):
                 raise UsageError(f"{self.path}: {len(x)} {part} images but {len(y)} labels; fetch the files anew")
+            if part == "train" and self.per_class:
+                first = np.concatenate([np.flatnonzero(y == c)[: self.per_class] for c in np.unique(y)])
+                x, y = x[first], y[first]
             parts[part] = pixel_rows(x, y, 255)
         return Tables(**parts, classes=parts["train"]["labels"])
 

@@ -63,7 +63,7 @@ class Oracle:
         out.zero_()
         loss = 0.0
         for batch, count in self._batches():
-            loss += self.problem.gradient(parameters, batch, gradients)
+            loss += float(self.problem.gradient(parameters, batch, gradients))
             self.evaluations += count
         if self.accumulate > 1:
             out /= self.accumulate
@@ -78,7 +78,7 @@ class Oracle:
         parameters, gradients = self._bound(x, out)
         torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
         out.zero_()
-        self.loss = self.problem.gradient(parameters, self.rows, gradients)
+        self.loss = float(self.problem.gradient(parameters, self.rows, gradients))
         self.evaluations += self.rows.count
 
     def clipped_gradient(self, x: Tensor, out: Tensor, row: Tensor, norm: float) -> None:
@@ -93,7 +93,7 @@ class Oracle:
         for batch, count in self._batches():
             for k in range(count):
                 row.zero_()
-                loss += self.problem.gradient(parameters, batch.take(slice(k, k + 1)), gradients)
+                loss += float(self.problem.gradient(parameters, batch.take(slice(k, k + 1)), gradients))
                 length = self.layout.norm(row)
                 out.add_(row, alpha=min(1.0, norm / length) if length else 1.0)
                 self.clipped += length > norm

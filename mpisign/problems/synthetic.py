@@ -15,6 +15,8 @@ class Quadratic(Problem):
     coordinate of a hundred is the toy of Bernstein et al. 2018, fig. A.1.
     """
 
+    elementwise = True
+
     def __init__(self, dimension: int = 100, condition: float = 1.0, noise: float = 1.0, noisy: int = 0):
         if dimension < 1 or condition < 1 or noise < 0 or not 0 <= noisy <= dimension:
             raise UsageError(
@@ -27,13 +29,13 @@ class Quadratic(Problem):
     def initial(self, generator):
         return {"x": torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))}
 
-    def draw(self, draw):
-        return bits.normals(self.noisy, draw) * self.noise if self.noise else torch.zeros(self.noisy)
+    def draw(self, draw, voters=None):
+        return bits.normals(self.noisy, draw, voters) * self.noise if self.noise else torch.zeros(self.noisy)
 
     def gradient(self, parameters, batch, gradients):
         x, g = parameters["x"], gradients["x"]
         g += self._curvature * x
-        g[: self.noisy] += batch
+        g[..., : self.noisy] += batch
         return self._value(x)
 
     def _value(self, x):

@@ -74,7 +74,8 @@ def sto_signsgd(
     """+1 with probability (b + g)/(2b), majority vote. The paper's b is our radius.
 
     radius "max" is that of the author's code: for each coordinate the largest |g| of any voter, shared as raw floats
-    every `refresh` steps (64(n-1)/n bits a coordinate each time; the code has refresh = 1). error_feedback: the vote keeps e and decides
+    every `refresh` steps (64(n-1)/n bits a coordinate each time; the code has refresh = 1).
+    error_feedback: the vote keeps e and decides
     s = sign(p), p = tally/n + e, e = p - factor*s; factor 0 is the code's 1/n (the paper's own is not known to us).
     """
     vote = SignErrorFeedback(factor) if error_feedback else Majority()

@@ -18,18 +18,21 @@ from mpisign.bits.cpu.deciding import (
 from mpisign.bits.cpu.moving import (
     add_levels,
     add_normal,
+    add_normal_rows,
     add_signed,
     apply,
     blend,
     first_nonfinite,
     tile_maxima,
     tile_sums,
+    uniform_rows,
 )
-from mpisign.bits.cpu.packing import pack, pack_stochastic
+from mpisign.bits.cpu.packing import pack, pack_rows, pack_stochastic, pack_stochastic_rows
 
 __all__ = [
     "add_levels",
     "add_normal",
+    "add_normal_rows",
     "add_signed",
     "agreement",
     "apply",
@@ -41,10 +44,13 @@ __all__ = [
     "gather",
     "majority",
     "pack",
+    "pack_rows",
     "pack_stochastic",
+    "pack_stochastic_rows",
     "randomised_majority",
     "spread",
     "tile_maxima",
     "tile_sums",
+    "uniform_rows",
     "weighted_majority",
 ]

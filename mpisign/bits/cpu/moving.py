@@ -93,6 +93,34 @@ def add_normal(y, scale, at, draw):
 
 
 @njit(**OPTIONS)
+def _add_normal_rows(y, scale, at, counter):
+    own = counter.copy()
+    for r in range(y.shape[0]):
+        own[1] = counter[1] + uint32(r)
+        _add_normal(y[r], scale, at, own)
+
+
+def add_normal_rows(y, scale, at, draw):
+    _add_normal_rows(y, np.float32(scale), at, counter_of(draw)[0])
+
+
+@njit(**OPTIONS)
+def _uniform_rows(u, counter):
+    own = counter.copy()
+    for r in range(u.shape[0]):
+        own[1] = counter[1] + uint32(r)
+        for lo in range(0, u.shape[1], 4):
+            draws = philox_block(lo // 4, own)
+            for j in range(min(4, u.shape[1] - lo)):
+                odd = 2 * np.int64(draws[j] >> uint64(8)) + 1 - 2**24
+                u[r, lo + j] = np.float32(odd) * np.float32(2.0**-24)
+
+
+def uniform_rows(u, draw):
+    _uniform_rows(u, counter_of(draw)[0])
+
+
+@njit(**OPTIONS)
 def tile_maxima(v, tiles, maxima):
     for t in range(tiles.shape[1]):
         most = np.float32(0.0)

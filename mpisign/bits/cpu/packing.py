@@ -36,6 +36,20 @@ def _pack(v, first_word, rule, counter, negate, planes):
     return zeros
 
 
+@njit(**OPTIONS)
+def _pack_rows(v, first_word, rule, counter, negate, planes):
+    zeros, own = 0, counter.copy()
+    for r in range(v.shape[0]):
+        own[1] = counter[1] + uint32(r)
+        zeros += _pack(v[r], first_word, rule, own, negate, planes[:, r])
+    return zeros
+
+
+def pack_rows(v, at, zeros, draw, planes):
+    counter, negate = counter_of(draw) if zeros == "coin" else (NO_COUNTER, False)
+    return int(_pack_rows(v, at // 64, RULES[zeros], counter, negate, planes))
+
+
 def pack(v, at, zeros, draw, planes):
     counter, negate = counter_of(draw) if zeros == "coin" else (NO_COUNTER, False)
     return int(_pack(v, at // 64, RULES[zeros], counter, negate, planes))
@@ -88,3 +102,22 @@ def pack_stochastic(v, radius, at, draw, planes):
     if isinstance(radius, np.ndarray):
         return int(_pack_stochastic_each(v, radius, at, counter, planes))
     return int(_pack_stochastic(v, np.float32(radius), at, counter, planes))
+
+
+@njit(**OPTIONS)
+def _pack_stochastic_rows(v, radii, one, radius, at, counter, planes):
+    clips, own = 0, counter.copy()
+    for r in range(v.shape[0]):
+        own[1] = counter[1] + uint32(r)
+        if one:
+            clips += _pack_stochastic(v[r], radius, at, own, planes[:, r])
+        else:
+            clips += _pack_stochastic_each(v[r], radii[r], at, own, planes[:, r])
+    return clips
+
+
+def pack_stochastic_rows(v, radius, at, draw, planes):
+    counter, one = counter_of(draw)[0], not isinstance(radius, np.ndarray)
+    return int(
+        _pack_stochastic_rows(v, v if one else radius, one, np.float32(radius if one else 0), at, counter, planes)
+    )
