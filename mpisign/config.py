@@ -76,8 +76,8 @@ class Algorithm(OpenTable):
     """[algorithm]: an entry of the zoo, its hyperparameters, and what every entry understands."""
 
     name: str = "signum-mv"
-    zeros: Literal["auto", "coin", "plus", "abstain"] = "auto"
-    ties: Literal["auto", "coin", "plus", "zero"] = "auto"
+    zeros: Literal["auto", "coin", "random", "plus", "abstain"] = "auto"
+    ties: Literal["auto", "coin", "random", "plus", "zero"] = "auto"
     accumulate: int = Field(1, ge=1)
     clip: float = Field(0.0, ge=0)
 

@@ -1,7 +1,7 @@
 """What is sent for an estimate v: one bit a coordinate, with or without scales, or raw floats.
 
-sign(0) is a rule of its own (`zeros`): "coin", a fair coin that is negated at the next step; "abstain", a
-second plane that says "no vote", the mathematics; "plus", +1, which is biased.
+sign(0) is a rule of its own (`zeros`): "coin", a fair coin that is negated at the next step; "random", a new coin
+at every step; "abstain", a second plane that says "no vote", the mathematics; "plus", +1, which is biased.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Sign(SignRule):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        coin, zeros = step.coin("zero"), 0
+        coin, zeros = step.coin("zero", self.zeros), 0
         for span in step.layout.spans(lo, hi):
             words = out[..., span.words(lo)]
             zeros += bits.pack(signal[..., span.coordinates], span.lo, self.zeros, coin, words)

@@ -40,8 +40,10 @@ class Step:
     def draw(self, stream: str) -> Draw:
         return self.streams.draw(stream, self.t, self.voter)
 
-    def coin(self, stream: str) -> Draw:
-        return self.streams.coin(stream, self.t, self.voter)
+    def coin(self, stream: str, rule: str = "coin") -> Draw:
+        """The draw for a rule on zeros or ties: "random" is a new coin at every step, "coin" is negated in between."""
+        draws = self.streams.draw if rule == "random" else self.streams.coin
+        return draws(stream, self.t, self.voter)
 
     def lr_of(self, segment: int) -> float:
         return self.lr * self.layout.segments[segment].group.lr_scale

@@ -10,7 +10,9 @@
     "run.voters" = [3, 27]
 
     [[sweep.case]]                       # optional: settings that belong together; a list in one is swept there
+    name = "momentum"                    # optional: takes the place of the case's settings in names
     "algorithm.name" = "signum-mv"
+    band = { what = "final_loss", expected = 1.0, low = 0.9, high = 1.1 }   # optional: see analysis/bands.py
 
 A point whose run has ended is skipped, so a sweep that was cut short goes on where it stood.
 """
@@ -31,6 +33,7 @@ from mpisign.results import Run
 
 Settings = dict[str, Any]  # "table.key" -> value
 SEED = "run.seed"
+OF_A_CASE = ("name", "band")  # keys of a case that are no settings
 
 
 class Sweep(Table):
@@ -54,6 +57,7 @@ class Point:
     file: Path | None
     settings: Settings | None
     tables: dict[str, dict]
+    case: int = 0
 
     @property
     def config(self) -> Config:
@@ -135,34 +139,44 @@ def _points(sweep: Sweep, tables: dict, folder: str) -> list[Point]:
             raise UsageError(
                 f'sweep."{key}" = {values!r}: a list of at least one value; a single one goes into its table'
             )
-    combined = [s for case in sweep.case for s in _combine(sweep.kind, lists, _flat(case, ()))]
+    cases = [_flat({k: v for k, v in case.items() if k not in OF_A_CASE}, ()) for case in sweep.case]
+    combined, case_of = [], []
+    for k, case in enumerate(cases):
+        found = list(_combine(sweep.kind, lists, case))
+        combined, case_of = combined + found, case_of + [k] * len(found)
     swept = [
         key for key in dict.fromkeys(k for s in combined for k in s) if len({str(s.get(key)) for s in combined}) > 1
     ]
     seeds = lists.get(SEED, [None])
     if sweep.best and not any(sweep.best in s for s in combined):
         raise UsageError(f"sweep.best = {sweep.best!r} is none of the lists, which are: {choices(swept)}")
-    first = [s for s in combined if not sweep.best or s.get(SEED) == seeds[0]]
+    pairs = zip(combined, case_of, strict=True)
+    first = [(s, case) for s, case in pairs if not sweep.best or s.get(SEED) == seeds[0]]
 
-    def point(index: int, settings: Settings) -> Point:
-        name = _name(settings, swept)
-        return Point(index, name, Path(folder) / f"{name}.h5", settings, tables)
+    def named(settings: Settings, case: int) -> str:
+        label = sweep.case[case].get("name")
+        own = cases[case] if label else ()
+        return _name(settings, [k for k in swept if k not in own or isinstance(own[k], list)], label)
 
-    points = [point(k, s) for k, s in enumerate(first)]
+    def point(index: int, settings: Settings, case: int) -> Point:
+        name = named(settings, case)
+        return Point(index, name, Path(folder) / f"{name}.h5", settings, tables, case)
+
+    points = [point(k, *pair) for k, pair in enumerate(first)]
     if not sweep.best:
         return points
     groups: dict[str, list[Point]] = {}
     for p in points:
-        groups.setdefault(str({k: v for k, v in p.settings.items() if k != sweep.best}), []).append(p)
+        groups.setdefault(str((p.case, {k: v for k, v in p.settings.items() if k != sweep.best})), []).append(p)
     for group in groups.values():
         best = _best(group, sweep.metric)
         for seed in seeds[1:]:
             if best is not None:
-                points.append(point(len(points), best.settings | {SEED: seed}))
+                points.append(point(len(points), best.settings | {SEED: seed}, best.case))
             else:
                 rest = {k: v for k, v in group[0].settings.items() if k != sweep.best} | {SEED: seed}
-                name = f"{_name(rest, swept)} at the best {sweep.best}"
-                points.append(Point(len(points), name, None, None, tables))
+                name = f"{named(rest, group[0].case)} at the best {sweep.best}"
+                points.append(Point(len(points), name, None, None, tables, group[0].case))
     names = [p.name for p in points]
     if twice := [n for n in names if names.count(n) > 1]:
         raise UsageError(f"two points of the sweep have the name {twice[0]!r}; their settings are the same")
@@ -185,9 +199,9 @@ def _combine(kind: str, lists: dict[str, list], case: Settings) -> Iterator[Sett
             yield fixed | row | dict(zip(crossing, values, strict=True))
 
 
-def _name(settings: Settings, swept: list[str]) -> str:
-    """The algorithm first, then what else is swept, as in signum-mv-lr0.01-seed1."""
-    parts = []
+def _name(settings: Settings, swept: list[str], label: str | None = None) -> str:
+    """The algorithm (or the case's own name) first, then what else is swept, as in signum-mv-lr0.01-seed1."""
+    parts = [label] if label else []
     for key in swept:
         if key in settings:
             value = settings[key]

@@ -1,7 +1,7 @@
 """What the messages decide. A tie is a tally of exactly zero.
 
-Rules for ties: "coin", a fair coin that is negated at the next step; "zero", the mathematics, which needs a
-second plane on the way down; "plus", +1, which is biased and can diverge.
+Rules for ties: "coin", a fair coin that is negated at the next step; "random", a new coin at every step; "zero",
+the mathematics, which needs a second plane on the way down; "plus", +1, which is biased and can diverge.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Majority(Vote):
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
-        bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, step.coin("tie"), out)
+        bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, step.coin("tie", self.ties), out)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class LearnedWeights(Vote):
         rounds = step.t if self.forget == 1 else (1 - self.forget**step.t) / (1 - self.forget)
         most = self.resolution * self.limit
         rule = (step.t < max(self.plain, 1), self.resolution, most, -most if self.negative else 0.0, self.forget)
-        bits.weighted_majority(ballots.planes, score, rounds, rule, ballots.lo, self.ties, step.coin("tie"), out)
+        bits.weighted_majority(
+            ballots.planes, score, rounds, rule, ballots.lo, self.ties, step.coin("tie", self.ties), out
+        )
 
 
 class _Residual(Vote):
@@ -155,7 +157,7 @@ class SignErrorFeedback(_Residual):
         zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, p in self._spans(ballots, state, step):
             bits.add_levels(p, codes[:, words], table)
-            bits.pack(p, span.lo, zeros, step.coin("tie"), out[:, words])
+            bits.pack(p, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
             bits.add_signed(p, out[:, words], -(self.factor or 1 / n))
 
 
@@ -192,7 +194,7 @@ class ServerErrorFeedback(_Residual):
     def verdict(self, ballots, scales, state, out, step):
         zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, p in self._spans(ballots, state, step):
-            bits.pack(p, span.lo, zeros, step.coin("tie"), out[:, words])
+            bits.pack(p, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
             bits.add_signed(p, out[:, words], -scales[span.segment])
 
 
@@ -233,7 +235,7 @@ class TrackedSign(_Tracking):
     def verdict(self, ballots, scales, state, out, step):
         zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, z in self._spans(ballots, state, step):
-            bits.pack(z, span.lo, zeros, step.coin("tie"), out[:, words])
+            bits.pack(z, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def assert_same(name, *arguments):
             np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
-@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]))
+@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "abstain"]))
 def test_pack(v, at, draw, zeros):
     assert_same("pack", v, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
 
@@ -104,7 +104,7 @@ def test_count_of_more_words_than_a_block():
     assert_same("count", ballots, planes(3, 64 * 1300))
 
 
-@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "plus", "zero"]))
+@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "zero"]))
 def test_majority(ballots, abstain, at, draw, ties):
     n, words = ballots.shape
     plus, minus = counted(ballots), None
@@ -181,7 +181,7 @@ def test_normals_are_normal():
 
 @given(
     boxes, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5]), origins, draws,
-    st.sampled_from(["coin", "plus", "zero"]), st.integers(0, 63),
+    st.sampled_from(["coin", "random", "plus", "zero"]), st.integers(0, 63),
 )  # fmt: skip
 def test_weighted_majority(ballots, abstain, plain, negative, forget, at, draw, ties, less):
     n, words = ballots.shape

@@ -100,8 +100,8 @@ def test_sums_over_more_than_a_tile_equal_the_reference(name):
 RULED = ["signum-mv", "dist-ef-signsgd", "signsgd-fv", "noisy-signsgd", "dvr-sign"]
 
 
-@pytest.mark.parametrize("zeros", ["coin", "plus", "abstain"])
-@pytest.mark.parametrize("ties", ["coin", "plus", "zero"])
+@pytest.mark.parametrize("zeros", ["coin", "random", "plus", "abstain"])
+@pytest.mark.parametrize("ties", ["coin", "random", "plus", "zero"])
 @pytest.mark.parametrize("name", RULED)
 def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     setup = Setup(Awkward(size=77), 4)

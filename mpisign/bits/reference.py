@@ -50,13 +50,14 @@ def normal(draw: Draw, at: int, count: int) -> np.ndarray:
 
 
 def pack(v, at, zeros, draw, planes):
-    """The signs of v. zeros: "coin", "plus" or "abstain" (planes[1] is then 0 where v is 0).
+    """The signs of v.
 
+    zeros: "coin" or "random", which differ in the draw; "plus"; or "abstain" (planes[1] is then 0 where v is 0).
     Returns the number of zeros.
     """
     zero = v == 0
     bits = v > 0
-    if zeros == "coin":
+    if zeros in ("coin", "random"):
         bits |= zero & coin(draw, at, len(v))
     elif zeros == "plus":
         bits |= zero
@@ -97,11 +98,14 @@ def tally(plus, minus, voters, count):
 
 
 def majority(plus, minus, voters, at, ties, draw, verdict):
-    """The sign of the tally. ties: "coin", "plus" or "zero" (verdict[1] is then 0 where the vote is tied)."""
+    """The sign of the tally.
+
+    ties: "coin" or "random", which differ in the draw; "plus"; or "zero" (verdict[1] is then 0 at a tie).
+    """
     d = verdict.shape[1] * WORD
     t = tally(plus, minus, voters, d)
     bits = t > 0
-    if ties == "coin":
+    if ties in ("coin", "random"):
         bits |= (t == 0) & coin(draw, at, d)
     elif ties == "plus":
         bits |= t == 0
@@ -148,7 +152,8 @@ def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
                 weight = limit if s >= rounds else least if s <= 0 else round(resolution * math.log(s / (rounds - s)))
                 weight = min(max(weight, least), limit)
             total += int(weight) * int(votes[voter, i])
-        tie = {"coin": coin(draw, at, score.shape[1])[i], "plus": True, "zero": False}[ties] if total == 0 else False
+        fair = ties in ("coin", "random") and coin(draw, at, score.shape[1])[i]
+        tie = total == 0 and (fair or ties == "plus")
         _set_bit(verdict[0], i, total > 0 or tie)
         if ties == "zero":
             _set_bit(verdict[1], i, total != 0)

@@ -1,6 +1,7 @@
 """Noise and chance before or in the sign."""
 
 from math import log, sqrt
+from typing import Literal
 
 from mpisign import theory
 from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Positive, algorithm
@@ -93,13 +94,20 @@ def sto_signsgd(
     ),
     theory=theory.ssdm,
 )
-def ssdm(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+def ssdm(
+    beta: Beta = 0.9,
+    radius: Literal["norm"] | Radius = "norm",
+    refresh: Count = 100,
+    weight_decay: NonNegative = 0.0,
+):
     """Stochastic sign of momentum with its own norm as radius, averaged; no vote is taken.
 
     m starts as the first gradient (recalled, not seen). The paper's gamma is our lr: a step has length
-    gamma*|tally|/n a coordinate.
+    gamma*|tally|/n a coordinate. Another radius is not SSDM: one that all voters share (a number, or "max") makes the
+    average unbiased for the mean gradient over that radius.
     """
-    return Algorithm(Momentum(beta, start="estimate"), StochasticSign("norm"), Average(), Descent(weight_decay))
+    estimator = Momentum(beta, start="estimate")
+    return Algorithm(estimator, StochasticSign(radius, refresh), Average(), Descent(weight_decay))
 
 
 @algorithm(

@@ -83,8 +83,9 @@ class Reference:
 
     # What slots share
 
-    def coin(self, i, voter, stream):
-        return 1 if self.random.coin(i, self.t, voter, stream) else -1
+    def coin(self, i, voter, stream, rule):
+        flip = self.random.fresh_coin if rule == "random" else self.random.coin
+        return 1 if flip(i, self.t, voter, stream) else -1
 
     def table(self, levels, scales, in_x, lr=None):
         """float32 by which each coordinate moves: lr or scale times level, rounded once."""

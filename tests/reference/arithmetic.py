@@ -24,6 +24,11 @@ class Randomness:
         heads = word >> (coordinate % 64) & 1
         return bool(heads) != (step % 2 == 1)
 
+    def fresh_coin(self, coordinate, step, voter, stream):
+        """Not negated in between: a draw of its own at every step."""
+        out = self._block(coordinate // 64, step, voter, stream)
+        return bool((out[0] | out[1] << 32) >> (coordinate % 64) & 1)
+
     def odds(self, coordinates, step, voter, stream):
         """(2k + 1) - 2**24 for the upper 24 bits k of each coordinate's output."""
         blocks = np.array([[c // 4, step, voter, STREAMS[stream]] for c in coordinates])

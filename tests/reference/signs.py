@@ -20,7 +20,7 @@ class Slot:
         for i in self.run.coordinates:
             s[i] = np.sign(v[i])
             if v[i] == 0 and zeros != "abstain":
-                s[i] = self.run.coin(i, self.voter, "zero") if zeros == "coin" else 1
+                s[i] = 1 if zeros == "plus" else self.run.coin(i, self.voter, "zero", zeros)
         return s
 
     def stochastic(self, v, radius):

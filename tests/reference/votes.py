@@ -17,7 +17,9 @@ class Slot:
         """value where it is not 0, else what the rule for ties says."""
         if value != 0:
             return int(np.sign(value))
-        return {"coin": lambda: self.run.coin(i, NO_VOTER, "tie"), "plus": lambda: 1, "zero": lambda: 0}[self.ties]()
+        if self.ties in ("coin", "random"):
+            return self.run.coin(i, NO_VOTER, "tie", self.ties)
+        return {"plus": 1, "zero": 0}[self.ties]
 
     def decided(self, values):
         out = np.zeros(len(values))

@@ -7,6 +7,7 @@ from numba import njit, uint64
 
 from mpisign.bits.cpu.common import (
     ALL,
+    COINS,
     NO_COUNTER,
     OPTIONS,
     RULES,
@@ -73,7 +74,7 @@ def _majority(plus, minus, abstentions, voters, first_word, rule, counter, negat
 
 
 def majority(plus, minus, voters, at, ties, draw, verdict):
-    counter, negate = counter_of(draw) if ties == "coin" else (NO_COUNTER, False)
+    counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
     abstentions = minus is not None
     minus = minus if abstentions else plus
     _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
@@ -137,7 +138,7 @@ def _weighted_majority(
 
 def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
     plain, resolution, limit, least, forget = rule
-    counter, negate = counter_of(draw) if ties == "coin" else (NO_COUNTER, False)
+    counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
     numbers = float(resolution), float(limit), float(least), np.float32(forget)
     _weighted_majority(
         ballots, score, float(rounds), bool(plain), *numbers, at // 64, RULES[ties], counter, negate, verdict

@@ -3,7 +3,17 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import ALL, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of, philox_block, popcount
+from mpisign.bits.cpu.common import (
+    ALL,
+    COINS,
+    NO_COUNTER,
+    OPTIONS,
+    RULES,
+    coin_word,
+    counter_of,
+    philox_block,
+    popcount,
+)
 
 
 @njit(inline="always")
@@ -46,12 +56,12 @@ def _pack_rows(v, first_word, rule, counter, negate, planes):
 
 
 def pack_rows(v, at, zeros, draw, planes):
-    counter, negate = counter_of(draw) if zeros == "coin" else (NO_COUNTER, False)
+    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
     return int(_pack_rows(v, at // 64, RULES[zeros], counter, negate, planes))
 
 
 def pack(v, at, zeros, draw, planes):
-    counter, negate = counter_of(draw) if zeros == "coin" else (NO_COUNTER, False)
+    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
     return int(_pack(v, at // 64, RULES[zeros], counter, negate, planes))
 
 
