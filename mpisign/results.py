@@ -34,7 +34,8 @@ class Run:
             self.attributes = {k: _plain(v) for k, v in file.attrs.items()}
             self.config_text: str = file["config"][()].decode()
             self.partition = {k: v[()] for k, v in file["partition"].items()} if "partition" in file else {}
-            self._tables = {table: _read_table(file[table]) for table in TABLES}
+            # a run of an older mpisign lacks the tables that came later: they are empty
+            self._tables = {table: _read_table(file[table]) if table in file else _empty(table) for table in TABLES}
 
     def __getitem__(self, table: str) -> dict[str, np.ndarray]:
         """A table as a dict of columns of one length; see schema.py."""
@@ -120,6 +121,10 @@ def _open(path: Path) -> h5py.File:
 
 def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _empty(table: str) -> dict[str, np.ndarray]:
+    return {c.name: np.empty(0) for c in TABLES[table]}
 
 
 def _read_table(group: h5py.Group) -> dict[str, np.ndarray]:
