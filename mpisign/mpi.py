@@ -147,9 +147,9 @@ def start(threads: int = 0) -> Ranks:
     return _started
 
 
-def alone(threads: int = 0) -> Ranks:
-    """One process without MPI, whatever is installed. threads: 0 for all cores."""
-    return Ranks(threads=threads or len(os.sched_getaffinity(0)), library="none (simulated)")
+def alone(voters: int, threads: int = 0) -> Ranks:
+    """One process without MPI, whatever is installed. threads: 0 for those that each of so many ranks would get."""
+    return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library="none (simulated)")
 
 
 def _library():

@@ -163,6 +163,9 @@ def _points(sweep: Sweep, tables: dict, folder: str) -> list[Point]:
         return Point(index, name, Path(folder) / f"{name}.h5", settings, tables, case)
 
     points = [point(k, *pair) for k, pair in enumerate(first)]
+    names = [p.name for p in points]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise UsageError(f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one")
     if not sweep.best:
         return points
     groups: dict[str, list[Point]] = {}
@@ -177,9 +180,6 @@ def _points(sweep: Sweep, tables: dict, folder: str) -> list[Point]:
                 rest = {k: v for k, v in group[0].settings.items() if k != sweep.best} | {SEED: seed}
                 name = f"{named(rest, group[0].case)} at the best {sweep.best}"
                 points.append(Point(len(points), name, None, None, tables, group[0].case))
-    names = [p.name for p in points]
-    if twice := [n for n in names if names.count(n) > 1]:
-        raise UsageError(f"two points of the sweep have the name {twice[0]!r}; their settings are the same")
     return points
 
 

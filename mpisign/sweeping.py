@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from mpisign.config import Config
 from mpisign.errors import NumericalError
+from mpisign.plan import resolve
 from mpisign.results import Run
 from mpisign.sweep import Point
 from mpisign.train import simulate
@@ -21,6 +22,10 @@ def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
     diverges is reported and the others go on; any other error ends the sweep.
     """
     begin = time.monotonic()
+    for point in read():
+        # what a typing error can break is found before the first point runs
+        if point.settings is not None:
+            resolve(point.config, point.config.run.voters or 1)
     for _ in ("those that are known", "those that waited for the best of them"):
         _run([p for p in read() if p.status in ("missing", "incomplete")], jobs)
     points = read()
@@ -34,13 +39,14 @@ def _run(points: list[Point], jobs: int) -> None:
             _tell(k, len(points), point)
         return
     # fresh interpreters: torch and numba do not survive a fork
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    cores = len(os.sched_getaffinity(0))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         futures = {}
         for point in points:
             config = point.config
-            limited = config.run.model_copy(update={"threads": config.run.threads or threads})
+            threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
+            limited = config.run.model_copy(update={"threads": threads})
             futures[pool.submit(run_point, config.model_copy(update={"run": limited}))] = point
         try:
             for k, future in enumerate(as_completed(futures)):

@@ -54,7 +54,7 @@ def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
     config = config.model_copy(update={"run": config.run.model_copy(update={"voters": voters})})
     plan = resolve(config, voters)
-    ranks = mpi.alone(config.run.threads)
+    ranks = mpi.alone(voters, config.run.threads)
     torch.set_num_threads(ranks.threads)
     Job(plan, ranks, voters, quiet).run(dry_run)
 
