@@ -2,10 +2,10 @@
 
 python analysis/compare.py runs/mnist_methods/*.h5 --target 0.9 --format markdown
 
-Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean over seeds is
-best at the end of the run; then mean +- standard deviation over that rate's seeds, and the median over them of what
-it took to reach the target: bytes sent a rank (both ways) and gradient evaluations. Ties in the seeds: a grid tuned
-on one seed is compared on that seed, then reported over all seeds of the best rate.
+Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean is best at the
+end of the run, over the seeds that all rates have; then mean +- standard deviation over that rate's seeds, and the
+median over them of what it took to reach the target: bytes sent a rank (both ways) and gradient evaluations. A run
+that diverged counts as the worst; one that has not ended is left out. --files prints the rows' run files instead.
 """
 
 import argparse
@@ -26,6 +26,8 @@ LARGER_IS_BETTER = {"test_accuracy": True, "train_loss": False, "test_loss": Fal
 def settings(run: Run) -> dict[str, object]:
     """The job as "table.key" -> value, without what tells points of one row apart."""
     flat = {(t, k): v for t, keys in run.config.items() for k, v in keys.items()}
+    if ("run", "steps") in flat and flat.keys() & {("run", "evaluations"), ("run", "epochs")}:
+        del flat["run", "steps"]  # follows from the other
     return {f"{t}.{k}": v for (t, k), v in flat.items() if (t, k) != RATE and (t, k) not in IGNORED}
 
 
@@ -82,6 +84,7 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
     last = chosen[0]["steps"]
     found = {
         "method": chosen[0].attributes["algorithm"],
+        "_files": [run.path for run in chosen],
         **{k: settings(chosen[0])[k] for k in differing},
         "rates": len(rates),
         "best rate": f"{best:g}" + (" (edge)" if len(rates) > 2 and best in (rates[0], rates[-1]) else ""),
@@ -122,15 +125,19 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
     parser.add_argument("--metric", choices=LARGER_IS_BETTER, default="test_accuracy")
     parser.add_argument("--target", type=float, help="of the metric, for the cost to reach it")
+    parser.add_argument("--files", action="store_true", help="print the run files of the best rates, for curves.py")
     parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
     options = parser.parse_args()
     try:
-        rows = table([Run(path) for path in options.runs], options.metric, options.target)
+        runs = [run for run in map(Run, options.runs) if not run.status.startswith("incomplete")]
+        rows = table(runs, options.metric, options.target) if runs else parser.error("none of these runs has ended")
     except MpisignError as error:
         parser.error(str(error))
-    for r in rows:
-        del r["_order"]
-    if options.format == "csv":
+    files = [path for r in rows for path in r["_files"]]
+    rows = [{k: v for k, v in r.items() if not k.startswith("_")} for r in rows]
+    if options.files:
+        print(*files, sep="\n")
+    elif options.format == "csv":
         writer = csv.DictWriter(sys.stdout, rows[0])
         writer.writeheader()
         writer.writerows(rows)

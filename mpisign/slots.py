@@ -6,6 +6,7 @@ Each slot is a frozen dataclass of hyperparameters; its arrays live in a State t
 algorithm prints as its own definition, is stored in the run file, compares and checkpoints.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,7 +92,7 @@ class SignRule:
     def init(self, layout: Layout) -> State:
         return {}
 
-    def agree(self, estimates: list[Tensor], states: list[State], step: Step) -> None:
+    def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
         """What all voters must agree on before they pack, through step.world; one call for the local voters."""
 
     def begin(self, v: Tensor, state: State, step: Step) -> tuple[Tensor, np.ndarray | None]:

@@ -162,7 +162,7 @@ class Stepper:
     def _send(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> tuple[int, int]:
         """Starts headers and messages on their way; returns counts of zeros and clips."""
         sign, states, zeros, clips = self.algorithm.sign, self.stage.sign_states, 0, 0
-        sign.agree(list(estimates), states, everyone)
+        sign.agree(estimates, states, everyone)
         if self._together:
             begun = [sign.begin(estimates, self.stage.sign_rows, steps[0])]
             states, losses = [self.stage.sign_rows], self.crew.loss

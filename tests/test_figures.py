@@ -1,0 +1,70 @@
+"""The published counterexamples and identities: each job in jobs/figures against its bands."""
+
+import math
+
+import pytest
+
+from mpisign.results import Run
+from tests.running import BIN, ROOT, mpisign, run
+from tests.test_simulate import simulate
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["c1", "c2", "c5", "c7"])
+def test_every_value_lies_in_its_band(name, tmp_path):
+    job, folder = ROOT / f"jobs/figures/{name}.toml", ("--set", f"sweep.folder={tmp_path}")
+    ended = mpisign("simulate", job, "--jobs", 2, *folder, timeout=380)
+    assert ended.code == 0, ended.err
+    bands = run(BIN / "python", ROOT / "analysis/bands.py", job, *folder)
+    assert bands.code == 0, bands.out + bands.err
+    assert "measured" in bands.out
+
+
+def test_a_value_outside_its_band_fails(tmp_path):
+    job = tmp_path / "job.toml"
+    text = (ROOT / "jobs/figures/c7.toml").read_text()
+    job.write_text(text[: text.index("[[sweep.case]]")] + '[[sweep.case]]\nname = "n3"\n"run.voters" = 3\n'
+                   'band = { what = "drift", expected = 0.2, low = 0.19, high = 0.21 }\n')  # fmt: skip
+    folder = ("--set", f"sweep.folder={tmp_path}", "--set", "run.steps=50")
+    missing = run(BIN / "python", ROOT / "analysis/bands.py", job, *folder)
+    assert missing.code == 2
+    assert "n3 is missing" in missing.err
+    assert mpisign("simulate", job, *folder).code == 0
+    bands = run(BIN / "python", ROOT / "analysis/bands.py", job, *folder)
+    assert bands.code == 1
+    assert "OUTSIDE" in bands.out
+
+
+def test_the_bands_of_c7_are_the_papers_formulas():
+    """2 I(rho; l, l) - 1 with l = floor((n + 1) / 2); Gauss' bound of Bernstein et al. 2018 lies above the truth."""
+    from scipy.special import betainc
+    from scipy.stats import binom
+
+    def advantage(rho, n):
+        half = (n + 1) // 2
+        return 2 * betainc(half, half, rho) - 1
+
+    for rho, n, expected in ((0.55, 3, 0.1495), (0.55, 9, 0.242842), (0.7, 3, 0.568), (0.7, 9, 0.802383)):
+        assert advantage(rho, n) == pytest.approx(expected, abs=5e-5)
+        for voters in (n, n + 1):
+            exact = sum(binom.pmf(k, voters, rho) * ((2 * k > voters) - (2 * k < voters)) for k in range(voters + 1))
+            assert exact == pytest.approx(advantage(rho, n), abs=1e-12)
+    for s, bound, truth in ((0.5, 0.3557, 0.3085), (1.0, 0.2113, 0.1587), (2.0, 0.0556, 0.0228)):
+        gauss = 2 / (9 * s * s) if s > 2 / math.sqrt(3) else 0.5 - s / (2 * math.sqrt(3))
+        assert gauss == pytest.approx(bound, abs=5e-5)
+        assert 0.5 * math.erfc(s / math.sqrt(2)) == pytest.approx(truth, abs=5e-5)
+
+
+def test_noise_repairs_what_the_plain_vote_cannot(tmp_path):
+    """C12 on scikit-learn's digits: five voters with two exclusive classes each, full gradients."""
+    accuracy = {}
+    for noise in (0.0, 1e-3):
+        file = tmp_path / f"{noise}.h5"
+        ended = simulate(
+            "problem.batch_size=0", "problem.dropout=0.0", "partition.kind=labels", "partition.labels=2",
+            "algorithm.name=noisy-signsgd", f"algorithm.noise={noise}", "schedule.kind=constant", "schedule.lr=0.001",
+            "run.steps=800", f"run.file={file}", n=5,
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        accuracy[noise] = Run(file)["eval"]["test_accuracy"][-1]
+    assert accuracy[0.0] < accuracy[1e-3] - 0.05
