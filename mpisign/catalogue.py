@@ -19,13 +19,13 @@ def listing(entries: Iterable[Entry]) -> str:
 def describe(entry: Entry) -> str:
     """Signature, paper, needs, costs, what is known, docstring and definition of one entry."""
     built = entry.build()
-    evaluations = f"{_evaluations(entry):.3g} a row of the batch and step"
+    cost = f"{evaluations(entry):.3g} a row of the batch and step"
     facts = {
         "paper": entry.paper,
         "lr": str(entry.lr),
         "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
         "preset": "theory" if entry.theory else "none",
-        "gradient evaluations": f"{evaluations} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
+        "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
     }
     for k, stage in enumerate(built.stages):
         which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
@@ -42,19 +42,20 @@ def _wrap(text: str, indent: str) -> str:
 
 def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
-    up, down = (f.bits for f in _pair(stage))
+    up, down = (f.bits for f in formats(stage))
     beside = " beside shared radii" if stage.sign.beside() else ""
-    return f"bits up {up}, down {down}{beside}; evaluations {_evaluations(entry):.3g}"
+    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}"
 
 
-def _pair(stage: Algorithm) -> tuple[Format, Format]:
+def formats(stage: Algorithm) -> tuple[Format, Format]:
+    """What goes up and what comes down at n = VOTERS, with the default rules for zeros and ties."""
     ruled = stage.with_rules("auto", "auto", VOTERS)
     up = ruled.sign.up()
     return up, ruled.vote.down(up, VOTERS)
 
 
 def _formats(stage: Algorithm) -> tuple[str, str]:
-    up, down = _pair(stage)
+    up, down = formats(stage)
     beside = stage.sign.beside()
     return _bits(up) + (f"; {beside}" if beside else ""), f"{_bits(down)} at n = {VOTERS}"
 
@@ -65,7 +66,7 @@ def _bits(form: Format) -> str:
     return f"{form.bits} bit(s) a coordinate" + (" and one float32 a tensor" if form.scaled else "")
 
 
-def _evaluations(entry: Entry) -> float:
+def evaluations(entry: Entry) -> float:
     """Gradients of single rows a step, over the rows of a batch."""
     turns = entry.build()
     spent = sum(turns.stages[turns.stage(t)].estimator.evaluations(BATCH, ROWS, t) for t in range(STEPS))
