@@ -163,7 +163,7 @@ def tables(file: Path | None, settings: Iterable[str] = ()) -> dict[str, dict]:
 
 def make(tables: dict[str, dict], where: str = "") -> Config:
     """The job that tables describe; raises UsageError if they do not."""
-    config = _validate(Config, tables, where)
+    config = validate(Config, tables, where)
     given = [f"run.{name}" for name in LENGTHS if getattr(config.run, name)]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are all given; give one of them")
@@ -208,7 +208,7 @@ def _parse(setting: str) -> tuple[str, str, Any]:
     return table, key, value
 
 
-def _validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
+def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
     """The model of these values, or UsageError: what is wrong, the value, what is valid."""
     try:
         return model(**values)
@@ -250,7 +250,7 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
         fields[p.name] = (kind, ... if p.default is p.empty else p.default)
     model = pydantic.create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
     try:
-        return _validate(model, table.arguments, "", f"{where}.").model_dump()
+        return validate(model, table.arguments, "", f"{where}.").model_dump()
     except UsageError as error:
         if "unknown key" in str(error):
             own = type(table).model_fields

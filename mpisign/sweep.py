@@ -17,7 +17,6 @@
 A point whose run has ended is skipped, so a sweep that was cut short goes on where it stood.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -98,6 +97,32 @@ class Point:
                     )
 
 
+@dataclass(frozen=True)
+class _Case:
+    """Settings that belong together, and the lists to sweep with them."""
+
+    label: str | None
+    fixed: Settings
+    lists: dict[str, list]
+
+    @property
+    def seeds(self) -> list:
+        return self.lists.get(SEED, [None])
+
+    def combinations(self, kind: str) -> list[Settings]:
+        """All settings of this case; seeds always cross."""
+        crossing = self.lists if kind == "grid" else {k: v for k, v in self.lists.items() if k == SEED}
+        beside = {k: v for k, v in self.lists.items() if k not in crossing}
+        if len({len(v) for v in beside.values()}) > 1:
+            sizes = ", ".join(f"{k}: {len(v)}" for k, v in beside.items())
+            raise UsageError(
+                f'sweep.kind = "zip": lists of different lengths ({sizes}); make them equal, or use "grid"'
+            )
+        rows = [dict(zip(beside, row, strict=True)) for row in zip(*beside.values(), strict=True)] if beside else [{}]
+        crossed = [dict(zip(crossing, values, strict=True)) for values in product(*crossing.values())]
+        return [self.fixed | row | values for row in rows for values in crossed]
+
+
 def read(file: Path, settings: tuple[str, ...] = ()) -> list[Point] | None:
     """The points of a job file, or None if it has no [sweep].
 
@@ -106,16 +131,12 @@ def read(file: Path, settings: tuple[str, ...] = ()) -> list[Point] | None:
     tables = config.tables(file, settings)
     if "sweep" not in tables:
         return None
-    found = Sweep(**_flat(tables["sweep"], Sweep.model_fields)) if _well_formed(tables["sweep"]) else None
-    return _points(found, tables, found.folder or f"runs/{file.stem}")
+    table = _flat(tables["sweep"], Sweep.model_fields)
+    config.validate(Sweep, {k: v for k, v in table.items() if k in Sweep.model_fields}, "", "sweep.")
+    return _Expansion(Sweep(**table), tables, Path(table.get("folder") or f"runs/{file.stem}")).points()
 
 
-def _well_formed(table: dict) -> bool:
-    config._validate(Sweep, {k: v for k, v in table.items() if k in Sweep.model_fields}, "", "sweep.")
-    return True
-
-
-def _flat(table: dict, own) -> Settings:
+def _flat(table: dict, own=()) -> Settings:
     """Settings written as tables (schedule.lr = ... without quotes) as "table.key"."""
     found = {}
     for key, value in table.items():
@@ -126,90 +147,91 @@ def _flat(table: dict, own) -> Settings:
     return found
 
 
-def _points(sweep: Sweep, tables: dict, folder: str) -> list[Point]:
-    lists = dict(sweep.__pydantic_extra__ or {})
-    if not lists and sweep.case == [{}]:
-        raise UsageError('[sweep] has nothing to sweep; give lists, as in "schedule.lr" = [0.1, 0.01]')
-    for key, values in lists.items():
-        if "." not in key:
+class _Expansion:
+    """From the table to its points."""
+
+    def __init__(self, sweep: Sweep, tables: dict[str, dict], folder: Path):
+        self.sweep, self.tables, self.folder = sweep, tables, folder
+        lists = dict(sweep.__pydantic_extra__ or {})
+        self._check(lists)
+        self.cases = [self._case(case, lists) for case in sweep.case]
+        combined = [s for case in self.cases for s in case.combinations(sweep.kind)]
+        keys = dict.fromkeys(k for s in combined for k in s)
+        self.swept = [k for k in keys if len({str(s.get(k)) for s in combined}) > 1]
+        if sweep.best and not all(sweep.best in case.lists for case in self.cases):
             raise UsageError(
-                f'unknown key sweep.{key}; [sweep] has: {choices(Sweep.model_fields)}, and "table.key" = [...]'
+                f"sweep.best = {sweep.best!r} is not a list of every case; lists are: {choices(self.swept)}"
             )
-        if not isinstance(values, list) or not values:
+
+    def _check(self, lists: dict[str, list]) -> None:
+        if not lists and self.sweep.case == [{}]:
+            raise UsageError('[sweep] has nothing to sweep; give lists, as in "schedule.lr" = [0.1, 0.01]')
+        for key, values in lists.items():
+            if "." not in key:
+                known = choices(Sweep.model_fields)
+                raise UsageError(f'unknown key sweep.{key}; [sweep] has: {known}, and "table.key" = [...]')
+            if not isinstance(values, list) or not values:
+                remedy = "a list of at least one value; a single one goes into its table"
+                raise UsageError(f'sweep."{key}" = {values!r}: {remedy}')
+
+    @staticmethod
+    def _case(case: dict[str, Any], lists: dict[str, list]) -> _Case:
+        own = _flat({k: v for k, v in case.items() if k not in OF_A_CASE})
+        swept = {k: v for k, v in own.items() if isinstance(v, list)}
+        fixed = {k: v for k, v in own.items() if k not in swept}
+        return _Case(case.get("name"), fixed, {k: v for k, v in lists.items() if k not in own} | swept)
+
+    def points(self) -> list[Point]:
+        """All points; with `best`, first the grid with one seed, then the other seeds of each of its groups."""
+        found: list[Point] = []
+        groups: dict[str, list[Point]] = {}
+        for index, case in enumerate(self.cases):
+            for settings in case.combinations(self.sweep.kind):
+                if self.sweep.best and settings.get(SEED) != case.seeds[0] and SEED in case.lists:
+                    continue
+                found.append(self._point(len(found), index, settings))
+                rest = {k: v for k, v in settings.items() if k != self.sweep.best}
+                groups.setdefault(str((index, rest)), []).append(found[-1])
+        for group in groups.values() if self.sweep.best else ():
+            best = _best(group, self.sweep.metric)
+            for seed in self.cases[group[0].case].seeds[1:]:
+                found.append(self._later(len(found), group, best, seed))
+        names = [p.name for p in found]
+        if twice := [n for n in names if names.count(n) > 1]:
             raise UsageError(
-                f'sweep."{key}" = {values!r}: a list of at least one value; a single one goes into its table'
+                f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one"
             )
-    cases = [_flat({k: v for k, v in case.items() if k not in OF_A_CASE}, ()) for case in sweep.case]
-    combined, case_of = [], []
-    for k, case in enumerate(cases):
-        found = list(_combine(sweep.kind, lists, case))
-        combined, case_of = combined + found, case_of + [k] * len(found)
-    swept = [
-        key for key in dict.fromkeys(k for s in combined for k in s) if len({str(s.get(key)) for s in combined}) > 1
-    ]
-    seeds = lists.get(SEED, [None])
-    if sweep.best and not any(sweep.best in s for s in combined):
-        raise UsageError(f"sweep.best = {sweep.best!r} is none of the lists, which are: {choices(swept)}")
-    pairs = zip(combined, case_of, strict=True)
-    first = [(s, case) for s, case in pairs if not sweep.best or s.get(SEED) == seeds[0]]
+        return found
 
-    def named(settings: Settings, case: int) -> str:
-        label = sweep.case[case].get("name")
-        own = cases[case] if label else ()
-        return _name(settings, [k for k in swept if k not in own or isinstance(own[k], list)], label)
+    def _later(self, index: int, group: list[Point], best: Point | None, seed: int) -> Point:
+        """The point of another seed at the best value of a group, which may not be known yet."""
+        case = group[0].case
+        if best is not None:
+            return self._point(index, case, best.settings | {SEED: seed})
+        rest = {k: v for k, v in group[0].settings.items() if k != self.sweep.best} | {SEED: seed}
+        return Point(index, f"{self._name(case, rest)} at the best {self.sweep.best}", None, None, self.tables, case)
 
-    def point(index: int, settings: Settings, case: int) -> Point:
-        name = named(settings, case)
-        return Point(index, name, Path(folder) / f"{name}.h5", settings, tables, case)
+    def _point(self, index: int, case: int, settings: Settings) -> Point:
+        name = self._name(case, settings)
+        return Point(index, name, self.folder / f"{name}.h5", settings, self.tables, case)
 
-    points = [point(k, *pair) for k, pair in enumerate(first)]
-    names = [p.name for p in points]
-    if twice := [n for n in names if names.count(n) > 1]:
-        raise UsageError(f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one")
-    if not sweep.best:
-        return points
-    groups: dict[str, list[Point]] = {}
-    for p in points:
-        groups.setdefault(str((p.case, {k: v for k, v in p.settings.items() if k != sweep.best})), []).append(p)
-    for group in groups.values():
-        best = _best(group, sweep.metric)
-        for seed in seeds[1:]:
-            if best is not None:
-                points.append(point(len(points), best.settings | {SEED: seed}, best.case))
-            else:
-                rest = {k: v for k, v in group[0].settings.items() if k != sweep.best} | {SEED: seed}
-                name = f"{named(rest, group[0].case)} at the best {sweep.best}"
-                points.append(Point(len(points), name, None, None, tables, group[0].case))
-    return points
+    def _name(self, case: int, settings: Settings) -> str:
+        """The algorithm, or the case's own name, first; then what else is swept, as in signum-mv-lr0.01-seed1."""
+        label, fixed = self.cases[case].label, self.cases[case].fixed
+        parts = [label] if label else []
+        for key in self.swept:
+            # a case's own name stands for what it fixes
+            if key in settings and not (label and key in fixed):
+                short = key.rpartition(".")[2]
+                text = _text(settings[key])
+                parts.append(text if short in ("name", "path", "kind") else f"{short}{text}")
+        return "-".join(parts) or "point"
 
 
-def _combine(kind: str, lists: dict[str, list], case: Settings) -> Iterator[Settings]:
-    """All settings of one case; seeds always cross."""
-    own = {k: v for k, v in case.items() if isinstance(v, list)}
-    fixed = {k: v for k, v in case.items() if k not in own}
-    lists = {k: v for k, v in lists.items() if k not in case} | own
-    crossing = lists if kind == "grid" else {k: v for k, v in lists.items() if k == SEED}
-    beside = {k: v for k, v in lists.items() if k not in crossing}
-    if len({len(v) for v in beside.values()}) > 1:
-        sizes = ", ".join(f"{k}: {len(v)}" for k, v in beside.items())
-        raise UsageError(f'sweep.kind = "zip": lists of different lengths ({sizes}); make them equal, or use "grid"')
-    rows = [dict(zip(beside, row, strict=True)) for row in zip(*beside.values(), strict=True)] if beside else [{}]
-    for row in rows:
-        for values in product(*crossing.values()):
-            yield fixed | row | dict(zip(crossing, values, strict=True))
-
-
-def _name(settings: Settings, swept: list[str], label: str | None = None) -> str:
-    """The algorithm (or the case's own name) first, then what else is swept, as in signum-mv-lr0.01-seed1."""
-    parts = [label] if label else []
-    for key in swept:
-        if key in settings:
-            value = settings[key]
-            text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-            text = Path(text).name.replace(" ", "")
-            short = key.rpartition(".")[2]
-            parts.append(text if short in ("name", "path", "kind") else f"{short}{text}")
-    return "-".join(parts) or "point"
+def _text(value: object) -> str:
+    """A value in a file's name."""
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return Path(text).name.replace(" ", "")
 
 
 def _best(group: list[Point], metric: str) -> Point | None:

@@ -105,7 +105,8 @@ def _tables(stored):
 def test_defaults_are_written_out():
     stored = _tables(resolved("algorithm.name=ssdm").config)
     assert stored["algorithm"] == {
-        "name": "ssdm", "zeros": "coin", "ties": "auto", "accumulate": 1, "clip": 0.0, "beta": 0.9, "weight_decay": 0.0,
+        "name": "ssdm", "zeros": "coin", "ties": "auto", "accumulate": 1, "clip": 0.0, "beta": 0.9, "radius": "norm",
+        "refresh": 100, "weight_decay": 0.0,
     }  # fmt: skip
     assert stored["schedule"]["lr"] == 0.03
     assert stored["problem"]["test_fraction"] == 0.2
