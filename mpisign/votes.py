@@ -18,17 +18,28 @@ SIGNS = np.array([-1.0, 1.0])
 SIGNS_OR_ZERO = np.array([0.0, 0.0, -1.0, 1.0])  # code = sign + 2 * (not zero)
 
 
-@dataclass(frozen=True)
-class Majority(Vote):
-    """sign(tally) [Bernstein et al. 2018 alg. 3]."""
+class _Signs(Vote):
+    """Decides a sign a coordinate, or none where it is tied and the rule is "zero"."""
 
-    ties: str = "coin"
+    ties: str
 
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1)
 
     def levels(self, up, voters):
         return SIGNS_OR_ZERO if self.ties == "zero" else SIGNS
+
+    def _pack(self, values, span, out, step):
+        """The signs of values, 0 being a tie."""
+        zeros = "abstain" if self.ties == "zero" else self.ties
+        bits.pack(values, span.lo, zeros, step.coin("tie", self.ties), out)
+
+
+@dataclass(frozen=True)
+class Majority(_Signs):
+    """sign(tally) [Bernstein et al. 2018 alg. 3]."""
+
+    ties: str = "coin"
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
@@ -69,7 +80,7 @@ class Average(Vote):
 
 
 @dataclass(frozen=True)
-class LearnedWeights(Vote):
+class LearnedWeights(_Signs):
     """sign(sum of w*sign), with integer weights a voter and coordinate, learned from past agreement.
 
     p = fraction of past rounds in which the voter agreed with what was decided, w = round(resolution*log(p/(1-p))),
@@ -86,12 +97,6 @@ class LearnedWeights(Vote):
 
     needs_ballots = True
     stateful = True
-
-    def down(self, up, voters):
-        return Majority(self.ties).down(up, voters)
-
-    def levels(self, up, voters):
-        return Majority(self.ties).levels(up, voters)
 
     def init(self, layout, owned, voters):
         return {"score": torch.zeros(voters, owned)}
@@ -136,17 +141,11 @@ def _mean_of_scaled(ballots, words, segment, like):
 
 
 @dataclass(frozen=True)
-class SignErrorFeedback(_Residual):
+class SignErrorFeedback(_Residual, _Signs):
     """p = tally/n + e; decides sign(p); e = p - factor*sign(p), factor 1/n if it is 0."""
 
     factor: float = 0.0
     ties: str = "coin"
-
-    def down(self, up, voters):
-        return Majority(self.ties).down(up, voters)
-
-    def levels(self, up, voters):
-        return Majority(self.ties).levels(up, voters)
 
     def verdict(self, ballots, scales, state, out, step):
         t, n, average = ballots.tally, ballots.voters, Average()
@@ -154,15 +153,14 @@ class SignErrorFeedback(_Residual):
         codes = bits.new_planes(average.down(up, n).planes, t.plus.shape[1])
         bits.codes(t.plus, t.minus, n, codes)
         table = average.levels(up, n).astype(np.float32)
-        zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, p in self._spans(ballots, state, step):
             bits.add_levels(p, codes[:, words], table)
-            bits.pack(p, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
+            self._pack(p, span, out[:, words], step)
             bits.add_signed(p, out[:, words], -(self.factor or 1 / n))
 
 
 @dataclass(frozen=True)
-class ServerErrorFeedback(_Residual):
+class ServerErrorFeedback(_Residual, _Signs):
     """p = mean of the scaled signs + e; decides (|p_b|_1/d_b) * sign(p_b) for each tensor b; e = p - that.
 
     [Zheng et al. 2019 alg. 2, block-wise.] The residual e, in the units of the messages, lies with whoever
@@ -178,9 +176,6 @@ class ServerErrorFeedback(_Residual):
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1, scaled=True)
 
-    def levels(self, up, voters):
-        return Majority(self.ties).levels(up, voters)
-
     def absorb(self, ballots, state, step):
         for span, words, e in self._spans(ballots, state, step):
             e += _mean_of_scaled(ballots, words, span.segment, e)
@@ -192,9 +187,8 @@ class ServerErrorFeedback(_Residual):
         return layout.mean_magnitudes(tiles)
 
     def verdict(self, ballots, scales, state, out, step):
-        zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, p in self._spans(ballots, state, step):
-            bits.pack(p, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
+            self._pack(p, span, out[:, words], step)
             bits.add_signed(p, out[:, words], -scales[span.segment])
 
 
@@ -219,23 +213,16 @@ class _Tracking(_Residual):
 
 
 @dataclass(frozen=True)
-class TrackedSign(_Tracking):
+class TrackedSign(_Tracking, _Signs):
     """Decides sign(z) [Jiang et al. 2026, DVR-Sign]."""
 
     beta: float = 0.5
     start: bool = False
     ties: str = "coin"
 
-    def down(self, up, voters):
-        return Majority(self.ties).down(up, voters)
-
-    def levels(self, up, voters):
-        return Majority(self.ties).levels(up, voters)
-
     def verdict(self, ballots, scales, state, out, step):
-        zeros = "abstain" if self.ties == "zero" else self.ties
         for span, words, z in self._spans(ballots, state, step):
-            bits.pack(z, span.lo, zeros, step.coin("tie", self.ties), out[:, words])
+            self._pack(z, span, out[:, words], step)
 
 
 @dataclass(frozen=True)
