@@ -36,7 +36,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check --quiet .
 
 test-serial: $(READY)
-	$(BIN)/python -m pytest tests --ignore tests/parallel
+	$(BIN)/python -m pytest tests --ignore tests/parallel --numprocesses auto --dist worksteal
 
 test-parallel: $(READY)
 	$(BIN)/python tests/run_parallel.py

@@ -78,6 +78,7 @@ class Layout:
         self.segments = tuple(segments)
         self.length = offset
         self.size = sum(s.size for s in segments)
+        self._spans: dict[tuple[int, int], list[Span]] = {}
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
 
     @property
@@ -96,6 +97,11 @@ class Layout:
 
     def spans(self, lo: int, hi: int) -> list[Span]:
         """The parts of [lo, hi) that hold parameters, in order."""
+        if (lo, hi) not in self._spans:
+            self._spans[lo, hi] = self._find_spans(lo, hi)
+        return self._spans[lo, hi]
+
+    def _find_spans(self, lo: int, hi: int) -> list[Span]:
         first = max(bisect_right(self._offsets, lo) - 1, 0)
         found = []
         for index in range(first, len(self.segments)):

@@ -1,26 +1,32 @@
 """Seconds a phase of the step takes on this rank."""
 
 import time
-from collections import defaultdict
-from contextlib import contextmanager
 
 PHASES = ("estimate", "sign", "exchange", "update", "evaluate", "record")
 
 
-class Timer:
-    """Adds up the seconds spent in named phases: `with timer("exchange"): ...`."""
+class Phase:
+    """Adds up the seconds spent inside `with` blocks, which do not nest."""
 
     def __init__(self):
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds = 0.0
+
+    def __enter__(self):
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.seconds += time.perf_counter() - self._begin
+
+
+class Timer:
+    """The phases of a step: `with timer("exchange"): ...`."""
+
+    def __init__(self):
+        self.phases = {name: Phase() for name in PHASES}
         self.start = time.perf_counter()
 
-    @contextmanager
-    def __call__(self, phase: str):
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - begin
+    def __call__(self, phase: str) -> Phase:
+        return self.phases[phase]
 
     def elapsed(self) -> float:
         """Seconds since this timer was made."""
@@ -28,6 +34,7 @@ class Timer:
 
     def take(self) -> list[float]:
         """The seconds of every phase in the order of PHASES, which then start again from zero."""
-        taken = [self.seconds[phase] for phase in PHASES]
-        self.seconds.clear()
+        taken = [phase.seconds for phase in self.phases.values()]
+        for phase in self.phases.values():
+            phase.seconds = 0.0
         return taken

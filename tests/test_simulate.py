@@ -7,8 +7,14 @@ import pytest
 
 from mpisign import config, theory
 from mpisign.results import Run, load_parameters
+from mpisign.train import simulate as run_here
 from tests.running import mpisign, train
 from tests.test_commands import refused
+
+
+def here(*settings, n):
+    """The same in this process, for tests that are not about the command line."""
+    run_here(config.load(None, settings), n, quiet=True)
 
 
 def simulate(*settings, n=None, job=None, **how):
@@ -44,8 +50,7 @@ def test_a_simulation_tells_what_mpirun_tells(algorithm, others, tmp_path):
 
 def test_a_thousand_voters_fit_in_one_process(tmp_path):
     file = tmp_path / "r.h5"
-    ended = simulate("problem.name=quadratic", "run.steps=20", "schedule.lr=0.1", f"run.file={file}", n=1000)
-    assert ended.code == 0, ended.err
+    here("problem.name=quadratic", "run.steps=20", "schedule.lr=0.1", f"run.file={file}", n=1000)
     run = Run(file)
     assert run.attributes["n"] == 1000
     assert run["steps"]["gradient_evaluations"][-1] == 20_000
@@ -77,8 +82,7 @@ def test_a_budget_of_evaluations_ends_the_run(tmp_path):
     spent = {}
     for name in ("signum-mv", "ssvr-mv", "dist-signrvr"):
         file = tmp_path / f"{name}.h5"
-        ended = simulate("run.evaluations=20000", f"algorithm.name={name}", f"run.file={file}", n=4)
-        assert ended.code == 0, ended.err
+        here("run.evaluations=20000", f"algorithm.name={name}", f"run.file={file}", n=4)
         spent[name] = Run(file)["steps"]["gradient_evaluations"][-1]
     assert all(17_000 < v <= 20_000 for v in spent.values()), spent
     refused(simulate("run.evaluations=5", n=4), "run.evaluations = 5", "allow more")
@@ -89,11 +93,11 @@ def test_the_uniform_iterate_is_a_point_of_the_run(tmp_path):
     drawn = set()
     for seed in range(1, 5):
         file = tmp_path / f"{seed}.h5"
-        assert simulate(*settings, f"run.seed={seed}", f"run.file={file}", n=3).code == 0
+        here(*settings, f"run.seed={seed}", f"run.file={file}", n=3)
         trace, x = Run(file)["trace"], load_parameters(file.with_suffix(".model"))["x"]
-        (here,) = np.flatnonzero((trace["x"] == x).all(axis=1))
-        assert trace["step"][here] < 30
-        drawn.add(int(trace["step"][here]))
+        (row,) = np.flatnonzero((trace["x"] == x).all(axis=1))
+        assert trace["step"][row] < 30
+        drawn.add(int(trace["step"][row]))
     assert len(drawn) > 1
 
 
