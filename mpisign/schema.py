@@ -30,7 +30,7 @@ class Column:
 TABLES: dict[str, tuple[Column, ...]] = {
     "steps": (
         Column("step", "i8", "", "steps taken so far, counted from 1"),
-        Column("epoch", "f8", "passes", "rows seen by all ranks over all rows"),
+        Column("epoch", "f8", "passes", "rows of minibatches so far over all rows; passes for snapshots not counted"),
         Column("loss", "f8", "", "mean over ranks of the minibatch loss before the step"),
         Column("learning_rate", "f8", "", "of this step"),
         Column("agreement", "f8", "", "mean over coordinates of |sum of signs| / n; NaN where no signs are sent"),

@@ -33,7 +33,7 @@ from tests.problems import Awkward
         ),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b"PNG and so on"), ["not an IDX file"]),
         (
-            lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"x" * 100)[:20]),
+            lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"x" * 100, mtime=0)[:20]),
             ["decompressed"],
         ),
         (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(idx((39,), [0] * 39)), ["40", "39 "]),
@@ -57,7 +57,7 @@ def test_damaged_mnist_files_are_refused(damage, words, tmp_path):
         ("data", b"\x00\xff\x80", ["data"]),
         ("data", b"", ["data"]),
         ("data.bz2", bz2.compress(b"1 1:1\n-1 2:1\n" * 1000)[:40], ["data.bz2"]),
-        ("data.gz", gzip.compress(b"1 1:1\n-1 2:1\n" * 1000)[:30], ["data.gz"]),
+        ("data.gz", gzip.compress(b"1 1:1\n-1 2:1\n" * 1000, mtime=0)[:30], ["data.gz"]),
         ("data.gz", b"1 1:1\n-1 2:1\n", ["data.gz"]),
     ],
 )
