@@ -40,11 +40,6 @@ class Setting:
         return self.stated[constant]
 
 
-def usage(name: str, value: object, valid: str) -> UsageError:
-    """The error for a hyperparameter out of range."""
-    return UsageError(f"algorithm.{name} = {value!r}: {valid}")
-
-
 def signsgd_mv(s: Setting) -> dict[str, Any]:
     """Bernstein et al. 2019, thm. 1 (batches of one): eta = sqrt(D0/(|L|_1 K))."""
     return {"lr": sqrt(s["gap"] / (s["smoothness_l1"] * s.steps))}

@@ -24,7 +24,8 @@ def resolved(*settings, job=None, voters=2):
         (["algorithm.weight_decay=-0.1"], ["algorithm.weight_decay", "-0.1", "greater than or equal to 0"]),
         (["algorithm.name=ssvr-mv", "algorithm.radius=-1"], ["algorithm.radius", "-1", "greater than 0"]),
         (["algorithm.name=ssvr-mv", "algorithm.radius=most"], ["algorithm.radius", "'most'", "'max' or 'running'"]),
-        (["algorithm.name=dvr-sign", "algorithm.snapshot_every=-2"], ["snapshot_every", "-2"]),
+        (["algorithm.name=dvr-sign", "algorithm.snapshot_every=-2"], ["snapshot_every", "-2", "greater than or equal"]),
+        (["algorithm.name=dvr-q", "algorithm.snapshot_every=9", "algorithm.start_batches=2"], ["give one of the two"]),
         (["algorithm.name=dp-sign", "problem.name=quadratic", "run.steps=5"], ["finite sum", "algorithms that fit"]),
         (
             ["algorithm.name=dvr-sign", "algorithm.snapshot_every=5", "problem.name=quadratic", "run.steps=5"],

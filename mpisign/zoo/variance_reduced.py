@@ -3,7 +3,8 @@
 from typing import Literal
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, Cycle, Fraction, NonNegative, Stages, algorithm
+from mpisign.algorithm import Algorithm, Beta, Count, Cycle, Fraction, NonNegative, Stages, Whole, algorithm
+from mpisign.errors import UsageError
 from mpisign.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
 from mpisign.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
 from mpisign.updates import Descent
@@ -52,18 +53,17 @@ def ssvr_mv(
 def dvr_sign(
     beta: Fraction = 0.5,
     start_batches: Count = 1,
-    snapshot_every: int = 0,
+    snapshot_every: Whole = 0,
     weight_decay: NonNegative = 0.0,
 ):
     """z = (1 - beta)*z + mean of Q(g(x_t) - (1 - beta)*g(x_{t-1})), kept by the vote; decides sign(z).
 
     Q(v) = R*(stochastic sign of v with radius R = max|v|) for each tensor: one float a tensor beside the bits (the
-    paper takes the whole vector as one block). start_batches is B0: x stays for B0 - 1 steps while z is the mean of
-    all Q(g). snapshot_every = q > 0 is the finite-sum form: at every q-th step z is the exact mean of full local
-    gradients, sent as raw floats, and beta is 0 in between.
+    paper takes the whole vector as one block). start_batches is B0 (the paper's batches are of one row): x stays
+    for B0 - 1 steps while z is the mean of all Q(g). snapshot_every = q > 0 is the finite-sum form: at every q-th
+    step z is the exact mean of full local gradients, sent as raw floats, and beta is 0 in between.
     """
-    tracked = TrackedSign(0.0 if snapshot_every else beta)
-    return _tracking(tracked, TrackedSign, beta, start_batches, snapshot_every, weight_decay)
+    return _tracking(TrackedSign, beta, start_batches, snapshot_every, weight_decay)
 
 
 @algorithm(
@@ -76,19 +76,23 @@ def dvr_sign(
 def dvr_q(
     beta: Fraction = 0.5,
     start_batches: Count = 1,
-    snapshot_every: int = 0,
+    snapshot_every: Whole = 0,
     weight_decay: NonNegative = 0.0,
 ):
     """As dvr-sign, but decides Q(z), unbiased for z: x -= lr*Q(z), one float a tensor beside the bits down too."""
-    tracked = TrackedQuantised(0.0 if snapshot_every else beta)
-    return _tracking(tracked, TrackedQuantised, beta, start_batches, snapshot_every, weight_decay)
+    return _tracking(TrackedQuantised, beta, start_batches, snapshot_every, weight_decay)
 
 
-def _tracking(tracked, vote, beta, start_batches, snapshot_every, weight_decay):
-    if snapshot_every < 0:
-        raise theory.usage("snapshot_every", snapshot_every, "0 for none, or the steps between snapshots")
+def _tracking(vote, beta, start_batches, snapshot_every, weight_decay):
+    """One of the three forms: plain, with a start of several batches, or for finite sums."""
+    if snapshot_every and start_batches > 1:
+        raise UsageError(
+            f"algorithm.start_batches = {start_batches} and snapshot_every = {snapshot_every}: the finite-sum form "
+            "starts from a full gradient; give one of the two"
+        )
     move, keep = Descent(weight_decay), (("vote/z", "vote/z"),)
-    corrected = Algorithm(Correction(tracked.beta), ScaledStochasticSign(), tracked, move)
+    between = 0.0 if snapshot_every else beta
+    corrected = Algorithm(Correction(between), ScaledStochasticSign(), vote(between), move)
     if snapshot_every:
         exact = Algorithm(FullGradient(), Raw(weighted=False), vote(beta=1.0), move)
         return Cycle(exact, corrected, keep, every=snapshot_every)
@@ -108,13 +112,13 @@ def _tracking(tracked, vote, beta, start_batches, snapshot_every, weight_decay):
         f"revision of August 2026: reshuffling does not repair the sign's bias; the snapshot here does. {MEDIAN}"
     ),
 )
-def dist_signrvr(every: int = 0, weight_decay: NonNegative = 0.0):
+def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w on each rank's own reshuffled rows, majority vote.
 
     w is renewed every `every` steps, 0 for each pass over the rank's own rows. The vote and the sharded form are
     recalled. Use problem.sampling = "reshuffle", the default.
     """
-    return Algorithm(Svrg(_every(every)), Sign(), Majority(), Descent(weight_decay))
+    return Algorithm(Svrg(every), Sign(), Majority(), Descent(weight_decay))
 
 
 @algorithm(
@@ -123,12 +127,6 @@ def dist_signrvr(every: int = 0, weight_decay: NonNegative = 0.0):
     lr=1e-3,
     known=f"As dist-signrvr, with momentum. {MEDIAN}",
 )
-def dist_signrvm(beta: Beta = 0.9, every: int = 0, weight_decay: NonNegative = 0.0):
+def dist_signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of dist-signrvr's estimate, majority vote. The form of the average is recalled."""
-    return Algorithm(Momentum(beta, of=Svrg(_every(every))), Sign(), Majority(), Descent(weight_decay))
-
-
-def _every(every: int) -> int:
-    if every < 0:
-        raise theory.usage("every", every, "0 for one pass over the rows, or a number of steps")
-    return every
+    return Algorithm(Momentum(beta, of=Svrg(every)), Sign(), Majority(), Descent(weight_decay))
