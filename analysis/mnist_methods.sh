@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nine methods on MNIST, two labels a voter, n = 5: the README's table and picture. About 20 minutes on 2 cores.
+# Nine methods on MNIST, two labels a voter, n = 5: the README's table and picture. About 16 minutes on 2 cores.
 #   analysis/mnist_methods.sh DIR      DIR holds the four IDX files
 set -euo pipefail
 data=${1:?folder of the IDX files of MNIST}
