@@ -87,8 +87,11 @@ def test_the_built_in_job_is_the_one_in_jobs():
 
 
 @pytest.mark.parametrize("job", sorted((ROOT / "jobs").rglob("*.toml")), ids=lambda p: p.stem)
-def test_jobs_resolve(job):
-    settings = ["problem.path=somewhere"] if "problem.path" in job.read_text() else []
+def test_jobs_resolve(job, tmp_path):
+    text = job.read_text()
+    settings = ["problem.path=somewhere"] if "problem.path" in text else []
+    if "[sweep]" in text:
+        settings.append(f"sweep.folder={tmp_path}")  # and not what somebody ran here before
     points = sweep.read(job, settings)
     for found in [p.config for p in points if p.settings] if points else [config.load(job, settings)]:
         n = found.run.voters or 2
