@@ -18,6 +18,7 @@ import numpy as np
 
 from mpisign.errors import MpisignError
 from mpisign.results import Run
+from mpisign.sweep import final
 
 RATE, IGNORED = ("schedule", "lr"), {("run", "seed"), ("run", "file"), ("run", "overwrite"), ("run", "threads")}
 LARGER_IS_BETTER = {"test_accuracy": True, "train_loss": False, "test_loss": False}
@@ -33,13 +34,6 @@ def settings(run: Run) -> dict[str, object]:
 
 def rate(run: Run) -> float:
     return run.config["schedule"]["lr"]
-
-
-def final(run: Run, metric: str) -> float:
-    """The metric at the end, or the worst there is for a run that did not complete."""
-    column = run["eval"][metric]
-    worst = -np.inf if LARGER_IS_BETTER[metric] else np.inf
-    return float(column[-1]) if run.complete and np.isfinite(column[-1:]).all() else worst
 
 
 @dataclass
@@ -78,9 +72,9 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
     by_rate = {r: {run.attributes["seed"]: run for run in group if rate(run) == r} for r in rates}
     common = set.intersection(*(set(seeds) for seeds in by_rate.values()))
     sign = -1 if LARGER_IS_BETTER[metric] else 1
-    best = min(rates, key=lambda r: sign * np.mean([final(by_rate[r][s], metric) for s in common or by_rate[r]]))
+    best = min(rates, key=lambda r: np.mean([final(by_rate[r][s], metric) for s in common or by_rate[r]]))
     chosen = list(by_rate[best].values())
-    values = [final(run, metric) for run in chosen]
+    values = [sign * final(run, metric) for run in chosen]
     last = chosen[0]["steps"]
     found = {
         "method": chosen[0].attributes["algorithm"],
