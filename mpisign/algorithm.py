@@ -41,8 +41,8 @@ class Algorithm:
         """What a problem must offer."""
         return self.estimator.needs
 
-    def stage(self, t: int) -> int:
-        """Which of the stages takes step t."""
+    def stage(self, age: int) -> int:
+        """Which of the stages takes the step of that age; see slots.Step.age."""
         return 0
 
     def named(self, name: str) -> "Algorithm":
@@ -103,8 +103,8 @@ class Stages(_Turns):
 
     until: int = 1
 
-    def stage(self, t: int) -> int:
-        return int(t >= self.until)
+    def stage(self, age: int) -> int:
+        return int(age >= self.until)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Cycle(_Turns):
 
     every: int = 2
 
-    def stage(self, t: int) -> int:
-        return int(t % self.every != 0)
+    def stage(self, age: int) -> int:
+        return int(age % self.every != 0)
 
 
 def _has_rule(algorithm: Algorithm, rule: str) -> bool:

@@ -5,15 +5,26 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, mpi
+from mpisign import __version__, mpi, stopping
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
 
 
+MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves a checkpoint and stops after so long.")
+
+
 def RUN(command):
     """The options that train and simulate share."""
     for option in (
+        click.option("--init-from", type=click.Path(path_type=Path), help="Takes x and the step from a checkpoint."),
+        MAX_TIME,
+        click.option(
+            "--resume",
+            type=click.Choice(["never", "auto"]),
+            default="never",
+            help="auto: goes on where the run stopped, if it did.",
+        ),
         click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
         click.option(
             "--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."
@@ -41,11 +52,34 @@ def cli():
 @JOB
 @RUN
 def train(job, **how):
-    """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits."""
+    """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits.
+
+    USR1, TERM and a time limit save a checkpoint and end the run with exit code 75.
+    """
+    stopping.catch_signals()
     loaded = _load(job, **how)
     from mpisign.train import train
 
-    train(loaded, how["dry_run"])
+    train(loaded, how["dry_run"], _wish(how))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--from", "checkpoint", type=click.Path(path_type=Path), help="A checkpoint other than the newest.")
+@click.option(
+    "settings",
+    "--set",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Overrides what moves no bit of x, as in checkpoint.keep=5.",
+)
+@MAX_TIME
+def resume(run, checkpoint, settings, max_time):
+    """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
+    stopping.catch_signals()
+    from mpisign.train import resume
+
+    resume(run, (*settings, *_limit(max_time)), checkpoint)
 
 
 @cli.command()
@@ -60,6 +94,8 @@ def simulate(job, voters, jobs, **how):
     """
     if voters:
         how["settings"] = (*how["settings"], f"run.voters={voters}")
+    if jobs == 1:
+        stopping.catch_signals()
     if how["point"] is None and not how["dry_run"] and _points(job, how):
         from mpisign.sweeping import run_points
 
@@ -68,7 +104,7 @@ def simulate(job, voters, jobs, **how):
     loaded = _load(job, **how)
     from mpisign.train import simulate
 
-    return simulate(loaded, dry_run=how["dry_run"])
+    return simulate(loaded, dry_run=how["dry_run"], wish=_wish(how))
 
 
 @cli.command()
@@ -90,7 +126,21 @@ def plan(job, **how):
 
 def _settings(how: dict) -> tuple[str, ...]:
     preset = (f"run.preset={how['preset']}",) if how.get("preset") else ()
-    return (*how["settings"], *(("run.overwrite=true",) if how["overwrite"] else ()), *preset)
+    overwrite = ("run.overwrite=true",) if how["overwrite"] else ()
+    return (*how["settings"], *overwrite, *preset, *_limit(how.get("max_time")))
+
+
+def _limit(max_time: float | None) -> tuple[str, ...]:
+    return (f"run.max_minutes={max_time}",) if max_time is not None else ()
+
+
+def _wish(how: dict):
+    from mpisign.beginning import Wish
+    from mpisign.errors import UsageError
+
+    if how["init_from"] and how["resume"] == "auto":
+        raise UsageError("--init-from begins a new run and --resume goes on with an old one; give one of them")
+    return Wish(how["resume"], init_from=how["init_from"])
 
 
 def _points(job, how: dict):

@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field
 
 from mpisign.errors import UsageError, choices
 
+LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
+
 
 class Table(pydantic.BaseModel):
     """One table of a job file."""
@@ -36,9 +38,9 @@ class OpenTable(Table):
 class Run(Table):
     """[run]: how long, from which seed, on what, into which file, and how often something is recorded."""
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    evaluations: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=LONGEST)
+    epochs: float | None = Field(None, gt=0, le=LONGEST)
+    evaluations: int | None = Field(None, ge=1, le=LONGEST)
     voters: int = Field(0, ge=0)
     preset: Literal["none", "theory"] = "none"
     seed: int = Field(1, ge=0, lt=2**64)
@@ -53,6 +55,8 @@ class Run(Table):
     eval_every: int = Field(0, ge=0)
     trace: bool = False
     recorder: Literal["auto", "swmr", "rewrite"] = "auto"
+    max_minutes: float | None = Field(None, gt=0)
+    watchdog: float = Field(1800.0, ge=0)
 
 
 class Problem(OpenTable):
@@ -99,6 +103,15 @@ class Exchange(Table):
     chunk: int = Field(1 << 20, ge=512)
 
 
+class Checkpoint(Table):
+    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop."""
+
+    every_steps: int = Field(0, ge=0)
+    every_minutes: float = Field(10.0, ge=0)
+    keep: int = Field(2, ge=1)
+    margin_seconds: float = Field(60.0, ge=0)
+
+
 class Theory(Table):
     """[theory]: constants of the problem, for run.preset = "theory"; see theory.CONSTANTS."""
 
@@ -118,11 +131,17 @@ class Config(Table):
     algorithm: Algorithm = Algorithm()
     schedule: Schedule = Schedule()
     exchange: Exchange = Exchange()
+    checkpoint: Checkpoint = Checkpoint()
     theory: Theory = Theory()
 
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        return tomli_w.dumps(self.written)
+
+    @property
+    def written(self) -> dict[str, dict]:
+        """The tables of `text`."""
+        return self.model_dump(exclude_none=True)
 
 
 # The job of `mpisign train` without a job file; jobs/digits.toml holds the same.
@@ -149,7 +168,7 @@ def load(file: Path | None, settings: Iterable[str] = ()) -> Config:
 def tables(file: Path | None, settings: Iterable[str] = ()) -> dict[str, dict]:
     """The tables of a job file (or of the built-in job) with settings laid over them, not yet checked."""
     found = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
-    parsed = [_parse(setting) for setting in settings]
+    parsed = [parse(setting) for setting in settings]
     for table, key, value in parsed:
         if not file:
             _forget_arguments(found, table, key)
@@ -196,7 +215,8 @@ def _read(file: Path) -> dict[str, dict]:
     return tables
 
 
-def _parse(setting: str) -> tuple[str, str, Any]:
+def parse(setting: str) -> tuple[str, str, Any]:
+    """Table, key and value of a `table.key=value`; raises UsageError if it is not of that form."""
     target, equals, text = setting.partition("=")
     table, dot, key = target.strip().partition(".")
     if not (equals and dot and table and key):

@@ -30,6 +30,16 @@ class NumericalError(MpisignError):
     exit_code = 3
 
 
+class StorageError(MpisignError):
+    """A file that can no longer be written: no space, no quota, no permission."""
+
+
+class Stopped(MpisignError):
+    """A run that was asked to stop, and did so with a checkpoint: to be started again."""
+
+    exit_code = 75
+
+
 def choices(names) -> str:
     """The valid names in one line, for the end of an error message."""
     return ", ".join(sorted(names))

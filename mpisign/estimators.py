@@ -40,7 +40,7 @@ class FullGradient(Estimator):
         oracle.full_gradient(x, state["g"])
         return state["g"]
 
-    def evaluations(self, batch, rows, t):
+    def evaluations(self, batch, rows, age):
         return rows
 
 
@@ -88,13 +88,13 @@ class Momentum(Estimator):
 
     def estimate(self, oracle, x, state, step):
         u, m = self.of.estimate(oracle, x, state, step), state["m"]
-        if step.t == 0 and self.start == "estimate":
+        if step.age == 0 and self.start == "estimate":
             return m.copy_(u)
         bits.blend(m, u, self.beta, 1 - self.beta)
         return m
 
-    def evaluations(self, batch, rows, t):
-        return self.of.evaluations(batch, rows, t)
+    def evaluations(self, batch, rows, age):
+        return self.of.evaluations(batch, rows, age)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Storm(Estimator):
     def estimate(self, oracle, x, state, step):
         g, g_before, v = state["g"], state["g_before"], state["v"]
         oracle.gradient(x, g)
-        if step.t == 0:
+        if step.age == 0:
             v.copy_(g)
         else:
             oracle.gradient(step.x_before, g_before, again=True)
@@ -193,8 +193,8 @@ class Storm(Estimator):
             v *= float(np.float32(self.project / norm))
         return v
 
-    def evaluations(self, batch, rows, t):
-        return batch if t == 0 else 2 * batch
+    def evaluations(self, batch, rows, age):
+        return batch if age == 0 else 2 * batch
 
 
 @dataclass(frozen=True)
@@ -211,14 +211,14 @@ class Correction(Estimator):
     def estimate(self, oracle, x, state, step):
         g, v = state["g"], state["v"]
         oracle.gradient(x, g)
-        if step.t == 0:
+        if step.age == 0:
             return v.copy_(g)
         oracle.gradient(step.x_before, v, again=True)
         bits.blend(v, g, -(1 - self.beta), 1.0)
         return v
 
-    def evaluations(self, batch, rows, t):
-        return batch if t == 0 else 2 * batch
+    def evaluations(self, batch, rows, age):
+        return batch if age == 0 else 2 * batch
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Svrg(Estimator):
 
     def estimate(self, oracle, x, state, step):
         g_w, mu, w, v = (state[k] for k in ("g_w", "mu", "w", "v"))
-        if step.t % (self.every or oracle.steps_a_pass) == 0:
+        if step.age % (self.every or oracle.steps_a_pass) == 0:
             w.copy_(x)
             oracle.full_gradient(w, mu)
         oracle.gradient(w, g_w, again=True)
@@ -247,6 +247,6 @@ class Svrg(Estimator):
         v += mu
         return v
 
-    def evaluations(self, batch, rows, t):
+    def evaluations(self, batch, rows, age):
         every = self.every or -(-rows // batch)
-        return 2 * batch + (rows if t % every == 0 else 0)
+        return 2 * batch + (rows if age % every == 0 else 0)

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from mpisign.errors import MpisignError, UsageError
+from mpisign.schema import SIMULATED
 
+PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
 
 # rank and size in the environment of a process: by mpirun of Open MPI, of MPICH and its kin, by srun
@@ -69,7 +71,7 @@ class Ranks:
         comm = comm or self.comm
         request = comm.Ibarrier() if comm else None
         while request and not request.Test():
-            time.sleep(2e-3)
+            time.sleep(PAUSE)
 
     def agree(self, error: MpisignError | None) -> None:
         """Raises the error of the lowest rank that has one, on every rank."""
@@ -80,10 +82,24 @@ class Ranks:
                 kind, text = found if self.comm else (type(error), str(error))
                 raise kind(text, agreed=True)
 
+    def share(self, value):
+        """Root's value, a small Python object, on every rank."""
+        return self.comm.bcast(value) if self.comm else value
+
+    def gather(self, value) -> list:
+        """Every rank's value, small Python objects in rank order, on root; None elsewhere."""
+        return self.comm.gather(value) if self.comm else [value]
+
+    def told(self, source: int):
+        """The next small message from a rank, awaited without spinning."""
+        while not self.comm.iprobe(source=source):
+            time.sleep(PAUSE)
+        return self.comm.recv(source=source)
+
     def bcast(self, array: np.ndarray) -> None:
         """Overwrites an array with root's, in pieces."""
         if self.comm:
-            raw = array.view(np.uint8)
+            raw = array.reshape(-1).view(np.uint8)
             for lo in range(0, raw.size, PIECE):
                 self.comm.Bcast(raw[lo : lo + PIECE])
 
@@ -149,7 +165,7 @@ def start(threads: int = 0) -> Ranks:
 
 def alone(voters: int, threads: int = 0) -> Ranks:
     """One process without MPI, whatever is installed. threads: 0 for those that each of so many ranks would get."""
-    return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library="none (simulated)")
+    return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library=SIMULATED)
 
 
 def _library():

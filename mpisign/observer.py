@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mpisign import __version__, checkpoint, mpi, progress
+from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import MpisignError, StorageError, UsageError
 from mpisign.mpi import Ranks
 from mpisign.plan import Plan
 from mpisign.problems.share import Share
@@ -19,6 +20,8 @@ from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
+
+COUNTERS = ("up", "down", "other", "evaluations", "clipped", "seconds")
 
 
 class Observer:
@@ -40,44 +43,81 @@ class Observer:
         self.test = [part.tensors() if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
+        self.path = run_path(config, stepper.world.n)
         self.best, self.kept, self.kept_step = math.inf, stepper.x, 0
+        self.before = dict.fromkeys(COUNTERS, 0)  # what was counted before this stretch of the run
+        self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
 
     # Beginning and end
 
-    def open(self) -> None:
+    def open(self, beginning: Beginning) -> None:
         """Opens the run file on root; raises UsageError on all ranks if that can't be."""
-        self.path, error, run = run_path(self.config, self.world.n), None, self.config.run
+        error, run, going_on = None, self.config.run, beginning.kind == "resume"
         if self.ranks.root:
+            tables = beginning.rows() if going_on else None
             try:
                 self.recorder = Recorder(
                     self.path,
                     self._attributes(),
                     self.config.text(),
                     self._arrays(),
-                    overwrite=run.overwrite,
+                    overwrite=run.overwrite or beginning.run is not None,
                     mode=run.recorder,
                     width=self.stepper.layout.size if run.trace else 0,
+                    tables=tables,
                 )
             except MpisignError as found:
                 error = found
+            self.rows |= {t: len(tables[t]["step"]) for t in tables or ()}
         self.ranks.agree(error)
-        self.recorder.append("segments", step=0, **self._segment())
-        self.recorder.event("start", 0)
+        segment, text = self._segment(), beginning.text
+        if going_on and self.ranks.root and (changes := beginning.changes(segment)):
+            text += f"; from here on the bits may differ, as there is another {changes}"
+        self._add("segments", step=self.stepper.t, **segment)
+        self.recorder.event("resume" if going_on else "start", self.stepper.t, text)
+        if text:
+            self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
         self.clock = Timer()
 
     def complete(self) -> None:
-        """Keeps the parameters and marks the run as complete."""
-        run = self.config.run
+        """Keeps the parameters and marks the run as complete. Raises StorageError on all ranks if that can't be."""
+        run, error = self.config.run, None
         if run.keep != "none" and self.ranks.root:
             x, step = (self.stepper.x, self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
-            parameters = self.stepper.layout.views(x)
-            checkpoint.save_model(self.path.with_suffix(".model"), parameters, step=step, run_file=self.path.name)
-        self.recorder.event("complete", self.stepper.t)
+            parameters, file = self.stepper.layout.views(x), self.path.with_suffix(".model")
+            try:
+                checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
+            except (OSError, RuntimeError) as found:
+                error = StorageError(f"can't write {file}: {found}")
+        if not error:
+            self.recorder.event("complete", self.stepper.t)
+        self.ranks.agree(error or self.recorder.failure)
 
     def close(self) -> None:
         """Closes what is open, whatever happened."""
         self.printer.close()
         self.recorder.close()
+
+    # What a checkpoint remembers of a run file
+
+    def progress(self) -> dict[str, object]:
+        """What is to be known to go on, for JSON; bytes that this costs are not counted. Collective."""
+        other = self.world.traffic.other
+        totals = self._totals()
+        self.world.traffic.other = other
+        seconds = self.before["seconds"] + self.clock.elapsed()
+        kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
+        return {"counters": totals | {"seconds": seconds}, **kept, "rows": {t: self.rows[t] for t in COUNTED}}
+
+    def take_back(self, progress: dict, kept: Tensor | None) -> None:
+        """Goes on counting from what progress() told."""
+        self.before = progress["counters"]
+        self.best = math.inf if progress["best"] is None else progress["best"]
+        self.kept, self.kept_step = self.stepper.x if kept is None else kept, progress["kept_step"]
+
+    def _add(self, table: str, **row) -> None:
+        self.recorder.append(table, **row)
+        self.rows[table] = self.rows.get(table, 0) + 1
 
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
@@ -97,7 +137,6 @@ class Observer:
                 "flips": counts.flips,
                 "zeros": outcome.zeros,
                 "clips": outcome.clips,
-                "clipped": sum(oracle.clipped for oracle in self.oracles),
             }
         )
         agreement = total.pop("agreement") / (n * self.stepper.layout.size)
@@ -105,24 +144,24 @@ class Observer:
             agreement = math.nan
         counted = {name: int(value) for name, value in total.items()}
         row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr, "agreement": agreement}
-        self.recorder.append("steps", **row, **counted, **self._costs())
+        self._add("steps", **row, **counted, **self._costs())
 
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""
         self.stepper.check_replicas()
         seconds = self.world.gather(np.array(self.stepper.timer.take()))
         for rank, row in enumerate(seconds):
-            self.recorder.append("phases", step=self.stepper.t, rank=rank, **dict(zip(PHASES, row, strict=True)))
+            self._add("phases", step=self.stepper.t, rank=rank, **dict(zip(PHASES, row, strict=True)))
 
     def evaluate(self, loss: float, lr: float) -> None:
         """A row of /eval at the present point."""
         step = self.stepper.t
         with self.stepper.timer("evaluate"):
             found = self._measure()
-            self.recorder.append("eval", step=step, **found, **self._costs())
+            self._add("eval", step=step, **found, **self._costs())
             if self.config.run.trace:
                 point = [p.reshape(-1).numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
-                self.recorder.append("trace", step=step, x=np.concatenate(point))
+                self._add("trace", step=step, x=np.concatenate(point))
         shown = {k: v for k, v in found.items() if math.isfinite(v) and k != "test_loss"}
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
         accuracy = found["test_accuracy"]
@@ -138,18 +177,24 @@ class Observer:
 
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""
-        traffic, n = self.world.traffic, self.world.n
-        evaluations = sum(oracle.evaluations for oracle in self.oracles)
-        sent = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
-        total = self.world.sums(sent | {"evaluations": evaluations})
+        total, n = self._totals(), self.world.n
         return {
             "epoch": self.stepper.t * self.rows_a_step / max(self.share.rows.sum(), 1),
             "bytes_up": round(total["up"] / n),
             "bytes_down": round(total["down"] / n),
             "bytes_other": round(total["other"] / n),
             "gradient_evaluations": int(total["evaluations"]),
-            "seconds": self.clock.elapsed(),
+            "clipped": int(total["clipped"]),
+            "seconds": self.before["seconds"] + self.clock.elapsed(),
         }
+
+    def _totals(self) -> dict[str, float]:
+        """Bytes, gradients taken and gradients clipped, over all ranks, since the run began."""
+        traffic = self.world.traffic
+        now = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
+        for name in ("evaluations", "clipped"):
+            now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
+        return {name: self.before[name] + value for name, value in self.world.sums(now).items()}
 
     def _measure(self) -> dict[str, float]:
         x = self.stepper.x

@@ -23,6 +23,7 @@ class Lines(Silent):
 
     def __init__(self, steps: int):
         self.steps, self.start, self.last = steps, time.monotonic(), time.monotonic()
+        self.first = None  # the step at which the first line is written: a run may go on in its middle
 
     def line(self, text=""):
         print(text, flush=True)
@@ -31,8 +32,9 @@ class Lines(Silent):
         now = time.monotonic()
         if evaluation is None and now - self.last < LINE_SECONDS:
             return
+        self.first = step if self.first is None else self.first
         self.last = now
-        rate = step / max(now - self.start, 1e-9)
+        rate = (step - self.first) / max(now - self.start, 1e-9)
         shown = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:<9.4g}"
         for name, value in (evaluation or {}).items():
             shown += f"  {name} {value:<8.5g}"

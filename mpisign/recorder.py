@@ -1,12 +1,14 @@
 """Writes a run file on root; other ranks get a recorder that does nothing.
 
 All datasets exist before HDF5's single-writer-multiple-reader mode starts, so the file is readable while it
-grows and after SIGKILL. It is built under a temporary name and renamed before the first step. Where the file
-system can't do SWMR, the whole file is kept in memory and rewritten aside now and then.
+grows and after SIGKILL. It is built under a temporary name and renamed before the first step; a run that goes on
+starts a new file with its old rows. Where the file system can't do SWMR, the whole file is kept in memory and
+rewritten aside now and then. A file that can't be written any more, as on a full disk, stops the run at its next step.
 """
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign.errors import UsageError
+from mpisign.errors import StorageError, UsageError
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
@@ -25,12 +27,15 @@ class NoRecorder:
     """Same calls, nothing done."""
 
     mode = "none"
+    failure: StorageError | None = None  # why rows are no longer written
 
     def append(self, table: str, **row) -> None: ...
 
     def event(self, kind: str, step: int, text: str = "") -> None: ...
 
     def flush(self, force: bool = False) -> None: ...
+
+    def sync(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -48,23 +53,25 @@ class Recorder(NoRecorder):
         overwrite: bool = False,
         mode: str = "auto",
         width: int = 0,
+        tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     ):
         """attributes, config and arrays ("group/name" -> array) are written once. width: of wide columns.
 
-        Raises UsageError if the file exists and overwrite is False, or can't be written.
+        tables: rows of the run so far, columns by table, of a run that goes on. Raises UsageError if the file
+        exists and overwrite is False, or can't be written.
         """
         self.path = path
         self._rows: dict[str, list[dict]] = {table: [] for table in TABLES}
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._flushed = time.monotonic()
-        if path.exists() and not overwrite:
+        if path.exists() and not overwrite and tables is None:
             raise UsageError(
                 f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
                 "or run.file=... to write another"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file, self.mode = self._create(mode, attributes, config, arrays, width)
+            self._file, self.mode = self._create(mode, attributes, config, arrays, width, tables or {})
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
@@ -92,7 +99,7 @@ class Recorder(NoRecorder):
         return file, "rewrite"
 
     @staticmethod
-    def _lay_out(file, attributes, config, arrays, width):
+    def _lay_out(file, attributes, config, arrays, width, tables):
         file.attrs.update(attributes, filetype=FILETYPE, format_version=FORMAT_VERSION)
         file["config"] = config
         for name, array in arrays.items():
@@ -102,8 +109,11 @@ class Recorder(NoRecorder):
             for c in columns:
                 row = (width,) if c.wide and width else ()
                 chunk = (max(1, 512 // max(width, 1)) if row else 512, *row)
-                shapes = {"shape": (0, *row), "maxshape": (None, *row), "chunks": chunk}
+                before = tables.get(table, {}).get(c.name, ())
+                shapes = {"shape": (len(before), *row), "maxshape": (None, *row), "chunks": chunk}
                 data = group.create_dataset(c.name, **shapes, dtype=c.dtype)
+                if len(before):
+                    data[:] = _column(before, c.dtype)
                 data.attrs.update(unit=c.unit, meaning=c.meaning)
 
     def append(self, table, **row):
@@ -117,22 +127,32 @@ class Recorder(NoRecorder):
     def flush(self, force=False):
         """Writes buffered rows if some time has passed, or at once."""
         period = FLUSH_SECONDS if self.mode == "swmr" else REWRITE_SECONDS
-        if not force and time.monotonic() - self._flushed < period:
+        if self.failure or (not force and time.monotonic() - self._flushed < period):
             return
-        for table, rows in self._rows.items():
-            if rows:
-                self._write(table, rows)
-                rows.clear()
-        if self.mode == "rewrite":
-            self._rewrite(self._file)
+        try:
+            for table, rows in self._rows.items():
+                if rows:
+                    self._write(table, rows)
+                    rows.clear()
+            if self.mode == "rewrite":
+                self._rewrite(self._file)
+        except (OSError, RuntimeError) as error:
+            self.failure = StorageError(f"can't write the run file {self.path} any more: {_reason(error)}")
         self._flushed = time.monotonic()
+
+    def sync(self):
+        """Writes all rows, through to the disk."""
+        self.flush(force=True)
+        if self.mode == "swmr" and not self.failure:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.id.get_vfd_handle())
 
     def _write(self, table, rows):
         for column in TABLES[table]:
             data = self._file[table][column.name]
             start = len(data)
             data.resize(start + len(rows), axis=0)
-            data[start:] = np.array([_fit(row[column.name], column.dtype) for row in rows], dtype=column.dtype)
+            data[start:] = _column([row[column.name] for row in rows], column.dtype)
             data.flush()
 
     def _rewrite(self, file):
@@ -142,7 +162,15 @@ class Recorder(NoRecorder):
 
     def close(self):
         self.flush(force=True)
-        self._file.close()
+        try:
+            self._file.close()
+        except (OSError, RuntimeError):
+            if not self.failure:
+                raise
+
+
+def _column(values, dtype: str) -> np.ndarray:
+    return np.array([_fit(value, dtype) for value in values], dtype=dtype)
 
 
 def _fit(value, dtype: str):
@@ -152,16 +180,39 @@ def _fit(value, dtype: str):
     return str(value).encode()[: int(dtype[1:])].decode(errors="ignore").encode()
 
 
-def write_aside(path: Path, fill) -> None:
-    """A new HDF5 file, filled by fill(file), that appears under its name only when it is whole and on disk."""
+def _reason(error: Exception) -> str:
+    """The operating system's words from HDF5's long report."""
+    found = re.search(r"errno = \d+, error message = '([^']+)'", str(error))
+    return found[1] if found else str(error)
+
+
+def write_aside(path: Path, fill, head=None, **how) -> None:
+    """A new HDF5 file, filled by fill(file), that appears under its name only when it is whole and on disk.
+
+    head: called with the finished file open in bytes, for what stands before HDF5's own. how: for h5py.File.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", **how) as file:
             fill(file)
-            file.flush()
-            with contextlib.suppress(OSError):
-                os.fsync(file.id.get_vfd_handle())
+        with temporary.open("r+b") as raw:
+            if head:
+                head(raw)
+            raw.flush()
+            os.fsync(raw.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder last through a power failure, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

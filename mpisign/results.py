@@ -11,8 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpisign import lock
 from mpisign.errors import UsageError
-from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
+from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
 
 
 class Run:
@@ -53,14 +54,22 @@ class Run:
         return len(kinds) > 0 and kinds[-1] == "complete"
 
     @property
+    def simulated(self) -> bool:
+        """Whether all voters ran in one process without MPI."""
+        return SIMULATED in self["segments"]["mpi"][-1:]
+
+    @property
     def status(self) -> str:
-        """complete; error, where and why; or incomplete: the run still goes on, or was killed."""
+        """complete; error or stopped, where and why; or incomplete: the run goes on, or was killed."""
         events = self["events"]
-        if self.complete:
-            return "complete"
-        if len(events["kind"]) and events["kind"][-1] == "error":
+        kind = events["kind"][-1] if len(events["kind"]) else ""
+        if kind == "complete":
+            return kind
+        if kind == "error":
             return f"error at step {events['step'][-1]}: {events['text'][-1]}"
-        return "incomplete: it still goes on, or was killed"
+        if kind == "stop":
+            return events["text"][-1]
+        return "incomplete: it goes on" if lock.held(self.path) else "incomplete: it was killed, or goes on elsewhere"
 
     @property
     def bits_per_coordinate(self) -> float:

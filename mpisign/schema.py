@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 FILETYPE = "mpisign-run"
 FORMAT_VERSION = 1
+SIMULATED = "none (simulated)"  # in place of an MPI library
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "sent towards votes so far: headers, scales, shared radii and snapshots included, mean over ranks",
         ),
         Column("bytes_down", "i8", "bytes", "sent back from votes so far, mean over ranks"),
-        Column("bytes_other", "i8", "bytes", "sent for records and checks so far, mean over ranks"),
+        Column(
+            "bytes_other", "i8", "bytes", "sent for records and checks so far, mean over ranks; checkpoints not counted"
+        ),
         Column("gradient_evaluations", "i8", "rows", "gradients of single rows so far, summed over ranks"),
         Column("seconds", "f8", "s", "wall time since the first step began, evaluation included"),
     ),
@@ -84,7 +87,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "events": (
         Column("step", "i8", "", "steps taken when it happened"),
         Column("time", "f8", "s", "seconds since 1970"),
-        Column("kind", "S16", "", "start, check, error, complete; a run is complete if its last event is"),
+        Column(
+            "kind",
+            "S16",
+            "",
+            "start, checkpoint, resume, stop, error, complete; a run is complete if its last event is",
+        ),
         Column("text", "S400", "", ""),
     ),
     "segments": (

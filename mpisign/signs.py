@@ -89,7 +89,7 @@ class StochasticSign(SignRule):
         return {"radii": layout.zeros()} if self.radius in ("max", "running") else {}
 
     def agree(self, estimates, states, step):
-        if self.radius == "max" and step.t % self.refresh == 0:
+        if self.radius == "max" and step.age % self.refresh == 0:
             most = step.world.max([v.abs() for v in estimates]).clamp_(min=FLOOR)
             for state in states:
                 state["radii"].copy_(most)

@@ -26,7 +26,8 @@ class Step:
     """What a slot may know about the step it works in.
 
     lr is the schedule's rate; `lr_of` and `decay_of` add what belongs to a segment's group. x_before is the
-    point before the latest step, where the estimator asked for it (`two_points`), and x itself at t = 0.
+    point before the latest step, where the estimator asked for it (`two_points`), and x itself at first. The schedule,
+    the batches and the random draws go by t, whatever starts from nothing by `age`.
     """
 
     t: int
@@ -37,6 +38,12 @@ class Step:
     voter: int = NO_VOTER
     weight: float = 1.0  # of this voter in a mean of raw floats; the weights of all voters add up to n
     x_before: Tensor | None = None
+    begun: int = 0  # the step at which the states were made: 0, unless x came from another run
+
+    @property
+    def age(self) -> int:
+        """Steps taken with these states; t counts on from another run where x came from one."""
+        return self.t - self.begun
 
     def draw(self, stream: str) -> Draw:
         return self.streams.draw(stream, self.t, self.voter)
@@ -72,8 +79,8 @@ class Estimator:
     def observe(self, direction: Direction, state: State, step: Step) -> None:
         """Sees what was decided for a stretch, after x moved."""
 
-    def evaluations(self, batch: int, rows: int, t: int) -> int:
-        """Gradients of single rows that a voter takes at step t. batch: of a gradient; rows: that it owns."""
+    def evaluations(self, batch: int, rows: int, age: int) -> int:
+        """Gradients of single rows that a voter takes at a step of that age. batch: of one; rows: all its own."""
         return batch
 
 

@@ -7,6 +7,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +24,17 @@ from mpisign.slots import State, Step
 from mpisign.timing import Timer
 from mpisign.world import World
 
-FLAGS = 3  # header: first coordinate that is not finite or -1, its value, the loss; then scales
+FLAGS = 3  # header: first coordinate that is not finite or -1; its value, or else a request; the loss; then scales
 
 
 @dataclass
 class Outcome:
-    """What a step tells: the mean loss before it, and this process's counts."""
+    """What a step tells: the mean loss before it, this process's counts, and the largest request of any rank."""
 
     loss: float
     zeros: int
     clips: int
+    request: int = 0
 
 
 class Stage:
@@ -48,14 +50,25 @@ class Stage:
         self.update_state = algorithm.update.init(layout)
         self.scaled = algorithm.sign.up().scaled
 
-    def states(self) -> State:
-        """All named arrays, as views; a voter's own as slot/name/voter."""
-        named = {f"vote/{name}": array for name, array in self.exchange.state.items()}
-        named |= {f"update/{name}": array for name, array in self.update_state.items()}
+    def common(self) -> State:
+        """Named arrays that are the same on every rank, as views."""
+        return {f"update/{name}": array for name, array in self.update_state.items()}
+
+    def counted(self) -> State:
+        """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
+        return {f"vote/{name}": array for name, array in self.exchange.state.items()}
+
+    def own(self) -> State:
+        """Named arrays of the local voters, as views: slot/name/voter."""
+        named = {}
         for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
             for voter, state in zip(self.local, states, strict=True):
                 named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
         return named
+
+    def states(self) -> State:
+        """All named arrays, as views."""
+        return self.counted() | self.common() | self.own()
 
 
 def _rows(state: State, count: int) -> State:
@@ -76,15 +89,16 @@ class Stepper:
         x: Tensor,
         weights: np.ndarray | None = None,
         timer: Timer | None = None,
+        begun: int = 0,
     ):
         """exchanges: one a stage of the algorithm. oracles: one a local voter. x: flat float32, the same bits on
         every rank. weights: (n,) of the voters in the loss and in means of raw floats, adding up to n; all 1 by
-        default."""
+        default. begun: steps already behind x, taken by another run."""
         self.turns, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
         self.weights = np.ones(world.n) if weights is None else weights
         self.timer = timer or Timer()
-        self.t = 0
+        self.t = self.begun = begun
         pairs = zip(algorithm.stages, exchanges, strict=True)
         self.stages = [Stage(slots, exchange, layout, world.local) for slots, exchange in pairs]
         self.stage = self.stages[0]
@@ -102,22 +116,24 @@ class Stepper:
         """The exchange at work now."""
         return self.stage.exchange
 
-    def step(self, lr: float, counting: bool = False) -> Outcome:
+    def step(self, lr: float, counting: bool = False, request: int = 0) -> Outcome:
         """Takes one step. counting: also count agreement, ties and flips, into exchange.counts.
 
+        request: any number that the ranks should agree on, which travels in the header; see Outcome.
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
-        self._turn(self.turns.stage(self.t))
+        self._turn(self.turns.stage(self.t - self.begun))
         given = (self.t, lr, self.streams, self.layout, self.world)
-        everyone = Step(*given, x_before=self.x_before)
+        more = {"x_before": self.x_before, "begun": self.begun}
+        everyone = Step(*given, **more)
         mine = [
-            Step(*given, voter, float(self.weights[voter]), x_before=self.x_before)
+            Step(*given, voter, float(self.weights[voter]), **more)
             for voter in (self.world.local[:1] if self._together else self.world.local)
         ]
         with self.timer("estimate"):
             estimates = self._estimate_all(mine)
         with self.timer("sign"):
-            zeros, clips = self._send(estimates, mine, everyone)
+            zeros, clips = self._send(estimates, mine, everyone, request)
         with self.timer("exchange"):
             header = self.world.finish_header()
             self._refuse_nonfinite(header)
@@ -125,7 +141,7 @@ class Stepper:
         self._move(self.exchange.verdicts(scales, everyone, counting), mine, everyone)
         self.t += 1
         loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
-        return Outcome(loss, zeros, clips)
+        return Outcome(loss, zeros, clips, int(header[:, 1].max()))
 
     def _turn(self, index: int) -> None:
         """Goes on to another stage, which starts from the arrays that are kept."""
@@ -159,7 +175,9 @@ class Stepper:
         self.oracles[i].begin(step.t)
         return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _send(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> tuple[int, int]:
+    def _send(
+        self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step, request: int
+    ) -> tuple[int, int]:
         """Starts headers and messages on their way; returns counts of zeros and clips."""
         sign, states, zeros, clips = self.algorithm.sign, self.stage.sign_states, 0, 0
         sign.agree(estimates, states, everyone)
@@ -169,7 +187,7 @@ class Stepper:
         else:
             begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
             losses = [oracle.loss for oracle in self.oracles]
-        self.world.start_header(self._headers(estimates, losses, begun))
+        self.world.start_header(self._headers(estimates, losses, begun, request))
         for c, (lo, hi) in enumerate(self.exchange.chunks):
             for i, (signal, scales) in enumerate(begun):
                 out = self.exchange.outgoing_rows(c) if self._together else self.exchange.outgoing(i, c)
@@ -192,11 +210,11 @@ class Stepper:
                     for state, step in zip(self.stage.estimator_states, steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
-    def _headers(self, estimates: Tensor | list[Tensor], losses, begun: list[tuple]) -> np.ndarray:
-        """A row a local voter: (first bad coordinate or -1, its value, loss), then scales."""
+    def _headers(self, estimates: Tensor | list[Tensor], losses, begun: list[tuple], request: int) -> np.ndarray:
+        """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
         count = len(self.world.local)
         rows = np.zeros((count, FLAGS))
-        rows[:, 0], rows[:, 2] = -1, losses
+        rows[:, 0], rows[:, 1], rows[:, 2] = -1, request, losses
         if not self._together or bits.first_nonfinite(estimates.view(-1)) >= 0:
             for i, v in enumerate(estimates):
                 if (bad := bits.first_nonfinite(v)) >= 0:
@@ -223,23 +241,31 @@ class Stepper:
                 agreed=True,
             )
 
-    def states(self) -> State:
-        """All named arrays of this process: x, x_before, and each stage's slots', as views."""
+    def common(self) -> State:
+        """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""
         named = {"x": self.x} | ({} if self.x_before is None else {"x_before": self.x_before})
-        for k, stage in enumerate(self.stages):
-            prefix = f"stage{k}/" if k else ""
-            named |= {prefix + name: array for name, array in stage.states().items()}
-        return named
+        return named | self._of_stages(Stage.common)
 
-    def load(self, states: State, t: int) -> None:
-        """Takes back what states() gave after t steps."""
-        own = self.states()
-        if missing := own.keys() ^ states.keys():
-            raise ValueError(f"states do not fit this algorithm: {sorted(missing)} are on one side only")
-        for name, array in own.items():
-            array.copy_(states[name])
-        self.t = t
-        self.stage = self.stages[self.turns.stage(max(t - 1, 0))]
+    def own(self) -> State:
+        """Named arrays of the local voters, as views; names end in /voter."""
+        return self._of_stages(Stage.own)
+
+    def states(self) -> State:
+        """All named arrays of this process, as views."""
+        return self.common() | self._of_stages(Stage.counted) | self.own()
+
+    def _of_stages(self, group: Callable[[Stage], State]) -> State:
+        return {self.prefix(k) + name: a for k, stage in enumerate(self.stages) for name, a in group(stage).items()}
+
+    @staticmethod
+    def prefix(k: int) -> str:
+        """What the names of the k-th stage's arrays begin with."""
+        return f"stage{k}/" if k else ""
+
+    def restart(self, t: int, begun: int) -> None:
+        """Goes on after t steps, with arrays that were filled in as they stood then."""
+        self.t, self.begun = t, begun
+        self.stage = self.stages[self.turns.stage(max(t - 1 - begun, 0))]
 
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""

@@ -4,33 +4,38 @@ plan -> ranks -> rows -> layout and x -> run file -> steps -> summary
 """
 
 import math
-from itertools import count
+from pathlib import Path
 
-import numpy as np
 import torch
 
-from mpisign import bits, exchange, mpi
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign import bits, budget, exchange, mpi, restart
+from mpisign import config as configuration
+from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.config import Config
-from mpisign.errors import NumericalError, UsageError
+from mpisign.errors import MpisignError, Stopped, UsageError
+from mpisign.keeper import Keeper
 from mpisign.layout import Layout
+from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
 from mpisign.plan import Plan, resolve, with_theory
 from mpisign.problems import Oracle
-from mpisign.problems.share import Share, share_rows
+from mpisign.problems.share import share_rows
+from mpisign.results import Run
 from mpisign.rng import Streams
 from mpisign.schedules import Schedule
 from mpisign.stepper import Stepper
+from mpisign.stopping import Request
 from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
 
 
-def train(config: Config, dry_run: bool = False) -> None:
+def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
     """Runs a job on all ranks of MPI's world; root prints and writes.
 
-    Raises UsageError before anything is written, NumericalError once the run file is closed.
+    Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
+    Stopped if the run was asked to stop and saved a checkpoint.
     """
     plan = resolve(config, mpi.launch().size)
     ranks = mpi.start(config.run.threads)
@@ -39,10 +44,10 @@ def train(config: Config, dry_run: bool = False) -> None:
         plan = resolve(config, ranks.size)
     torch.set_num_threads(ranks.threads)
     _load_kernels(ranks)
-    Job(plan, ranks, ranks.size).run(dry_run)
+    Job(plan, ranks, ranks.size).run(dry_run, wish)
 
 
-def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool = False) -> None:
+def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool = False, wish: Wish = ANEW) -> None:
     """Runs a job with any number of voters in this process: the bits and the counters of mpirun with as many ranks.
 
     voters: 0 for run.voters. quiet: prints nothing. Raises as train() does.
@@ -56,7 +61,27 @@ def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool
     plan = resolve(config, voters)
     ranks = mpi.alone(voters, config.run.threads)
     torch.set_num_threads(ranks.threads)
-    Job(plan, ranks, voters, quiet).run(dry_run)
+    Job(plan, ranks, voters, quiet).run(dry_run, wish)
+
+
+def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None) -> None:
+    """Goes on with the run in a run file, as it was started: over MPI, or simulated.
+
+    settings: `table.key=value` for what moves no bit of x. checkpoint: to go on from, instead of the newest.
+    """
+    stored = Run(path)
+    # the path in the file is where it was once; only the one that was given is written to
+    file = str(path).replace("{", "{{").replace("}", "}}")
+    tables = {k: dict(v) for k, v in stored.config.items()}
+    tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
+    for table, key, value in (configuration.parse(s) for s in (*settings, "run.overwrite=false")):
+        tables.setdefault(table, {})[key] = value
+    tables["run"]["file"] = file
+    config, wish = configuration.make(tables, f"{path}: "), Wish("must", checkpoint)
+    if mpi.launch().size == 1 and stored.simulated:
+        simulate(config, wish=wish)
+    else:
+        train(config, wish=wish)
 
 
 def _load_kernels(ranks: Ranks) -> None:
@@ -83,7 +108,7 @@ class Job:
         x = layout.flatten(start)
         ranks.bcast(x.numpy())
 
-        self.steps, rows_a_step = _length(config, plan.algorithm, share)
+        self.steps, rows_a_step = budget.length(config, plan.algorithm, share)
         if config.run.preset == "theory":
             plan = with_theory(plan, self.steps, voters, layout.size)
             config = plan.config
@@ -99,43 +124,100 @@ class Job:
             for voter, rows in zip(world.local, share.train, strict=True)
         ]
         carriers = exchange.build_all(plan.choices, world, layout, plan.algorithm, config.exchange.chunk)
-        weights = _weights(config, share)
+        weights = budget.weights(config, share)
         self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights)
+        self.ranks = ranks
         self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_step, quiet)
 
-    def run(self, dry_run: bool = False) -> None:
+    def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
         """Takes all steps, or only tells what they would cost."""
         if dry_run:
             self._print_costs()
-        else:
-            self._run()
+            return
+        lock = None
+        try:
+            lock = self._lock()
+            beginning = self._begin(wish)
+            if beginning.kind == "done":
+                self.observer.printer.line(beginning.note)
+            else:
+                self._run(beginning)
+            self.observer.summarise()
+        finally:
+            if lock:
+                lock.release()
 
-    def _run(self) -> None:
+    def _lock(self) -> Lock | None:
+        lock, error = None, None
+        if self.ranks.root:
+            try:
+                lock = Lock(self.observer.path)
+            except OSError as found:
+                where = f"can't write in {self.observer.path.parent}: {found.strerror}"
+                error = UsageError(f"{where}; set run.file to a place that can be written")
+            except UsageError as found:
+                error = found
+        self.ranks.agree(error)
+        return lock
+
+    def _begin(self, wish: Wish) -> Beginning:
+        """Fills the Stepper as it shall begin; nothing on disk is changed."""
+        beginning, error, ranks = Beginning("new"), None, self.ranks
+        if ranks.root:
+            try:
+                beginning = decide(wish, self.observer.path, self.config)
+            except MpisignError as found:
+                error = found
+        ranks.agree(error)
+        kind = ranks.share(beginning.kind)
+        if kind == "resume":
+            self._keep_threads(beginning.run)
+            self.observer.take_back(*restart.restore(beginning.opened, self.stepper, ranks))
+        elif kind == "init":
+            restart.start_from(beginning.opened, self.stepper, ranks)
+            if self.stepper.t >= self.steps:
+                text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
+                raise UsageError(text, agreed=True)
+        return beginning if ranks.root else Beginning(kind)
+
+    def _keep_threads(self, before: Run | None) -> None:
+        """As many torch threads as before, unless the job says how many: another number may give other bits."""
+        ranks = self.ranks
+        threads = ranks.share(before and int(before["segments"]["threads"][-1]))
+        if not self.config.run.threads and threads != ranks.threads:
+            ranks.threads = threads
+            torch.set_num_threads(threads)
+
+    def _run(self, beginning: Beginning) -> None:
         """Takes all steps; the run file is closed whatever happens."""
         observer = self.observer
-        observer.open()
+        observer.open(beginning)
         observer.print_header()
         try:
+            if beginning.kind != "resume":
+                observer.evaluate(math.nan, self.schedule(self.stepper.t))
             self._loop()
             observer.complete()
-        except NumericalError as error:
+        except Stopped as stopped:
+            observer.recorder.event("stop", self.stepper.t, str(stopped))
+            raise
+        except Exception as error:
             observer.recorder.event("error", self.stepper.t, str(error))
             raise
         finally:
             observer.close()
-        observer.summarise()
 
     def _loop(self) -> None:
         run, observer, stepper = self.config.run, self.observer, self.stepper
         eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
         output = _drawn_step(run.seed, self.steps)
-        observer.evaluate(math.nan, self.schedule(0))
-        for t in range(self.steps):
+        keeper = Keeper(self.config, self.ranks, stepper, observer)
+        for t in range(stepper.t, self.steps):
             lr, taken, last = self.schedule(t), t + 1, t + 1 == self.steps
             recording = taken % run.record_every == 0 or last
             if run.keep == "uniform" and t == output:
                 observer.keep(t)
-            outcome = stepper.step(lr, counting=recording)
+            outcome = stepper.step(lr, counting=recording, request=keeper.request())
             with stepper.timer("record"):
                 if recording:
                     observer.record(outcome, lr)
@@ -145,6 +227,7 @@ class Job:
                 observer.evaluate(outcome.loss, lr)
             else:
                 observer.printer.update(taken, outcome.loss, lr)
+            keeper.edge(Request(outcome.request), last)
 
     def _print_costs(self) -> None:
         world, say, stepper = self.stepper.world, self.observer.printer.line, self.stepper
@@ -152,7 +235,7 @@ class Job:
         totals = [stage.exchange.bytes_a_step() for stage in stepper.stages]
         sent = [round(world.sums({"bytes": sum(total)})["bytes"] / world.n) for total in totals]
         share = self.observer.share
-        cost = _evaluations(self.config, stepper.turns, share, self.steps) / self.steps
+        cost = budget.evaluations_a_step(self.config, stepper.turns, share, self.steps)
         say(f"d: {stepper.layout.size}")
         say(f"bytes_per_step: {' or '.join(map(str, sent))}")
         say(f"memory_per_{'rank' if len(world.local) == 1 else 'process'}: {stepper.memory()}")
@@ -163,55 +246,3 @@ class Job:
 def _drawn_step(seed: int, steps: int) -> int:
     """The step before which the iterate that a theorem speaks of is taken, uniform over the run."""
     return int(Streams(seed).draw("output", 0).generator().integers(steps))
-
-
-def _batches(config: Config, share: Share) -> list[tuple[int, int]]:
-    """(rows of a gradient, rows owned) of every voter; one draw each without rows."""
-    accumulate, size = config.algorithm.accumulate, config.problem.batch_size
-    if not share.rows.any():
-        return [(accumulate, 0)] * len(share.rows)
-    return [(min(size or int(rows), int(rows)) * accumulate, int(rows)) for rows in share.rows]
-
-
-def _evaluations(config: Config, turns: Algorithm | Stages | Cycle, share: Share, steps: int) -> int:
-    """Gradients of single rows that all voters take in the first `steps` steps."""
-    return sum(_evaluations_at(turns, _batches(config, share), t) for t in range(steps))
-
-
-def _evaluations_at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], t: int) -> int:
-    estimator = turns.stages[turns.stage(t)].estimator
-    return sum(estimator.evaluations(batch, rows, t) for batch, rows in batches)
-
-
-def _length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
-    """Steps of the run, and rows that all voters see in a step (0 without rows)."""
-    rows, run, batches = share.rows, config.run, _batches(config, share)
-    a_step = sum(batch for batch, _ in batches) if rows.any() else 0
-    if run.steps:
-        return run.steps, a_step
-    if run.evaluations:
-        spent = 0
-        for t in count():
-            spent += _evaluations_at(turns, batches, t)
-            if spent > run.evaluations:
-                break
-        if not t:
-            raise UsageError(
-                f"run.evaluations = {run.evaluations}: the first step alone takes {spent}; allow more", agreed=True
-            )
-        return t, a_step
-    if not a_step:
-        raise UsageError(
-            f"run.epochs = {run.epochs}: problem {config.problem.name!r} has no rows to pass over; "
-            "set run.steps instead",
-            agreed=True,
-        )
-    return math.ceil(run.epochs * rows.sum() / a_step), a_step
-
-
-def _weights(config: Config, share: Share) -> np.ndarray:
-    """Of each voter in the objective, adding up to n: all 1, or by rows."""
-    rows = share.rows
-    if config.run.objective == "ranks" or not rows.any():
-        return np.ones(len(rows))
-    return rows / rows.sum() * len(rows)

@@ -19,7 +19,7 @@ class Descent(Update):
     first: int = 0
 
     def apply(self, x, direction, state, step):
-        if step.t < self.first:
+        if step.age < self.first:
             return
         for span in step.layout.spans(direction.lo, direction.hi):
             table = direction.table(span.segment, step.lr_of(span.segment))
@@ -62,7 +62,7 @@ class Adam(Update):
         return {"m": layout.zeros(), "v": layout.zeros()}
 
     def apply(self, x, direction, state, step):
-        correction1, correction2 = 1 - self.beta1 ** (step.t + 1), 1 - self.beta2 ** (step.t + 1)
+        correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
         for span in step.layout.spans(direction.lo, direction.hi):
             here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             m, v = state["m"][span.coordinates], state["v"][span.coordinates]

@@ -103,9 +103,9 @@ class LearnedWeights(_Signs):
 
     def verdict(self, ballots, scales, state, out, step):
         score = state["score"][:, ballots.at : ballots.at + ballots.hi - ballots.lo]
-        rounds = step.t if self.forget == 1 else (1 - self.forget**step.t) / (1 - self.forget)
+        rounds = step.age if self.forget == 1 else (1 - self.forget**step.age) / (1 - self.forget)
         most = self.resolution * self.limit
-        rule = (step.t < max(self.plain, 1), self.resolution, most, -most if self.negative else 0.0, self.forget)
+        rule = (step.age < max(self.plain, 1), self.resolution, most, -most if self.negative else 0.0, self.forget)
         bits.weighted_majority(
             ballots.planes, score, rounds, rule, ballots.lo, self.ties, step.coin("tie", self.ties), out
         )
@@ -202,7 +202,7 @@ class _Tracking(_Residual):
     needs_ballots = True
 
     def absorb(self, ballots, state, step):
-        keep, weight = (step.t / (step.t + 1), 1 / (step.t + 1)) if self.start else (1 - self.beta, 1.0)
+        keep, weight = (step.age / (step.age + 1), 1 / (step.age + 1)) if self.start else (1 - self.beta, 1.0)
         for span, words, z in self._spans(ballots, state, step):
             if ballots.scales is None:  # raw floats
                 items = span.items(ballots.lo)

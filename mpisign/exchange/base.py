@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.layout import TILE, Layout
+from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Ballots, Direction, Format
 from mpisign.slots import Step, Vote
 from mpisign.world import World
@@ -46,17 +47,17 @@ class Exchange:
         size = max(-(-chunk // TILE) * TILE, TILE)
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
         self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
-        self.stretches = self._own_stretches()
+        self.stretches = self.stretches_of(world.rank)
         self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.counts = VoteCounts()
-        self._before: list[Tensor] = []
+        self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
 
-    def _own_stretches(self) -> list[tuple[int, int, int]]:
-        """(lo, hi, at) of the coordinates this rank counts in each chunk; `at` counts on from chunk to chunk."""
+    def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
+        """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
         found, at = [], 0
         for lo, hi in self.chunks:
-            start, end = self.share_of(self.world.rank, lo, hi)
+            start, end = self.share_of(rank, lo, hi)
             found.append((start, end, at))
             at += end - start
         return found
@@ -84,10 +85,14 @@ class Exchange:
         else:
             for c in range(len(self.chunks)):
                 self._decide(c, self._absorb(c, scales, step), None, step, counting)
+        # every rank holds the same verdict, so one of them counts its flips
+        flips, known = counting and not self.world.rank and self.down.planes in (1, 2), self.before is not None
+        if flips and not known:
+            self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64)
         for c, (lo, hi) in enumerate(self.chunks):
             self.collect(c)
-            if counting:
-                self._count_flips(c)
+            if flips:
+                self._count_flips(c, known)
             yield Direction(lo, hi, self.decided[c], self.levels, decided, self.vote.in_x)
 
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
@@ -107,14 +112,10 @@ class Exchange:
             self.counts.agreement += agreement - (self.world.n * pads if one_plane else 0)
             self.counts.ties += ties - (0 if one_plane else pads)
 
-    def _count_flips(self, c: int) -> None:
-        # every rank holds the same verdict, so one of them counts
-        if self.world.rank or self.down.planes not in (1, 2):
-            return
-        if len(self._before) <= c:
-            self._before.append(self.decided[c][0].clone())
-        now, before, (lo, hi) = self.decided[c][0], self._before[c], self.chunks[c]
-        for span in self.layout.spans(lo, hi):
+    def _count_flips(self, c: int, known: bool) -> None:
+        now, (lo, hi) = self.decided[c][0], self.chunks[c]
+        before = self.before[lo // WORD : hi // WORD]
+        for span in self.layout.spans(lo, hi) if known else ():
             self.counts.flips += bits.differing(now[span.words(lo)], before[span.words(lo)])
         before.copy_(now)
 

@@ -1,0 +1,153 @@
+"""How a run begins: anew, where it stopped, or at another run's x. Root decides, before anything is changed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mpisign import checkpoint
+from mpisign.checkpoint import Checkpoint
+from mpisign.config import Config
+from mpisign.errors import UsageError
+from mpisign.results import Run
+
+# tables that belong to the trajectory; /events and /segments tell all that ever happened
+COUNTED = ("steps", "phases", "eval", "trace")
+
+
+# what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
+FREE = {
+    "run": ("file", "overwrite", "recorder", "max_minutes", "watchdog", "threads", "epochs", "evaluations"),
+    "exchange": None,
+    "checkpoint": None,
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for.
+
+    resume: "must" go on; go on if there is something to go on with ("auto"); or "never". checkpoint: to go on from,
+    instead of the newest. init_from: a checkpoint to take x and the step from.
+    """
+
+    resume: Literal["never", "auto", "must"] = "never"
+    checkpoint: Path | None = None
+    init_from: Path | None = None
+
+
+ANEW = Wish()
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What will be done: kind, the checkpoint it needs, the run so far, and what the user should know."""
+
+    kind: Literal["new", "resume", "init", "done"]
+    opened: Checkpoint | None = None
+    run: Run | None = None
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """For the run file: where this stretch of the run comes from."""
+        source = f"from {self.opened.path}" if self.opened else ""
+        return "; ".join(part for part in (source, self.note) if part)
+
+    def changes(self, segment: dict[str, object]) -> str:
+        """What is not as it was in the stretch before, of all that may change a bit."""
+        before = self.run["segments"]
+        names = ("torch_build", "device", "threads")
+        return ", ".join(
+            f"{name} ({before[name][-1]} before)" for name in names if str(before[name][-1]) != str(segment[name])
+        )
+
+    def rows(self) -> dict[str, dict[str, np.ndarray]]:
+        """The tables of the run so far, up to the checkpoint's step; of events and segments all."""
+        tables = {}
+        for table in (*COUNTED, "events", "segments"):
+            columns = self.run[table]
+            kept = columns["step"] <= self.opened.step if table in COUNTED else slice(None)
+            tables[table] = {name: column[kept] for name, column in columns.items()}
+        return tables
+
+
+def decide(wish: Wish, path: Path, config: Config) -> Beginning:
+    """How the run at this path begins. config: every default filled in.
+
+    Raises UsageError where it can't go on: no run, another job, no whole checkpoint.
+    """
+    if wish.init_from:
+        return Beginning("init", Checkpoint(wish.init_from))
+    if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
+        return Beginning("new")
+    run = Run(path)
+    if other := differences(run.config, config.written):
+        raise UsageError(
+            f"{path} is a run of another job: {'; '.join(other[:3])}; set run.file=... to write another, "
+            "or --overwrite without --resume to replace it"
+        )
+    if run.complete:
+        return Beginning("done", run=run, note=f"{path} is complete: there is nothing to go on with")
+    if wish.checkpoint:
+        return Beginning("resume", _open(wish.checkpoint, run), run)
+    found = checkpoint.saved(path)
+    if not found and wish.resume == "auto":
+        return Beginning("new", run=run, note=f"{path} stopped before its first checkpoint: it starts anew")
+    if not found:
+        raise UsageError(
+            f"no checkpoint in {checkpoint.folder(path)}: this run can't go on; start it anew with "
+            "mpisign train --overwrite, and see [checkpoint]"
+        )
+    return _newest(wish, found, run)
+
+
+def differences(stored: dict[str, dict], wanted: dict[str, dict]) -> list[str]:
+    """What two jobs, with every default written out, do not share, leaving aside what moves no bit of x."""
+    found = []
+    for table in dict.fromkeys((*stored, *wanted)):
+        one, other, free = stored.get(table, {}), wanted.get(table, {}), FREE.get(table, ())
+        for key in dict.fromkeys((*one, *other)) if free is not None else ():
+            if key not in free and one.get(key) != other.get(key):
+                found.append(f"{table}.{key} = {one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here")
+    return found
+
+
+def _newest(wish: Wish, found: list[Path], run: Run) -> Beginning:
+    refused = []
+    for file in found:
+        try:
+            return Beginning("resume", _open(file, run), run, "; ".join(refused))
+        except UsageError as error:
+            refused.append(str(error))
+            if wish.resume == "must":
+                break
+    before = next((f for f in found[len(refused) :] if _whole(f, run)), None)
+    remedy = (
+        f"go on from the one before it: mpisign resume {run.path} --from {before}"
+        if before
+        else ("no other checkpoint of this run can be used; start it anew with mpisign train --overwrite")
+    )
+    raise UsageError(f"{refused[0]}; {remedy}")
+
+
+def _open(file: Path, run: Run) -> Checkpoint:
+    """A checkpoint that belongs to a run file; raises UsageError if it does not, or is damaged."""
+    opened = Checkpoint(file)
+    if other := differences(run.config, opened.config):
+        raise UsageError(f"{file} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
+    for table, count in json.loads(opened.text("progress"))["rows"].items():
+        there = int((run[table]["step"] <= opened.step).sum())
+        if there != count:
+            raise UsageError(f"{file}: {run.path} has {there} rows of /{table} up to step {opened.step}, not {count}")
+    return opened
+
+
+def _whole(file: Path, run: Run) -> bool:
+    try:
+        with _open(file, run):
+            return True
+    except UsageError:
+        return False

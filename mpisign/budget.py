@@ -1,0 +1,70 @@
+"""How long a run is, what it costs in gradients, and what each voter weighs: all from the sizes of the shares."""
+
+import math
+
+import numpy as np
+
+from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.config import Config
+from mpisign.errors import UsageError
+from mpisign.problems.share import Share
+
+FORESEEN = 1_000_000  # steps whose costs are worked out one by one
+
+
+def _batches(config: Config, share: Share) -> list[tuple[int, int]]:
+    """(rows of a gradient, rows owned) of every voter; one draw each without rows."""
+    accumulate, size = config.algorithm.accumulate, config.problem.batch_size
+    if not share.rows.any():
+        return [(accumulate, 0)] * len(share.rows)
+    return [(min(size or int(rows), int(rows)) * accumulate, int(rows)) for rows in share.rows]
+
+
+def evaluations_a_step(config: Config, turns: Algorithm | Stages | Cycle, share: Share, steps: int) -> float:
+    """Gradients of single rows that all voters take in a step, mean over a run (over its first steps if it is long)."""
+    batches, looked_at = _batches(config, share), min(steps, FORESEEN)
+    return sum(_at(turns, batches, age) for age in range(looked_at)) / looked_at
+
+
+def _at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
+    estimator = turns.stages[turns.stage(age)].estimator
+    return sum(estimator.evaluations(batch, rows, age) for batch, rows in batches)
+
+
+def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
+    """Steps of the run, and rows that all voters see in a step (0 without rows)."""
+    rows, run, batches = share.rows, config.run, _batches(config, share)
+    a_step = sum(batch for batch, _ in batches) if rows.any() else 0
+    if run.steps:
+        return run.steps, a_step
+    if run.evaluations:
+        return _affordable(run.evaluations, turns, batches), a_step
+    if not a_step:
+        raise UsageError(
+            f"run.epochs = {run.epochs}: problem {config.problem.name!r} has no rows to pass over; "
+            "set run.steps instead",
+            agreed=True,
+        )
+    return math.ceil(run.epochs * rows.sum() / a_step), a_step
+
+
+def _affordable(budget: int, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]]) -> int:
+    """The steps whose gradients a budget pays for."""
+    spent = 0
+    for steps in range(FORESEEN):
+        spent += _at(turns, batches, steps)
+        if spent > budget and steps:
+            return steps
+        if spent > budget:
+            text = f"run.evaluations = {budget}: the first step alone takes {spent}; allow more"
+            raise UsageError(text, agreed=True)
+    text = f"run.evaluations = {budget}: more than {FORESEEN} steps; set run.steps instead"
+    raise UsageError(text, agreed=True)
+
+
+def weights(config: Config, share: Share) -> np.ndarray:
+    """Of each voter in the objective, adding up to n: all 1, or by rows."""
+    rows = share.rows
+    if config.run.objective == "ranks" or not rows.any():
+        return np.ones(len(rows))
+    return rows / rows.sum() * len(rows)

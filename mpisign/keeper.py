@@ -1,0 +1,69 @@
+"""Keeps a run safe: checkpoints when they are due or asked for, and an orderly end for a run that has to stop."""
+
+from mpisign import checkpoint, restart
+from mpisign.config import Config
+from mpisign.errors import Stopped, StorageError
+from mpisign.mpi import Ranks
+from mpisign.observer import Observer
+from mpisign.stepper import Stepper
+from mpisign.stopping import Request, Requests
+
+
+class Keeper:
+    """Asks at every step whether to save or stop, and does so at the step's edge, on all ranks alike."""
+
+    def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, observer: Observer):
+        self.table, self.ranks, self.stepper, self.observer = config.checkpoint, ranks, stepper, observer
+        self.config, self.saved_at = config, -1
+        self.requests = Requests(
+            config.run.max_minutes, self.table.margin_seconds, self.table.every_minutes, clock=ranks.root
+        )
+
+    def request(self) -> Request:
+        """What this rank asks for at the step to come."""
+        return Request.STORAGE if self.observer.recorder.failure else self.requests.now()
+
+    def edge(self, request: Request, last: bool) -> None:
+        """What all ranks do after a step. last: the run is over anyway.
+
+        Raises Stopped or StorageError on all ranks.
+        """
+        if last:
+            return
+        if request == Request.STORAGE:
+            self._give_up()
+        every = self.table.every_steps
+        if request != Request.NONE or (every and self.stepper.t % every == 0):
+            self.save()
+        if request.stops:
+            raise Stopped(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
+
+    def save(self) -> None:
+        """Writes a checkpoint, and drops the oldest beyond checkpoint.keep. Collective."""
+        stepper, observer = self.stepper, self.observer
+        path = checkpoint.path_at(observer.path, stepper.t)
+        with stepper.timer("record"):
+            # its rows are on disk before the checkpoint that counts on them
+            observer.recorder.sync()
+            kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
+            try:
+                restart.save(path, stepper, self.ranks, self.config.text(), observer.progress(), kept)
+            except StorageError as error:
+                raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
+        self.saved_at = stepper.t
+        self.requests.saved()
+        observer.recorder.event("checkpoint", stepper.t, path.name)
+        if self.ranks.root:
+            for old in checkpoint.saved(observer.path)[self.table.keep :]:
+                old.unlink(missing_ok=True)
+
+    def _give_up(self) -> None:
+        error = StorageError(f"{self.observer.recorder.failure}; {self._how_to_go_on()}") if self.ranks.root else None
+        self.ranks.agree(error)
+
+    def _how_to_go_on(self) -> str:
+        """Which checkpoint there is, and the command that goes on from it."""
+        found = checkpoint.saved(self.observer.path)
+        if not found:
+            return "there is no checkpoint to go on from"
+        return f"the last checkpoint is {found[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"

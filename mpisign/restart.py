@@ -1,0 +1,206 @@
+"""A Stepper into a checkpoint and back: root writes and reads, the other ranks hand over their own arrays in turn."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign import checkpoint, mpi
+from mpisign.checkpoint import Checkpoint, Writer
+from mpisign.errors import MpisignError, StorageError, UsageError
+from mpisign.layout import Layout
+from mpisign.mpi import Ranks
+from mpisign.slots import State
+from mpisign.stepper import Stepper
+
+Arrays = dict[str, np.ndarray]
+
+
+def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: Tensor | None) -> None:
+    """Writes a checkpoint of all ranks. Collective.
+
+    progress: what else is to be remembered, for JSON; root's counts. kept: a point kept for the end of the run.
+    Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
+    """
+    mine, error = _rank_arrays(stepper), None
+    if ranks.root:
+        attributes = {"step": stepper.t, "begun": stepper.begun, "n": stepper.world.n, "d": stepper.layout.size}
+        attributes["definition"] = repr(stepper.turns)
+        texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
+        try:
+            with closing(_in_turn(mine, ranks)) as parts:
+                fill = lambda writer: _fill(writer, stepper, parts, kept)  # noqa: E731
+                checkpoint.save(path, fill, texts, attributes)
+        except (OSError, RuntimeError) as found:
+            error = StorageError(f"can't write the checkpoint {path}: {found}")
+    elif ranks.told(0):
+        mpi.send_arrays(ranks.comm, mine, 0)
+    ranks.agree(error)
+
+
+def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, Tensor | None]:
+    """Fills a Stepper with a checkpoint, which root has opened. Collective.
+
+    Returns what save() was given: progress, and the point kept for the end, which is root's alone. Raises UsageError
+    on all ranks, with nothing changed, if it is of another job.
+    """
+    wanted = {name: a.shape for name, a in _rank_arrays(stepper).items()}
+    everyone = ranks.gather(wanted)
+    if not ranks.root:
+        ranks.agree(None)
+        _take(stepper, mpi.receive_arrays(ranks.comm, 0))
+        return _take_common(stepper, ranks, None), None
+    error = None
+    try:
+        _check(opened, stepper, everyone)
+    except MpisignError as found:
+        error = found
+    ranks.agree(error)
+    with opened:
+        for rank, names in reversed(list(enumerate(everyone))):
+            arrays = {name: _of_rank(opened, name, rank, stepper) for name in names}
+            if rank:
+                mpi.send_arrays(ranks.comm, arrays, rank)
+        _take(stepper, arrays)
+        for k, stage in enumerate(stepper.stages):
+            name = f"{stepper.prefix(k)}verdict"
+            stage.exchange.before = torch.from_numpy(opened[name]) if name in opened else None
+        kept = torch.from_numpy(opened["kept"]) if "kept" in opened else None
+        return _take_common(stepper, ranks, opened), kept
+
+
+def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> None:
+    """Takes x and the step from a checkpoint of the same model, and nothing else. Collective; root has opened it."""
+    error, step = None, 0
+    if ranks.root:
+        try:
+            _check_model(opened, stepper.layout)
+            step = opened.step
+            stepper.x.copy_(torch.from_numpy(opened["x"]))
+        except MpisignError as found:
+            error = found
+    ranks.agree(error)
+    ranks.bcast(stepper.x.numpy())
+    if stepper.x_before is not None:
+        stepper.x_before.copy_(stepper.x)
+    step = ranks.share(step)
+    stepper.restart(step, begun=step)
+
+
+def layout_text(layout: Layout) -> str:
+    """Names and shapes of all parameters, in order."""
+    return json.dumps([[s.name, list(s.shape)] for s in layout.segments])
+
+
+# Of one rank: its voters' arrays, and what its share of the vote keeps
+
+
+def _rank_arrays(stepper: Stepper) -> Arrays:
+    """What a rank hands over: arrays of its own voters, and what it counts alone (all of it on root)."""
+    named: State = stepper.own()
+    for k, stage in enumerate(stepper.stages):
+        if stage.exchange.shards or stepper.world.rank == 0:
+            named |= {stepper.prefix(k) + name: array for name, array in stage.counted().items()}
+    return {name: array.numpy() for name, array in named.items()}
+
+
+def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[tuple[int, Arrays]]:
+    """(rank, its arrays) for every rank; those that are not asked for in the end are told so."""
+    yield 0, mine
+    told = 0
+    try:
+        while told < ranks.size - 1:
+            told += 1
+            ranks.comm.send(True, told)
+            yield told, mpi.receive_arrays(ranks.comm, told)
+    finally:
+        for rank in range(told + 1, ranks.size):
+            ranks.comm.send(False, rank)
+
+
+def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]], kept: Tensor | None) -> None:
+    for name, array in stepper.common().items():
+        writer.put(name, array.numpy())
+    for k, stage in enumerate(stepper.stages):
+        if stage.exchange.before is not None:
+            writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.numpy())
+    if kept is not None:
+        writer.put("kept", kept.numpy())
+    for rank, arrays in parts:
+        for name, array in arrays.items():
+            if not (stretches := _stretches(name, rank, stepper)):
+                writer.put(name, array)
+            for lo, hi, at in stretches:
+                writer.place(name, stepper.layout.length, lo, array[..., at : at + hi - lo])
+
+
+def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:
+    if not (stretches := _stretches(name, rank, stepper)):
+        return opened[name]
+    return np.concatenate([opened.part(name, lo, hi) for lo, hi, _ in stretches], axis=-1)
+
+
+def _stretches(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]]:
+    """The coordinates of an array of the vote that a rank keeps; none for other arrays."""
+    for k, stage in enumerate(stepper.stages):
+        if name.startswith(f"{stepper.prefix(k)}vote/"):
+            return stage.exchange.stretches_of(rank)
+    return []
+
+
+def _take(stepper: Stepper, arrays: Arrays) -> None:
+    own = stepper.states()
+    for name, array in arrays.items():
+        own[name].copy_(torch.from_numpy(array))
+
+
+def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> dict:
+    """Arrays that all ranks share, from root; then the step. Returns the progress."""
+    for name, array in stepper.common().items():
+        if opened:
+            array.copy_(torch.from_numpy(opened[name]))
+        ranks.bcast(array.numpy())
+    for stage in stepper.stages:
+        # where everyone counts everything, root's copy is everybody's
+        for array in () if stage.exchange.shards else stage.counted().values():
+            ranks.bcast(array.numpy())
+    facts, progress = ranks.share(opened and (opened.attributes, json.loads(opened.text("progress"))))
+    stepper.restart(facts["step"], facts["begun"])
+    return progress
+
+
+# What must fit
+
+
+def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]]) -> None:
+    facts, n = opened.attributes, stepper.world.n
+    if facts["n"] != n:
+        raise UsageError(
+            f"{opened.path}: a checkpoint of {facts['n']} voters, but this job has {n}, each with its own state; "
+            f"start {facts['n']}, or take only x from it: mpisign train --init-from {opened.path}"
+        )
+    _check_model(opened, stepper.layout)
+    if facts["definition"] != repr(stepper.turns):
+        raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.turns!r}")
+    length = stepper.layout.length
+    shapes = {name: a.shape for name, a in stepper.common().items()}
+    for names in everyone:
+        counted = {name for name in names if _stretches(name, 0, stepper)}
+        shapes |= {k: (*shape[:-1], length) if k in counted else shape for k, shape in names.items()}
+    if wrong := [name for name, shape in shapes.items() if opened.shape(name) != tuple(shape)]:
+        raise UsageError(
+            f"{opened.path}: lacks {wrong[0]} of shape {list(shapes[wrong[0]])}; it was made by other code"
+        )
+
+
+def _check_model(opened: Checkpoint, layout: Layout) -> None:
+    theirs, ours = opened.text("layout"), layout_text(layout)
+    if theirs != ours:
+        raise UsageError(
+            f"{opened.path}: a checkpoint of another model: its parameters are {theirs[:200]}, "
+            f"but those of this job are {ours[:200]}"
+        )
