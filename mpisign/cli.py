@@ -180,13 +180,28 @@ def algorithms(name):
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--config", "with_config", is_flag=True, help="Prints the job with every default.")
-def show(run, with_config):
+@click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
+def show(run, with_config, follow):
     """Prints what a run file holds: summary, machine, partition, events."""
+    from mpisign import show
     from mpisign.results import Run
-    from mpisign.show import describe
 
+    if follow:
+        show.follow(run, click.echo)
+        return
     found = Run(run)
-    click.echo(found.config_text if with_config else describe(found))
+    click.echo(found.config_text if with_config else show.describe(found))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Another file, instead of replacing RUN.")
+def repair(run, output):
+    """Makes a run file whose writer was killed one that any HDF5 program opens, with all rows that can be read."""
+    from mpisign.repair import repair
+
+    for line in repair(run, output):
+        click.echo(line)
 
 
 def main():

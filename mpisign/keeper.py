@@ -43,11 +43,16 @@ class Keeper:
         stepper, observer = self.stepper, self.observer
         path = checkpoint.path_at(observer.path, stepper.t)
         with stepper.timer("record"):
-            # its rows are on disk before the checkpoint that counts on them
+            # a replica that drifted is not saved, and the rows are on disk before the checkpoint that counts on them
+            other = stepper.world.traffic.other
+            stepper.check_replicas()
+            stepper.world.traffic.other = other
             observer.recorder.sync()
             kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
+            progress = observer.progress()
             try:
-                restart.save(path, stepper, self.ranks, self.config.text(), observer.progress(), kept)
+                with stepper.world.watch("writing a checkpoint"):
+                    restart.save(path, stepper, self.ranks, self.config.text(), progress, kept)
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
         self.saved_at = stepper.t

@@ -202,13 +202,24 @@ def leave(error: BaseException) -> int:
     else:
         text = f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
     code = error.exit_code if known else 130 if isinstance(error, KeyboardInterrupt) else 1
-    if alone or launch().rank == 0:
-        sys.stdout.flush()
-        sys.stderr.write(text)
-        sys.stderr.flush()
     if alone:
-        _started.comm.Abort(code)
+        abort(text, code)
+    if launch().rank == 0:
+        _say(text)
     return code
+
+
+def abort(text: str, code: int = 1) -> None:
+    """Ends all ranks at once, from any thread, saying why."""
+    _say(text)
+    _started.comm.Abort(code)
+    os._exit(code)
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def send_arrays(comm, arrays: Mapping[str, np.ndarray], to: int) -> None:

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from mpisign.errors import StorageError, UsageError
+from mpisign.results import Run
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
@@ -82,7 +83,7 @@ class Recorder(NoRecorder):
     def _create(self, mode, *contents):
         if mode != "rewrite":
             file = h5py.File(self._temporary, "w", libver="latest")
-            self._lay_out(file, *contents)
+            self.lay_out(file, *contents)
             try:
                 file.flush()
                 file.swmr_mode = True
@@ -94,12 +95,12 @@ class Recorder(NoRecorder):
                 if mode == "swmr":
                     raise
         file = h5py.File("run", "w", driver="core", backing_store=False, libver="latest")
-        self._lay_out(file, *contents)
+        self.lay_out(file, *contents)
         self._rewrite(file)
         return file, "rewrite"
 
     @staticmethod
-    def _lay_out(file, attributes, config, arrays, width, tables):
+    def lay_out(file, attributes, config, arrays, width, tables):
         file.attrs.update(attributes, filetype=FILETYPE, format_version=FORMAT_VERSION)
         file["config"] = config
         for name, array in arrays.items():
@@ -167,6 +168,16 @@ class Recorder(NoRecorder):
         except (OSError, RuntimeError):
             if not self.failure:
                 raise
+
+
+def rewrite(run: Run, path: Path) -> None:
+    """Writes what was read of a run file to a new one that any HDF5 program opens; aside, then renamed."""
+    arrays = {f"layout/{name}": array for name, array in run.layout.items()}
+    arrays |= {f"partition/{name}": array for name, array in run.partition.items()}
+    tables = {table: run[table] for table in TABLES}
+    width = tables["trace"]["x"].shape[1] if tables["trace"]["x"].ndim == 2 else 0
+    contents = (run.attributes, run.config_text, arrays, width, tables)
+    write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")
 
 
 def _column(values, dtype: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict
         attributes["definition"] = repr(stepper.turns)
         texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
         try:
-            with closing(_in_turn(mine, ranks)) as parts:
+            with _in_turn(mine, ranks) as parts:
                 fill = lambda writer: _fill(writer, stepper, parts, kept)  # noqa: E731
                 checkpoint.save(path, fill, texts, attributes)
         except (OSError, RuntimeError) as found:
@@ -108,17 +108,22 @@ def _rank_arrays(stepper: Stepper) -> Arrays:
     return {name: array.numpy() for name, array in named.items()}
 
 
-def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[tuple[int, Arrays]]:
-    """(rank, its arrays) for every rank; those that are not asked for in the end are told so."""
-    yield 0, mine
-    told = 0
+@contextmanager
+def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[Iterator[tuple[int, Arrays]]]:
+    """(rank, its arrays) for every rank; ranks whose turn does not come are told so in the end."""
+    waiting = list(range(1, ranks.size))
+
+    def take_turns():
+        yield 0, mine
+        while waiting:
+            rank = waiting.pop(0)
+            ranks.comm.send(True, rank)
+            yield rank, mpi.receive_arrays(ranks.comm, rank)
+
     try:
-        while told < ranks.size - 1:
-            told += 1
-            ranks.comm.send(True, told)
-            yield told, mpi.receive_arrays(ranks.comm, told)
+        yield take_turns()
     finally:
-        for rank in range(told + 1, ranks.size):
+        for rank in waiting:
             ranks.comm.send(False, rank)
 
 

@@ -19,24 +19,40 @@ from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
 class Run:
     """A run: attributes as a dict, tables as dicts of numpy columns, and a summary.
 
-    Raises UsageError if the file is missing, is no run file, or has a newer format.
+    Raises UsageError if the file is missing, damaged, no run file, or of a newer format. With salvage, rows that can't
+    be read are left out, and `lost` tells of them.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, salvage: bool = False):
+        self.path, self.lost = Path(path), []
         with _open(self.path) as file:
-            if file.attrs.get("filetype") != FILETYPE:
-                raise UsageError(f"{path}: an HDF5 file, but not a run of mpisign")
-            version = int(file.attrs["format_version"])
-            if version > FORMAT_VERSION:
-                raise UsageError(
-                    f"{path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
-                )
-            self.attributes = {k: _plain(v) for k, v in file.attrs.items()}
-            self.config_text: str = file["config"][()].decode()
-            self.partition = {k: v[()] for k, v in file["partition"].items()} if "partition" in file else {}
-            # a run of an older mpisign lacks the tables that came later: they are empty
-            self._tables = {table: _read_table(file[table]) if table in file else _empty(table) for table in TABLES}
+            try:
+                self._read(file, salvage)
+            except UsageError:
+                raise
+            except Exception as error:  # whatever HDF5 and its contents may come to when bytes are wrong
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                remedy = "" if salvage else f"; mpisign repair {path} saves what can be read"
+                raise UsageError(f"{path}: damaged: {reason}{remedy}") from error
+
+    def _read(self, file: h5py.File, salvage: bool) -> None:
+        if file.attrs.get("filetype") != FILETYPE:
+            raise UsageError(f"{self.path}: an HDF5 file, but not a run of mpisign")
+        version = int(file.attrs["format_version"])
+        if version > FORMAT_VERSION:
+            raise UsageError(
+                f"{self.path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
+            )
+        self.attributes = {k: _plain(v) for k, v in file.attrs.items()}
+        self.config_text: str = file["config"][()].decode()
+        self.partition, self.layout = (
+            {k: v[()] for k, v in file[group].items()} if group in file else {} for group in ("partition", "layout")
+        )
+        # a run of an older mpisign lacks the tables that came later: they are empty
+        self._tables = {table: _empty(table) for table in TABLES}
+        for table in TABLES:
+            if table in file:
+                self._tables[table] = _read_table(file[table], self.lost if salvage else None)
 
     def __getitem__(self, table: str) -> dict[str, np.ndarray]:
         """A table as a dict of columns of one length; see schema.py."""
@@ -124,7 +140,7 @@ def _open(path: Path) -> h5py.File:
     try:
         # a file that is being written, or whose writer was killed, opens for a SWMR reader only
         return h5py.File(path, "r", libver="latest", swmr=True)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"{path}: can't be opened as HDF5 ({error})") from error
 
 
@@ -133,10 +149,30 @@ def _plain(value):
 
 
 def _empty(table: str) -> dict[str, np.ndarray]:
-    return {c.name: np.empty(0) for c in TABLES[table]}
+    return {c.name: np.empty(0, "U" if c.dtype.startswith("S") else c.dtype) for c in TABLES[table]}
 
 
-def _read_table(group: h5py.Group) -> dict[str, np.ndarray]:
-    columns = {name: data[()] for name, data in group.items()}
+def _read_table(group: h5py.Group, lost: list[str] | None) -> dict[str, np.ndarray]:
+    """Columns of one length. lost: where to tell of rows that can't be read, instead of raising."""
+    name = group.name.strip("/")
+    known = [c.name for c in TABLES[name] if c.name in group]
+    columns = {c: group[c][()] if lost is None else _readable(group[c], lost) for c in known}
     length = min(len(c) for c in columns.values())
-    return {n: c[:length].astype("U") if c.dtype.kind == "S" else c[:length] for n, c in columns.items()}
+    return {n: _text(c[:length]) if c.dtype.kind == "S" else c[:length] for n, c in columns.items()}
+
+
+def _text(column: np.ndarray) -> np.ndarray:
+    return np.array([value.decode(errors="replace") for value in column], dtype="U")
+
+
+def _readable(data: h5py.Dataset, lost: list[str]) -> np.ndarray:
+    """The rows of a column up to the first chunk that can't be read."""
+    found = [np.empty((0, *data.shape[1:]), data.dtype)]
+    step = data.chunks[0]
+    for lo in range(0, len(data), step):
+        try:
+            found.append(data[lo : lo + step])
+        except (OSError, RuntimeError):
+            lost.append(f"{data.name}: rows from {lo} on")
+            break
+    return np.concatenate(found)

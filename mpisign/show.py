@@ -1,11 +1,16 @@
 """A run file as text, for `mpisign show`."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from mpisign import lock
 from mpisign.results import Run
 from mpisign.timing import PHASES
+
+FOLLOW_SECONDS = 1.0  # between looks
 
 
 def describe(run: Run) -> str:
@@ -17,6 +22,39 @@ def describe(run: Run) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         lines.append(f"  {stamp}  step {step:<8} {kind:10} {text}".rstrip())
     return "\n".join(lines)
+
+
+def follow(path: Path, say: Callable[[str], None]) -> None:
+    """Tells of evaluations and events as they come, until the run ends or nobody writes it any more."""
+    seen, stamp, written = {"eval": 0, "events": 0}, None, False
+    while True:
+        alive, now = lock.held(path), path.stat().st_mtime_ns if path.exists() else 0
+        if now != stamp:
+            run, stamp = Run(path), now
+            for line in _news(run, seen):
+                say(line)
+            if not run.status.startswith("incomplete"):
+                break
+        elif written and not alive:
+            break
+        written |= alive
+        time.sleep(FOLLOW_SECONDS)
+    say(f"status: {Run(path).status}")
+
+
+def _news(run: Run, seen: dict[str, int]) -> list[str]:
+    """What has come to /eval and /events, in the order of steps."""
+    lines, evals, events = [], run["eval"], run["events"]
+    for k in range(seen["eval"], len(evals["step"])):
+        shown = "  ".join(
+            f"{name} {evals[name][k]:<8.5g}" for name in ("train_loss", "test_accuracy") if np.isfinite(evals[name][k])
+        )
+        lines.append((evals["step"][k], f"step {evals['step'][k]:<8} {shown}  {evals['seconds'][k]:.1f} s"))
+    for k in range(seen["events"], len(events["step"])):
+        lines.append((events["step"][k], f"step {events['step'][k]:<8} {events['kind'][k]} {events['text'][k]}"))
+    # a run that went on from a checkpoint may have fewer rows than before
+    seen |= {"eval": len(evals["step"]), "events": len(events["step"])}
+    return [text.rstrip() for _, text in sorted(lines, key=lambda line: line[0])]
 
 
 def _machine(run: Run) -> list[str]:

@@ -122,6 +122,7 @@ class Stepper:
         request: any number that the ranks should agree on, which travels in the header; see Outcome.
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
+        self.world.watch.step = self.t
         self._turn(self.turns.stage(self.t - self.begun))
         given = (self.t, lr, self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun}
@@ -270,13 +271,20 @@ class Stepper:
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
         digests = self.world.gather_bytes(self.layout.digest(self.x))
-        common = max(set(digests), key=digests.count)
-        if drifted := [r for r, d in enumerate(digests) if d != common]:
-            raise NumericalError(
-                f"after step {self.t} the parameters of rank(s) {drifted} differ from those of the other ranks; "
-                "a replica has drifted (bad memory, or code that changes x on one rank only)",
-                agreed=True,
-            )
+        groups = [[r for r, d in enumerate(digests) if d == one] for one in dict.fromkeys(digests)]
+        if len(groups) == 1:
+            return
+        most = max(groups, key=len)
+        if 2 * len(most) > len(digests):
+            others = sorted(r for group in groups if group is not most for r in group)
+            who = f"rank(s) {others} differ from those of the other ranks"
+        else:
+            who = f"ranks {' and '.join(map(str, groups))} differ, and none of them are a majority"
+        raise NumericalError(
+            f"after step {self.t} the parameters of {who}; "
+            "a replica has drifted (bad memory, or code that changes x on one rank only)",
+            agreed=True,
+        )
 
     def memory(self) -> int:
         """Bytes held for x, states and messages."""

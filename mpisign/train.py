@@ -26,6 +26,7 @@ from mpisign.rng import Streams
 from mpisign.schedules import Schedule
 from mpisign.stepper import Stepper
 from mpisign.stopping import Request
+from mpisign.watchdog import Watchdog
 from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
@@ -193,6 +194,7 @@ class Job:
         observer = self.observer
         observer.open(beginning)
         observer.print_header()
+        watchdog = self._watchdog()
         try:
             if beginning.kind != "resume":
                 observer.evaluate(math.nan, self.schedule(self.stepper.t))
@@ -205,7 +207,22 @@ class Job:
             observer.recorder.event("error", self.stepper.t, str(error))
             raise
         finally:
+            watchdog.stop()
             observer.close()
+
+    def _watchdog(self) -> Watchdog:
+        """A thread that ends the job if a collective never ends; it does not start where nothing is waited for."""
+
+        def bark(step: int, text: str) -> None:
+            # the main thread sits in MPI, so the run file is free
+            self.observer.recorder.event("error", step, text)
+            mpi.abort(f"mpisign: rank {world.rank}/{world.n}: step {step}: {text}\n")
+
+        limit, world = self.config.run.watchdog, self.stepper.world
+        watchdog = Watchdog(world.watch, limit, world.rank, bark)
+        if limit and self.ranks.size > 1:
+            watchdog.start()
+        return watchdog
 
     def _loop(self) -> None:
         run, observer, stepper = self.config.run, self.observer, self.stepper

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.watchdog import Watch
+
 
 @dataclass
 class Traffic:
@@ -31,6 +33,7 @@ class World:
 
     def __init__(self):
         self.traffic = Traffic()
+        self.watch = Watch()
 
     def start_header(self, rows: np.ndarray) -> None:
         """Sends this process's header rows, float64 (local voters, k), to everyone."""
@@ -157,12 +160,14 @@ class Mpi(World):
         self.traffic.up += (self.n - 1) * rows.nbytes
 
     def finish_header(self):
-        self._request.Wait()
+        with self.watch("the Iallgather of headers"):
+            self._request.Wait()
         return self._header
 
     def gather(self, values):
         rows = np.empty((self.n, len(values)))
-        self.comm.Allgather(values, rows)
+        with self.watch("an Allgather of numbers for the run file"):
+            self.comm.Allgather(values, rows)
         self.traffic.other += (self.n - 1) * values.nbytes
         return rows
 
@@ -171,7 +176,8 @@ class Mpi(World):
 
     def gather_bytes(self, value):
         rows = np.empty((self.n, len(value)), dtype=np.uint8)
-        self.comm.Allgather(np.frombuffer(value, dtype=np.uint8), rows)
+        with self.watch("an Allgather of hashes"):
+            self.comm.Allgather(np.frombuffer(value, dtype=np.uint8), rows)
         self.traffic.other += (self.n - 1) * len(value)
         return [row.tobytes() for row in rows]
 
@@ -181,12 +187,14 @@ class Mpi(World):
         padded = torch.zeros(width * self.n)
         padded[: len(vector)] = vector
         own = torch.empty(self.n, width)
-        self.comm.Alltoall(padded.numpy(), own.numpy())
+        with self.watch("an Alltoall of floats for a mean or maximum"):
+            self.comm.Alltoall(padded.numpy(), own.numpy())
         self.traffic.up += 4 * width * (self.n - 1)
 
         def everywhere(outcome: Tensor) -> Tensor:
             whole = torch.empty(width * self.n)
-            self.comm.Allgather(outcome.contiguous().numpy(), whole.numpy())
+            with self.watch("an Allgather of a mean or maximum"):
+                self.comm.Allgather(outcome.contiguous().numpy(), whole.numpy())
             self.traffic.down += 4 * width * (self.n - 1)
             return whole[: len(vector)]
 

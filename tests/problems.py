@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import torch
@@ -43,25 +44,41 @@ class Awkward(Problem):
 
 
 class Faulty(Awkward):
-    """Does something bad on one voter's rows at one step: poison (NaN), raise or kill."""
+    """Something happens on one rank at one gradient: poison (NaN), raise, kill, stall, or signals usr1, term, both.
 
-    def __init__(self, fault: str = "poison", at: int = 5, on: int = 1):
+    marker: a file that is made then; where it is there already, nothing happens. every_rank: it happens on all.
+    """
+
+    def __init__(self, fault: str = "poison", at: int = 5, on: int = 1, marker: str = "", every_rank: bool = False):
         super().__init__(size=10)
-        self.fault, self.at, self.on, self.calls = fault, at, on, 0
+        self.fault, self.at, self.on, self.marker = fault, at, on, marker
+        self.every_rank, self.calls = every_rank, 0
 
     def gradient(self, parameters, batch, gradients):
         from mpisign import mpi
 
         loss = super().gradient(parameters, batch, gradients)
         self.calls += 1
-        if self.calls == self.at and mpi.launch().rank == self.on:
-            if self.fault == "poison":
-                gradients["d"][3] = float("nan")
-            elif self.fault == "raise":
-                raise RuntimeError("the coordinator of rows is on fire")
-            elif self.fault == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+        here = self.every_rank or mpi.launch().rank == self.on
+        if self.calls >= self.at and here and (self.marker or self.calls == self.at):
+            self._strike(gradients)
         return loss
+
+    def _strike(self, gradients):
+        if self.marker and os.path.exists(self.marker):
+            return
+        if self.marker:
+            open(self.marker, "x").close()
+        if self.fault == "poison":
+            gradients["d"][3] = float("nan")
+        elif self.fault == "raise":
+            raise RuntimeError("the coordinator of rows is on fire")
+        elif self.fault == "stall":
+            time.sleep(600)
+        numbers = {"kill": [signal.SIGKILL], "usr1": [signal.SIGUSR1], "term": [signal.SIGTERM]}
+        numbers["both"] = [signal.SIGUSR1, signal.SIGTERM]
+        for number in numbers.get(self.fault, ()):
+            os.kill(os.getpid(), number)
 
 
 class OnePoint(Awkward):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import checkpoint
+from mpisign import mpi, restart
+from mpisign.checkpoint import Checkpoint
 from tests.building import Setup, digest
 from tests.problems import Awkward, Regression
 from tests.reference import arithmetic
@@ -132,10 +133,10 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
     stepper = setup.stepper(setup.algorithm(name, **hyper))
     for t in range(5):
         stepper.step(rates(t))
-    checkpoint.save(tmp_path / "state.h5", stepper.states(), t=stepper.t)
+    file, alone = tmp_path / "state.h5", mpi.alone(4)
+    restart.save(file, stepper, alone, "", {}, None)
     restored = setup.stepper(setup.algorithm(name, **hyper))
-    states, attributes = checkpoint.load(tmp_path / "state.h5")
-    restored.load(states, int(attributes["t"]))
+    restart.restore(Checkpoint(file), restored, alone)
     for t in range(5, 15):
         stepper.step(rates(t))
         restored.step(rates(t))

@@ -36,6 +36,7 @@ class Allgather(Exchange):
 
     # 2. receive
     def receive(self, c):
-        MPI.Request.Waitall(self._requests[c])
+        with self.world.watch(f"the Iallgather of messages of chunk {c}"):
+            MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
         return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])

@@ -38,7 +38,8 @@ class _Summed(Exchange):
         self._requests[c].append(self.world.comm.Iallreduce(summand.numpy(), total.numpy(), MPI.SUM))
 
     def _wait(self, c):
-        MPI.Request.Waitall(self._requests[c])
+        with self.world.watch(f"the Iallreduce of chunk {c}"):
+            MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
 
 

@@ -70,7 +70,7 @@ class Sharded(Exchange):
 
     # 2. receive
     def receive(self, c):
-        self._wait(c)
+        self._wait(c, "Ialltoallv of messages")
         return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])
 
     def own_verdict(self, c):
@@ -85,17 +85,19 @@ class Sharded(Exchange):
 
     # 4. collect
     def collect(self, c):
-        self._wait(c)
+        self._wait(c, "Iallgatherv of verdicts")
 
-    def _wait(self, c):
-        MPI.Request.Waitall(self._requests[c])
+    def _wait(self, c, what):
+        with self.world.watch(f"the {what} of chunk {c}"):
+            MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
 
     def assemble(self, own):
         mine = np.concatenate(own)
         counts = [sum(self.layout.tiles(*share[r]).shape[1] for share in self._shares) for r in range(self.world.n)]
         gathered = np.empty(sum(counts))
-        self.world.comm.Allgatherv(mine, [gathered, counts])
+        with self.world.watch("the Allgatherv of tile sums"):
+            self.world.comm.Allgatherv(mine, [gathered, counts])
         self.world.traffic.down += mine.nbytes * (self.world.n - 1)
         # ranks sent their tiles chunk by chunk; the whole vector wants chunk by chunk, rank by rank
         parts, places = [], [sum(counts[:r]) for r in range(self.world.n)]

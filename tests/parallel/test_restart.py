@@ -1,0 +1,80 @@
+"""A checkpoint is a matter of voters: written under one exchange, taken up under another, or in one process."""
+
+import pytest
+
+from mpisign import checkpoint, mpi, restart
+from mpisign.checkpoint import Checkpoint
+from mpisign.errors import StorageError, UsageError
+from tests.building import Setup, digest
+from tests.problems import Awkward
+
+pytestmark = pytest.mark.mpi
+
+ALGORITHMS = {
+    "dist-ef-signsgd": {"momentum": 0.5},
+    "sto-signsgd": {"radius": 2.0, "error_feedback": True},
+    "signsgd-fv": {"plain": 3},
+    "dvr-q": {"snapshot_every": 4},
+    "onebit-adam": {"warmup_steps": 3},
+}
+
+
+def rate(t):
+    return 0.01 / (t + 1) ** 0.5
+
+
+def steppers(name, comm, *exchanges):
+    setup = Setup(Awkward(), comm.Get_size())
+    algorithm = setup.algorithm(name, **ALGORITHMS[name])
+    return setup, [setup.stepper(algorithm, exchange, comm) for exchange in exchanges]
+
+
+@pytest.fixture
+def folder(comm, tmp_path_factory):
+    """One folder for all ranks."""
+    return comm.bcast(tmp_path_factory.mktemp("shared") if comm.Get_rank() == 0 else None)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_any_exchange_goes_on_from_it(name, comm, everywhere, folder):
+    ranks = mpi.start()
+    setup, (first, same, other) = steppers(name, comm, "sharded", "sharded", "allgather")
+    for t in range(7):
+        first.step(rate(t), counting=True)
+    restart.save(folder / "c.h5", first, ranks, "", {"rows": {}}, None)
+    for stepper in (same, other):
+        opened = Checkpoint(folder / "c.h5") if ranks.root else None
+        progress, kept = restart.restore(opened, stepper, ranks)
+        everywhere(progress == {"rows": {}} and kept is None and stepper.t == 7, "what was told comes back")
+    here = Setup(Awkward(), comm.Get_size()).stepper(setup.algorithm(name, **ALGORITHMS[name]))
+    restart.restore(Checkpoint(folder / "c.h5"), here, mpi.alone(comm.Get_size()))
+    for t in range(7, 12):
+        flips = []
+        for stepper in (first, same, other, here):
+            stepper.step(rate(t), counting=True)
+            flips.append(stepper.exchange.counts.flips)
+        everywhere(digest(first) == digest(same) == digest(other) == digest(here), f"step {t} is the same")
+        everywhere(not ranks.root or len(set(flips)) == 1, f"flips of step {t} are the same")
+
+
+def test_what_does_not_fit_is_refused_by_all(comm, everywhere, folder):
+    ranks = mpi.start()
+    _, (first,) = steppers("onebit-adam", comm, "sharded")
+    restart.save(folder / "c.h5", first, ranks, "", {"rows": {}}, None)
+    _, (stranger,) = steppers("sto-signsgd", comm, "sharded")
+    before = digest(stranger)
+    with pytest.raises(UsageError, match="checkpoint of Algorithm"):
+        restart.restore(Checkpoint(folder / "c.h5") if ranks.root else None, stranger, ranks)
+    everywhere(digest(stranger) == before, "nothing has changed")
+
+
+def test_a_checkpoint_that_cant_be_written_is_known_to_all(comm, everywhere, folder):
+    ranks = mpi.start()
+    _, (stepper,) = steppers("dist-ef-signsgd", comm, "sharded")
+    good = folder / "good" / "step-000000001.h5"
+    restart.save(good, stepper, ranks, "", {"rows": {}}, None)
+    (folder / "file").touch()
+    with pytest.raises(StorageError, match="can't write the checkpoint"):
+        restart.save(folder / "file" / "c.h5", stepper, ranks, "", {"rows": {}}, None)
+    stepper.step(0.1)
+    everywhere(checkpoint.Checkpoint(good).step == 0, "the one before is still whole")
