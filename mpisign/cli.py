@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from mpisign import __version__, mpi, stopping
+from mpisign.errors import StorageError
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
@@ -215,7 +216,10 @@ def main():
     except click.exceptions.Abort:
         sys.exit(130)
     except (Exception, KeyboardInterrupt) as error:
-        sys.exit(mpi.leave(error))
+        code = mpi.leave(error)
+        if isinstance(error, StorageError):
+            mpi.finish_at_once(code)  # HDF5 may not live through an orderly end
+        sys.exit(code)
 
 
 if __name__ == "__main__":

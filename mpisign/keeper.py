@@ -31,7 +31,7 @@ class Keeper:
         if last:
             return
         if request == Request.STORAGE:
-            self._give_up()
+            self._stop_if_full()
         every = self.table.every_steps
         if request != Request.NONE or (every and self.stepper.t % every == 0):
             self.save()
@@ -48,6 +48,7 @@ class Keeper:
             stepper.check_replicas()
             stepper.world.traffic.other = other
             observer.recorder.sync()
+            self._stop_if_full()
             kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
             progress = observer.progress()
             try:
@@ -62,9 +63,9 @@ class Keeper:
             for old in checkpoint.saved(observer.path)[self.table.keep :]:
                 old.unlink(missing_ok=True)
 
-    def _give_up(self) -> None:
-        error = StorageError(f"{self.observer.recorder.failure}; {self._how_to_go_on()}") if self.ranks.root else None
-        self.ranks.agree(error)
+    def _stop_if_full(self) -> None:
+        failure = self.observer.recorder.failure
+        self.ranks.agree(failure and StorageError(f"{failure}; {self._how_to_go_on()}"))
 
     def _how_to_go_on(self) -> str:
         """Which checkpoint there is, and the command that goes on from it."""

@@ -209,6 +209,17 @@ def leave(error: BaseException) -> int:
     return code
 
 
+def finish_at_once(code: int) -> None:
+    """Ends this process in order towards MPI, and without what Python and its libraries do at the end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _started is not None and _started.comm:
+        from mpi4py import MPI
+
+        MPI.Finalize()
+    os._exit(code)
+
+
 def abort(text: str, code: int = 1) -> None:
     """Ends all ranks at once, from any thread, saying why."""
     _say(text)

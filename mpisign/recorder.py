@@ -7,6 +7,7 @@ rewritten aside now and then. A file that can't be written any more, as on a ful
 """
 
 import contextlib
+import io
 import os
 import re
 import time
@@ -22,6 +23,8 @@ from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
 REWRITE_SECONDS = 30.0
+# recorders whose file can't be written: closing it would crash inside HDF5, and so would an orderly end of Python
+ABANDONED: list["Recorder"] = []
 
 
 class NoRecorder:
@@ -65,6 +68,7 @@ class Recorder(NoRecorder):
         self._rows: dict[str, list[dict]] = {table: [] for table in TABLES}
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._flushed = time.monotonic()
+        self._data: dict[tuple[str, str], h5py.Dataset] = {}
         if path.exists() and not overwrite and tables is None:
             raise UsageError(
                 f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
@@ -79,6 +83,9 @@ class Recorder(NoRecorder):
             raise UsageError(
                 f"can't write the run file {path}: {error}; set run.file to a place that can be written"
             ) from error
+
+        # HDF5 writes what it holds back when a dataset is closed: they stay open
+        self._data = {(t, c.name): self._file[t][c.name] for t, columns in TABLES.items() for c in columns}
 
     def _create(self, mode, *contents):
         if mode != "rewrite":
@@ -139,6 +146,7 @@ class Recorder(NoRecorder):
                 self._rewrite(self._file)
         except (OSError, RuntimeError) as error:
             self.failure = StorageError(f"can't write the run file {self.path} any more: {_reason(error)}")
+            ABANDONED.append(self)
         self._flushed = time.monotonic()
 
     def sync(self):
@@ -150,7 +158,7 @@ class Recorder(NoRecorder):
 
     def _write(self, table, rows):
         for column in TABLES[table]:
-            data = self._file[table][column.name]
+            data = self._data[table, column.name]
             start = len(data)
             data.resize(start + len(rows), axis=0)
             data[start:] = _column([row[column.name] for row in rows], column.dtype)
@@ -163,11 +171,8 @@ class Recorder(NoRecorder):
 
     def close(self):
         self.flush(force=True)
-        try:
+        if not self.failure:
             self._file.close()
-        except (OSError, RuntimeError):
-            if not self.failure:
-                raise
 
 
 def rewrite(run: Run, path: Path) -> None:
@@ -200,23 +205,44 @@ def _reason(error: Exception) -> str:
 def write_aside(path: Path, fill, head=None, **how) -> None:
     """A new HDF5 file, filled by fill(file), that appears under its name only when it is whole and on disk.
 
-    head: called with the finished file open in bytes, for what stands before HDF5's own. how: for h5py.File.
+    head: called with the finished file open in bytes, for what stands before HDF5's own. how: for h5py.File. Raises
+    OSError where it can't be written; nothing is left then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", **how) as file:
-            fill(file)
-        with temporary.open("r+b") as raw:
-            if head:
+        with _Sink(temporary, "w+") as raw:
+            with h5py.File(raw, "w", **how) as file:
+                fill(file)
+            if head and not raw.error:
                 head(raw)
-            raw.flush()
-            os.fsync(raw.fileno())
+            raw.sync()
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class _Sink(io.FileIO):
+    """A file for HDF5 to write to, which hears of an error only once it has closed: it can't bear one before."""
+
+    error: OSError | None = None
+
+    def write(self, data) -> int:
+        rest = memoryview(data).cast("B")
+        while rest and not self.error:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def sync(self) -> None:
+        """Raises the first error there was."""
+        if self.error:
+            raise self.error
+        os.fsync(self.fileno())
 
 
 def sync_folder(folder: Path) -> None:

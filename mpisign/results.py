@@ -4,6 +4,8 @@
 >>> run["eval"]["test_accuracy"][-1]
 """
 
+import io
+import time
 import tomllib
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import lock
+from mpisign import lock, superblock
 from mpisign.errors import UsageError
 from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
+
+ATTEMPTS = 3  # at a file that somebody may be writing
 
 
 class Run:
@@ -25,15 +29,20 @@ class Run:
 
     def __init__(self, path: str | Path, salvage: bool = False):
         self.path, self.lost = Path(path), []
-        with _open(self.path) as file:
+        for attempt in range(ATTEMPTS):
             try:
-                self._read(file, salvage)
+                with _open(self.path) as file:
+                    self._read(file, salvage)
+                return
             except UsageError:
                 raise
             except Exception as error:  # whatever HDF5 and its contents may come to when bytes are wrong
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                if attempt + 1 < ATTEMPTS and time.time() - self.path.stat().st_mtime < 60:
+                    # somebody may have written it just then
+                    time.sleep(0.2)
+                    continue
                 remedy = "" if salvage else f"; mpisign repair {path} saves what can be read"
-                raise UsageError(f"{path}: damaged: {reason}{remedy}") from error
+                raise UsageError(f"{path}: damaged: {_first_line(error)}{remedy}") from error
 
     def _read(self, file: h5py.File, salvage: bool) -> None:
         if file.attrs.get("filetype") != FILETYPE:
@@ -135,13 +144,24 @@ def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
+    """A file that was closed, that is being written here, or whose writer was killed."""
     try:
-        # a file that is being written, or whose writer was killed, opens for a SWMR reader only
-        return h5py.File(path, "r", libver="latest", swmr=True)
+        with path.open("rb") as raw:
+            used = superblock.in_use(raw.read(superblock.SIZE))
+    except OSError as error:
+        raise UsageError(f"no file {path}" if not path.exists() else f"{path}: {error.strerror}") from error
+    try:
+        if not used:
+            return h5py.File(path, "r")
+        if lock.held(path):
+            return h5py.File(path, "r", libver="latest", swmr=True)
+        return h5py.File(io.BytesIO(superblock.as_closed(bytearray(path.read_bytes()))), "r")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UsageError(f"{path}: can't be opened as HDF5 ({error})") from error
+        raise UsageError(f"{path}: can't be opened as HDF5 ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _plain(value):

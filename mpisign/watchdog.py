@@ -43,3 +43,5 @@ class Watchdog(threading.Thread):
 
     def stop(self) -> None:
         self._over.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()  # a thread that outlives the interpreter may take the process down with it

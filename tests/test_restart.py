@@ -1,0 +1,334 @@
+"""Stopped, killed, starved: what a run leaves behind, and that it goes on bit for bit."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from mpisign import checkpoint, config, stopping
+from mpisign.beginning import Wish
+from mpisign.errors import Stopped, StorageError, UsageError
+from mpisign.results import Run, load_parameters
+from mpisign.train import resume as resume_here
+from mpisign.train import simulate
+from tests.running import BIN, mpisign, run, train
+from tests.test_commands import refused
+
+STEPS = ("run.steps=40", "run.record_every=3", "run.check_every=10", "run.eval_every=7")
+FAULTY = ("problem.name=tests.problems:Faulty", *STEPS)
+DIGITS = (*STEPS, "run.eval_every=13", "problem.hidden=[16]")
+# the columns that time alone decides
+CLOCKS = {"seconds", "time", "estimate", "sign", "exchange", "update", "evaluate", "record"}
+
+
+def same_runs(one, other):
+    """Rows bit for bit, clocks apart, and the kept parameters."""
+    first, second = Run(one), Run(other)
+    for table in ("steps", "eval", "trace"):
+        for name in set(first[table]) - CLOCKS:
+            np.testing.assert_array_equal(first[table][name], second[table][name], err_msg=f"{table}/{name}")
+    kept = [load_parameters(file.with_suffix(".model")) for file in (one, other)]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(np.array_equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def here(*settings, n=3, wish=Wish()):  # noqa: B008
+    simulate(config.load(None, settings), n, quiet=True, wish=wish)
+
+
+@pytest.fixture
+def _quiet(monkeypatch, request):
+    """Signals of this process become requests, and are forgotten afterwards."""
+    monkeypatch.setattr(stopping, "_caught", [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    stopping.catch_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def stopped(file, *settings, at=50, n=3, fault="usr1"):
+    """A run of `settings` that a signal stops at its at-th gradient, in this process."""
+    marker = file.with_suffix(".marker")
+    how = (f"problem.fault={fault}", f"problem.at={at}", "problem.on=0", f"problem.marker={marker}")
+    with pytest.raises(Stopped):
+        here(*FAULTY, *settings, *how, f"run.file={file}", n=n)
+    stopping._caught.clear()
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("keep", ["last", "best", "uniform"])
+@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd", "ssvr-mv"])
+def test_a_stopped_run_goes_on_bit_for_bit(algorithm, keep, tmp_path):
+    settings = (f"algorithm.name={algorithm}", f"run.keep={keep}", "run.trace=true")
+    whole, file = tmp_path / "whole.h5", tmp_path / "r.h5"
+    here(*FAULTY, *settings, "problem.on=99", "problem.at=50", f"run.file={whole}")
+    stopped(file, *settings)
+    assert Run(file).status.startswith("stopped after step")
+    assert [p.parent.name for p in checkpoint.saved(file)] == ["r.checkpoints"]
+    resume_here(file)
+    same_runs(whole, file)
+    assert Run(file)["events"]["kind"].tolist() == ["start", "checkpoint", "stop", "resume", "complete"]
+    assert len(Run(file)["segments"]["n"]) == 2
+
+
+def test_one_rank_is_asked_and_all_stop(tmp_path):
+    file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
+    how = ("problem.fault=both", "problem.at=9", f"problem.marker={tmp_path}/m", "algorithm.name=dist-ef-signsgd")
+    ended = train(*FAULTY, *how, f"run.file={file}", n=3)
+    refused(ended, "stopped after step", "signal USR1", "mpisign resume", code=75)
+    assert Run(file)["events"]["kind"].tolist()[-2:] == ["checkpoint", "stop"]
+    # on all ranks again, by another exchange; then the whole, by simulation
+    assert mpisign("resume", file, "--set", "exchange.name=allgather", n=3).code == 0
+    here(*FAULTY, *how, f"run.file={whole}")
+    x, y = (load_parameters(f.with_suffix(".model")) for f in (file, whole))
+    assert all(np.array_equal(x[k], y[k]) for k in x)
+
+
+def test_resume_auto_begins_goes_on_and_is_content(tmp_path):
+    file = tmp_path / "r.h5"
+    settings = (*DIGITS, f"run.file={file}", "checkpoint.every_steps=15", "checkpoint.keep=1")
+    flags = [part for s in settings for part in ("--set", s)]
+    first = mpisign("train", "--resume", "auto", *flags, "--max-time", 1e-4)
+    assert first.code == 75, first.err
+    assert "run.max_minutes is over" in first.err
+    second = mpisign("train", "--resume", "auto", *flags)
+    assert second.code == 0, second.err
+    assert "resumed from" in second.out
+    third = mpisign("train", "--resume", "auto", *flags)
+    assert (third.code, third.values["status"]) == (0, "complete")
+    assert "nothing to go on with" in third.out
+    assert [p.name for p in checkpoint.saved(file)] == ["step-000000030.h5"]
+    refused(mpisign("train", "--resume", "auto", *flags, "--set", "schedule.lr=0.5"), "another job", "schedule.lr")
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_what_cant_go_on_is_refused_with_the_checkpoint_before(tmp_path):
+    file = tmp_path / "r.h5"
+    stopped(file, "checkpoint.every_steps=10", at=75)
+    newest, before = checkpoint.saved(file)
+    whole, run_bytes = newest.read_bytes(), file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 4
+    for content, words in (
+        (bytes(damaged), "damaged: its checksum"),
+        (whole[:-100], "damaged: its checksum"),
+        (b"", "not a checkpoint"),
+        (whole.replace(b"mpisign-checkpoint 1 ", b"mpisign-checkpoint 9 ", 1), "format 9"),
+    ):
+        newest.write_bytes(content)
+        with pytest.raises(UsageError, match=f"{words}.*--from .*{before.name}"):
+            resume_here(file)
+    assert file.read_bytes() == run_bytes
+    # unattended, the one before it is taken, and the run file tells so
+    how = Wish("auto")
+    here(*FAULTY, "checkpoint.every_steps=10", "problem.fault=usr1", "problem.at=75", "problem.on=0",
+         f"problem.marker={file.with_suffix('.marker')}", f"run.file={file}", wish=how)  # fmt: skip
+    events = Run(file)["events"]
+    assert "format 9" in events["text"][events["kind"].tolist().index("resume")]
+    assert Run(file).complete
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_another_n_or_job_is_refused(tmp_path):
+    file, other = tmp_path / "r.h5", tmp_path / "other.h5"
+    stopped(file, "schedule.lr=0.02")
+    refused(mpisign("resume", file, n=2), "run.voters = 3", "2 rank(s)")
+    stopped(other, "schedule.lr=0.01", n=2)
+    refused(mpisign("resume", file, "--from", checkpoint.saved(other)[0]), "another job", "schedule.lr")
+    refused(mpisign("resume", file, "--set", "schedule.lr=0.3"), "another job", "schedule.lr")
+    refused(mpisign("resume", tmp_path / "no.h5"), "no file")
+    shutil.rmtree(checkpoint.folder(file))
+    refused(mpisign("resume", file), "no checkpoint", "start it anew")
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_only_the_file_that_is_named_is_written(tmp_path):
+    """A run file says where it was once; a copy of it that goes on elsewhere leaves that place alone."""
+    file, copy = tmp_path / "r.h5", tmp_path / "copy" / "{odd}.h5"
+    stopped(file)
+    shutil.copytree(checkpoint.folder(file), checkpoint.folder(copy))
+    shutil.copy(file, copy)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    resume_here(copy)
+    assert Run(copy).complete
+    assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_init_from_takes_x_and_the_step_only(tmp_path):
+    file, new = tmp_path / "r.h5", tmp_path / "new.h5"
+    stopped(file, "algorithm.name=ssvr-mv")
+    (source,) = checkpoint.saved(file)
+    how = Wish(init_from=source)
+    settings = (*FAULTY, "problem.on=99", "algorithm.name=onebit-adam", "algorithm.warmup_steps=5", "run.trace=true")
+    here(*settings, f"run.file={new}", n=4, wish=how)
+    begun, run_ = checkpoint.Checkpoint(source), Run(new)
+    assert begun.step == run_["eval"]["step"][0] == run_["segments"]["step"][0]
+    assert run_["steps"]["step"][-1] == 40
+    assert str(source) in run_["events"]["text"][0]
+    x = [begun["x"][o : o + s] for o, s in zip(run_.layout["offset"], run_.layout["size"], strict=True)]
+    np.testing.assert_array_equal(run_["trace"]["x"][0], np.concatenate(x))
+    with pytest.raises(UsageError, match="another model"):
+        here(*DIGITS, f"run.file={tmp_path}/d.h5", wish=how)
+    with pytest.raises(UsageError, match=r"run\.steps = 5"):
+        here(*settings, "run.steps=5", f"run.file={tmp_path}/d.h5", wish=how)
+    refused(mpisign("train", "--init-from", source, "--resume", "auto"), "give one of them")
+    assert not (tmp_path / "d.h5").exists()
+
+
+def test_checkpoints_do_not_change_a_run(tmp_path):
+    one, other = tmp_path / "one.h5", tmp_path / "other.h5"
+    here(*DIGITS, f"run.file={one}")
+    here(*DIGITS, f"run.file={other}", "checkpoint.every_steps=4", "checkpoint.every_minutes=1e-9", "checkpoint.keep=3")
+    same_runs(one, other)
+    assert len(checkpoint.saved(other)) == 3
+
+
+@pytest.mark.parametrize("fault", ["raise", "kill"])
+def test_a_rank_that_dies_leaves_a_run_that_goes_on(fault, tmp_path):
+    file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
+    how = (f"problem.fault={fault}", "problem.at=20", f"problem.marker={tmp_path}/m", "checkpoint.every_steps=8")
+    begin = time.monotonic()
+    ended = train(*FAULTY, *how, f"run.file={file}", n=3, timeout=40)
+    assert ended.code not in (0, 75)
+    assert time.monotonic() - begin < 30
+    assert Run(file).status.startswith("incomplete")
+    again = mpisign("resume", file, n=3)
+    assert again.code == 0, again.err
+    here(*FAULTY, *how, f"run.file={whole}")
+    same_runs(whole, file)
+
+
+def test_the_watchdog_names_step_and_collective(tmp_path):
+    file = tmp_path / "r.h5"
+    ended = train(*FAULTY, "problem.fault=stall", "run.watchdog=2", f"run.file={file}", n=3, timeout=40)
+    assert ended.code == 1
+    assert "rank 0/3: step 4: the Iallgather of headers has not ended" in ended.err
+    assert "run.watchdog" in ended.err
+    assert Run(file).status.startswith("error at step 4: the Iallgather")
+
+
+def test_two_ranks_that_drift_apart_are_both_named(tmp_path):
+    ended = train("problem.name=tests.problems:Drifting", "run.steps=50", "run.check_every=10",
+                  f"run.file={tmp_path}/r.h5", n=2)  # fmt: skip
+    refused(ended, "ranks [0] and [1] differ", "step 10", code=3)
+
+
+@contextlib.contextmanager
+def going_on(file, *settings):
+    """A long run in a process of its own, with some evaluations behind it."""
+    flags = [part for s in ("run.steps=10000000", f"run.file={file}", *settings) for part in ("--set", s)]
+    process = subprocess.Popen([BIN / "mpisign", "train", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    try:
+        for _ in range(300):
+            if file.exists() and len(Run(file)["eval"]["step"]) > 1:
+                break
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_growing_run_is_read_followed_and_not_written_twice(tmp_path):
+    file = tmp_path / "r.h5"
+    with going_on(file, "run.eval_every=500", "checkpoint.every_minutes=0") as process:
+        assert Run(file).status == "incomplete: it goes on"
+        refused(train("run.steps=5", "run.overwrite=true", f"run.file={file}"), "being written by process", "run.file")
+        refused(mpisign("repair", file), "being written by process")
+        with subprocess.Popen([BIN / "mpisign", "show", "--follow", file], stdout=subprocess.PIPE, text=True) as follow:
+            time.sleep(2.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 75
+            told, _ = follow.communicate(timeout=20)
+    assert told.count("train_loss") > 1
+    assert "status: stopped after step" in told.splitlines()[-1]
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_killed_run_is_read_and_repaired(tmp_path):
+    file = tmp_path / "r.h5"
+    with going_on(file, "run.eval_every=500") as process:
+        process.kill()
+        process.wait()
+        assert Run(file).status == "incomplete: it was killed, or goes on elsewhere"
+        before = Run(file)
+        with pytest.raises(OSError, match="open"), h5py.File(file, "r"):
+            pass
+        ended = mpisign("repair", file)
+        assert ended.code == 0, ended.err
+    with h5py.File(file, "r") as plain:
+        assert len(plain["eval/step"]) == len(before["eval"]["step"])
+    after = Run(file)
+    for table in ("steps", "eval", "events", "segments"):
+        for name in before[table]:
+            np.testing.assert_array_equal(before[table][name], after[table][name])
+    assert after.config == before.config
+
+
+def test_a_run_that_cant_be_read_whole_is_saved_elsewhere(tmp_path):
+    file = tmp_path / "r.h5"
+    here("problem.name=quadratic", "run.steps=3000", "run.record_every=1", f"run.file={file}", n=1)
+    with h5py.File(file, "r", libver="latest", swmr=True) as plain:
+        data = plain["steps/loss"]
+        at = data.id.get_chunk_info(2).byte_offset
+        assert data.chunks == (512,)
+    content = file.read_bytes()
+    file.write_bytes(content[: at - 10])
+    refused(mpisign("show", file), str(file), "truncated")
+    # data that can't be decompressed or found: rows up to there are saved
+    saved = tmp_path / "saved.h5"
+    refused(mpisign("repair", file), "truncated")
+    assert not saved.exists()
+
+
+# A full disk
+
+
+def limited(megabytes, *command):
+    """A command whose files may not grow beyond some size: what a quota does, without root."""
+    return run("bash", "-c", f"ulimit -f {int(megabytes * 1024)}; trap '' XFSZ; exec \"$@\"", "-", *command)
+
+
+def test_a_run_file_that_cant_grow_stops_the_run(tmp_path):
+    file = tmp_path / "r.h5"
+    settings = ("run.steps=200000", "run.record_every=1", "checkpoint.every_steps=200", f"run.file={file}")
+    flags = [part for s in ("problem.name=quadratic", *settings) for part in ("--set", s)]
+    ended = limited(1.2, BIN / "mpisign", "simulate", "-n", 2, *flags)
+    refused(ended, f"can't write the run file {file} any more", "the last checkpoint is", "mpisign resume", code=1)
+    newest = checkpoint.saved(file)[0]
+    assert Run(file)["eval"]["step"][0] == 0
+    # with room again it goes on from there
+    again = mpisign("resume", file, "--max-time", 1e-4)
+    assert again.code == 75, again.err
+    assert f"resumed from {newest}" in again.out
+
+
+def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(tmp_path):
+    file = tmp_path / "r.h5"
+    here(
+        "problem.name=quadratic",
+        "problem.dimension=1000",
+        "run.steps=20",
+        "checkpoint.every_steps=5",
+        f"run.file={file}",
+    )
+    before = [p.read_bytes() for p in checkpoint.saved(file)]
+    writable = os.stat(checkpoint.folder(file)).st_mode
+    # a file where the temporary one shall be: not even root can write there
+    blocker = checkpoint.folder(file) / f".step-000000005.h5.{os.getpid()}.tmp"
+    blocker.mkdir()
+    with pytest.raises(StorageError, match="can't write the checkpoint"):
+        here("problem.name=quadratic", "problem.dimension=1000", "run.steps=20", "checkpoint.every_steps=5",
+             "run.overwrite=true", f"run.file={file}")  # fmt: skip
+    assert [p.read_bytes() for p in checkpoint.saved(file)] == before
+    assert os.stat(checkpoint.folder(file)).st_mode == writable
+    assert Run(file).status.startswith("error at step 5: can't write the checkpoint")
