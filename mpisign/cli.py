@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from mpisign import __version__, mpi, stopping
+from mpisign.batch import KINDS
 from mpisign.errors import StorageError
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -203,6 +204,59 @@ def repair(run, output):
 
     for line in repair(run, output):
         click.echo(line)
+
+
+@cli.command()
+@JOB
+@SET
+@click.option("--kind", type=click.Choice(KINDS), help="sweep for a JOB with a [sweep]; train by default.")
+@click.option("--nodes", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks a node.")
+@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores a rank.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a rank.")
+@click.option("--time", default="01:00:00", show_default=True, help="Limit, as Slurm writes it.")
+@click.option("--sbatch", "directives", multiple=True, metavar="--OPTION=VALUE", help="Any other option of sbatch.")
+def sbatch(job, settings, kind, **resources):
+    """Prints a batch script for Slurm that runs JOB, is saved in time, and goes on when it is queued again.
+
+    \b
+    mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --sbatch=--account=mine > mnist.sbatch
+    """
+    from mpisign import batch
+
+    points = _checked_points(job, settings, kind, resources) if job else None
+    kind = kind or ("sweep" if points else "train")
+    sizes = {"points": points} if points else {}
+    click.echo(batch.script(batch.Request(kind, job=job, settings=settings, **sizes, **resources)), nl=False)
+
+
+def _checked_points(job, settings, kind, resources) -> int | None:
+    """The number of a sweep's points; whatever would break the job in the queue breaks it here."""
+    from mpisign import config
+    from mpisign.errors import UsageError
+    from mpisign.plan import resolve
+
+    points = _points(job, {"settings": settings, "overwrite": False})
+    if kind and (kind == "sweep") != (points is not None):
+        raise UsageError(f"--kind {kind}: {job} has {'a' if points else 'no'} [sweep]")
+    ranks = resources["nodes"] * resources["tasks"]
+    for found in [p.config for p in points if p.settings] if points else [config.load(job, settings)]:
+        resolve(found, found.run.voters if kind == "scaling" and found.run.voters else ranks)
+    return len(points) if points else None
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"))
+def doctor(folder):
+    """Checks MPI, threads, pinning, memory and the FOLDER of run files, and says what to do; alone or under a launcher.
+
+    \b
+    mpirun -n 8 mpisign doctor
+    srun -N2 -n16 mpisign doctor /scratch/me/runs
+    """
+    from mpisign.doctor import examine
+
+    sys.exit(examine(folder, click.echo))
 
 
 def main():

@@ -3,6 +3,7 @@
 Nothing here touches MPI before `start`, so `--help` and reading a run work on a login node.
 """
 
+import ctypes
 import os
 import sys
 import time
@@ -138,6 +139,11 @@ def start(threads: int = 0) -> Ranks:
     # before MPI starts, since MPICH aborts without a remedy in a process that Open MPI's mpirun started
     if promised.by == OPEN_MPI and vendor in NOT_OPEN_MPI:
         raise UsageError(foreign)
+    if "PMIX_RANK" in os.environ and vendor == "MPICH" and "pmix" not in MPI.Get_library_version().lower():
+        raise UsageError(
+            f"srun started this step by PMIx, which {library} was built without; use srun --mpi=pmi2 "
+            "(in a batch script of mpisign: SRUN_MPI=pmi2)"
+        )
     if not MPI.Is_initialized():
         with warnings.catch_warnings():
             # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
@@ -166,6 +172,25 @@ def start(threads: int = 0) -> Ranks:
 def alone(voters: int, threads: int = 0) -> Ranks:
     """One process without MPI, whatever is installed. threads: 0 for those that each of so many ranks would get."""
     return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library=SIMULATED)
+
+
+def multithreaded() -> bool:
+    """Whether any thread may call MPI; of no interest without MPI."""
+    if _started is None or not _started.comm:
+        return True
+    from mpi4py import MPI
+
+    return MPI.Query_thread() == MPI.THREAD_MULTIPLE
+
+
+def gpu_aware() -> bool:
+    """Whether the MPI library says that it takes GPU memory (MPIX_Query_cuda_support)."""
+    maps = Path("/proc/self/maps").read_text().split() if os.path.exists("/proc/self/maps") else []
+    for library in dict.fromkeys(path for path in maps if "/libmpi" in path):
+        ask = getattr(ctypes.CDLL(library), "MPIX_Query_cuda_support", None)
+        if ask is not None:
+            return bool(ask())
+    return False
 
 
 def _library():

@@ -185,6 +185,21 @@ def rewrite(run: Run, path: Path) -> None:
     write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")
 
 
+def probe(path: Path) -> str:
+    """How a run file at this path would be written: "swmr" if a reader sees what a writer adds, else "rewrite"."""
+    try:
+        with h5py.File(path, "w", libver="latest") as file:
+            data = file.create_dataset("x", (0,), "i8", maxshape=(None,), chunks=(8,))
+            file.swmr_mode = True
+            data.resize(3, axis=0)
+            data.flush()
+            with h5py.File(path, "r", libver="latest", swmr=True) as reader:
+                return "swmr" if len(reader["x"]) == 3 else "rewrite"
+    except (OSError, ValueError, RuntimeError):
+        path.touch()  # where nothing at all can be written, this says so
+        return "rewrite"
+
+
 def _column(values, dtype: str) -> np.ndarray:
     return np.array([_fit(value, dtype) for value in values], dtype=dtype)
 

@@ -6,6 +6,7 @@ same one at the same step's edge. A second signal changes nothing.
 
 import os
 import signal
+import subprocess
 import time
 from enum import IntEnum
 
@@ -88,5 +89,14 @@ class Requests:
 
 def slurm_end() -> float | None:
     """When Slurm ends this job, in seconds since 1970; None outside of Slurm, or where it does not say."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(end) if end.isdigit() else None
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        return float(end)
+    # versions before 23.02 do not tell a job; the controller does
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    ask = ["squeue", "--noheader", "--format=%e", f"--jobs={os.environ['SLURM_JOB_ID']}"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip()
+        return time.mktime(time.strptime(told.splitlines()[-1], "%Y-%m-%dT%H:%M:%S"))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

@@ -1,0 +1,182 @@
+"""What may go wrong on a machine before anything is trained: checks, each with what to do about it."""
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mpisign import bits, mpi, recorder, stopping
+from mpisign.lock import Lock
+from mpisign.mpi import Ranks
+
+SHARED_MEMORY = 256 << 20  # bytes in /dev/shm below which an MPI library may run out of it
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: "ok", "note" or "problem", what was looked at, what was found, and what to do."""
+
+    state: str
+    subject: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:8} {self.subject:10} {self.text}" + (f"\n{'':19} -> {self.remedy}" if self.remedy else "")
+
+
+def examine(folder: Path, say: Callable[[str], None]) -> int:
+    """Says what was found, on root; the exit code: 0, or 1 where there is a problem. Collective.
+
+    Raises UsageError if launcher and MPI do not fit together.
+    """
+    ranks = mpi.start()
+    facts = ranks.gather(_facts())
+    findings = _speed(ranks)
+    if ranks.root:
+        findings = [_mpi(ranks), *findings, *_pinning(facts), *_slurm(ranks), *_memory(facts), *_folder(folder)]
+        findings += [_gpus(facts), _kernels()]
+        for finding in findings:
+            say(str(finding))
+    bad = ranks.share(sum(f.state == "problem" for f in findings))
+    if ranks.root:
+        say(f"problems: {bad}")
+    return int(bad > 0)
+
+
+def _facts() -> dict:
+    """What a rank knows of its place."""
+    shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
+    return {
+        "host": os.uname().nodename,
+        "cores": sorted(os.sched_getaffinity(0)),
+        "all": os.cpu_count() or 1,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "shm": shm,
+        "gpus": torch.cuda.device_count(),
+    }
+
+
+def _mpi(ranks: Ranks) -> Finding:
+    if not ranks.comm:
+        return Finding("note", "mpi", "no MPI library is found; one rank runs", "pip install 'mpisign[mpich]' for more")
+    by = mpi.launch().by
+    if not mpi.multithreaded():
+        remedy = "unset MPI4PY_RC_THREAD_LEVEL, or use an MPI built with it"
+        return Finding("problem", "mpi", f"{ranks.library} without THREAD_MULTIPLE, which the watchdog needs", remedy)
+    if ranks.size == 1 and not by:
+        return Finding("ok", "mpi", f"{ranks.library}, one rank; start under mpirun or srun to check more")
+    return Finding("ok", "mpi", f"{ranks.library}, {ranks.size} ranks started by {by or 'a launcher'}: {ranks.hosts}")
+
+
+def _speed(ranks: Ranks) -> list[Finding]:
+    """A small and a large collective, timed: whether messages arrive, and at what pace."""
+    if ranks.size == 1:
+        return []
+    comm, word = ranks.comm, np.ones(1, dtype=np.int64)
+    total, out = np.zeros_like(word), np.ones((ranks.size, MIB // ranks.size), dtype=np.uint8)
+    into, seconds = np.empty_like(out), []
+    for call in (lambda: comm.Allreduce(word, total), lambda: comm.Alltoall(out, into)):
+        call()
+        begin = time.perf_counter()
+        for _ in range(20):
+            call()
+        seconds.append((time.perf_counter() - begin) / 20)
+    if total[0] != ranks.size or not into.all():
+        return [Finding("problem", "messages", "collectives return wrong values", "check the MPI installation")]
+    text = f"Allreduce of 8 bytes {1e6 * seconds[0]:.0f} us, Alltoall of 1 MiB {1e3 * seconds[1]:.2f} ms"
+    return [Finding("ok", "messages", text)]
+
+
+def _pinning(facts: list[dict]) -> list[Finding]:
+    """Cores of each rank: too few, or the same few for several ranks."""
+    found = []
+    for host in dict.fromkeys(f["host"] for f in facts):
+        here = [f for f in facts if f["host"] == host]
+        owners = Counter(core for f in here for core in f["cores"])
+        cores, ranks = len(owners), len(here)
+        what = f"{host}: {ranks} rank(s) on {cores} of {here[0]['all']} core(s)"
+        if ranks > here[0]["all"]:
+            remedy = "start fewer ranks a node; for a trial it is fine, but seconds mean little"
+            found.append(Finding("note", "cores", f"{what}: they take turns", remedy))
+        elif max(owners.values()) > 1 and (cores < ranks or any(len(f["cores"]) < cores for f in here)):
+            remedy = "give each its own: srun --cpus-per-task, mpirun --bind-to core or none"
+            found.append(Finding("problem", "cores", f"{what}: several are pinned to the same core", remedy))
+        else:
+            pinned = "each its own" if max(owners.values()) == 1 else "not pinned"
+            found.append(Finding("ok", "cores", f"{what}, {pinned}"))
+    set_to = {f["threads"] for f in facts} - {None}
+    if any(int(t) > 1 for t in set_to if t.isdigit()):
+        text = f"OMP_NUM_THREADS is {', '.join(sorted(set_to))}; run.threads rules torch's"
+        found.append(Finding("note", "threads", text))
+    return found
+
+
+def _slurm(ranks: Ranks) -> list[Finding]:
+    if "SLURM_JOB_ID" not in os.environ:
+        return []
+    found = []
+    if "SLURM_STEP_ID" not in os.environ and ranks.size == 1:
+        remedy = "start with srun -K1 --mpi=pmi2, or the mpirun of your MPI"
+        found.append(Finding("note", "slurm", "inside an allocation, but not started by srun or mpirun", remedy))
+    end = stopping.slurm_end()
+    left = (
+        f"ends in {(end - time.time()) / 60:.0f} min" if end else "does not say when it ends: use --signal=B:USR1@120"
+    )
+    return [*found, Finding("ok", "slurm", f"job {os.environ['SLURM_JOB_ID']} {left}")]
+
+
+def _memory(facts: list[dict]) -> list[Finding]:
+    free = [f["shm"] for f in facts if f["shm"] is not None]
+    if not free:
+        return [Finding("note", "/dev/shm", "is not there: ranks of a node may talk through the network")]
+    least = min(free)
+    if least < SHARED_MEMORY:
+        remedy = "make it larger, as by docker --shm-size=1g, or remove what is left there by dead jobs"
+        return [Finding("problem", "/dev/shm", f"{least // MIB} MiB free", remedy)]
+    return [Finding("ok", "/dev/shm", f"{least // MIB} MiB free")]
+
+
+def _folder(folder: Path) -> list[Finding]:
+    """Whether run files can grow there and be read meanwhile, locked, and how much room there is."""
+    probe = folder / f".doctor-{os.getpid()}.h5"
+    try:
+        Lock(probe).release()
+        mode = recorder.probe(probe)
+    except OSError as error:
+        remedy = "name a folder that can be written: mpisign doctor FOLDER"
+        return [Finding("problem", "run files", f"{folder}: {error.strerror or error}", remedy)]
+    finally:
+        probe.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free // MIB
+    if mode == "swmr":
+        text = f"{folder}: can be read while they grow (SWMR); {free} MiB free"
+        return [Finding("ok", "run files", text)]
+    text = f"{folder}: no SWMR here; {free} MiB free"
+    return [Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")]
+
+
+def _gpus(facts: list[dict]) -> Finding:
+    if not any(f["gpus"] for f in facts):
+        return Finding("ok", "gpus", "none seen by torch; ranks compute on CPUs")
+    seen = ", ".join(sorted({f"{f['host']}: {f['gpus']}" for f in facts}))
+    aware = mpi.gpu_aware()
+    text = f"seen by torch: {seen}; MPI {'takes' if aware else 'does not take'} their memory"
+    return Finding("note", "gpus", text, "run.device is cpu so far; messages will travel through host memory")
+
+
+def _kernels() -> Finding:
+    begin = time.perf_counter()
+    bits.compile_ahead()
+    seconds = time.perf_counter() - begin
+    if seconds > 3:
+        remedy = "compile them ahead, once for each kind of CPU: python -m mpisign.bits"
+        return Finding("note", "kernels", f"compiled in {seconds:.1f} s just now", remedy)
+    return Finding("ok", "kernels", f"ready in {seconds:.1f} s")
