@@ -136,3 +136,15 @@ class Regression(Problem):
         best = np.linalg.lstsq(a, b, rcond=None)[0]
         f = lambda point: 0.5 * ((a @ point - b) ** 2).mean()  # noqa: E731
         return (f(x) - f(best)) / (f(np.zeros(20)) - f(best))
+
+
+class Slow(Awkward):
+    """Takes its time over every gradient, so that a run can be met in its middle."""
+
+    def __init__(self, seconds: float = 0.02):
+        super().__init__(size=300)
+        self.seconds = seconds
+
+    def gradient(self, parameters, batch, gradients):
+        time.sleep(self.seconds)
+        return super().gradient(parameters, batch, gradients)

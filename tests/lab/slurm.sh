@@ -23,7 +23,7 @@ start_munge() {
         --seed-file="$STATE/munge/munge.seed"
 }
 
-# Requeued jobs wait for credentials to expire: 5 s is the least. Hosts are missed after 10 s.
+# Requeued jobs wait for credentials to expire: 5 s is the least. Hosts are missed after 5 s.
 write_conf() { # N
     cat >"$STATE/slurm.conf" <<CONF
 ClusterName=lab
@@ -52,7 +52,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
 SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
 SlurmctldTimeout=30
 KillWait=3
 MessageTimeout=10

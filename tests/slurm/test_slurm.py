@@ -1,0 +1,109 @@
+"""The batch scripts under a real Slurm: warned, requeued, a host lost, arrays, several numbers of nodes."""
+
+import numpy as np
+import pytest
+
+from mpisign import config
+from mpisign.results import Run, load_parameters
+from mpisign.train import simulate
+from tests.running import ROOT, mpisign
+from tests.slurm.conftest import until
+from tests.test_restart import same_runs
+
+pytestmark = pytest.mark.timeout(240)
+
+SLOW = (
+    "algorithm.name=dist-ef-signsgd",
+    "schedule.lr=0.001",
+    "problem.name=tests.problems:Slow",
+    "run.steps=250",
+    "run.eval_every=20",
+)
+RESOURCES = ("--cpus-per-task=1", "--time=5")
+
+
+def sets(*settings):
+    return [part for s in settings for part in ("--set", s)]
+
+
+def options(nodes, tasks, log, *more):
+    return (f"--nodes={nodes}", f"--ntasks-per-node={tasks}", *RESOURCES, f"--output={log}", *more)
+
+
+def rows(file):
+    return len(Run(file)["eval"]["step"]) if file.exists() else 0
+
+
+def same_as_simulated(file, n, folder):
+    """The run equals one of as many voters in this process."""
+    whole = folder / f"simulated-{n}.h5"
+    simulate(config.load(None, (*SLOW, "problem.seconds=0.0", f"run.file={whole}")), n, quiet=True)
+    same_runs(whole, file)
+
+
+def test_warned_requeued_complete(slurm, tmp_path):
+    file, log = tmp_path / "r.h5", tmp_path / "log"
+    job = slurm.submit(ROOT / "slurm/train.sbatch", *sets(*SLOW, f"run.file={file}"), options=options(4, 2, log))
+    until(lambda: rows(file) > 2, 60, lambda: log.read_text() if log.exists() else slurm.log())
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    ended = slurm.wait(job, seconds=120)
+    text = log.read_text()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), text
+    assert "stopped after step" in text
+    assert "resumed from" in text
+    run = Run(file)
+    assert run["events"]["kind"].tolist() == ["start", "checkpoint", "stop", "resume", "complete"]
+    assert run["segments"]["hosts"][-1] == "h1: 2, h2: 2, h3: 2, h4: 2"
+    same_as_simulated(file, 8, tmp_path)
+
+
+def test_a_host_is_powered_off(slurm, tmp_path):
+    file, log = tmp_path / "r.h5", tmp_path / "log"
+    settings = sets(*SLOW, f"run.file={file}", "checkpoint.every_steps=50")
+    job = slurm.submit(ROOT / "slurm/train.sbatch", *settings, options=options(3, 2, log))
+    until(lambda: file.with_suffix(".checkpoints").exists(), 60, lambda: log.read_text() if log.exists() else "")
+    lost = Run(file)["segments"]["hosts"][0].split(", ")[1].split(":")[0]
+    slurm.lab("kill", lost)
+    ended = slurm.wait(job, seconds=150)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    hosts = Run(file)["segments"]["hosts"].tolist()
+    assert len(hosts) == 2
+    assert lost in hosts[0]
+    assert lost not in hosts[1]
+    same_as_simulated(file, 6, tmp_path)
+    slurm.lab("start", lost)
+    until(lambda: slurm.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "4", 60, slurm.log)
+
+
+def test_an_array_with_a_point_that_fails(slurm, tmp_path):
+    job, script = tmp_path / "sweep.toml", tmp_path / "sweep.sbatch"
+    job.write_text(
+        '[run]\nsteps = 30\n[problem]\nname = "quadratic"\n[algorithm]\nname = "sgd"\n[sweep]\n'
+        f'folder = "{tmp_path}/points"\n"schedule.lr" = [0.1, 1e6, 0.01]\n'
+    )
+    printed = mpisign("sbatch", job, "--nodes", 1, "--tasks", 2, f"--sbatch=--output={tmp_path}/%a.log")
+    assert printed.code == 0, printed.err
+    script.write_text(printed.out)
+    number = slurm.submit(script)
+    states = [slurm.wait(f"{number}_{k}") for k in range(3)]
+    assert [s["JobState"] for s in states] == ["COMPLETED", "FAILED", "COMPLETED"], states
+    assert states[1]["ExitCode"] == "3:0"
+    listed = mpisign("plan", job).out
+    assert [line.split()[1] for line in listed.splitlines()[:3]] == ["complete", "error", "complete"]
+
+
+def test_one_two_and_four_nodes(slurm, tmp_path):
+    log = tmp_path / "log"
+    settings = sets("problem.name=quadratic", "run.steps=50", "algorithm.name=ssvr-mv")
+    slurm_options = options(4, 1, log, f"--chdir={tmp_path}")
+    job = slurm.submit(ROOT / "slurm/scaling.sbatch", *settings, options=slurm_options)
+    assert slurm.wait(job)["JobState"] == "COMPLETED", log.read_text()
+    for n in (1, 2, 4):
+        file, whole = (tmp_path / where / f"quadratic-ssvr-mv-n{n}-seed1.h5" for where in ("runs/scaling", "here"))
+        assert Run(file).attributes["n"] == n
+        simulate(config.load(None, [*settings[1::2], f"run.file={whole}"]), n, quiet=True)
+        x, y = (load_parameters(f.with_suffix(".model"))["x"] for f in (file, whole))
+        assert np.array_equal(x, y)
+    # a step of a launcher that MPI does not know is n processes that each believe to be alone
+    told = slurm.run("bash", "-c", "srun -N2 -n2 --mpi=none mpisign train 2>&1 || true", cwd=tmp_path)
+    assert told.count("another MPI") == 1
