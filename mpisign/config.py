@@ -6,7 +6,7 @@ checked against its signature, which is the only list of them.
 
 import inspect
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +39,7 @@ class Run(Table):
     """[run]: how long, from which seed, on what, into which file, and how often something is recorded."""
 
     steps: int | None = Field(None, ge=1, le=LONGEST)
-    epochs: float | None = Field(None, gt=0, le=LONGEST)
+    epochs: float | None = Field(None, gt=0, le=LONGEST / 1000)
     evaluations: int | None = Field(None, ge=1, le=LONGEST)
     voters: int = Field(0, ge=0)
     preset: Literal["none", "theory"] = "none"
@@ -48,7 +48,7 @@ class Run(Table):
     overwrite: bool = False
     keep: Literal["none", "last", "best", "uniform"] = "last"
     device: Literal["cpu"] = "cpu"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     objective: Literal["ranks", "rows"] = "ranks"
     record_every: int = Field(10, ge=1)
     check_every: int = Field(100, ge=1)
@@ -82,7 +82,7 @@ class Algorithm(OpenTable):
     name: str = "signum-mv"
     zeros: Literal["auto", "coin", "random", "plus", "abstain"] = "auto"
     ties: Literal["auto", "coin", "random", "plus", "zero"] = "auto"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=1 << 20)
     clip: float = Field(0.0, ge=0)
 
 
@@ -100,7 +100,7 @@ class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one message."""
 
     name: str = "auto"
-    chunk: int = Field(1 << 20, ge=512)
+    chunk: int = Field(1 << 20, ge=512, le=1 << 30)
 
 
 class Checkpoint(Table):
@@ -182,6 +182,8 @@ def tables(file: Path | None, settings: Iterable[str] = ()) -> dict[str, dict]:
 
 def make(tables: dict[str, dict], where: str = "") -> Config:
     """The job that tables describe; raises UsageError if they do not."""
+    if hidden := next((key for key, text in _strings(tables) if "\0" in text), None):
+        raise UsageError(f"{where}{hidden} has a zero byte in it, which no name or path may have")
     config = validate(Config, tables, where)
     given = [f"run.{name}" for name in LENGTHS if getattr(config.run, name)]
     if len(given) > 1:
@@ -191,6 +193,18 @@ def make(tables: dict[str, dict], where: str = "") -> Config:
             "none of run.steps, run.epochs and run.evaluations is given; set one of them, as in --set run.steps=1000"
         )
     return config
+
+
+def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All strings in tables and lists, each with the key under which it stands."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _strings(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, name)
 
 
 def _forget_arguments(tables: dict[str, dict], table: str, key: str) -> None:
@@ -207,7 +221,7 @@ def _read(file: Path) -> dict[str, dict]:
         tables = tomllib.loads(file.read_text())
     except OSError as error:
         raise UsageError(f"can't read the job file {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not valid TOML: {error}") from error
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mpisign.errors import UsageError
 
+OWN: set[Path] = set()  # locks of this process
+
 
 class Lock:
     """The right to write a run file and what lies beside it. Where the file system has no locks, nobody is kept out."""
@@ -17,6 +19,7 @@ class Lock:
         self.path = _beside(run)
         run.parent.mkdir(parents=True, exist_ok=True)
         self._handle = self._take(run)
+        OWN.add(self.path)
         slurm = os.environ.get("SLURM_JOB_ID")
         holder = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {slurm}" if slurm else "")
         with contextlib.suppress(OSError):
@@ -45,13 +48,16 @@ class Lock:
 
     def release(self) -> None:
         if self._handle is not None:
+            OWN.discard(self.path)
             self.path.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
 
 
 def held(run: Path) -> bool:
-    """Whether some process is writing a run file now, as far as locks tell."""
+    """Whether some other process is writing a run file now, as far as locks tell."""
+    if _beside(run) in OWN:
+        return False
     try:
         with _beside(run).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -280,7 +280,12 @@ def run_path(config: Config, n: int) -> Path:
         "seed": config.run.seed,
     }
     try:
-        return Path(config.run.file.format(**fields))
+        path = Path(config.run.file.format(**fields))
+        if not path.name or path.is_dir():
+            raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
+        return path
+    except OSError as error:
+        raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{name}}}" for name in fields)
         raise UsageError(

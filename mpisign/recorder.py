@@ -108,8 +108,10 @@ class Recorder(NoRecorder):
 
     @staticmethod
     def lay_out(file, attributes, config, arrays, width, tables):
-        file.attrs.update(attributes, filetype=FILETYPE, format_version=FORMAT_VERSION)
-        file["config"] = config
+        # text of fixed length: HDF5 may read damaged text of other lengths for ever
+        texts = {k: np.bytes_(v.encode()) if isinstance(v, str) else v for k, v in attributes.items()}
+        file.attrs.update(texts, filetype=np.bytes_(FILETYPE), format_version=FORMAT_VERSION)
+        file["config"] = np.bytes_(config.encode())
         for name, array in arrays.items():
             file[name] = array
         for table, columns in TABLES.items():
@@ -122,7 +124,7 @@ class Recorder(NoRecorder):
                 data = group.create_dataset(c.name, **shapes, dtype=c.dtype)
                 if len(before):
                     data[:] = _column(before, c.dtype)
-                data.attrs.update(unit=c.unit, meaning=c.meaning)
+                data.attrs.update(unit=np.bytes_(c.unit), meaning=np.bytes_(c.meaning))
 
     def append(self, table, **row):
         self._rows[table].append(row)

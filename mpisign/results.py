@@ -45,7 +45,7 @@ class Run:
                 raise UsageError(f"{path}: damaged: {_first_line(error)}{remedy}") from error
 
     def _read(self, file: h5py.File, salvage: bool) -> None:
-        if file.attrs.get("filetype") != FILETYPE:
+        if _plain(file.attrs.get("filetype")) != FILETYPE:
             raise UsageError(f"{self.path}: an HDF5 file, but not a run of mpisign")
         version = int(file.attrs["format_version"])
         if version > FORMAT_VERSION:
@@ -165,7 +165,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value
+    """An attribute as int, float or str."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _empty(table: str) -> dict[str, np.ndarray]:
@@ -176,7 +178,7 @@ def _read_table(group: h5py.Group, lost: list[str] | None) -> dict[str, np.ndarr
     """Columns of one length. lost: where to tell of rows that can't be read, instead of raising."""
     name = group.name.strip("/")
     known = [c.name for c in TABLES[name] if c.name in group]
-    columns = {c: group[c][()] if lost is None else _readable(group[c], lost) for c in known}
+    columns = {c: group[c][: _written(group[c])] if lost is None else _readable(group[c], lost) for c in known}
     length = min(len(c) for c in columns.values())
     return {n: _text(c[:length]) if c.dtype.kind == "S" else c[:length] for n, c in columns.items()}
 
@@ -185,13 +187,21 @@ def _text(column: np.ndarray) -> np.ndarray:
     return np.array([value.decode(errors="replace") for value in column], dtype="U")
 
 
+def _written(data: h5py.Dataset) -> int:
+    """Rows for which there is room in the file: a damaged length may be any number."""
+    row = data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=object))
+    return min(len(data), data.id.get_storage_size() // max(row, 1))
+
+
 def _readable(data: h5py.Dataset, lost: list[str]) -> np.ndarray:
     """The rows of a column up to the first chunk that can't be read."""
     found = [np.empty((0, *data.shape[1:]), data.dtype)]
-    step = data.chunks[0]
-    for lo in range(0, len(data), step):
+    step, written = data.chunks[0], _written(data)
+    if written < len(data):
+        lost.append(f"{data.name}: rows from {written} on")
+    for lo in range(0, written, step):
         try:
-            found.append(data[lo : lo + step])
+            found.append(data[lo : min(lo + step, written)])
         except (OSError, RuntimeError):
             lost.append(f"{data.name}: rows from {lo} on")
             break

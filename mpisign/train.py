@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mpisign import bits, budget, exchange, mpi, restart
+from mpisign import bits, budget, exchange, memory, mpi, restart
 from mpisign import config as configuration
 from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.config import Config
@@ -30,6 +30,7 @@ from mpisign.watchdog import Watchdog
 from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
+A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
 
 def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
@@ -58,6 +59,7 @@ def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool
     voters = voters or config.run.voters
     if not voters:
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
+    memory.demand(voters * A_VOTER, f"{voters} voters", "simulate fewer")
     config = config.model_copy(update={"run": config.run.model_copy(update={"voters": voters})})
     plan = resolve(config, voters)
     ranks = mpi.alone(voters, config.run.threads)
@@ -101,8 +103,10 @@ class Job:
         """voters: one a rank, or any number in a process without MPI."""
         config, streams = plan.config, Streams(plan.config.run.seed)
         generator = streams.draw("partition", 0).generator()
+        _check_size(plan, ranks, voters)
         share = share_rows(plan.problem, ranks, voters, generator, **config.partition.model_dump())
 
+        _check_size(plan, ranks, voters)
         # x comes from root: a generator may differ between hosts, its bits may not
         start = plan.problem.initial(streams.draw("initial", 0).generator())
         layout = Layout({name: tuple(p.shape) for name, p in start.items()})
@@ -154,8 +158,8 @@ class Job:
             try:
                 lock = Lock(self.observer.path)
             except OSError as found:
-                where = f"can't write in {self.observer.path.parent}: {found.strerror}"
-                error = UsageError(f"{where}; set run.file to a place that can be written")
+                what = f"can't write the run file {self.observer.path}: {found.strerror}"
+                error = UsageError(f"{what}; set run.file to a place that can be written")
             except UsageError as found:
                 error = found
         self.ranks.agree(error)
@@ -258,6 +262,19 @@ class Job:
         say(f"memory_per_{'rank' if len(world.local) == 1 else 'process'}: {stepper.memory()}")
         say(f"evaluations_per_step: {cost:.10g}")
         self.observer.close()
+
+
+def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
+    """Refuses a problem whose x and gradients alone do not fit into memory, as far as it knows its size."""
+    if d := plan.problem.coordinates:
+        here = len(ranks.members) if ranks.size > 1 else voters
+        error = None
+        try:
+            what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {here} voter(s) on this machine"
+            memory.demand(4 * d * 2 * here, what, "make it smaller, or spread the ranks")
+        except UsageError as found:
+            error = found
+        ranks.agree(error)
 
 
 def _drawn_step(seed: int, steps: int) -> int:

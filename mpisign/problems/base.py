@@ -81,6 +81,8 @@ class Problem:
     # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
     # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
     elementwise: bool = False
+    # of x, where that is known before it is made: too many for this machine are then refused in time
+    coordinates: int | None = None
 
     def read(self) -> Tables | None:
         """Reads the data, on one rank a node; None for a problem without rows.

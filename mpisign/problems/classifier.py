@@ -28,6 +28,7 @@ class Classifier(Problem):
 
     def adopt(self, sizes):
         self._widths = [sizes["features"], *self.hidden, sizes["classes"]]
+        self.coordinates = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
 
     def initial(self, generator):
         # torch.nn.Linear's own start, uniform in +-1/sqrt(fan in), from the run's random stream

@@ -1,5 +1,7 @@
 """`quadratic` and `rosenbrock`: functions without data, with noise that is drawn from the run's stream."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -24,7 +26,11 @@ class Quadratic(Problem):
                 f"0 <= noisy {noisy} <= dimension are needed"
             )
         self.dimension, self.noise, self.noisy = dimension, noise, noisy or dimension
-        self._curvature = torch.logspace(0, float(np.log10(condition)), dimension)
+        self.coordinates, self.condition = dimension, condition
+
+    @cached_property
+    def _curvature(self):
+        return torch.logspace(0, float(np.log10(self.condition)), self.dimension)
 
     def initial(self, generator):
         return {"x": torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))}
@@ -56,6 +62,7 @@ class Rosenbrock(Problem):
         if dimension < 2 or noise < 0:
             raise UsageError(f"problem: dimension {dimension} >= 2 and noise {noise} >= 0 are needed")
         self.dimension, self.noise = dimension, noise
+        self.coordinates = dimension
 
     def initial(self, generator):
         return {"x": torch.tensor([-1.2, 1.0] * self.dimension)[: self.dimension]}

@@ -25,6 +25,7 @@ class Targets(Problem):
         if not targets or dimension < 1:
             raise UsageError(f"problem: at least one of targets {targets}, and dimension {dimension} >= 1 are needed")
         self.targets, self.start, self.dimension = targets, start, dimension
+        self.coordinates = dimension
 
     def read(self):
         a = np.repeat(np.array(self.targets, dtype=np.float32)[:, None], self.dimension, axis=1)
@@ -96,6 +97,7 @@ class Linear(Problem):
         if dimension < 1 or noise < 0 or not 0 <= rho <= 1:
             raise UsageError(f"problem: dimension {dimension} >= 1, noise {noise} >= 0, rho {rho} in [0, 1] are needed")
         self.dimension, self.law, self.noise, self.rho = dimension, law, noise, rho
+        self.coordinates = dimension
         self.slope = slope if law == "normal" else 2 * rho - 1
 
     def initial(self, generator):

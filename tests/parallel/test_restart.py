@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_refused_by_all(comm, everywhere, folder):
     restart.save(folder / "c.h5", first, ranks, "", {"rows": {}}, None)
     _, (stranger,) = steppers("sto-signsgd", comm, "sharded")
     before = digest(stranger)
-    with pytest.raises(UsageError, match="checkpoint of Algorithm"):
+    with pytest.raises(UsageError, match="checkpoint of Stages"):
         restart.restore(Checkpoint(folder / "c.h5") if ranks.root else None, stranger, ranks)
     everywhere(digest(stranger) == before, "nothing has changed")
 
