@@ -1,10 +1,15 @@
 # Two commands do it all on a machine with python3 (3.11 or newer), pip and venv:
 #   make demo    sets everything up, runs the main job on 8 ranks, draws its curves
 #   make test    sets everything up, passes all tests, parallel ones included
+# Further:
+#   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
+#   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
+#   make endure         kills runs at random moments, for a quarter of an hour; goes on where it was cut short
 # TORCH_INDEX=URL takes torch from another package index, as for a CPU-only or another CUDA build.
 
 PYTHON ?= python3
 VENV ?= .venv
+MPI ?= mpich
 TORCH_INDEX ?=
 RANKS ?= 8
 DEMO = runs/demo
@@ -12,7 +17,11 @@ DEMO = runs/demo
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: setup demo test test-serial test-parallel lint kernels clean
+# Open MPI as root, and with more ranks than cores
+OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
+    PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
+
+.PHONY: setup demo test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
 
 setup: $(READY)
 
@@ -21,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 	    --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[mpich,analysis,test]'
+	    --editable '.[$(MPI),analysis,test]'
 	$(BIN)/python -m mpisign.bits
 	touch $@
 
@@ -36,10 +45,20 @@ lint: $(READY)
 	$(BIN)/ruff format --check --quiet .
 
 test-serial: $(READY)
-	$(BIN)/python -m pytest tests --ignore tests/parallel --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
 
 test-parallel: $(READY)
 	$(BIN)/python tests/run_parallel.py
+
+test-slurm: $(READY)
+	$(BIN)/python -m pytest tests/slurm -rs
+
+test-openmpi: $(READY)
+	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi
+	$(OPEN_MPI) $(BIN)/python tests/same_bits.py $(VENV) $(VENV)-openmpi
+
+endure: $(READY)
+	$(BIN)/python tests/endure.py
 
 # numba's cache does not see changes in inlined functions
 kernels: $(READY)
@@ -47,5 +66,5 @@ kernels: $(READY)
 	$(BIN)/python -m mpisign.bits
 
 clean:
-	rm -rf $(VENV) runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-openmpi runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

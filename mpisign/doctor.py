@@ -1,5 +1,6 @@
 """What may go wrong on a machine before anything is trained: checks, each with what to do about it."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -154,7 +155,8 @@ def _folder(folder: Path) -> list[Finding]:
         remedy = "name a folder that can be written: mpisign doctor FOLDER"
         return [Finding("problem", "run files", f"{folder}: {error.strerror or error}", remedy)]
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
     free = shutil.disk_usage(folder).free // MIB
     if mode == "swmr":
         text = f"{folder}: can be read while they grow (SWMR); {free} MiB free"

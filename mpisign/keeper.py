@@ -5,6 +5,7 @@ from mpisign.config import Config
 from mpisign.errors import Stopped, StorageError
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
+from mpisign.recorder import remove_leftovers
 from mpisign.stepper import Stepper
 from mpisign.stopping import Request, Requests
 
@@ -62,6 +63,7 @@ class Keeper:
         if self.ranks.root:
             for old in checkpoint.saved(observer.path)[self.table.keep :]:
                 old.unlink(missing_ok=True)
+            remove_leftovers(path.parent, "step-*.h5")
 
     def _stop_if_full(self) -> None:
         failure = self.observer.recorder.failure

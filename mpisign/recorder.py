@@ -7,6 +7,7 @@ rewritten aside now and then. A file that can't be written any more, as on a ful
 """
 
 import contextlib
+import glob
 import io
 import os
 import re
@@ -76,6 +77,7 @@ class Recorder(NoRecorder):
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent, glob.escape(path.name))
             self._file, self.mode = self._create(mode, attributes, config, arrays, width, tables or {})
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -260,6 +262,12 @@ class _Sink(io.FileIO):
         if self.error:
             raise self.error
         os.fsync(self.fileno())
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Removes what killed processes left of files aside, for whoever may write them. name: may hold wildcards."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

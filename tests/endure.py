@@ -89,7 +89,7 @@ def same(one: Path, other: Path) -> bool:
     first, second = Run(one), Run(other)
     for table in ("steps", "eval"):
         for name in set(first[table]) - CLOCKS:
-            if not np.array_equal(first[table][name], second[table][name], equal_nan=name not in ("step",)):
+            if not np.array_equal(first[table][name], second[table][name], equal_nan=True):
                 return False
     kept = [load_parameters(file.with_suffix(".model")) for file in (one, other)]
     return second.complete and all(np.array_equal(kept[0][name], kept[1][name]) for name in kept[0])
@@ -120,7 +120,7 @@ def trial(algorithm: str, number: int, whole: Path, folder: Path) -> dict:
 def table(results: list[dict]) -> str:
     """The results in markdown."""
     lines = [
-        "| algorithm | kills: one rank / all / mpirun | at steps | processes gone within | file opened | x and rows the same |",
+        "| algorithm | one rank / all / mpirun killed | at steps | all gone within | file opened | x and rows same |",
         "|---|---|---|---|---|---|",
     ]
     for algorithm in dict.fromkeys(r["algorithm"] for r in results):

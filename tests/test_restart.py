@@ -14,6 +14,7 @@ import pytest
 from mpisign import checkpoint, config, stopping
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
+from mpisign.repair import repair
 from mpisign.results import Run, load_parameters
 from mpisign.train import resume as resume_here
 from mpisign.train import simulate
@@ -191,6 +192,18 @@ def test_checkpoints_do_not_change_a_run(tmp_path):
     assert len(checkpoint.saved(other)) == 3
 
 
+def test_what_killed_writers_left_is_removed(tmp_path):
+    file = tmp_path / "r.h5"
+    left = [tmp_path / ".r.h5.77.tmp", checkpoint.folder(file) / ".step-000000004.h5.77.tmp", tmp_path / ".r.h5.lock"]
+    other = tmp_path / ".other.h5.77.tmp"
+    left[1].parent.mkdir()
+    for path in (*left, other):
+        path.write_text("half of it")
+    here(*DIGITS, f"run.file={file}", "checkpoint.every_steps=20")
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+
+
 @pytest.mark.parametrize("fault", ["raise", "kill"])
 def test_a_rank_that_dies_leaves_a_run_that_goes_on(fault, tmp_path):
     file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
@@ -274,7 +287,7 @@ def test_a_killed_run_is_read_and_repaired(tmp_path):
     assert after.config == before.config
 
 
-def test_a_run_that_cant_be_read_whole_is_saved_elsewhere(tmp_path):
+def test_a_run_file_that_was_cut_off_is_refused(tmp_path):
     file = tmp_path / "r.h5"
     here("problem.name=quadratic", "run.steps=3000", "run.record_every=1", f"run.file={file}", n=1)
     with h5py.File(file, "r", libver="latest", swmr=True) as plain:
@@ -284,10 +297,28 @@ def test_a_run_that_cant_be_read_whole_is_saved_elsewhere(tmp_path):
     content = file.read_bytes()
     file.write_bytes(content[: at - 10])
     refused(mpisign("show", file), str(file), "truncated")
-    # data that can't be decompressed or found: rows up to there are saved
-    saved = tmp_path / "saved.h5"
-    refused(mpisign("repair", file), "truncated")
-    assert not saved.exists()
+    refused(mpisign("repair", file), str(file), "truncated")
+
+
+def test_rows_that_are_lost_are_told_of(tmp_path, monkeypatch):
+    """HDF5 keeps no checksum of rows; one whose chunk can't be read at all is played by a dataset that raises."""
+    file, saved = tmp_path / "r.h5", tmp_path / "saved.h5"
+    here("problem.name=quadratic", "run.steps=1500", "run.record_every=1", f"run.file={file}", n=1)
+    whole, read = Run(file), h5py.Dataset.__getitem__
+
+    def broken(data, rows, **how):
+        if data.name == "/steps/loss" and isinstance(rows, slice) and rows.start and rows.start >= 1024:
+            raise OSError("a bad block")
+        return read(data, rows, **how)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", broken)
+    with pytest.raises(UsageError, match=r"rows from 1024 on.*--output"):
+        repair(file)
+    told = repair(file, saved)
+    monkeypatch.undo()
+    assert told[0] == "lost: /steps/loss: rows from 1024 on"
+    np.testing.assert_array_equal(Run(saved)["steps"]["loss"], whole["steps"]["loss"][:1024])
+    np.testing.assert_array_equal(Run(saved)["eval"]["train_loss"], whole["eval"]["train_loss"])
 
 
 # A full disk

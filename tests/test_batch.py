@@ -1,0 +1,123 @@
+"""Batch scripts are golden files; the doctor finds what is wrong and says what to do."""
+
+import os
+import subprocess
+
+import pytest
+
+from mpisign import batch, doctor
+from tests.running import BIN, ROOT, mpisign, run
+from tests.test_commands import refused
+
+
+@pytest.mark.parametrize("kind", batch.KINDS)
+def test_the_scripts_of_the_repository_are_what_sbatch_prints(kind):
+    assert mpisign("sbatch", "--kind", kind).out == (ROOT / f"slurm/{kind}.sbatch").read_text()
+
+
+def test_a_script_holds_job_and_resources(tmp_path):
+    ended = mpisign("sbatch", "jobs/digits.toml", "--nodes", 4, "--tasks", 2, "--cpus", 3, "--gpus", 1, "--time",
+                    "12:00", "--set", "run.seed=2", "--set", "run.file=a b.h5", "--sbatch=--account=mine")  # fmt: skip
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    asked = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
+    assert asked == {
+        "--job-name=digits", "--nodes=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--gpus-per-task=1",
+        "--time=12:00", "--signal=B:USR1@120", "--requeue", "--open-mode=append", "--output=%x-%j.log",
+        "--account=mine",
+    }  # fmt: skip
+    assert "jobs/digits.toml --set run.seed=2 --set 'run.file=a b.h5' \"$@\"" in ended.out
+    script = tmp_path / "s.sbatch"
+    script.write_text(ended.out)
+    assert run("bash", "-n", script).code == 0
+
+
+def test_a_sweep_becomes_an_array(tmp_path):
+    job = tmp_path / "sweep.toml"
+    job.write_text('[run]\nsteps = 3\n[sweep]\n"schedule.lr" = [0.1, 0.01]\n"run.seed" = [1, 2, 3]\n')
+    ended = mpisign("sbatch", job, "--nodes", 1, "--tasks", 4)
+    assert ended.code == 0, ended.err
+    assert "#SBATCH --array=0-5\n" in ended.out
+    assert '--point "$SLURM_ARRAY_TASK_ID"' in ended.out
+
+
+def test_a_job_that_would_fail_in_the_queue_fails_here(tmp_path):
+    refused(mpisign("sbatch", tmp_path / "no.toml"), "no.toml")
+    refused(mpisign("sbatch", "jobs/digits.toml", "--set", "algorithm.name=nonsense"), "nonsense")
+    refused(mpisign("sbatch", "jobs/digits.toml", "--set", "run.voters=3"), "run.voters = 3", "16 rank(s)")
+    refused(mpisign("sbatch", "jobs/digits.toml", "--kind", "sweep"), "no [sweep]")
+
+
+SRUN = """#!/bin/bash
+while [[ $1 == -* ]]; do shift; [[ $1 =~ ^[0-9]+$ ]] && shift; done
+"$@"
+"""
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (3, False), (75, True)])
+def test_only_exit_code_75_is_requeued(code, requeued, tmp_path):
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
+    (tmp_path / "mpisign").write_text(f"#!/bin/bash\nexit {code}\n")
+    for program in ("srun", "scontrol", "mpisign"):
+        (tmp_path / program).chmod(0o755)
+    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MPISIGN": str(tmp_path / "mpisign"), "SLURM_JOB_ID": "7"}
+    assert run("bash", ROOT / "slurm/train.sbatch", environment=slurm).code == code
+    found = tmp_path / "requeued"
+    assert found.exists() == requeued
+    assert not requeued or found.read_text() == "requeue 7\n"
+
+
+def test_a_warning_reaches_the_ranks(tmp_path):
+    (tmp_path / "srun").write_text("#!/bin/bash\ntrap 'echo warned; exit 75' USR1\necho on\nsleep 30 & wait\n")
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@"\n')
+    for program in ("srun", "scontrol"):
+        (tmp_path / program).chmod(0o755)
+    slurm = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": "."}
+    with subprocess.Popen(["bash", ROOT / "slurm/train.sbatch"], env=slurm, stdout=subprocess.PIPE, text=True) as batch:
+        assert batch.stdout.readline() == "on\n"
+        batch.send_signal(10)
+        told, _ = batch.communicate(timeout=20)
+    assert (batch.returncode, told) == (75, "warned\nrequeue 7\n")
+
+
+# The doctor
+
+
+def test_the_doctor_under_mpirun(tmp_path):
+    ended = mpisign("doctor", tmp_path, n=2)
+    assert ended.code == 0, ended.err
+    for subject in ("mpi", "messages", "cores", "/dev/shm", "run files", "gpus", "kernels"):
+        assert any(line.split(maxsplit=1)[1].startswith(subject) for line in ended.out.splitlines() if " " in line)
+    assert "2 ranks started by" in ended.out
+    assert ended.values["problems"] == "0"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_finds_a_folder_that_cant_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    ended = mpisign("doctor", tmp_path / "file")
+    assert (ended.code, ended.values["problems"]) == (1, "1")
+    assert "-> name a folder" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("cores", "everywhere", "state"),
+    [([[0], [1]], 2, "ok"), ([[0, 1], [0, 1]], 2, "ok"), ([[0], [0]], 8, "problem"), ([[0], [0], [1]], 2, "note")],
+)
+def test_pinning(cores, everywhere, state):
+    facts = [{"host": "h", "cores": c, "all": everywhere, "threads": None} for c in cores]
+    assert [f.state for f in doctor._pinning(facts)] == [state]
+
+
+def test_too_little_shared_memory_is_a_problem():
+    assert doctor._memory([{"shm": 64 << 20}, {"shm": 1 << 40}])[0].state == "problem"
+
+
+def test_a_step_that_pmix_started_is_refused_before_mpi():
+    vendor = run(BIN / "python", "-c", "import mpi4py; mpi4py.rc.initialize = False\nfrom mpi4py import MPI\n"
+                 "print(MPI.get_vendor()[0], 'pmix' in MPI.Get_library_version().lower())")  # fmt: skip
+    if vendor.out.split() != ["MPICH", "False"]:
+        pytest.skip("not an MPICH without PMIx")
+    step = {"PMIX_RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    refused(mpisign("doctor", environment=step), "--mpi=pmi2")
