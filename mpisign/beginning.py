@@ -53,7 +53,8 @@ class Beginning:
     @property
     def text(self) -> str:
         """For the run file: where this stretch of the run comes from."""
-        source = f"from {self.opened.path}" if self.opened else ""
+        what = "x and the step from" if self.kind == "init" else "from"
+        source = f"{what} {self.opened.path}" if self.opened else ""
         return "; ".join(part for part in (source, self.note) if part)
 
     def changes(self, segment: dict[str, object]) -> str:
@@ -79,10 +80,8 @@ def decide(wish: Wish, path: Path, config: Config) -> Beginning:
 
     Raises UsageError where it can't go on: no run, another job, no whole checkpoint.
     """
-    if wish.init_from:
-        return Beginning("init", Checkpoint(wish.init_from))
     if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
-        return Beginning("new")
+        return _anew(wish, path, config)
     run = Run(path)
     if other := differences(run.config, config.written):
         raise UsageError(
@@ -95,13 +94,25 @@ def decide(wish: Wish, path: Path, config: Config) -> Beginning:
         return Beginning("resume", _open(wish.checkpoint, run), run)
     found = checkpoint.saved(path)
     if not found and wish.resume == "auto":
-        return Beginning("new", run=run, note=f"{path} stopped before its first checkpoint: it starts anew")
+        return _anew(wish, path, config, run, f"{path} stopped before its first checkpoint: it starts anew")
     if not found:
         raise UsageError(
             f"no checkpoint in {checkpoint.folder(path)}: this run can't go on; start it anew with "
             "mpisign train --overwrite, and see [checkpoint]"
         )
     return _newest(wish, found, run)
+
+
+def _anew(wish: Wish, path: Path, config: Config, run: Run | None = None, note: str = "") -> Beginning:
+    """A new run, from its own beginning or from another's x. Checkpoints of an older run would be taken for its own."""
+    if checkpoint.saved(path) and not config.run.overwrite:
+        raise UsageError(
+            f"{checkpoint.folder(path)} holds checkpoints of an older run; move them away, set run.file=... to write "
+            "another run, or run.overwrite=true (or --overwrite) to replace both"
+        )
+    if wish.init_from:
+        return Beginning("init", Checkpoint(wish.init_from), run, note)
+    return Beginning("new", run=run, note=note)
 
 
 def differences(stored: dict[str, dict], wanted: dict[str, dict]) -> list[str]:
@@ -136,13 +147,22 @@ def _newest(wish: Wish, found: list[Path], run: Run) -> Beginning:
 def _open(file: Path, run: Run) -> Checkpoint:
     """A checkpoint that belongs to a run file; raises UsageError if it does not, or is damaged."""
     opened = Checkpoint(file)
+    try:
+        _check_belongs(opened, run)
+    except UsageError:
+        opened.close()
+        raise
+    return opened
+
+
+def _check_belongs(opened: Checkpoint, run: Run) -> None:
     if other := differences(run.config, opened.config):
-        raise UsageError(f"{file} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
+        raise UsageError(f"{opened.path} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
     for table, count in json.loads(opened.text("progress"))["rows"].items():
         there = int((run[table]["step"] <= opened.step).sum())
         if there != count:
-            raise UsageError(f"{file}: {run.path} has {there} rows of /{table} up to step {opened.step}, not {count}")
-    return opened
+            text = f"{run.path} has {there} rows of /{table} up to step {opened.step}, not {count}"
+            raise UsageError(f"{opened.path}: {text}")
 
 
 def _whole(file: Path, run: Run) -> bool:

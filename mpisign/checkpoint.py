@@ -139,6 +139,9 @@ class Checkpoint:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
 
@@ -155,6 +158,12 @@ def path_at(run: Path, step: int) -> Path:
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first, whole or not."""
     return sorted(folder(run).glob("step-*.h5"), reverse=True)
+
+
+def remove_all(run: Path) -> None:
+    """Removes the checkpoints of a run that is replaced."""
+    for file in saved(run):
+        file.unlink(missing_ok=True)
 
 
 def save_model(path: Path, parameters: Mapping[str, Tensor], **attributes) -> None:

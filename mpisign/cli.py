@@ -19,7 +19,7 @@ MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves
 def RUN(command):
     """The options that train and simulate share."""
     for option in (
-        click.option("--init-from", type=click.Path(path_type=Path), help="Takes x and the step from a checkpoint."),
+        click.option("--init-from", type=click.Path(path_type=Path), help="A new run, from a checkpoint's x and step."),
         MAX_TIME,
         click.option(
             "--resume",
@@ -138,10 +138,7 @@ def _limit(max_time: float | None) -> tuple[str, ...]:
 
 def _wish(how: dict):
     from mpisign.beginning import Wish
-    from mpisign.errors import UsageError
 
-    if how["init_from"] and how["resume"] == "auto":
-        raise UsageError("--init-from begins a new run and --resume goes on with an old one; give one of them")
     return Wish(how["resume"], init_from=how["init_from"])
 
 

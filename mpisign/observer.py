@@ -68,6 +68,8 @@ class Observer:
                 )
             except MpisignError as found:
                 error = found
+            if error is None and not going_on:
+                checkpoint.remove_all(self.path)
             self.rows |= {t: len(tables[t]["step"]) for t in tables or ()}
         self.ranks.agree(error)
         segment, text = self._segment(), beginning.text

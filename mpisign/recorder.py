@@ -239,7 +239,8 @@ def write_aside(path: Path, fill, head=None, **how) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -267,7 +268,8 @@ class _Sink(io.FileIO):
 def remove_leftovers(folder: Path, name: str) -> None:
     """Removes what killed processes left of files aside, for whoever may write them. name: may hold wildcards."""
     for left in folder.glob(f".{name}.*.tmp"):
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def sync_folder(folder: Path) -> None:

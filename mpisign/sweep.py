@@ -72,7 +72,7 @@ class Point:
 
     @property
     def status(self) -> str:
-        """complete, error, incomplete, waiting (for the best value) or missing."""
+        """complete, error, stopped, incomplete, waiting (for the best value) or missing."""
         if self.settings is None:
             return "waiting"
         if not self.file.exists():

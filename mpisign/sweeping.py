@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+from mpisign.beginning import Wish
 from mpisign.config import Config
 from mpisign.errors import NumericalError
 from mpisign.plan import resolve
@@ -27,7 +28,7 @@ def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
         if point.settings is not None:
             resolve(point.config, point.config.run.voters or 1)
     for _ in ("those that are known", "those that waited for the best of them"):
-        _run([p for p in read() if p.status in ("missing", "incomplete")], jobs)
+        _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs)
     points = read()
     print(f"points: {len(points)}\nended: {sum(p.ended for p in points)}\nseconds: {time.monotonic() - begin:.0f}")
 
@@ -58,9 +59,9 @@ def _run(points: list[Point], jobs: int) -> None:
 
 
 def run_point(config: Config) -> None:
-    """One point in simulation; that it diverged stands in its run file."""
+    """One point in simulation, from where it stopped if it did; that it diverged stands in its run file."""
     with contextlib.suppress(NumericalError):
-        simulate(config, quiet=True)
+        simulate(config, quiet=True, wish=Wish("auto"))
 
 
 def _tell(k: int, count: int, point: Point) -> None:

@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, config, stopping
+from mpisign import checkpoint, config, stopping, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.repair import repair
 from mpisign.results import Run, load_parameters
+from mpisign.sweeping import run_points
 from mpisign.train import resume as resume_here
 from mpisign.train import simulate
 from tests.running import BIN, mpisign, run, train
@@ -180,7 +181,6 @@ def test_init_from_takes_x_and_the_step_only(tmp_path):
         here(*DIGITS, f"run.file={tmp_path}/d.h5", wish=how)
     with pytest.raises(UsageError, match=r"run\.steps = 5"):
         here(*settings, "run.steps=5", f"run.file={tmp_path}/d.h5", wish=how)
-    refused(mpisign("train", "--init-from", source, "--resume", "auto"), "give one of them")
     assert not (tmp_path / "d.h5").exists()
 
 
@@ -345,21 +345,42 @@ def test_a_run_file_that_cant_grow_stops_the_run(tmp_path):
 
 def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(tmp_path):
     file = tmp_path / "r.h5"
-    here(
-        "problem.name=quadratic",
-        "problem.dimension=1000",
-        "run.steps=20",
-        "checkpoint.every_steps=5",
-        f"run.file={file}",
+    settings = ("problem.name=quadratic", "run.steps=20", "checkpoint.every_steps=5", f"run.file={file}")
+    # a folder where the temporary file shall be: not even root can write there
+    blocker = checkpoint.folder(file) / f".step-000000010.h5.{os.getpid()}.tmp"
+    blocker.mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"can't write the checkpoint .*the last checkpoint is .*step-000000005"):
+        here(*settings)
+    assert [checkpoint.Checkpoint(p).step for p in checkpoint.saved(file)] == [5]
+    assert Run(file).status.startswith("error at step 10: can't write the checkpoint")
+
+
+def test_checkpoints_of_an_older_run_are_not_mixed_with_new_ones(tmp_path):
+    file = tmp_path / "r.h5"
+    settings = ("problem.name=quadratic", "checkpoint.every_steps=5", f"run.file={file}")
+    here(*settings, "run.steps=40")
+    kept = checkpoint.saved(file)
+    file.unlink()
+    for wish in (Wish(), Wish("auto"), Wish(init_from=kept[0])):
+        with pytest.raises(UsageError, match="checkpoints of an older run"):
+            here(*settings, "run.steps=20", wish=wish)
+    assert checkpoint.saved(file) == kept
+    assert not file.exists()
+    here(*settings, "run.steps=20", "run.overwrite=true")
+    assert [checkpoint.Checkpoint(p).step for p in checkpoint.saved(file)] == [15, 10]
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_sweep_that_was_stopped_goes_on_with_its_point(tmp_path):
+    job, marker = tmp_path / "sweep.toml", tmp_path / "marker"
+    job.write_text(
+        '[run]\nsteps = 40\nvoters = 2\n[problem]\nname = "tests.problems:Faulty"\nfault = "usr1"\nat = 30\non = 0\n'
+        f'marker = "{marker}"\n[sweep]\nfolder = "{tmp_path}/points"\n"schedule.lr" = [0.01, 0.02]\n'
     )
-    before = [p.read_bytes() for p in checkpoint.saved(file)]
-    writable = os.stat(checkpoint.folder(file)).st_mode
-    # a file where the temporary one shall be: not even root can write there
-    blocker = checkpoint.folder(file) / f".step-000000005.h5.{os.getpid()}.tmp"
-    blocker.mkdir()
-    with pytest.raises(StorageError, match="can't write the checkpoint"):
-        here("problem.name=quadratic", "problem.dimension=1000", "run.steps=20", "checkpoint.every_steps=5",
-             "run.overwrite=true", f"run.file={file}")  # fmt: skip
-    assert [p.read_bytes() for p in checkpoint.saved(file)] == before
-    assert os.stat(checkpoint.folder(file)).st_mode == writable
-    assert Run(file).status.startswith("error at step 5: can't write the checkpoint")
+    with pytest.raises(Stopped):
+        run_points(lambda: sweep.read(job))
+    stopping._caught.clear()
+    assert [p.status for p in sweep.read(job)] == ["stopped", "missing"]
+    run_points(lambda: sweep.read(job))
+    assert [p.status for p in sweep.read(job)] == ["complete", "complete"]
+    assert "resume" in Run(sweep.read(job)[0].file)["events"]["kind"]
