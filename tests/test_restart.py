@@ -235,11 +235,15 @@ def test_two_ranks_that_drift_apart_are_both_named(tmp_path):
 
 
 @contextlib.contextmanager
-def going_on(file, *settings):
+def going_on(file, *settings, n=1):
     """A long run in a process of its own, with some evaluations behind it."""
     flags = [part for s in ("run.steps=10000000", f"run.file={file}", *settings) for part in ("--set", s)]
-    process = subprocess.Popen([BIN / "mpisign", "train", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    launcher = [BIN / "mpirun", "-n", str(n)] if n > 1 else []
+    command, quiet = (
+        [*launcher, BIN / "mpisign", "train", *flags],
+        {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+    )
+    process = subprocess.Popen(command, **quiet, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         for _ in range(300):
             if file.exists() and len(Run(file)["eval"]["step"]) > 1:
@@ -265,6 +269,14 @@ def test_a_growing_run_is_read_followed_and_not_written_twice(tmp_path):
     assert told.count("train_loss") > 1
     assert "status: stopped after step" in told.splitlines()[-1]
     assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_the_launcher_passes_usr1_on(tmp_path):
+    file = tmp_path / "r.h5"
+    with going_on(file, "run.eval_every=200", n=2) as launcher:
+        launcher.send_signal(signal.SIGUSR1)
+        assert launcher.wait(timeout=30) == 75
+    assert "signal USR1" in Run(file).status
 
 
 def test_a_killed_run_is_read_and_repaired(tmp_path):
