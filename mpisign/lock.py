@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 from mpisign.errors import UsageError
@@ -14,11 +15,11 @@ OWN: set[Path] = set()  # locks of this process
 class Lock:
     """The right to write a run file and what lies beside it. Where the file system has no locks, nobody is kept out."""
 
-    def __init__(self, run: Path):
-        """Raises UsageError naming the holder if another process has it."""
+    def __init__(self, run: Path, patience: float = 0.0):
+        """Raises UsageError naming the holder if another process still has it after so many seconds."""
         self.path = _beside(run)
         run.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = self._take(run)
+        self._handle = self._take(run, time.monotonic() + patience)
         OWN.add(self.path)
         slurm = os.environ.get("SLURM_JOB_ID")
         holder = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {slurm}" if slurm else "")
@@ -26,7 +27,7 @@ class Lock:
             os.ftruncate(self._handle, 0)
             os.write(self._handle, holder.encode())
 
-    def _take(self, run: Path) -> int:
+    def _take(self, run: Path, until: float) -> int:
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -34,6 +35,9 @@ class Lock:
             except BlockingIOError:
                 holder = os.read(handle, 200).decode(errors="replace")
                 os.close(handle)
+                if time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
                 raise UsageError(
                     f"the run file {run} is being written by {holder or 'another process'}; wait for it, "
                     "or set run.file=... to write another"

@@ -30,6 +30,7 @@ from mpisign.watchdog import Watchdog
 from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
+PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
 
@@ -141,7 +142,8 @@ class Job:
             return
         lock = None
         try:
-            lock = self._lock()
+            # a job that is queued again may meet its own last breath
+            lock = self._lock(PATIENCE if wish.resume == "auto" else 0.0)
             beginning = self._begin(wish)
             if beginning.kind == "done":
                 self.observer.printer.line(beginning.note)
@@ -152,11 +154,11 @@ class Job:
             if lock:
                 lock.release()
 
-    def _lock(self) -> Lock | None:
+    def _lock(self, patience: float) -> Lock | None:
         lock, error = None, None
         if self.ranks.root:
             try:
-                lock = Lock(self.observer.path)
+                lock = Lock(self.observer.path, patience)
             except OSError as found:
                 what = f"can't write the run file {self.observer.path}: {found.strerror}"
                 error = UsageError(f"{what}; set run.file to a place that can be written")

@@ -271,6 +271,22 @@ def test_a_growing_run_is_read_followed_and_not_written_twice(tmp_path):
     assert not list(tmp_path.glob(".*.lock"))
 
 
+def test_resume_auto_waits_for_the_last_breath_of_the_run_before(tmp_path):
+    file = tmp_path / "r.h5"
+    with going_on(file, "run.eval_every=500") as process:
+        flags = [
+            part for s in ("run.steps=10000000", "run.eval_every=500", f"run.file={file}") for part in ("--set", s)
+        ]
+        command = [BIN / "mpisign", "train", "--resume", "auto", *flags, "--max-time", "1e-4"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as again:
+            time.sleep(5)
+            assert again.poll() is None
+            process.send_signal(signal.SIGUSR1)
+            told, _ = again.communicate(timeout=30)
+    assert again.returncode == 75
+    assert "resumed from" in told
+
+
 def test_the_launcher_passes_usr1_on(tmp_path):
     file = tmp_path / "r.h5"
     with going_on(file, "run.eval_every=200", n=2) as launcher:
