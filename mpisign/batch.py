@@ -51,9 +51,11 @@ exit $$code
 # what all kinds share: -K1 ends the job with its first dead rank, and bash hears signals only while it waits
 LAUNCH = Template("""\
 # -K1: one dead rank ends the job instead of leaving the others waiting
-run() { srun -K1 --mpi="$$SRUN_MPI" "$$@" & step=$$!; code=0; wait $$step || code=$$?
+run() { srun -K1 --mpi="$$SRUN_MPI" "$$@" & step=$$!; code=0
+        [ -z "$${warned:-}" ] || kill -USR1 $$step
+        wait $$step || code=$$?
         while kill -0 $$step 2>/dev/null; do wait $$step; code=$$?; done; }
-trap '[ -z "$${step:-}" ] || kill -USR1 $$step' USR1 # Slurm's warning, handed on to the ranks
+trap 'warned=1; [ -z "$${step:-}" ] || kill -USR1 $$step' USR1 # Slurm's warning, handed on to the ranks
 
 $loop""")
 

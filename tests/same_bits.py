@@ -13,7 +13,7 @@ import numpy as np
 from mpisign.results import Run, load_parameters
 
 ALGORITHMS = ("signum-mv", "ssdm", "dist-ef-signsgd", "ssvr-mv", "dvr-q", "onebit-adam", "sgd")
-RANKS, CLOCKS = (2, 3, 5), {"seconds"}
+RANKS, CLOCKS = (2, 5), {"seconds"}
 
 
 def train(environment: Path, algorithm: str, n: int, folder: Path) -> Path:

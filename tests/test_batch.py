@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from mpisign import batch, doctor
+from mpisign import batch, cli, doctor
+from mpisign.errors import UsageError
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_commands import refused
 
@@ -41,11 +42,19 @@ def test_a_sweep_becomes_an_array(tmp_path):
     assert '--point "$SLURM_ARRAY_TASK_ID"' in ended.out
 
 
-def test_a_job_that_would_fail_in_the_queue_fails_here(tmp_path):
-    refused(mpisign("sbatch", tmp_path / "no.toml"), "no.toml")
-    refused(mpisign("sbatch", "jobs/digits.toml", "--set", "algorithm.name=nonsense"), "nonsense")
-    refused(mpisign("sbatch", "jobs/digits.toml", "--set", "run.voters=3"), "run.voters = 3", "16 rank(s)")
-    refused(mpisign("sbatch", "jobs/digits.toml", "--kind", "sweep"), "no [sweep]")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no.toml"], "no.toml"),
+        (["jobs/digits.toml", "--set", "algorithm.name=nonsense"], "nonsense"),
+        (["jobs/digits.toml", "--set", "run.voters=3"], r"run.voters = 3, but there are 16 rank\(s\)"),
+        (["jobs/digits.toml", "--kind", "sweep"], r"no \[sweep\]"),
+    ],
+)
+def test_a_job_that_would_fail_in_the_queue_fails_here(arguments, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UsageError, match=words):
+        cli.cli(["sbatch", *arguments], standalone_mode=False)
 
 
 SRUN = """#!/bin/bash

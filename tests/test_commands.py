@@ -201,13 +201,6 @@ def test_an_exception_on_one_rank_ends_the_job(tmp_path):
     assert not Run(tmp_path / "r.h5").complete
 
 
-def test_a_killed_rank_ends_the_job(tmp_path):
-    ended = train("problem.name=tests.problems:Faulty", "problem.fault=kill", "run.steps=50",
-                  f"run.file={tmp_path}/r.h5", n=3, timeout=40)  # fmt: skip
-    assert ended.code != 0
-    assert Run(tmp_path / "r.h5").status.startswith("incomplete")
-
-
 def test_a_drifted_replica_is_named(tmp_path):
     ended = train("problem.name=tests.problems:Drifting", "run.steps=50", "run.check_every=10",
                   f"run.file={tmp_path}/r.h5", n=3)  # fmt: skip

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, config, stopping, sweep
+from mpisign import checkpoint, cli, config, stopping, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.repair import repair
@@ -143,11 +143,17 @@ def test_another_n_or_job_is_refused(tmp_path):
     stopped(file, "schedule.lr=0.02")
     refused(mpisign("resume", file, n=2), "run.voters = 3", "2 rank(s)")
     stopped(other, "schedule.lr=0.01", n=2)
-    refused(mpisign("resume", file, "--from", checkpoint.saved(other)[0]), "another job", "schedule.lr")
-    refused(mpisign("resume", file, "--set", "schedule.lr=0.3"), "another job", "schedule.lr")
-    refused(mpisign("resume", tmp_path / "no.h5"), "no file")
+    for arguments, words in (
+        (("--from", checkpoint.saved(other)[0]), "another job .*schedule.lr"),
+        (("--set", "schedule.lr=0.3"), "another job: schedule.lr"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            cli.cli(["resume", str(file), *map(str, arguments)], standalone_mode=False)
+    with pytest.raises(UsageError, match="no file"):
+        resume_here(tmp_path / "no.h5")
     shutil.rmtree(checkpoint.folder(file))
-    refused(mpisign("resume", file), "no checkpoint", "start it anew")
+    with pytest.raises(UsageError, match=r"no checkpoint .*start it anew"):
+        resume_here(file)
 
 
 @pytest.mark.usefixtures("_quiet")
@@ -204,10 +210,9 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     assert other.exists()
 
 
-@pytest.mark.parametrize("fault", ["raise", "kill"])
-def test_a_rank_that_dies_leaves_a_run_that_goes_on(fault, tmp_path):
+def test_a_killed_rank_leaves_a_run_that_goes_on(tmp_path):
     file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
-    how = (f"problem.fault={fault}", "problem.at=20", f"problem.marker={tmp_path}/m", "checkpoint.every_steps=8")
+    how = ("problem.fault=kill", "problem.at=20", f"problem.marker={tmp_path}/m", "checkpoint.every_steps=8")
     begin = time.monotonic()
     ended = train(*FAULTY, *how, f"run.file={file}", n=3, timeout=40)
     assert ended.code not in (0, 75)
@@ -222,7 +227,7 @@ def test_a_rank_that_dies_leaves_a_run_that_goes_on(fault, tmp_path):
 def test_the_watchdog_names_step_and_collective(tmp_path):
     file = tmp_path / "r.h5"
     ended = train(*FAULTY, "problem.fault=stall", "run.watchdog=2", f"run.file={file}", n=3, timeout=40)
-    assert ended.code == 1
+    assert ended.code not in (0, 75)  # the launcher may tell how the other ranks were ended
     assert "rank 0/3: step 4: the Iallgather of headers has not ended" in ended.err
     assert "run.watchdog" in ended.err
     assert Run(file).status.startswith("error at step 4: the Iallgather")

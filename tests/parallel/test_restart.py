@@ -11,7 +11,6 @@ from tests.problems import Awkward
 pytestmark = pytest.mark.mpi
 
 ALGORITHMS = {
-    "dist-ef-signsgd": {"momentum": 0.5},
     "sto-signsgd": {"radius": 2.0, "error_feedback": True},
     "signsgd-fv": {"plain": 3},
     "dvr-q": {"snapshot_every": 4},
@@ -70,7 +69,7 @@ def test_what_does_not_fit_is_refused_by_all(comm, everywhere, folder):
 
 def test_a_checkpoint_that_cant_be_written_is_known_to_all(comm, everywhere, folder):
     ranks = mpi.start()
-    _, (stepper,) = steppers("dist-ef-signsgd", comm, "sharded")
+    _, (stepper,) = steppers("sto-signsgd", comm, "sharded")
     good = folder / "good" / "step-000000001.h5"
     restart.save(good, stepper, ranks, "", {"rows": {}}, None)
     (folder / "file").touch()
