@@ -267,6 +267,7 @@ def main():
     except click.exceptions.Abort:
         sys.exit(130)
     except (Exception, KeyboardInterrupt) as error:
+        stopping.ignore_signals()
         code = mpi.leave(error)
         if isinstance(error, StorageError):
             mpi.finish_at_once(code)  # HDF5 may not live through an orderly end

@@ -57,6 +57,16 @@ def catch_signals() -> None:
         signal.signal(number, _handle)
 
 
+def ignore_signals() -> None:
+    """From now on, on the way out, USR1 and TERM are ignored.
+
+    With srun -K1 the first rank that exits with a code has the others sent TERM; a rank that dies of it on its way
+    out would turn the code that all agreed on into another one.
+    """
+    for number in (USR1, TERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Requests:
     """What this rank asks for, looked at once a step.
 

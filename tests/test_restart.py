@@ -292,6 +292,18 @@ def test_resume_auto_waits_for_the_last_breath_of_the_run_before(tmp_path):
     assert "resumed from" in told
 
 
+def test_a_rank_on_its_way_out_is_not_killed_by_the_first_that_left(tmp_path):
+    """srun -K1 sends TERM to the others when the first rank exits with 75: their code must stay 75."""
+    code = (
+        "import signal, sys\nfrom mpisign import cli, mpi\nleave = mpi.leave\n"
+        "def late(error):\n    print(signal.getsignal(signal.SIGTERM).name)\n    return leave(error)\n"
+        f"mpi.leave = late\nsys.argv = ['mpisign', 'train', '--set', 'run.file={tmp_path}/r.h5', '--max-time', '1e-4']\n"
+        "cli.main()"
+    )
+    ended = run(BIN / "python", "-c", code)
+    assert (ended.code, ended.out.splitlines()[-1]) == (75, "SIG_IGN"), ended.err
+
+
 def test_the_launcher_passes_usr1_on(tmp_path):
     file = tmp_path / "r.h5"
     with going_on(file, "run.eval_every=200", n=2) as launcher:
