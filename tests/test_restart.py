@@ -297,7 +297,8 @@ def test_a_rank_on_its_way_out_is_not_killed_by_the_first_that_left(tmp_path):
     code = (
         "import signal, sys\nfrom mpisign import cli, mpi\nleave = mpi.leave\n"
         "def late(error):\n    print(signal.getsignal(signal.SIGTERM).name)\n    return leave(error)\n"
-        f"mpi.leave = late\nsys.argv = ['mpisign', 'train', '--set', 'run.file={tmp_path}/r.h5', '--max-time', '1e-4']\n"
+        f"mpi.leave = late\nsys.argv = ['mpisign', 'train', '--set', 'run.file={tmp_path}/r.h5']\n"
+        "sys.argv += ['--max-time', '1e-4']\n"
         "cli.main()"
     )
     ended = run(BIN / "python", "-c", code)
