@@ -55,10 +55,10 @@ test-slurm: $(READY)
 
 test-openmpi: $(READY)
 	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi
-	$(OPEN_MPI) $(BIN)/python tests/same_bits.py $(VENV) $(VENV)-openmpi
+	$(OPEN_MPI) $(BIN)/python -m tests.same_bits $(VENV) $(VENV)-openmpi
 
 endure: $(READY)
-	$(BIN)/python tests/endure.py
+	$(BIN)/python -m tests.endure
 
 # numba's cache does not see changes in inlined functions
 kernels: $(READY)

@@ -242,6 +242,11 @@ def parse(setting: str) -> tuple[str, str, Any]:
     return table, key, value
 
 
+def literal(file: Path) -> str:
+    """A path that run.file takes as it is, without fields to fill in."""
+    return str(file).replace("{", "{{").replace("}", "}}")
+
+
 def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
     """The model of these values, or UsageError: what is wrong, the value, what is valid."""
     try:

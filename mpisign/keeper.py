@@ -15,7 +15,7 @@ class Keeper:
 
     def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, observer: Observer):
         self.table, self.ranks, self.stepper, self.observer = config.checkpoint, ranks, stepper, observer
-        self.config, self.saved_at = config, -1
+        self.config = config
         self.requests = Requests(
             config.run.max_minutes, self.table.margin_seconds, self.table.every_minutes, clock=ranks.root
         )
@@ -57,7 +57,6 @@ class Keeper:
                     restart.save(path, stepper, self.ranks, self.config.text(), progress, kept)
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
-        self.saved_at = stepper.t
         self.requests.saved()
         observer.recorder.event("checkpoint", stepper.t, path.name)
         if self.ranks.root:

@@ -67,7 +67,7 @@ class Point:
         for key, value in self.settings.items():
             table, _, name = key.partition(".")
             merged.setdefault(table, {})[name] = value
-        merged.setdefault("run", {}).update(file=_literal(self.file), overwrite=True)
+        merged.setdefault("run", {}).update(file=config.literal(self.file), overwrite=True)
         return config.make(merged)
 
     @property
@@ -248,8 +248,3 @@ def final(run: Run, metric: str) -> float:
     if not run.complete or not len(column) or not np.isfinite(column[-1]):
         return np.inf
     return float(-column[-1] if metric == "test_accuracy" else column[-1])
-
-
-def _literal(file: Path) -> str:
-    """A path that run.file takes as it is, without fields to fill in."""
-    return str(file).replace("{", "{{").replace("}", "}}")

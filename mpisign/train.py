@@ -75,12 +75,11 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     """
     stored = Run(path)
     # the path in the file is where it was once; only the one that was given is written to
-    file = str(path).replace("{", "{{").replace("}", "}}")
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
     for table, key, value in (configuration.parse(s) for s in (*settings, "run.overwrite=false")):
         tables.setdefault(table, {})[key] = value
-    tables["run"]["file"] = file
+    tables["run"]["file"] = configuration.literal(path)
     config, wish = configuration.make(tables, f"{path}: "), Wish("must", checkpoint)
     if mpi.launch().size == 1 and stored.simulated:
         simulate(config, wish=wish)

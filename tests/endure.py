@@ -15,10 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from mpisign.errors import UsageError
-from mpisign.results import Run, load_parameters
+from mpisign.results import Run
+from tests.comparing import differing
 
 ALGORITHMS = ("signum-mv", "dist-ef-signsgd", "ssvr-mv")
 MODES = ("one rank", "all ranks", "mpirun")
@@ -26,7 +25,6 @@ STEPS, RANKS, PATIENCE = 4000, 3, 30
 SETTINGS = (f"run.steps={STEPS}", "run.record_every=5", "checkpoint.every_steps=250", "run.keep=best")
 BIN = Path(sys.executable).parent
 MARK = "MPISIGN_TRIAL"
-CLOCKS = {"seconds"}
 
 
 def start(algorithm: str, file: Path, mark: str, *more: str) -> subprocess.Popen:
@@ -84,17 +82,6 @@ def seconds_until_gone(mark: str) -> float:
     return time.monotonic() - begin
 
 
-def same(one: Path, other: Path) -> bool:
-    """Rows but for clocks, and the kept parameters, bit for bit."""
-    first, second = Run(one), Run(other)
-    for table in ("steps", "eval"):
-        for name in set(first[table]) - CLOCKS:
-            if not np.array_equal(first[table][name], second[table][name], equal_nan=True):
-                return False
-    kept = [load_parameters(file.with_suffix(".model")) for file in (one, other)]
-    return second.complete and all(np.array_equal(kept[0][name], kept[1][name]) for name in kept[0])
-
-
 def trial(algorithm: str, number: int, whole: Path, folder: Path) -> dict:
     """One kill and what came of it."""
     dice, mode = random.Random(f"{algorithm} {number}"), MODES[number % len(MODES)]
@@ -114,7 +101,7 @@ def trial(algorithm: str, number: int, whole: Path, folder: Path) -> dict:
         opened = False
     again = start(algorithm, file, f"{mark}-again", "--resume", "auto").wait(timeout=300)
     result = {"algorithm": algorithm, "number": number, "mode": mode, "step": step, "gone": gone, "opened": opened}
-    return result | {"resumed": again == 0, "same": again == 0 and same(whole, file)}
+    return result | {"resumed": again == 0, "same": again == 0 and Run(file).complete and not differing(whole, file)}
 
 
 def table(results: list[dict]) -> str:

@@ -6,9 +6,9 @@ import pytest
 from mpisign import config
 from mpisign.results import Run, load_parameters
 from mpisign.train import simulate
+from tests.comparing import differing
 from tests.running import ROOT, mpisign
 from tests.slurm.conftest import until
-from tests.test_restart import same_runs
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,7 +38,7 @@ def same_as_simulated(file, n, folder):
     """The run equals one of as many voters in this process."""
     whole = folder / f"simulated-{n}.h5"
     simulate(config.load(None, (*SLOW, "problem.seconds=0.0", f"run.file={whole}")), n, quiet=True)
-    same_runs(whole, file)
+    assert not differing(whole, file)
 
 
 def test_warned_requeued_complete(slurm, tmp_path):
