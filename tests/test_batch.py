@@ -78,7 +78,8 @@ def test_only_exit_code_75_is_requeued(code, requeued, tmp_path):
 
 
 def test_a_warning_reaches_the_ranks(tmp_path):
-    (tmp_path / "srun").write_text("#!/bin/bash\ntrap 'echo warned; exit 75' USR1\necho on\nsleep 30 > /dev/null & wait\n")
+    script = "#!/bin/bash\ntrap 'echo warned; exit 75' USR1\necho on\nsleep 30 > /dev/null & wait\n"
+    (tmp_path / "srun").write_text(script)
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@"\n')
     for program in ("srun", "scontrol"):
         (tmp_path / program).chmod(0o755)
