@@ -45,13 +45,12 @@ class Keeper:
         path = checkpoint.path_at(observer.path, stepper.t)
         with stepper.timer("record"):
             # a replica that drifted is not saved, and the rows are on disk before the checkpoint that counts on them
-            other = stepper.world.traffic.other
-            stepper.check_replicas()
-            stepper.world.traffic.other = other
+            with stepper.world.uncounted():
+                progress = observer.progress()
+                stepper.check_replicas()
             observer.recorder.sync()
             self._stop_if_full()
             kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
-            progress = observer.progress()
             try:
                 with stepper.world.watch("writing a checkpoint"):
                     restart.save(path, stepper, self.ranks, self.config.text(), progress, kept)

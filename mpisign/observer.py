@@ -103,10 +103,8 @@ class Observer:
     # What a checkpoint remembers of a run file
 
     def progress(self) -> dict[str, object]:
-        """What is to be known to go on, for JSON; bytes that this costs are not counted. Collective."""
-        other = self.world.traffic.other
+        """What is to be known to go on, for JSON. Collective."""
         totals = self._totals()
-        self.world.traffic.other = other
         seconds = self.before["seconds"] + self.clock.elapsed()
         kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
         return {"counters": totals | {"seconds": seconds}, **kept, "rows": {t: self.rows[t] for t in COUNTED}}

@@ -106,7 +106,7 @@ class Job:
         _check_size(plan, ranks, voters)
         share = share_rows(plan.problem, ranks, voters, generator, **config.partition.model_dump())
 
-        _check_size(plan, ranks, voters)
+        _check_size(plan, ranks, voters)  # again: some problems know their size only now
         # x comes from root: a generator may differ between hosts, its bits may not
         start = plan.problem.initial(streams.draw("initial", 0).generator())
         layout = Layout({name: tuple(p.shape) for name, p in start.items()})

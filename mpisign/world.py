@@ -5,7 +5,8 @@ voters in this process. Slots get a World and never see MPI. Float sums run in v
 same bits; and every maker counts the bytes that n ranks send.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,13 @@ class World:
     def __init__(self):
         self.traffic = Traffic()
         self.watch = Watch()
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is gathered inside, as for a checkpoint, does not count in `other`."""
+        other = self.traffic.other
+        yield
+        self.traffic.other = other
 
     def start_header(self, rows: np.ndarray) -> None:
         """Sends this process's header rows, float64 (local voters, k), to everyone."""
