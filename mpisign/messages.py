@@ -48,10 +48,6 @@ class Tally:
     minus: Tensor | None
     voters: int
 
-    def agreement(self) -> tuple[int, int]:
-        """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
-        return bits.agreement(self.plus, self.minus, self.voters)
-
 
 @dataclass
 class Ballots:
@@ -64,6 +60,7 @@ class Ballots:
     planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
+    found: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 
     @cached_property
     def tally(self) -> Tally:
@@ -78,6 +75,11 @@ class Ballots:
         bits.count(signs & self.planes[1], plus)
         bits.count(~signs & self.planes[1], minus)
         return Tally(plus, minus, self.voters)
+
+    def agreement(self) -> tuple[int, int]:
+        """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
+        t = self.tally
+        return self.found or bits.agreement(t.plus, t.minus, t.voters)
 
 
 @dataclass

@@ -149,8 +149,19 @@ class ScaledSign(SignRule):
         layout = step.layout
         return v, layout.mean_magnitudes(bits.tile_sums(v, layout.tiles(0, layout.length)))
 
+    def begin_with(self, p, v, rates, step):
+        layout = step.layout
+        return p, layout.mean_magnitudes(bits.add_and_sum(p, v, rates, layout.tiles(0, layout.length)))
+
     def pack(self, signal, scales, lo, hi, out, state, step):
         return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
+
+    def pack_off(self, p, scales, lo, hi, out, step):
+        coin, zeros = step.coin("zero", self.zeros), 0
+        for span in step.layout.spans(lo, hi):
+            here, words = p[span.coordinates], out[:, span.words(lo)]
+            zeros += bits.pack_scaled(here, scales[span.segment], span.lo, self.zeros, coin, words)
+        return zeros, 0
 
 
 @dataclass(frozen=True)
@@ -172,17 +183,12 @@ class ErrorFeedback(SignRule):
 
     def begin(self, v, state, step):
         # p = lr*v + e takes the place of e until it is packed
-        p = state["residual"]
-        for span in step.layout.all_spans:
-            lr = step.lr_of(span.segment) if self.in_x else 1.0
-            bits.blend(p[span.coordinates], v[span.coordinates], 1.0, lr)
-        return self.rule.begin(p, {}, step)
+        segments = range(len(step.layout.segments))
+        rates = np.array([step.lr_of(s) if self.in_x else 1.0 for s in segments], dtype=np.float32)
+        return self.rule.begin_with(state["residual"], v, rates, step)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        counts = self.rule.pack(signal, scales, lo, hi, out, {}, step)
-        for span in step.layout.spans(lo, hi):
-            bits.add_signed(signal[span.coordinates], out[:, span.words(lo)], -scales[span.segment])
-        return counts
+        return self.rule.pack_off(signal, scales, lo, hi, out, step)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from mpisign import bits
 from mpisign.layout import Layout
 from mpisign.messages import Ballots, Direction, Format
 from mpisign.rng import NO_VOTER, Draw, Streams
@@ -108,6 +109,19 @@ class SignRule:
         Scales that travel are float32 (segments,); a radius, which stays here, is one float32.
         """
         return v, None
+
+    def begin_with(self, p: Tensor, v: Tensor, rates: np.ndarray, step: Step) -> tuple[Tensor, np.ndarray | None]:
+        """begin(p) after p += rate * v, a float32 rate a segment: the way into error feedback."""
+        for span in step.layout.all_spans:
+            bits.blend(p[span.coordinates], v[span.coordinates], 1.0, rates[span.segment])
+        return self.begin(p, {}, step)
+
+    def pack_off(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> tuple[int, int]:
+        """pack, and take off p what was sent: the way out."""
+        counts = self.pack(p, scales, lo, hi, out, {}, step)
+        for span in step.layout.spans(lo, hi):
+            bits.add_signed(p[span.coordinates], out[:, span.words(lo)], -scales[span.segment])
+        return counts
 
     def pack(
         self,

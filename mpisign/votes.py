@@ -43,7 +43,8 @@ class Majority(_Signs):
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
-        bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, step.coin("tie", self.ties), out)
+        coin = step.coin("tie", self.ties)
+        ballots.found = bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, coin, out)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mpisign import bits
 from mpisign.bits import cpu, reference
+from mpisign.bits.slices import LEAST
 from mpisign.rng import Streams
 
 settings.register_profile("kernels", deadline=None, max_examples=60)
@@ -40,17 +43,21 @@ def planes(count, d):
     return np.full((count, -(-d // 64)), 0xDEADBEEF, dtype=np.uint64)
 
 
-def both(name, *arguments):
+def kernel(name, *arguments):
+    return getattr(cpu, name)(*arguments)
+
+
+def both(name, *arguments, fast=kernel):
     """Calls the kernel and its definition on copies; returns both sets of arguments and results."""
     sides = []
-    for module in (reference, cpu):
+    for call in (lambda *given: getattr(reference, given[0])(*given[1:]), fast):
         copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
-        sides.append((getattr(module, name)(*copies), copies))
+        sides.append((call(name, *copies), copies))
     return sides
 
 
-def assert_same(name, *arguments):
-    (expected, left), (got, right) = both(name, *arguments)
+def assert_same(name, *arguments, fast=kernel):
+    (expected, left), (got, right) = both(name, *arguments, fast=fast)
     assert expected == got
     for a, b in zip(left, right, strict=True):
         if isinstance(a, np.ndarray):
@@ -142,6 +149,79 @@ def test_blend(y, a, b):
 def test_add_signed(total, count, scale):
     words = np.random.default_rng(len(total)).integers(0, 2**64, (count, -(-len(total) // 64)), dtype=np.uint64)
     assert_same("add_signed", total, words, scale)
+
+
+@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]), st.sampled_from([0.0, 1e-3, 1e30]))
+def test_pack_scaled(v, at, draw, zeros, scale):
+    assert_same("pack_scaled", v, scale, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
+
+
+@given(vectors(), st.integers(0, 100), st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2))
+def test_add_and_sum(y, cut, factors):
+    cut = min(cut, len(y))
+    tiles = np.array([[0, cut], [cut, len(y)], [0, 1]])
+    assert_same("add_and_sum", y, y[::-1].copy(), np.array(factors, dtype=np.float32), tiles, np.empty(2))
+
+
+@pytest.mark.parametrize("voters", [1, 2, 7, 15, 16, 17, 31, 100])
+def test_long_counts(voters):
+    """Whole blocks, a rest, and groups of voters; as a part of wider planes."""
+    words = np.random.default_rng(voters).integers(0, 2**64, (voters, 2100), dtype=np.uint64)
+    for some in (words, words[:, 5:1040], words[:, :3]):
+        assert_same("count", some, np.empty((voters.bit_length(), some.shape[1]), dtype=np.uint64))
+
+
+@pytest.fixture
+def three_threads():
+    bits.use_threads(3)
+    yield
+    bits.use_threads(1)
+
+
+def test_threads_change_no_bit(three_threads):
+    """Each kernel in three slices equals its definition on the whole."""
+    rng, d, draw = np.random.default_rng(5), 3 * LEAST + 12345, Streams(1).draw("sign", 3, 2)
+    v = rng.standard_normal(d).astype(np.float32)
+    v[rng.integers(0, d, 1000)] = 0
+    tiles = np.array([[lo, min(lo + 4096, d), 0] for lo in range(0, d, 4096)]).T.copy()
+    words, coin = planes(1, d), Streams(1).coin("zero", 3, 2)
+    votes = rng.integers(0, 2**64, (5, 3 * 8192 + 100), dtype=np.uint64)
+    counted, table = np.empty((3, votes.shape[1]), dtype=np.uint64), np.array([-0.1, 0.1], dtype=np.float32)
+    for call in (
+        ("pack", v, 640, "coin", coin, words),
+        ("pack_scaled", v, 0.5, 640, "coin", coin, words),
+        ("pack_stochastic", v, 2.0, 640, draw, words),
+        ("pack_stochastic", v, np.abs(v), 640, draw, words),
+        ("count", votes, counted),
+        ("majority", counted, None, 5, 640, "coin", coin, planes(1, 64 * votes.shape[1])),
+        ("apply", v, words, table, 0.9),
+        ("blend", v, v[::-1].copy(), 0.9, 0.1),
+        ("add_signed", v, words, 0.3),
+        ("add_levels", v, words, table),
+    ):
+        assert_same(*call, fast=on_tensors)
+    assert bits.first_nonfinite(torch.from_numpy(v)) == -1
+    v[[d - 1, LEAST + 9, LEAST + 7]] = np.nan
+    assert bits.first_nonfinite(torch.from_numpy(v)) == LEAST + 7
+    sums = np.empty(tiles.shape[1])
+    reference.tile_sums(v[:40960], tiles[:, :10], True, sums)
+    np.testing.assert_array_equal(bits.tile_sums(torch.from_numpy(v), tiles, squares=True)[:10], sums[:10])
+
+
+def on_tensors(name, *arguments):
+    """The function of the API, on tensors over the same memory."""
+    as_tensors = [a if name_is_table(a, name) else to_tensor(a) for a in arguments]
+    return getattr(bits, name)(*as_tensors)
+
+
+def name_is_table(argument, name):
+    return name in ("apply", "add_levels") and isinstance(argument, np.ndarray) and argument.shape == (2,)
+
+
+def to_tensor(argument):
+    if not isinstance(argument, np.ndarray):
+        return argument
+    return torch.from_numpy(argument.view(np.int64) if argument.dtype == np.uint64 else argument)
 
 
 @given(vectors(), st.booleans(), st.integers(0, 100))

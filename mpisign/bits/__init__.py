@@ -1,4 +1,4 @@
-"""Kernels on torch tensors: pack, count, decide, apply. One API over the CPU kernels of cpu.py.
+"""Kernels on torch tensors: pack, count, decide, apply. One API over the CPU kernels in cpu/.
 
 Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates a word, little-endian,
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
@@ -6,6 +6,7 @@ coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Dr
 
 Every function here is defined, bit for bit, by the function of the same name in reference.py. pack, pack_stochastic
 and add_normal also take a row for each of several voters: v (n, d), planes (P, n, W), draw that of the first one.
+Long vectors are cut into slices for several threads, as many as use_threads() says.
 """
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from mpisign.bits import cpu
+from mpisign.bits.slices import in_slices
+from mpisign.bits.slices import use_threads as use_threads
 from mpisign.rng import Draw
 
 
@@ -30,30 +33,70 @@ def _words(planes: Tensor) -> np.ndarray:
     return planes.numpy().view(np.uint64)
 
 
+def _within(lo: int, hi: int) -> slice:
+    """The words of coordinates lo to hi - 1; lo is a multiple of 64."""
+    return slice(lo // 64, -(-hi // 64))
+
+
 def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
     """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero.
 
     zeros: "coin", "plus", or "abstain", which needs a second plane: 0 where v is zero.
     """
-    kernel = cpu.pack if v.dim() == 1 else cpu.pack_rows
-    return kernel(v.numpy(), at, zeros, draw, _words(planes))
+    if v.dim() > 1:
+        return cpu.pack_rows(v.numpy(), at, zeros, draw, _words(planes))
+    values, words = v.numpy(), _words(planes)
+    return sum(
+        in_slices(len(v), lambda lo, hi: cpu.pack(values[lo:hi], at + lo, zeros, draw, words[:, _within(lo, hi)]))
+    )
+
+
+def pack_scaled(v: Tensor, scale: float, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
+    """pack, and v -= scale * sign where a vote is cast, in one pass: what error feedback keeps. Returns the zeros."""
+    values, words = v.numpy(), _words(planes)
+    return sum(
+        in_slices(
+            len(v),
+            lambda lo, hi: cpu.pack_scaled(values[lo:hi], scale, at + lo, zeros, draw, words[:, _within(lo, hi)]),
+        )
+    )
 
 
 def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> int:
     """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,); returns how many |v| exceed it."""
-    kernel = cpu.pack_stochastic if v.dim() == 1 else cpu.pack_stochastic_rows
-    radius = radius.numpy() if isinstance(radius, Tensor) else radius
-    return kernel(v.numpy(), radius, at, draw, _words(planes))
+    each = isinstance(radius, Tensor)
+    values, radii, words = v.numpy(), radius.numpy() if each else radius, _words(planes)
+    if v.dim() > 1:
+        return cpu.pack_stochastic_rows(values, radii, at, draw, words)
+
+    def work(lo, hi):
+        own = radii[lo:hi] if each else radii
+        return cpu.pack_stochastic(values[lo:hi], own, at + lo, draw, words[:, _within(lo, hi)])
+
+    return sum(in_slices(len(v), work))
 
 
 def count(ballots: Tensor, planes: Tensor) -> None:
     """Ballots (n, W) counted into binary numbers: planes (w(n), W), lowest first."""
-    cpu.count(_words(ballots), _words(planes))
+    votes, counts = _words(ballots), _words(planes)
+    in_slices(votes.shape[1], lambda lo, hi: cpu.count(votes[:, lo:hi], counts[:, lo:hi]), each=64)
 
 
-def majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor) -> None:
-    """Signs of the tally into verdict (1 or 2, W). ties: "coin", "plus", or "zero" with a second plane."""
-    cpu.majority(_words(plus), _optional(minus), voters, at, ties, draw, _words(verdict))
+def majority(
+    plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor
+) -> tuple[int, int]:
+    """Signs of the tally into verdict (1 or 2, W); returns what agreement does, counted in the same pass.
+
+    ties: "coin", "plus", or "zero" with a second plane.
+    """
+    p, q, out = _words(plus), _optional(minus), _words(verdict)
+
+    def work(lo, hi):
+        absent = None if q is None else q[:, lo:hi]
+        return cpu.majority(p[:, lo:hi], absent, voters, at + 64 * lo, ties, draw, out[:, lo:hi])
+
+    found = in_slices(out.shape[1], work, each=64)
+    return sum(agreement for agreement, _ in found), sum(ties for _, ties in found)
 
 
 def randomised_majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor) -> None:
@@ -83,28 +126,35 @@ def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int
 
 def apply(x: Tensor, planes: Tensor, table: np.ndarray, decay: float) -> None:
     """x = fl(fl(decay*x) - table[code]), code read from planes (P, W); table float32 (2**P,)."""
-    cpu.apply(x.numpy(), _words(planes), table, decay)
+    values, words = x.numpy(), _words(planes)
+    in_slices(len(x), lambda lo, hi: cpu.apply(values[lo:hi], words[:, _within(lo, hi)], table, decay))
 
 
 def blend(y: Tensor, x: Tensor, a: float, b: float) -> None:
     """y = fl(fl(a*y) + fl(b*x)): a moving average with rounding that no library may change. Any one shape."""
-    cpu.blend(y.view(-1).numpy(), x.view(-1).numpy(), a, b)
+    to, of = y.view(-1).numpy(), x.view(-1).numpy()
+    in_slices(len(to), lambda lo, hi: cpu.blend(to[lo:hi], of[lo:hi], a, b))
 
 
 def add_signed(total: Tensor, planes: Tensor, scale: float) -> None:
     """total += scale * sign; nothing where a second plane is 0."""
-    cpu.add_signed(total.numpy(), _words(planes), scale)
+    values, words = total.numpy(), _words(planes)
+    in_slices(len(total), lambda lo, hi: cpu.add_signed(values[lo:hi], words[:, _within(lo, hi)], scale))
 
 
 def add_levels(total: Tensor, planes: Tensor, table: np.ndarray) -> None:
     """total += table[code], code read from planes (P, W); table float32 (2**P,)."""
-    cpu.add_levels(total.numpy(), _words(planes), table)
+    values, words = total.numpy(), _words(planes)
+    in_slices(len(total), lambda lo, hi: cpu.add_levels(values[lo:hi], words[:, _within(lo, hi)], table))
 
 
 def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
     """y = fl(y + fl(scale*xi)), xi from N(0, 1), one a coordinate."""
-    kernel = cpu.add_normal if y.dim() == 1 else cpu.add_normal_rows
-    kernel(y.numpy(), scale, at, draw)
+    values = y.numpy()
+    if y.dim() > 1:
+        cpu.add_normal_rows(values, scale, at, draw)
+    else:
+        in_slices(len(y), lambda lo, hi: cpu.add_normal(values[lo:hi], scale, at + lo, draw))
 
 
 def normals(count: int, draw: Draw, voters: int | None = None) -> Tensor:
@@ -123,21 +173,34 @@ def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:
 
 def tile_maxima(v: Tensor, tiles: np.ndarray) -> np.ndarray:
     """The largest |v| in each tile of a Layout, float64, relative to v's own start."""
-    maxima = np.empty(tiles.shape[1])
-    cpu.tile_maxima(v.numpy(), tiles, maxima)
+    maxima, values = np.empty(tiles.shape[1]), v.numpy()
+    in_slices(len(maxima), lambda lo, hi: cpu.tile_maxima(values, tiles[:, lo:hi], maxima[lo:hi]), each=4096)
     return maxima
 
 
 def tile_sums(v: Tensor, tiles: np.ndarray, squares: bool = False) -> np.ndarray:
     """float64 sum of |v| (or of squares) over each tile of a Layout, relative to v's own start."""
-    sums = np.empty(tiles.shape[1])
-    cpu.tile_sums(v.numpy(), tiles, squares, sums)
+    sums, values = np.empty(tiles.shape[1]), v.numpy()
+    in_slices(len(sums), lambda lo, hi: cpu.tile_sums(values, tiles[:, lo:hi], squares, sums[lo:hi]), each=4096)
+    return sums
+
+
+def add_and_sum(y: Tensor, x: Tensor, factors: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+    """y = fl(y + fl(factor*x)) with a float32 factor a segment, and tile_sums of |y|, in one pass over both."""
+    sums, to, of = np.empty(tiles.shape[1]), y.numpy(), x.numpy()
+    in_slices(len(sums), lambda lo, hi: cpu.add_and_sum(to, of, factors, tiles[:, lo:hi], sums[lo:hi]), each=4096)
     return sums
 
 
 def first_nonfinite(v: Tensor) -> int:
     """Index of the first infinite or NaN value, or -1."""
-    return cpu.first_nonfinite(v.numpy())
+    values = v.numpy()
+
+    def work(lo, hi):
+        found = cpu.first_nonfinite(values[lo:hi])
+        return found + lo if found >= 0 else -1
+
+    return next((found for found in in_slices(len(v), work) if found >= 0), -1)
 
 
 def differing(a: Tensor, b: Tensor) -> int:
@@ -164,8 +227,11 @@ def _optional(planes: Tensor | None) -> np.ndarray | None:
     return None if planes is None else _words(planes)
 
 
-def compile_ahead() -> None:
-    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk."""
+def compile_ahead(voters: int = 2) -> None:
+    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk.
+
+    voters: for whom a tree of adders is made.
+    """
     v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
     plus, table = new_planes(2, 2), np.ones(8, dtype=np.float32)
     # planes as they are, and as part of a wider chunk, which is another type to numba
@@ -185,8 +251,10 @@ def compile_ahead() -> None:
             add_levels(v, some, table)
             apply(v, some, table, 1.0)
             add_signed(v, some, 1.0)
+            pack_scaled(v, 1.0, 0, "abstain" if len(some) == 2 else "plus", draw, some)
         apply(v, planes, table, 1.0)
     count(plus.clone(), plus)
+    count(new_planes(voters, 2), new_planes(width(voters), 2))
     verdict = new_planes(1, 2)
     majority(plus, None, 2, 0, "coin", draw, verdict)
     randomised_majority(plus, None, 2, 0, draw, verdict)
@@ -197,6 +265,7 @@ def compile_ahead() -> None:
     add_normal(v, 1.0, 0, draw)
     tile_maxima(v, np.array([[0], [70], [0]]))
     tile_sums(v, np.array([[0], [70], [0]]))
+    add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
     first_nonfinite(v)
     differing(plus[0], plus[1])
     fields = torch.zeros(fields_for(128, 2), dtype=torch.int64)

@@ -79,6 +79,13 @@ def pack_stochastic(v, radius, at, draw, planes):
     return int((np.abs(v) > np.float32(radius)).sum())
 
 
+def pack_scaled(v, scale, at, zeros, draw, planes):
+    """pack, and then v -= scale * sign, where a vote was cast: what stays behind."""
+    found = pack(v, at, zeros, draw, planes)
+    add_signed(v, planes, -scale)
+    return found
+
+
 def count(ballots, planes):
     """How many of ballots (n, W) have each bit set, as a binary number in planes (w, W), lowest first."""
     total = np.array([to_bits(b, ballots.shape[1] * WORD) for b in ballots]).sum(axis=0)
@@ -98,7 +105,7 @@ def tally(plus, minus, voters, count):
 
 
 def majority(plus, minus, voters, at, ties, draw, verdict):
-    """The sign of the tally.
+    """The sign of the tally; returns agreement(plus, minus, voters).
 
     ties: "coin" or "random", which differ in the draw; "plus"; or "zero" (verdict[1] is then 0 at a tie).
     """
@@ -112,6 +119,7 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     verdict[0] = to_words(bits)
     if ties == "zero":
         verdict[1] = to_words(t != 0)
+    return agreement(plus, minus, voters)
 
 
 def randomised_majority(plus, minus, voters, at, draw, verdict):
@@ -191,6 +199,13 @@ def add_signed(total, planes, scale):
     signs = np.where(to_bits(planes[0], len(total)), np.float32(scale), -np.float32(scale))
     present = to_bits(planes[1], len(total)) if len(planes) == 2 else True
     total[:] = np.where(present, total + signs, total)
+
+
+def add_and_sum(y, x, factors, tiles, sums):
+    """y = fl(y + fl(factor * x)), a factor a segment; then tile_sums of |y|."""
+    for lo, hi, segment in tiles.T:
+        blend(y[lo:hi], x[lo:hi], 1.0, factors[segment])
+    tile_sums(y, tiles, False, sums)
 
 
 def add_levels(total, planes, table):

@@ -105,7 +105,7 @@ class Exchange:
         self.vote.verdict(ballots, scales, self.state, self.own_verdict(c), step)
         self.publish(c)
         if counting and not self.up.raw and (self.shards or self.world.rank == 0):
-            agreement, ties = ballots.tally.agreement()
+            agreement, ties = ballots.agreement()
             # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
             pads = self.layout.pads(ballots.lo, ballots.hi)
             one_plane = self.up.planes == 1

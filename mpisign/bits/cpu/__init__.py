@@ -16,6 +16,7 @@ from mpisign.bits.cpu.deciding import (
     weighted_majority,
 )
 from mpisign.bits.cpu.moving import (
+    add_and_sum,
     add_levels,
     add_normal,
     add_normal_rows,
@@ -27,9 +28,10 @@ from mpisign.bits.cpu.moving import (
     tile_sums,
     uniform_rows,
 )
-from mpisign.bits.cpu.packing import pack, pack_rows, pack_stochastic, pack_stochastic_rows
+from mpisign.bits.cpu.packing import pack, pack_rows, pack_scaled, pack_stochastic, pack_stochastic_rows
 
 __all__ = [
+    "add_and_sum",
     "add_levels",
     "add_normal",
     "add_normal_rows",
@@ -45,6 +47,7 @@ __all__ = [
     "majority",
     "pack",
     "pack_rows",
+    "pack_scaled",
     "pack_stochastic",
     "pack_stochastic_rows",
     "randomised_majority",

@@ -1,4 +1,4 @@
-"""What the CPU kernels share: Philox on one block, coins, counts of bits, numbers in planes.
+"""What the CPU kernels share: Philox on one block, coins, normal draws.
 
 These are inlined into the kernels. numba's cache does not notice a change here: `make kernels` after one.
 """
@@ -54,19 +54,3 @@ def coin_word(word, c, negate):
     low, high, _, _ = philox_block(word, c)
     bits = uint64(low) | uint64(high) << uint64(32)
     return ~bits if negate else bits
-
-
-@njit(inline="always")
-def popcount(w):
-    w = w - ((w >> uint64(1)) & uint64(0x5555555555555555))
-    w = (w & uint64(0x3333333333333333)) + ((w >> uint64(2)) & uint64(0x3333333333333333))
-    w = (w + (w >> uint64(4))) & uint64(0x0F0F0F0F0F0F0F0F)
-    return (w * uint64(0x0101010101010101)) >> uint64(56)
-
-
-@njit(inline="always")
-def number(planes, w, j):
-    value = 0
-    for k in range(planes.shape[0]):
-        value |= np.int64((planes[k, w] >> uint64(j)) & uint64(1)) << k
-    return value

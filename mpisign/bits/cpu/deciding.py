@@ -1,45 +1,66 @@
 """Words -> tally -> verdict: count, majority, codes, agreement, and fields for an integer all-reduce."""
 
 import math
+from functools import cache
 
 import numpy as np
-from numba import njit, uint64
+from numba import njit, uint32, uint64, uintp
 
-from mpisign.bits.cpu.common import (
-    ALL,
-    COINS,
-    NO_COUNTER,
-    OPTIONS,
-    RULES,
-    coin_word,
-    counter_of,
-    number,
-    philox_block,
-    popcount,
-)
+from mpisign.bits.cpu.adders import adder, picker
+from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
+from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
+
+TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
+BLOCK = 8  # words that a tree counts at once
+
+
+@cache
+def _counter(voters):
+    """The kernel that counts so many voters, compiled when first asked for."""
+    add_up = adder(voters)
+
+    @njit(**OPTIONS)
+    def kernel(ballots, planes):
+        words, width = planes.shape[1], planes.shape[0]
+        address, stride = ballots.ctypes.data, uintp(ballots.strides[0])
+        plane, step = planes.ctypes.data, uintp(planes.strides[0])
+        for lo in range(0, words - BLOCK + 1, BLOCK):
+            add_up(address + 8 * lo, stride, plane + 8 * lo, step)
+        left = words % BLOCK
+        if left:
+            rest, out = np.zeros((voters, BLOCK), dtype=np.uint64), np.empty((width, BLOCK), dtype=np.uint64)
+            rest[:, :left] = ballots[:, words - left :]
+            add_up(rest.ctypes.data, uintp(8 * BLOCK), out.ctypes.data, uintp(8 * BLOCK))
+            planes[:, words - left :] = out[:, :left]
+
+    return kernel
 
 
 @njit(**OPTIONS)
+def _add_numbers(planes, more):
+    """planes += more, binary numbers in planes, lowest first."""
+    for i in range(planes.shape[1]):
+        carry = uint64(0)
+        for k in range(planes.shape[0]):
+            p, q = planes[k, i], more[k, i] if k < more.shape[0] else uint64(0)
+            planes[k, i] = p ^ q ^ carry
+            carry = (p & q) | (carry & (p ^ q))
+
+
 def count(ballots, planes):
-    """Ripple-carry over blocks of words that stay in the cache; 64 coordinates an operation."""
-    width, words = planes.shape
-    carry = np.empty(512, dtype=np.uint64)
-    for lo in range(0, words, 512):
-        size = min(512, words - lo)
-        planes[:, lo : lo + size] = uint64(0)
-        for r in range(ballots.shape[0]):
-            for i in range(size):
-                carry[i] = ballots[r, lo + i]
-            # voter r can carry no further than the width of r + 1
-            reach, most = 0, r + 1
-            while most:
-                reach += 1
-                most >>= 1
-            for k in range(min(reach, width)):
-                for i in range(size):
-                    p = planes[k, lo + i]
-                    planes[k, lo + i] = p ^ carry[i]
-                    carry[i] &= p
+    voters, words = ballots.shape
+    if voters <= TREES:
+        _counter(voters)(ballots, planes)
+        return
+    # groups of 15, whose counts fill four planes, over stretches that stay in the cache
+    for lo in range(0, words, 1024):
+        total = planes[:, lo : lo + 1024]
+        total[:] = 0
+        for r in range(0, voters, 15):
+            group = ballots[r : r + 15, lo : lo + 1024]
+            more = np.empty((len(group).bit_length(), total.shape[1]), dtype=np.uint64)
+            _counter(len(group))(group, more)
+            _add_numbers(total, more)
 
 
 @njit(inline="always")
@@ -60,38 +81,67 @@ def _decide(plus, minus, abstentions, voters, w):
     return greater, equal
 
 
+@njit(inline="always")
+def _agreed(plus, minus, abstentions, voters, w, greater, less):
+    """Sum of |tally| over the 64 coordinates of a word."""
+    total = 0
+    for k in range(plus.shape[0]):
+        gain = np.int64(ones(plus[k, w] & greater)) - np.int64(ones(plus[k, w] & less))
+        if abstentions:
+            gain -= np.int64(ones(minus[k, w] & greater)) - np.int64(ones(minus[k, w] & less))
+        else:
+            gain *= 2
+        total += gain << k
+    if not abstentions:
+        total -= voters * (np.int64(ones(greater)) - np.int64(ones(less)))
+    return total
+
+
 @njit(**OPTIONS)
 def _majority(plus, minus, abstentions, voters, first_word, rule, counter, negate, verdict):
+    s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    agreement, ties, drawn_for = 0, 0, -1
+    coin = np.empty(BLOCK, dtype=np.uint64)
     for w in range(verdict.shape[1]):
         greater, equal = _decide(plus, minus, abstentions, voters, w)
+        agreement += _agreed(plus, minus, abstentions, voters, w, greater, ~(greater | equal))
+        ties += np.int64(ones(equal))
         if rule == 2:
             verdict[1, w] = ~equal
         elif rule == 1:
             greater |= equal
         elif equal:
-            greater |= equal & coin_word(first_word + w, counter, negate)
+            if w // BLOCK != drawn_for:
+                drawn_for = w // BLOCK
+                coins(coin.ctypes.data, uint32(first_word + drawn_for * BLOCK), s, voter, stream, k0, k1)
+            drawn = coin[w % BLOCK]
+            greater |= equal & (~drawn if negate else drawn)
         verdict[0, w] = greater
+    return agreement, ties
 
 
 def majority(plus, minus, voters, at, ties, draw, verdict):
     counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
     abstentions = minus is not None
     minus = minus if abstentions else plus
-    _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
+    found = _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
+    return int(found[0]), int(found[1])
 
 
 @njit(**OPTIONS)
 def _randomised_majority(plus, minus, abstentions, voters, at, counter, verdict):
+    s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    tally, against = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.int32)
     for w in range(verdict.shape[1]):
-        bits = uint64(0)
-        for b in range(16):
-            draws = philox_block((at + w * 64) // 4 + b, counter)
-            for j in range(4):
-                p = number(plus, w, 4 * b + j)
-                tally = p - number(minus, w, 4 * b + j) if abstentions else 2 * p - voters
-                odd = 2 * np.int64(draws[j] >> uint64(8)) + 1 - 2**24
-                bits |= uint64(tally * 2**24 > voters * odd) << uint64(4 * b + j)
-        verdict[0, w] = bits
+        tally[:], against[:] = 0, 0
+        for k in range(plus.shape[0]):
+            add_plane(tally.ctypes.data, plus[k, w], uint32(k))
+            if abstentions:
+                add_plane(against.ctypes.data, minus[k, w], uint32(k))
+        for j in range(64):
+            tally[j] = tally[j] - against[j] if abstentions else 2 * tally[j] - np.int32(voters)
+        block = uint32((at + w * 64) // 4)
+        verdict[0, w] = drawn(tally.ctypes.data, uint64(voters), block, s, voter, stream, k0, k1)
 
 
 def randomised_majority(plus, minus, voters, at, draw, verdict):
@@ -170,17 +220,8 @@ def _agreement(plus, minus, abstentions, voters):
     total, ties = 0, 0
     for w in range(plus.shape[1]):
         greater, equal = _decide(plus, minus, abstentions, voters, w)
-        less = ~(greater | equal)
-        ties += np.int64(popcount(equal))
-        for k in range(plus.shape[0]):
-            gain = np.int64(popcount(plus[k, w] & greater)) - np.int64(popcount(plus[k, w] & less))
-            if abstentions:
-                gain -= np.int64(popcount(minus[k, w] & greater)) - np.int64(popcount(minus[k, w] & less))
-            else:
-                gain *= 2
-            total += gain << k
-        if not abstentions:
-            total -= voters * (np.int64(popcount(greater)) - np.int64(popcount(less)))
+        total += _agreed(plus, minus, abstentions, voters, w, greater, ~(greater | equal))
+        ties += np.int64(ones(equal))
     return total, ties
 
 
@@ -193,7 +234,7 @@ def agreement(plus, minus, voters):
 def _differing(a, b):
     total = uint64(0)
     for w in range(len(a)):
-        total += popcount(a[w] ^ b[w])
+        total += ones(a[w] ^ b[w])
     return total
 
 
@@ -213,11 +254,26 @@ def spread(plane, width, fields):
         fields[f] = word
 
 
-@njit(**OPTIONS)
+@cache
+def _gatherer(width):
+    """The kernel that takes fields of this width apart, compiled when first asked for."""
+    pick, per = picker(width), 64 // width
+
+    @njit(**OPTIONS)
+    def kernel(fields, planes):
+        planes[:] = uint64(0)
+        for f in range(len(fields)):
+            w, at = f * per // 64, uint64(f * per % 64)
+            if w >= planes.shape[1]:
+                break
+            for k in range(width):
+                picked = pick(fields[f], uint64(k))
+                planes[k, w] |= picked << at
+                if at + uint64(per) > uint64(64) and w + 1 < planes.shape[1]:
+                    planes[k, w + 1] |= picked >> (uint64(64) - at)
+
+    return kernel
+
+
 def gather(fields, width, planes):
-    per = 64 // width
-    planes[:] = uint64(0)
-    for i in range(planes.shape[1] * 64):
-        field = fields[i // per] >> uint64(i % per * width)
-        for k in range(width):
-            planes[k, i >> 6] |= ((field >> uint64(k)) & uint64(1)) << uint64(i & 63)
+    _gatherer(width)(fields, planes)

@@ -3,7 +3,8 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, number, philox_block
+from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, philox_block
+from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
 
 
 @njit(**OPTIONS)
@@ -34,10 +35,24 @@ def _apply_signs_or_zero(x, signs, present, table, decay):
         x[i] = decay * x[i] - table[code]
 
 
+@njit(inline="always")
+def _read(planes, w, codes):
+    """The numbers of 64 coordinates from planes, lowest first."""
+    codes[:] = 0
+    for k in range(planes.shape[0]):
+        add_plane(codes.ctypes.data, planes[k, w], uint32(k))
+
+
 @njit(**OPTIONS)
 def _apply_levels(x, planes, table, decay):
-    for i in range(len(x)):
-        x[i] = decay * x[i] - table[number(planes, i >> 6, i & 63)]
+    codes, moves = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.float32)
+    for w in range(planes.shape[1]):
+        _read(planes, w, codes)
+        for j in range(64):
+            moves[j] = table[codes[j]]
+        part = x[w * 64 : w * 64 + 64]
+        for j in range(len(part)):
+            part[j] = decay * part[j] - moves[j]
 
 
 def apply(x, planes, table, decay):
@@ -60,21 +75,38 @@ def blend(y, x, a, b):
 
 
 @njit(**OPTIONS)
-def _add_signed(total, planes, scale):
-    for i in range(len(total)):
-        w, j = i >> 6, uint64(i & 63)
-        if planes.shape[0] == 1 or (planes[1, w] >> j) & uint64(1):
-            total[i] += scale if (planes[0, w] >> j) & uint64(1) else -scale
-
-
-def add_signed(total, planes, scale):
-    _add_signed(total, planes, np.float32(scale))
+def add_levels(total, planes, table):
+    codes, moves = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.float32)
+    for w in range(planes.shape[1]):
+        _read(planes, w, codes)
+        for j in range(64):
+            moves[j] = table[codes[j]]
+        part = total[w * 64 : w * 64 + 64]
+        for j in range(len(part)):
+            part[j] += moves[j]
 
 
 @njit(**OPTIONS)
-def add_levels(total, planes, table):
-    for i in range(len(total)):
-        total[i] += table[number(planes, i >> 6, i & 63)]
+def _add_present(total, signs, present, scale):
+    for w in range(len(signs)):
+        bits, here, lo = signs[w], present[w], w * 64
+        for j in range(min(64, len(total) - lo)):
+            value = total[lo + j]
+            moved = value + (scale if (bits >> uint64(j)) & uint64(1) else -scale)
+            total[lo + j] = moved if (here >> uint64(j)) & uint64(1) else value
+
+
+@njit(**OPTIONS)
+def add_signs(total, planes, scale):
+    if planes.shape[0] == 1:
+        _apply_signs(total, planes[0], scale, -scale, np.float32(1.0))
+    else:
+        # what is absent adds nothing, and never turns -0 into 0
+        _add_present(total, planes[0], planes[1], scale)
+
+
+def add_signed(total, planes, scale):
+    add_signs(total, planes, np.float32(scale))
 
 
 @njit(**OPTIONS)
@@ -123,47 +155,47 @@ def uniform_rows(u, draw):
 @njit(**OPTIONS)
 def tile_maxima(v, tiles, maxima):
     for t in range(tiles.shape[1]):
-        most = np.float32(0.0)
-        for i in range(tiles[0, t], tiles[1, t]):
+        lo, hi = tiles[0, t], tiles[1, t]
+        rows = (hi - lo) // 16
+        most = largest_of_rows(v.ctypes.data + 4 * lo, uint64(rows))
+        for i in range(lo + 16 * rows, hi):
             most = max(most, abs(v[i]))
         maxima[t] = most
 
 
 @njit(**OPTIONS)
 def tile_sums(v, tiles, squares, sums):
-    lanes = np.empty(16)
+    rest = np.zeros(16, dtype=np.float32)
     for t in range(tiles.shape[1]):
         lo, hi = tiles[0, t], tiles[1, t]
-        lanes[:] = 0.0
-        whole = lo + (hi - lo) // 16 * 16
-        for i in range(lo, whole, 16):
-            for j in range(16):
-                value = np.float64(v[i + j])
-                lanes[j] += value * value if squares else abs(value)
-        for i in range(whole, hi):
-            value = np.float64(v[i])
-            lanes[i - whole] += value * value if squares else abs(value)
-        total = 0.0
-        for j in range(16):
-            total += lanes[j]
-        sums[t] = total
+        sums[t] = sum_of_tile(v.ctypes.data + 4 * lo, uint64(hi - lo), rest.ctypes.data, squares)
 
 
 @njit(**OPTIONS)
-def _first_nonfinite(patterns):
-    # an exponent of all ones, and no other, carries into bit 31
-    exponent, one, top = uint32(0x7F800000), uint32(0x00800000), uint32(0x80000000)
-    for lo in range(0, len(patterns), 4096):
-        hi = min(lo + 4096, len(patterns))
-        carried = uint32(0)
-        for i in range(lo, hi):
-            carried |= (patterns[i] & exponent) + one
-        if carried & top:
-            for i in range(lo, hi):
-                if patterns[i] & exponent == exponent:
-                    return i
+def add_and_sum(y, x, factors, tiles, sums):
+    one, rest = np.float32(1.0), np.zeros(16, dtype=np.float32)
+    for t in range(tiles.shape[1]):
+        lo, hi = tiles[0, t], tiles[1, t]
+        _blend(y[lo:hi], x[lo:hi], one, factors[tiles[2, t]])
+        sums[t] = sum_of_tile(y.ctypes.data + 4 * lo, uint64(hi - lo), rest.ctypes.data, False)
+
+
+@njit(**OPTIONS)
+def _first_nonfinite(v):
+    address, whole = v.ctypes.data, len(v) // 64
+    for w in range(whole):
+        if unfit(address + 256 * w):
+            return _search(v, 64 * w, 64 * w + 64)
+    return _search(v, 64 * whole, len(v))
+
+
+@njit(**OPTIONS)
+def _search(v, lo, hi):
+    for i in range(lo, hi):
+        if not np.isfinite(v[i]):
+            return i
     return -1
 
 
 def first_nonfinite(v):
-    return int(_first_nonfinite(v.view(np.uint32)))
+    return int(_first_nonfinite(v))

@@ -3,47 +3,57 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import (
-    ALL,
-    COINS,
-    NO_COUNTER,
-    OPTIONS,
-    RULES,
-    coin_word,
-    counter_of,
-    philox_block,
-    popcount,
-)
+from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
+from mpisign.bits.cpu.moving import add_signs
+from mpisign.bits.cpu.vectors import above, above_each, ones, outside, outside_each, positive, vanishing
+
+
+@njit(**OPTIONS)
+def _present(v, planes):
+    """A second plane in which everybody votes."""
+    if planes.shape[0] == 2:
+        whole = len(v) // 64
+        planes[1, :whole] = ALL
+        if whole < planes.shape[1]:
+            planes[1, whole] = (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
 
 
 @njit(inline="always")
-def _compare(v, lo, hi):
-    """Bits of v > 0 and v == 0 for up to 64 coordinates."""
-    plus, zero = uint64(0), uint64(0)
-    for j in range(hi - lo):
-        plus |= uint64(v[lo + j] > 0) << uint64(j)
-        zero |= uint64(v[lo + j] == 0) << uint64(j)
-    return plus, zero
+def _settle(plus, zero, rule, word, counter, negate):
+    """The bits of a word that holds zeros."""
+    if rule == 0:
+        return plus | (zero & coin_word(word, counter, negate))
+    return plus | zero if rule == 1 else plus
 
 
 @njit(**OPTIONS)
 def _pack(v, first_word, rule, counter, negate, planes):
-    zeros = uint64(0)
-    for w in range(planes.shape[1]):
-        lo = w * 64
-        hi = min(lo + 64, len(v))
-        plus, zero = _compare(v, lo, lo + 64) if hi == lo + 64 else _compare(v, lo, hi)
+    address, zeros, whole = v.ctypes.data, uint64(0), len(v) // 64
+    for w in range(whole):
+        plus, zero = positive(address + 256 * w), vanishing(address + 256 * w)
         if zero:
-            zeros += popcount(zero)
-            if rule == 0:
-                plus |= zero & coin_word(first_word + w, counter, negate)
-            elif rule == 1:
-                plus |= zero
+            zeros += ones(zero)
+            plus = _settle(plus, zero, rule, first_word + w, counter, negate)
         planes[0, w] = plus
         if rule == 2:
-            filled = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
-            planes[1, w] = filled & ~zero
+            planes[1, w] = ~zero
+    if whole < planes.shape[1]:
+        rest = _rest(v)
+        plus, filled = positive(rest.ctypes.data), (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
+        zero = vanishing(rest.ctypes.data) & filled
+        zeros += ones(zero)
+        planes[0, whole] = _settle(plus, zero, rule, first_word + whole, counter, negate)
+        if rule == 2:
+            planes[1, whole] = filled & ~zero
     return zeros
+
+
+@njit(inline="always")
+def _rest(v):
+    """What is left of v after its last whole word, filled up with zeros."""
+    rest = np.zeros(64, dtype=np.float32)
+    rest[: len(v) % 64] = v[len(v) // 64 * 64 :]
+    return rest
 
 
 @njit(**OPTIONS)
@@ -66,44 +76,55 @@ def pack(v, at, zeros, draw, planes):
 
 
 @njit(**OPTIONS)
+def _pack_scaled(v, scale, first_word, rule, counter, negate, planes):
+    zeros = uint64(0)
+    # by tiles, which are still in the cache when what was sent is taken off
+    for lo in range(0, len(v), 4096):
+        tile = v[lo : lo + 4096]
+        words = planes[:, lo // 64 : (lo + len(tile) + 63) // 64]
+        zeros += _pack(tile, first_word + lo // 64, rule, counter, negate, words)
+        add_signs(tile, words, -scale)
+    return zeros
+
+
+def pack_scaled(v, scale, at, zeros, draw, planes):
+    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
+    return int(_pack_scaled(v, np.float32(scale), at // 64, RULES[zeros], counter, negate, planes))
+
+
+@njit(**OPTIONS)
 def _pack_stochastic(v, radius, at, counter, planes):
-    clips = 0
-    k = np.empty(64, dtype=np.uint32)
-    shift, unit, full = uint32(8), np.float32(2.0**-24), np.int32(2**24)
-    for w in range(planes.shape[1]):
-        lo = w * 64
-        hi = min(lo + 64, len(v))
-        for b in range(16):
-            k[b], k[16 + b], k[32 + b], k[48 + b] = philox_block((at + lo) // 4 + b, counter)
-        bits = uint64(0)
-        for j in range(hi - lo):
-            odd = np.int32(uint32(2) * (k[(j & 3) * 16 + (j >> 2)] >> shift) + uint32(1)) - full
-            u = np.float32(odd) * unit
-            bits |= uint64(v[lo + j] > radius * u) << uint64(j)
-            clips += abs(v[lo + j]) > radius
-        planes[0, w] = bits
-        if planes.shape[0] == 2:
-            planes[1, w] = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
+    address, clips, whole, first = v.ctypes.data, uint64(0), len(v) // 64, uint32(at // 4)
+    s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    for w in range(whole):
+        lo = address + 256 * w
+        planes[0, w] = above(lo, radius, first + uint32(16 * w), s, voter, stream, k0, k1)
+        clips += ones(outside(lo, radius))
+    if whole < planes.shape[1]:
+        rest, filled = _rest(v), (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
+        lo = rest.ctypes.data
+        planes[0, whole] = filled & above(lo, radius, first + uint32(16 * whole), s, voter, stream, k0, k1)
+        clips += ones(outside(lo, radius) & filled)
+    _present(v, planes)
     return clips
 
 
 @njit(**OPTIONS)
 def _pack_stochastic_each(v, radii, at, counter, planes):
-    clips = 0
-    for w in range(planes.shape[1]):
-        lo = w * 64
-        hi = min(lo + 64, len(v))
-        bits = uint64(0)
-        for b in range(-(-(hi - lo) // 4)):
-            draws = philox_block((at + lo) // 4 + b, counter)
-            for j in range(min(4, hi - lo - 4 * b)):
-                i = lo + 4 * b + j
-                odd = np.int32(uint32(2) * uint32(draws[j] >> uint64(8)) + uint32(1)) - np.int32(2**24)
-                bits |= uint64(v[i] > radii[i] * (np.float32(odd) * np.float32(2.0**-24))) << uint64(4 * b + j)
-                clips += abs(v[i]) > radii[i]
-        planes[0, w] = bits
-        if planes.shape[0] == 2:
-            planes[1, w] = ALL if hi == lo + 64 else (uint64(1) << uint64(hi - lo)) - uint64(1)
+    address, radius, clips, whole = v.ctypes.data, radii.ctypes.data, uint64(0), len(v) // 64
+    first = uint32(at // 4)
+    s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    for w in range(whole):
+        lo, limit = address + 256 * w, radius + 256 * w
+        planes[0, w] = above_each(lo, limit, first + uint32(16 * w), s, voter, stream, k0, k1)
+        clips += ones(outside_each(lo, limit))
+    if whole < planes.shape[1]:
+        rest, limits = _rest(v), _rest(radii)
+        filled = (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
+        lo, limit = rest.ctypes.data, limits.ctypes.data
+        planes[0, whole] = filled & above_each(lo, limit, first + uint32(16 * whole), s, voter, stream, k0, k1)
+        clips += ones(outside_each(lo, limit) & filled)
+    _present(v, planes)
     return clips
 
 
@@ -116,7 +137,7 @@ def pack_stochastic(v, radius, at, draw, planes):
 
 @njit(**OPTIONS)
 def _pack_stochastic_rows(v, radii, one, radius, at, counter, planes):
-    clips, own = 0, counter.copy()
+    clips, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):
         own[1] = counter[1] + uint32(r)
         if one:

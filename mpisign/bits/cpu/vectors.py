@@ -1,0 +1,245 @@
+"""64 coordinates at once: the few operations that a compiler's own vectoriser does not find, as LLVM vectors.
+
+Each is a numba intrinsic on addresses (`array.ctypes.data`), since numba has no vector type. LLVM turns a vector of 64
+comparisons into one mask instruction a register where the CPU has one, and into the best it has elsewhere; what comes
+out is defined by IEEE arithmetic alone, so that every CPU gives the same bits. numba's cache does not notice a change
+here: `make kernels` after one.
+"""
+
+from inspect import Parameter, Signature
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+F32, F64 = ir.FloatType(), ir.DoubleType()
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+LANES = 64  # coordinates in a word
+WORDS = 8  # words counted at once
+SUMS = 16  # running sums in a tile
+
+ADDRESS, WORD, UINT, FLOAT, DOUBLE = types.uintp, types.uint64, types.uint32, types.float32, types.float64
+COUNTER = (UINT,) * 5  # step, voter, stream and the two halves of the key
+
+
+# What the operations are made of
+
+
+def constant(kind, value, lanes):
+    return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
+
+
+def splat(b, value, lanes):
+    empty = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = b.insert_element(empty, value, I32(0))
+    return b.shuffle_vector(first, first, constant(I32, 0, lanes))
+
+
+def load(b, address, kind, lanes):
+    found = b.load(b.inttoptr(address, ir.VectorType(kind, lanes).as_pointer()))
+    found.align = kind.width // 8 if isinstance(kind, ir.IntType) else 4
+    return found
+
+
+def store(b, value, address):
+    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=4)
+
+
+def _magnitude(b, v):
+    lanes = v.type.count
+    pattern = b.and_(b.bitcast(v, ir.VectorType(I32, lanes)), constant(I32, 0x7FFFFFFF, lanes))
+    return b.bitcast(pattern, v.type)
+
+
+def _philox(b, block, counter):
+    """Philox 4x32-10 of blocks `block` (vector of i32): four vectors."""
+    lanes, step, voter, stream, k0, k1 = block.type.count, *counter
+    narrow, wide = block.type, ir.VectorType(I64, block.type.count)
+
+    def product(factor, c):
+        p = b.mul(b.zext(c, wide), constant(I64, factor, lanes))
+        return b.trunc(b.lshr(p, constant(I64, 32, lanes)), narrow), b.trunc(p, narrow)
+
+    c0, c1, c2, c3 = block, *(splat(b, part, lanes) for part in (step, voter, stream))
+    for _ in range(10):
+        high0, low0 = product(0xD2511F53, c0)
+        high1, low1 = product(0xCD9E8D57, c2)
+        c0, c1 = b.xor(b.xor(high1, c1), splat(b, k0, lanes)), low1
+        c2, c3 = b.xor(b.xor(high0, c3), splat(b, k1, lanes)), low0
+        k0, k1 = b.add(k0, I32(0x9E3779B9)), b.add(k1, I32(0xBB67AE85))
+    return c0, c1, c2, c3
+
+
+def _from(b, first, lanes):
+    """first, first + 1, ... as a vector of i32."""
+    return b.add(splat(b, first, lanes), ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+
+
+def _odd(b, block, counter):
+    """(2k + 1) - 2**24 for the upper 24 bits k of one Philox output a coordinate: a vector of 64 i32."""
+    four = _philox(b, _from(b, block, 16), counter)
+    double = ir.Constant(ir.VectorType(I32, 32), list(range(32)))
+    pairs = [b.shuffle_vector(x, y, double) for x, y in (four[:2], four[2:])]
+    # output j of block i belongs to coordinate 4i + j
+    order = [16 * j + i for i in range(16) for j in range(4)]
+    k = b.lshr(b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 64), order)), constant(I32, 8, 64))
+    return b.sub(b.or_(b.shl(k, constant(I32, 1, 64)), constant(I32, 1, 64)), constant(I32, 1 << 24, 64))
+
+
+def operation(result, *parameters):
+    """An intrinsic of these types, made of a function that gets a builder and the arguments."""
+
+    def decorate(body):
+        def generate(context, builder, signature, arguments):
+            made = body(builder, *arguments)
+            return context.get_dummy_value() if made is None else made
+
+        def typing(context, *given):
+            return result(*parameters), generate
+
+        names = ["context", *(f"argument{i}" for i in range(len(parameters)))]
+        typing.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+        typing.__name__, typing.__doc__, typing.__module__ = body.__name__, body.__doc__, body.__module__
+        return intrinsic(typing)
+
+    return decorate
+
+
+# 64 floats -> a word
+
+
+@operation(WORD, ADDRESS)
+def positive(b, address):
+    """Bits of v > 0."""
+    v = load(b, address, F32, LANES)
+    return b.bitcast(b.fcmp_ordered(">", v, constant(F32, 0.0, LANES)), I64)
+
+
+@operation(WORD, ADDRESS)
+def vanishing(b, address):
+    """Bits of v == 0."""
+    v = load(b, address, F32, LANES)
+    return b.bitcast(b.fcmp_ordered("==", v, constant(F32, 0.0, LANES)), I64)
+
+
+@operation(WORD, ADDRESS)
+def unfit(b, address):
+    """Bits of v that is infinite or NaN: an exponent of all ones."""
+    exponent = constant(I32, 0x7F800000, LANES)
+    pattern = load(b, address, I32, LANES)
+    return b.bitcast(b.icmp_unsigned("==", b.and_(pattern, exponent), exponent), I64)
+
+
+@operation(WORD, ADDRESS, FLOAT)
+def outside(b, address, radius):
+    """Bits of |v| > radius."""
+    v = _magnitude(b, load(b, address, F32, LANES))
+    return b.bitcast(b.fcmp_ordered(">", v, splat(b, radius, LANES)), I64)
+
+
+@operation(WORD, ADDRESS, ADDRESS)
+def outside_each(b, address, radii):
+    """Bits of |v| > radius, a radius a coordinate."""
+    v = _magnitude(b, load(b, address, F32, LANES))
+    return b.bitcast(b.fcmp_ordered(">", v, load(b, radii, F32, LANES)), I64)
+
+
+def _exceeds(b, address, radius, block, counter):
+    u = b.fmul(b.sitofp(_odd(b, block, counter), ir.VectorType(F32, LANES)), constant(F32, 2.0**-24, LANES))
+    return b.bitcast(b.fcmp_ordered(">", load(b, address, F32, LANES), b.fmul(radius, u)), I64)
+
+
+@operation(WORD, ADDRESS, FLOAT, UINT, *COUNTER)
+def above(b, address, radius, block, *counter):
+    """Bits of v > fl(radius * u), u from Philox blocks block to block + 15."""
+    return _exceeds(b, address, splat(b, radius, LANES), block, counter)
+
+
+@operation(WORD, ADDRESS, ADDRESS, UINT, *COUNTER)
+def above_each(b, address, radii, block, *counter):
+    """Bits of v > fl(radius * u), a radius a coordinate."""
+    return _exceeds(b, address, load(b, radii, F32, LANES), block, counter)
+
+
+# Words of coins and of codes
+
+
+@operation(types.void, ADDRESS, UINT, *COUNTER)
+def coins(b, address, block, *counter):
+    """Stores 8 words: outputs 0 (low half) and 1 of Philox blocks block to block + 7."""
+    low, high, _, _ = _philox(b, _from(b, block, WORDS), counter)
+    wide = ir.VectorType(I64, WORDS)
+    store(b, b.or_(b.zext(low, wide), b.shl(b.zext(high, wide), constant(I64, 32, WORDS))), address)
+
+
+@operation(types.void, ADDRESS, WORD, UINT)
+def add_plane(b, address, word, k):
+    """Adds 2**k to those of 64 int32 whose bit is 1."""
+    kind = ir.VectorType(I32, LANES)
+    bit = b.shl(b.zext(b.bitcast(word, ir.VectorType(I1, LANES)), kind), splat(b, k, LANES))
+    store(b, b.or_(load(b, address, I32, LANES), bit), address)
+
+
+@operation(WORD, ADDRESS, WORD, UINT, *COUNTER)
+def drawn(b, address, voters, block, *counter):
+    """Bits of tally * 2**24 > voters * ((2k + 1) - 2**24) for 64 int32 tallies, compared as integers."""
+    wide = ir.VectorType(I64, LANES)
+    tally = b.shl(b.sext(load(b, address, I32, LANES), wide), constant(I64, 24, LANES))
+    threshold = b.mul(b.sext(_odd(b, block, counter), wide), splat(b, voters, LANES))
+    return b.bitcast(b.icmp_signed(">", tally, threshold), I64)
+
+
+@operation(WORD, WORD)
+def ones(b, word):
+    """How many bits are 1."""
+    return b.ctpop(word)
+
+
+# Tiles
+
+
+@operation(DOUBLE, ADDRESS, WORD, ADDRESS, types.boolean)
+def sum_of_tile(b, address, count, rest, squares):
+    """Sum of |v| or of squares over count floats: 16 running float64 sums, added in order at the end.
+
+    rest: address of 16 floats, room for what is left after the last whole row of 16.
+    """
+    kind, row = ir.VectorType(F64, SUMS), I64(4 * SUMS)
+    held = cgutils.alloca_once_value(b, constant(F64, 0.0, SUMS))
+
+    def add(place):
+        v = load(b, place, F32, SUMS)
+        value = b.fpext(v, kind)
+        b.store(b.fadd(b.load(held), b.select(squares, b.fmul(value, value), b.fpext(_magnitude(b, v), kind))), held)
+
+    rows = b.udiv(count, I64(SUMS))
+    with cgutils.for_range(b, rows) as loop:
+        add(b.add(address, b.mul(loop.index, row)))
+    left = b.sub(count, b.mul(rows, I64(SUMS)))
+    with cgutils.if_unlikely(b, b.icmp_unsigned("!=", left, I64(0))):
+        store(b, constant(F32, 0.0, SUMS), rest)
+        with cgutils.for_range(b, left) as loop:
+            i = loop.index
+            one = load(b, b.add(b.add(address, b.mul(rows, row)), b.mul(i, I64(4))), F32, 1)
+            store(b, one, b.add(rest, b.mul(i, I64(4))))
+        add(rest)
+    lanes, total = b.load(held), F64(0.0)
+    for lane in range(SUMS):
+        total = b.fadd(total, b.extract_element(lanes, I32(lane)))
+    return total
+
+
+@operation(FLOAT, ADDRESS, WORD)
+def largest_of_rows(b, address, rows):
+    """The largest |v| over rows of 16 floats."""
+    held = cgutils.alloca_once_value(b, constant(F32, 0.0, SUMS))
+    with cgutils.for_range(b, rows) as loop:
+        size = _magnitude(b, load(b, b.add(address, b.mul(loop.index, I64(4 * SUMS))), F32, SUMS))
+        most = b.load(held)
+        b.store(b.select(b.fcmp_ordered(">", size, most), size, most), held)
+    lanes, most = b.load(held), F32(0.0)
+    for lane in range(SUMS):
+        size = b.extract_element(lanes, I32(lane))
+        most = b.select(b.fcmp_ordered(">", size, most), size, most)
+    return most
