@@ -97,10 +97,11 @@ class Schedule(Table):
 
 
 class Exchange(Table):
-    """[exchange]: how messages travel. chunk: bytes of a plane in one message."""
+    """[exchange]: how messages travel, in chunks of so many bytes a plane; what lets them proceed meanwhile."""
 
     name: str = "auto"
-    chunk: int = Field(1 << 20, ge=512, le=1 << 30)
+    chunk: int = Field(0, ge=0, le=1 << 30)  # 0: an eighth of x, from 64 KiB to 1 MiB
+    progress: Literal["calls", "thread"] = "calls"
 
 
 class Checkpoint(Table):

@@ -1,6 +1,7 @@
 """What travels: how it is laid out, the messages of all voters, their tally, and the direction decided."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -31,10 +32,17 @@ class Format:
         """Words, or floats, for a multiple of 64 coordinates."""
         return coordinates if self.raw else coordinates // WORD
 
-    def empty(self, *shape: int, coordinates: int) -> Tensor:
-        """A buffer (planes, *shape, items); raw floats count as one plane."""
-        dtype = torch.float32 if self.raw else torch.int64
-        return torch.zeros((self.planes or 1, *shape, self.items(coordinates)), dtype=dtype)
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.raw else torch.int64
+
+    def shape(self, *between: int, coordinates: int) -> tuple[int, ...]:
+        """(planes, *between, items); raw floats count as one plane."""
+        return (self.planes or 1, *between, self.items(coordinates))
+
+    def empty(self, *between: int, coordinates: int) -> Tensor:
+        """A buffer of that shape."""
+        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype)
 
 
 RAW = Format(planes=0)
@@ -49,6 +57,24 @@ class Tally:
     voters: int
 
 
+class Room:
+    """Scratch arrays of a stretch, kept from step to step so that none is allocated in a step."""
+
+    def __init__(self):
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        """An uninitialised array of that name, which is lent until it is asked for again."""
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = torch.empty(size, dtype=dtype)
+        return held[:size].view(shape)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._held.values())
+
+
 @dataclass
 class Ballots:
     """The messages of all voters for coordinates [lo, hi), in voter order."""
@@ -60,6 +86,7 @@ class Ballots:
     planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
+    room: Room = field(default_factory=Room)
     found: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 
     @cached_property
@@ -67,13 +94,14 @@ class Ballots:
         if self.counted is not None:
             return self.counted
         signs, width = self.planes[0], bits.width(self.voters)
-        plus = bits.new_planes(width, signs.shape[1])
+        plus = self.room("plus", width, signs.shape[1])
         if len(self.planes) == 1:
             bits.count(signs, plus)
             return Tally(plus, None, self.voters)
-        minus = bits.new_planes(width, signs.shape[1])
-        bits.count(signs & self.planes[1], plus)
-        bits.count(~signs & self.planes[1], minus)
+        present, minus = self.planes[1], self.room("minus", width, signs.shape[1])
+        votes = torch.bitwise_and(signs, present, out=self.room("votes", *signs.shape))
+        bits.count(votes, plus)
+        bits.count(votes.bitwise_xor_(present), minus)
         return Tally(plus, minus, self.voters)
 
     def agreement(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from mpisign.layout import Layout
 from mpisign.problems import Oracle, assemble
 from mpisign.rng import Streams
 from mpisign.slots import State, Step
+from mpisign.stage import Posting, Stage
 from mpisign.timing import Timer
 from mpisign.world import World
 
@@ -35,44 +36,6 @@ class Outcome:
     zeros: int
     clips: int
     request: int = 0
-
-
-class Stage:
-    """Four slots at work: their exchange, and the arrays of every local voter."""
-
-    def __init__(self, algorithm: Algorithm, exchange: Exchange, layout: Layout, local: tuple[int, ...]):
-        self.algorithm, self.exchange, self.local = algorithm, exchange, local
-        # a row a local voter; a voter's own state is made of views
-        self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
-        self.sign_rows = _rows(algorithm.sign.init(layout), len(local))
-        self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
-        self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(len(local))]
-        self.update_state = algorithm.update.init(layout)
-        self.scaled = algorithm.sign.up().scaled
-
-    def common(self) -> State:
-        """Named arrays that are the same on every rank, as views."""
-        return {f"update/{name}": array for name, array in self.update_state.items()}
-
-    def counted(self) -> State:
-        """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
-        return {f"vote/{name}": array for name, array in self.exchange.state.items()}
-
-    def own(self) -> State:
-        """Named arrays of the local voters, as views: slot/name/voter."""
-        named = {}
-        for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
-            for voter, state in zip(self.local, states, strict=True):
-                named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
-        return named
-
-    def states(self) -> State:
-        """All named arrays, as views."""
-        return self.counted() | self.common() | self.own()
-
-
-def _rows(state: State, count: int) -> State:
-    return {name: array.repeat(count, 1) for name, array in state.items()}
 
 
 class Stepper:
@@ -134,15 +97,17 @@ class Stepper:
         with self.timer("estimate"):
             estimates = self._estimate_all(mine)
         with self.timer("sign"):
-            zeros, clips = self._send(estimates, mine, everyone, request)
+            post = self._begin(estimates, mine, everyone, request)
+        for c in self.exchange.at_once:
+            post(c)
         with self.timer("exchange"):
             header = self.world.finish_header()
             self._refuse_nonfinite(header)
         scales = header[:, FLAGS:].astype(np.float32) if self.stage.scaled else None
-        self._move(self.exchange.verdicts(scales, everyone, counting), mine, everyone)
+        self._move(self.exchange.verdicts(scales, everyone, counting, post), mine, everyone)
         self.t += 1
         loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
-        return Outcome(loss, zeros, clips, int(header[:, 1].max()))
+        return Outcome(loss, post.zeros, post.clips, int(header[:, 1].max()))
 
     def _turn(self, index: int) -> None:
         """Goes on to another stage, which starts from the arrays that are kept."""
@@ -176,26 +141,18 @@ class Stepper:
         self.oracles[i].begin(step.t)
         return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _send(
-        self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step, request: int
-    ) -> tuple[int, int]:
-        """Starts headers and messages on their way; returns counts of zeros and clips."""
-        sign, states, zeros, clips = self.algorithm.sign, self.stage.sign_states, 0, 0
+    def _begin(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step, request: int) -> Posting:
+        """Starts headers on their way; returns what packs and sends the messages."""
+        sign, states = self.algorithm.sign, self.stage.sign_states
         sign.agree(estimates, states, everyone)
         if self._together:
-            begun = [sign.begin(estimates, self.stage.sign_rows, steps[0])]
             states, losses = [self.stage.sign_rows], self.crew.loss
+            signals = [sign.begin(estimates, states[0], steps[0])]
         else:
-            begun = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
             losses = [oracle.loss for oracle in self.oracles]
-        self.world.start_header(self._headers(estimates, losses, begun, request))
-        for c, (lo, hi) in enumerate(self.exchange.chunks):
-            for i, (signal, scales) in enumerate(begun):
-                out = self.exchange.outgoing_rows(c) if self._together else self.exchange.outgoing(i, c)
-                found = sign.pack(signal, scales, lo, hi, out, states[i], steps[i])
-                zeros, clips = zeros + found[0], clips + found[1]
-            self.exchange.send(c)
-        return zeros, clips
+            signals = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
+        self.world.start_header(self._headers(estimates, losses, signals, request))
+        return Posting(self.stage, signals, states, steps, self.timer("sign"))
 
     def _move(self, verdicts, steps: list[Step], everyone: Step) -> None:
         if self.x_before is not None:
@@ -211,7 +168,7 @@ class Stepper:
                     for state, step in zip(self.stage.estimator_states, steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
-    def _headers(self, estimates: Tensor | list[Tensor], losses, begun: list[tuple], request: int) -> np.ndarray:
+    def _headers(self, estimates: Tensor | list[Tensor], losses, signals: list[tuple], request: int) -> np.ndarray:
         """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
         count = len(self.world.local)
         rows = np.zeros((count, FLAGS))
@@ -220,7 +177,7 @@ class Stepper:
             for i, v in enumerate(estimates):
                 if (bad := bits.first_nonfinite(v)) >= 0:
                     rows[i, :2] = bad, float(v[bad])
-        return np.hstack([rows, np.array([scales for _, scales in begun])]) if self.stage.scaled else rows
+        return np.hstack([rows, np.array([scales for _, scales in signals])]) if self.stage.scaled else rows
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
         if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():

@@ -6,23 +6,32 @@ PHASES = ("estimate", "sign", "exchange", "update", "evaluate", "record")
 
 
 class Phase:
-    """Adds up the seconds spent inside `with` blocks, which do not nest."""
+    """Adds up the seconds spent inside `with` blocks, less those of phases that are entered in between."""
 
-    def __init__(self):
-        self.seconds = 0.0
+    def __init__(self, entered: list["Phase"]):
+        self.seconds, self._entered = 0.0, entered
 
     def __enter__(self):
-        self._begin = time.perf_counter()
+        now = time.perf_counter()
+        if self._entered:
+            self._entered[-1].seconds += now - self._entered[-1]._begin
+        self._entered.append(self)
+        self._begin = now
 
     def __exit__(self, *_):
-        self.seconds += time.perf_counter() - self._begin
+        now = time.perf_counter()
+        self.seconds += now - self._begin
+        self._entered.pop()
+        if self._entered:
+            self._entered[-1]._begin = now
 
 
 class Timer:
     """The phases of a step: `with timer("exchange"): ...`."""
 
     def __init__(self):
-        self.phases = {name: Phase() for name in PHASES}
+        entered: list[Phase] = []
+        self.phases = {name: Phase(entered) for name in PHASES}
         self.start = time.perf_counter()
 
     def __call__(self, phase: str) -> Phase:

@@ -4,6 +4,7 @@ plan -> ranks -> rows -> layout and x -> run file -> steps -> summary
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from mpisign import bits, budget, exchange, memory, mpi, restart
 from mpisign import config as configuration
 from mpisign.beginning import ANEW, Beginning, Wish, decide
+from mpisign.choosing import measured
 from mpisign.config import Config
 from mpisign.errors import MpisignError, Stopped, UsageError
 from mpisign.keeper import Keeper
@@ -45,7 +47,7 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
     if ranks.size != mpi.launch().size:
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, ranks.size)
-    torch.set_num_threads(ranks.threads)
+    use_threads(ranks.threads)
     _load_kernels(ranks)
     Job(plan, ranks, ranks.size).run(dry_run, wish)
 
@@ -64,7 +66,7 @@ def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool
     config = config.model_copy(update={"run": config.run.model_copy(update={"voters": voters})})
     plan = resolve(config, voters)
     ranks = mpi.alone(voters, config.run.threads)
-    torch.set_num_threads(ranks.threads)
+    use_threads(ranks.threads)
     Job(plan, ranks, voters, quiet).run(dry_run, wish)
 
 
@@ -90,10 +92,16 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
 def _load_kernels(ranks: Ranks) -> None:
     # the first rank of a node fills numba's cache, the others read it
     if ranks.local_rank == 0:
-        bits.compile_ahead()
+        bits.compile_ahead(ranks.size)
     ranks.wait(ranks.node)
     if ranks.local_rank:
-        bits.compile_ahead()
+        bits.compile_ahead(ranks.size)
+
+
+def use_threads(threads: int) -> None:
+    """So many threads for torch and for the kernels."""
+    torch.set_num_threads(threads)
+    bits.use_threads(threads)
 
 
 class Job:
@@ -128,7 +136,9 @@ class Job:
             Oracle(plan.problem, layout, rows, voter, streams, **how)
             for voter, rows in zip(world.local, share.train, strict=True)
         ]
-        carriers = exchange.build_all(plan.choices, world, layout, plan.algorithm, config.exchange.chunk)
+        how = {"chunk": config.exchange.chunk, "progress": config.exchange.progress}
+        plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
+        carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
         weights = budget.weights(config, share)
         self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights)
         self.ranks = ranks
@@ -192,7 +202,7 @@ class Job:
         threads = ranks.share(before and int(before["segments"]["threads"][-1]))
         if not self.config.run.threads and threads != ranks.threads:
             ranks.threads = threads
-            torch.set_num_threads(threads)
+            use_threads(threads)
 
     def _run(self, beginning: Beginning) -> None:
         """Takes all steps; the run file is closed whatever happens."""

@@ -134,7 +134,7 @@ class _Residual(Vote):
 
 def _mean_of_scaled(ballots, words, segment, like):
     """(sum of scale*sign in voter order) / n."""
-    total = like.new_zeros(len(like))
+    total = ballots.room("mean", len(like), dtype=like.dtype).zero_()
     for voter in range(ballots.voters):
         bits.add_signed(total, ballots.planes[:, voter, words], ballots.scales[voter, segment])
     total /= ballots.voters
@@ -151,7 +151,7 @@ class SignErrorFeedback(_Residual, _Signs):
     def verdict(self, ballots, scales, state, out, step):
         t, n, average = ballots.tally, ballots.voters, Average()
         up = Format(planes=1 if t.minus is None else 2)
-        codes = bits.new_planes(average.down(up, n).planes, t.plus.shape[1])
+        codes = ballots.room("codes", average.down(up, n).planes, t.plus.shape[1])
         bits.codes(t.plus, t.minus, n, codes)
         table = average.levels(up, n).astype(np.float32)
         for span, words, p in self._spans(ballots, state, step):
@@ -207,7 +207,8 @@ class _Tracking(_Residual):
         for span, words, z in self._spans(ballots, state, step):
             if ballots.scales is None:  # raw floats
                 items = span.items(ballots.lo)
-                came = ordered_sum(ballots.planes[0][:, items]) / ballots.voters
+                room = ballots.room("mean", len(z), dtype=z.dtype)
+                came = ordered_sum(ballots.planes[0][:, items], room).div_(ballots.voters)
             else:
                 came = _mean_of_scaled(ballots, words, span.segment, z)
             bits.blend(z, came, keep, weight)
@@ -260,8 +261,7 @@ class Mean(Vote):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):
-        out[0].copy_(ordered_sum(ballots.planes[0]))
-        out[0] /= ballots.voters
+        ordered_sum(ballots.planes[0], out[0]).div_(ballots.voters)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,9 @@ class Shards:
     everywhere: Callable[[Tensor], Tensor]
 
 
-def ordered_sum(rows: Tensor) -> Tensor:
-    """Rows (n, d) added one after the other, which no library call promises."""
-    total = rows[0].clone()
+def ordered_sum(rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """Rows (n, d) added one after the other, which no library call promises; into out if it is given."""
+    total = rows[0].clone() if out is None else out.copy_(rows[0])
     for row in rows[1:]:
         total += row
     return total

@@ -12,6 +12,7 @@ from mpisign.world import Mpi, World
 
 NAMES = ("auto", "sharded", "allgather", "allreduce", "dense", "dense-mpi")
 RAW = ("dense", "dense-mpi")
+LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Choice:
 
     name: str
     reason: str
+    open: bool = False  # whether another may be taken, once the machine has been measured
 
 
 def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tuple[Choice, ...]:
@@ -50,9 +52,11 @@ def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
         return Choice("local", "one voter: nothing travels")
     # a name that is for the other stage's kind of messages leaves this one to the rule
     if name == "auto" or raw != (name in RAW):
-        return (
-            Choice("dense", "fewest bytes for raw floats") if raw else Choice("sharded", "fewest bytes for sign words")
-        )
+        if raw:
+            return Choice("dense", "fewest bytes for raw floats")
+        # a vote's arrays are spread over the ranks where they count
+        free = name == "auto" and not stage.vote.stateful
+        return Choice("sharded", "fewest bytes for sign words", open=free)
     if name == "allreduce" and (stage.vote.needs_ballots or stage.vote.shares):
         return Choice("sharded", f"allreduce sums votes, but {vote} needs single messages")
     if name == "dense-mpi" and stage.vote.needs_ballots:
@@ -61,26 +65,37 @@ def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
 
 
 def build(
-    choice: Choice, world: World, layout: Layout, algorithm: Algorithm, chunk: int, raw: bool | None = None
-) -> Exchange:
-    """The exchange of that name for this run. chunk: bytes of one plane of a chunk.
-
-    raw: whether chunks are those of raw floats, where stages must cut x alike; by default the algorithm's own.
-    """
-    up = algorithm.sign.up()
-    coordinates = int(chunk * (0.25 if (up.raw if raw is None else raw) else 8))
-    if isinstance(world, Mpi):
-        return _class(choice.name)(world, layout, up, algorithm.vote, coordinates)
-    return Local(world, layout, up, algorithm.vote, coordinates, imitates=choice.name)
-
-
-def build_all(
-    chosen: tuple[Choice, ...], world: World, layout: Layout, algorithm: Algorithm | Stages | Cycle, chunk: int
+    chosen: tuple[Choice, ...],
+    world: World,
+    layout: Layout,
+    algorithm: Algorithm | Stages | Cycle,
+    chunk: int = 0,
+    progress: str = "calls",
 ) -> list[Exchange]:
-    """One exchange a stage, all of which cut x into the same chunks."""
-    raw = any(stage.sign.up().raw for stage in algorithm.stages)
-    pairs = zip(chosen, algorithm.stages, strict=True)
-    return [build(choice, world, layout, stage, chunk, raw) for choice, stage in pairs]
+    """One exchange a stage, all of which cut x into the same chunks.
+
+    chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py.
+    """
+    size = coordinates_of(chunk, layout.length, raw=any(stage.sign.up().raw for stage in algorithm.stages))
+    pairs = list(zip(chosen, algorithm.stages, strict=True))
+    if not isinstance(world, Mpi):
+        return [Local(world, layout, s.sign.up(), s.vote, size, imitates=choice.name) for choice, s in pairs]
+    from mpisign.exchange.progress import Progress
+
+    built, together = [_class(c.name)(world, layout, s.sign.up(), s.vote, size) for c, s in pairs], None
+    for carrier in built:
+        carrier.progress = together = together or Progress(world.comm, progress)
+    return built
+
+
+def coordinates_of(chunk: int, length: int, raw: bool) -> int:
+    """Coordinates of a chunk of so many bytes a plane.
+
+    By default an eighth of x, so that seven eighths of a rank's work overlap with the wire, but neither so little that
+    latency is what counts nor so much that it leaves the cache.
+    """
+    each = 4.0 if raw else 1 / 8
+    return int(chunk / each) or min(max(length // 8, int(LEAST / each)), int(MOST / each))
 
 
 def _class(name: str) -> type[Exchange]:
@@ -92,4 +107,4 @@ def _class(name: str) -> type[Exchange]:
     return {e.name: e for e in (Sharded, Allgather, Allreduce, Dense, DenseMpi)}[name]
 
 
-__all__ = ["NAMES", "Choice", "Exchange", "build", "build_all", "choose"]
+__all__ = ["NAMES", "Choice", "Exchange", "build", "choose"]

@@ -19,8 +19,8 @@ class Allgather(Exchange):
     name = "allgather"
 
     def prepare(self):
-        self._out = [self.up.empty(coordinates=hi - lo) for lo, hi in self.chunks]
-        self._in = [self.up.empty(self.world.n, coordinates=hi - lo) for lo, hi in self.chunks]
+        self._out = self.messages(self.up)
+        self._in = self.messages(self.up, self.world.n)
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):

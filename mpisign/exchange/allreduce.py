@@ -23,7 +23,7 @@ class _Summed(Exchange):
     """Posts one Iallreduce a plane and counts its bytes by the formula of a ring, half up, half down."""
 
     def prepare(self):
-        self._out = [self.up.empty(coordinates=hi - lo) for lo, hi in self.chunks]
+        self._out = self.messages(self.up)
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
@@ -50,15 +50,18 @@ class Allreduce(_Summed):
 
     def prepare(self):
         super().prepare()
-        sizes = [bits.fields_for(hi - lo, self.world.n) for lo, hi in self.chunks]
-        self._fields = [torch.zeros((self.up.planes, s), dtype=torch.int64) for s in sizes]
-        self._sums = [torch.zeros_like(f) for f in self._fields]
+        shapes = [(self.up.planes, bits.fields_for(hi - lo, self.world.n)) for lo, hi in self.chunks]
+        self._fields, self._sums = self.ring(shapes, torch.int64), self.ring(shapes, torch.int64)
 
     # 1. send
     def send(self, c):
         planes = self._out[c]
-        # with abstentions: count of +1 and count of -1, each among those present
-        sets = planes if len(planes) == 1 else torch.stack([planes[0] & planes[1], ~planes[0] & planes[1]])
+        sets = planes
+        if len(planes) == 2:
+            # with abstentions: count of +1 and count of -1, each among those present
+            sets = self.room("sets", *planes.shape)
+            torch.bitwise_and(planes[0], planes[1], out=sets[0])
+            torch.bitwise_xor(sets[0], planes[1], out=sets[1])
         for plane, fields, total in zip(sets, self._fields[c], self._sums[c], strict=True):
             bits.spread(plane, self.world.n, fields)
             self._post(c, fields, total)
@@ -68,8 +71,8 @@ class Allreduce(_Summed):
         self._wait(c)
         n, words = self.world.n, self._out[c].shape[1]
         counted = []
-        for total in self._sums[c]:
-            planes = bits.new_planes(bits.width(n), words)
+        for name, total in zip(("plus", "minus"), self._sums[c], strict=False):
+            planes = self.room(name, bits.width(n), words)
             bits.gather(total, n, planes)
             counted.append(planes)
         return Ballots(*self.stretches[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
@@ -83,7 +86,7 @@ class DenseMpi(_Summed):
 
     def prepare(self):
         super().prepare()
-        self._sums = [torch.zeros_like(out) for out in self._out]
+        self._sums = self.messages(self.up)
 
     # 1. send
     def send(self, c):

@@ -6,10 +6,13 @@ A step calls, in this order,
     send(chunk)              the message starts to travel
     verdicts(...)            waits, lets the vote absorb and decide, yields the direction chunk by chunk
 
-An exchange fills in four hooks, in every file in this order: send, receive, publish, collect.
+A chunk is packed while others travel, and applied while others are counted: `depth` of them are sent before the first
+is waited for, and whoever waits for one lets all of them proceed. Buffers of messages are used again after `depth`
+chunks. An exchange fills in four hooks, in every file in this order: send, receive, publish, collect.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.layout import TILE, WORD, Layout
-from mpisign.messages import Ballots, Direction, Format
+from mpisign.messages import Ballots, Direction, Format, Room
 from mpisign.slots import Step, Vote
 from mpisign.world import World
 
@@ -38,6 +41,8 @@ class Exchange:
     name: str
     raw = False  # carries raw floats
     shards = False  # counts only this rank's share of each chunk
+    depth = 2  # messages on their way before the first is counted
+    progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
     def __init__(self, world: World, layout: Layout, up: Format, vote: Vote, chunk: int):
         """chunk: coordinates of a chunk, rounded up to a multiple of 4096."""
@@ -49,7 +54,7 @@ class Exchange:
         self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
         self.stretches = self.stretches_of(world.rank)
         self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
-        self.counts = VoteCounts()
+        self.counts, self.room = VoteCounts(), Room()
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
 
@@ -66,51 +71,81 @@ class Exchange:
         """The coordinates of [lo, hi) that a rank counts: all, unless the exchange shards them."""
         return lo, hi
 
-    def verdicts(self, scales: np.ndarray | None, step: Step, counting: bool) -> Iterator[Direction]:
-        """Finishes what send() started.
+    def verdicts(
+        self, scales: np.ndarray | None, step: Step, counting: bool, post: Callable[[int], None]
+    ) -> Iterator[Direction]:
+        """Finishes what send() started for the first `depth` chunks, and sees to all others.
 
-        scales: (voters, segments) float32, where messages have them. counting: whether to count
-        agreement, ties and flips. Yields the direction of each chunk as soon as it is decided.
+        scales: (voters, segments) float32, where messages have them. counting: whether to count agreement, ties and
+        flips. post: packs and sends the message of a chunk. Yields the direction of each chunk, in order, once it is
+        decided and here; what lies behind it is then still on its way.
         """
-        self.counts, decided = VoteCounts(), None
+        self.counts, self._shared = VoteCounts(), None
         up, down = self.bytes_a_step()
         self.world.traffic.up += up
         self.world.traffic.down += down
-        if self.vote.shares:
-            ballots = [self._absorb(c, scales, step) for c in range(len(self.chunks))]
-            own = [self.vote.shared(b, self.state, step) for b in ballots]
-            decided = self.vote.scales(self.assemble(own), self.layout)
-            for c, ballot in enumerate(ballots):
-                self._decide(c, ballot, decided, step, counting)
-        else:
-            for c in range(len(self.chunks)):
-                self._decide(c, self._absorb(c, scales, step), None, step, counting)
         # every rank holds the same verdict, so one of them counts its flips
-        flips, known = counting and not self.world.rank and self.down.planes in (1, 2), self.before is not None
-        if flips and not known:
+        self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
+        self._known = self.before is not None
+        if self._flips and not self._known:
             self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64)
-        for c, (lo, hi) in enumerate(self.chunks):
-            self.collect(c)
-            if flips:
-                self._count_flips(c, known)
-            yield Direction(lo, hi, self.decided[c], self.levels, decided, self.vote.in_x)
+        self._done = 0
+        for c in range(len(self.chunks)):
+            ballots = self._absorb(c, scales, step, counting)
+            if not self.vote.shares:
+                self._decide(c, ballots, step, counting)
+            if c + self.depth < len(self.chunks):
+                post(c + self.depth)  # into the buffers of the messages just counted
+            if not self.vote.shares:
+                yield from self._arrived(c + 1)
+        if self.vote.shares:
+            self._shared = self.vote.scales(self.assemble(self._tiles), self.layout)
+            for c in range(len(self.chunks)):
+                self._decide(c, Ballots(*self.stretches[c], self.world.n, room=self.room), step, counting)
+                yield from self._arrived(c + 1)
+        yield from self._arrived(len(self.chunks), wait=True)
+        if self.progress:
+            self.progress.rest()
 
-    def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
+    def proceed(self) -> None:
+        """Lets messages that are on their way move on."""
+        if self.progress:
+            self.progress.proceed()
+
+    def _absorb(self, c: int, scales: np.ndarray | None, step: Step, counting: bool) -> Ballots:
         ballots = self.receive(c)
-        ballots.scales = scales
+        ballots.scales, ballots.room = scales, self.room
         self.vote.absorb(ballots, self.state, step)
+        if self.vote.shares:
+            self._tiles = [] if c == 0 else self._tiles
+            self._tiles.append(self.vote.shared(ballots, self.state, step))
+            self._count_agreement(ballots, counting)
         return ballots
 
-    def _decide(self, c: int, ballots: Ballots, scales: np.ndarray | None, step: Step, counting: bool) -> None:
-        self.vote.verdict(ballots, scales, self.state, self.own_verdict(c), step)
+    def _decide(self, c: int, ballots: Ballots, step: Step, counting: bool) -> None:
+        self.vote.verdict(ballots, self._shared, self.state, self.own_verdict(c), step)
         self.publish(c)
-        if counting and not self.up.raw and (self.shards or self.world.rank == 0):
-            agreement, ties = ballots.agreement()
-            # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
-            pads = self.layout.pads(ballots.lo, ballots.hi)
-            one_plane = self.up.planes == 1
-            self.counts.agreement += agreement - (self.world.n * pads if one_plane else 0)
-            self.counts.ties += ties - (0 if one_plane else pads)
+        if not self.vote.shares:
+            self._count_agreement(ballots, counting)
+
+    def _arrived(self, end: int, wait: bool = False) -> Iterator[Direction]:
+        """The directions of chunks up to `end` that are here, or, if told to wait, all of them."""
+        while self._done < end and (wait or self.is_here(self._done)):
+            c, self._done = self._done, self._done + 1
+            self.collect(c)
+            if self._flips:
+                self._count_flips(c, self._known)
+            yield Direction(*self.chunks[c], self.decided[c], self.levels, self._shared, self.vote.in_x)
+
+    def _count_agreement(self, ballots: Ballots, counting: bool) -> None:
+        if not counting or self.up.raw or not (self.shards or self.world.rank == 0):
+            return
+        agreement, ties = ballots.agreement()
+        # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
+        pads = self.layout.pads(ballots.lo, ballots.hi)
+        one_plane = self.up.planes == 1
+        self.counts.agreement += agreement - (self.world.n * pads if one_plane else 0)
+        self.counts.ties += ties - (0 if one_plane else pads)
 
     def _count_flips(self, c: int, known: bool) -> None:
         now, (lo, hi) = self.decided[c][0], self.chunks[c]
@@ -118,6 +153,25 @@ class Exchange:
         for span in self.layout.spans(lo, hi) if known else ():
             self.counts.flips += bits.differing(now[span.words(lo)], before[span.words(lo)])
         before.copy_(now)
+
+    @property
+    def at_once(self) -> range:
+        """The chunks that travel before any is waited for."""
+        return range(min(self.depth, len(self.chunks)))
+
+    def messages(self, form: Format, *between: int) -> list[Tensor]:
+        """A buffer (planes, *between, items) a chunk."""
+        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi in self.chunks], form.dtype)
+
+    def parts(self, form: Format, *between: int) -> list[Tensor]:
+        """The same for this rank's part of each chunk."""
+        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.stretches], form.dtype)
+
+    def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+        """An array a chunk: `depth` of them, which later chunks use again. None is larger than the first."""
+        held = [torch.zeros(shape, dtype=dtype) for shape in shapes[: self.depth]]
+        flat = [held[c % self.depth].view(-1) for c in range(len(shapes))]
+        return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
 
     # What an exchange fills in
 
@@ -130,13 +184,15 @@ class Exchange:
 
     def drain(self) -> None:
         """Waits for what was sent in a step that ends without a verdict."""
-        for c in range(len(self.chunks)):
+        for c in self.at_once:
             self.receive(c)
 
     def memory(self) -> int:
         """Bytes in this exchange's buffers and the vote's state."""
-        held = [self.state.values(), *(v for v in vars(self).values() if isinstance(v, list))]
-        return sum(t.nbytes for group in held for t in group if isinstance(t, Tensor))
+        lists = [self.state.values(), *(v for v in vars(self).values() if isinstance(v, list))]
+        arrays = [t for some in lists for t in some if isinstance(t, Tensor)]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in arrays}
+        return self.room.nbytes + sum(storages.values())
 
     def outgoing(self, voter: int, c: int) -> Tensor:
         """The buffer (planes, items) for the message of the voter-th local voter in chunk c."""
@@ -154,6 +210,10 @@ class Exchange:
 
     def publish(self, c: int) -> None:
         """Sends this rank's part of the verdict to everyone."""
+
+    def is_here(self, c: int) -> bool:
+        """Whether collect(c) would not wait."""
+        return True
 
     def collect(self, c: int) -> None:
         """Waits until self.decided[c] is whole."""

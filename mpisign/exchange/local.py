@@ -16,13 +16,14 @@ class Local(Exchange):
 
     name = "local"
     raw = True
+    depth = 1  # nothing travels, so nothing is waited for
 
     def __init__(self, *arguments, imitates: str = "local"):
         self.imitates = imitates
         super().__init__(*arguments)
 
     def prepare(self):
-        self._messages = [self.up.empty(self.world.n, coordinates=hi - lo) for lo, hi in self.chunks]
+        self._messages = self.messages(self.up, self.world.n)
         sizes = Sizes(self.chunks, self.up, self.down, self.world.n)
         self._bytes = FORMULAS[self.imitates](sizes)
 

@@ -22,21 +22,22 @@ class Sharded(Exchange):
 
     name = "sharded"
     shards = True
+    depth = 8
 
     def prepare(self):
         n = self.world.n
         self._shares = [[self.share_of(r, lo, hi) for r in range(n)] for lo, hi in self.chunks]
         self._up_parts = [self._parts(c, self.up) for c in range(len(self.chunks))]
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
-        self._out = [self.up.empty(coordinates=hi - lo) for lo, hi in self.chunks]
-        self._in = [self.up.empty(n, coordinates=hi - lo) for lo, hi, _ in self.stretches]
+        self._out, self._in = self.messages(self.up), self.parts(self.up, n)
+        # verdicts may travel for long after the messages they were made of
         self._own = [self.down.empty(coordinates=hi - lo) for lo, hi, _ in self.stretches]
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
         others = self.world.n - 1
         kept = sum(buffer.nbytes for buffer in self._in) // self.world.n
-        up = sum(buffer.nbytes for buffer in self._out) - kept
+        up = sum(buffer.nbytes for buffer in self._out) - kept  # a view a chunk: those of the whole vector
         return up, others * sum(buffer.nbytes for buffer in self._own)
 
     def share_of(self, rank, lo, hi):
@@ -84,6 +85,9 @@ class Sharded(Exchange):
             self._requests[c].append(request)
 
     # 4. collect
+    def is_here(self, c):
+        return MPI.Request.Testall(self._requests[c])
+
     def collect(self, c):
         self._wait(c, "Iallgatherv of verdicts")
 

@@ -121,7 +121,7 @@ def test_sharded_sends_two_bits_times_n_minus_one_over_n(comm, everywhere):
     layout = Layout({"x": (problem.dimension,)})
     world, x = Mpi(comm), layout.zeros()
     algorithm = find("signum-mv").build().with_rules("auto", "auto", n)
-    carriers = exchange.build_all(exchange.choose("sharded", algorithm, n), world, layout, algorithm, 1 << 20)
+    carriers = exchange.build(exchange.choose("sharded", algorithm, n), world, layout, algorithm, 1 << 20)
     oracle = Oracle(problem, layout, None, world.rank, streams)
     stepper = Stepper(algorithm, layout, carriers, world, streams, [oracle], x)
     for _ in range(steps):

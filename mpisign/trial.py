@@ -1,0 +1,57 @@
+"""A step without its gradient: made-up estimates are signed, sent, voted on and applied, by the Stepper of any run."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mpisign import exchange
+from mpisign.algorithm import Algorithm
+from mpisign.exchange import Choice
+from mpisign.layout import Layout
+from mpisign.rng import Streams
+from mpisign.slots import Estimator
+from mpisign.stepper import Stepper
+from mpisign.world import World
+
+RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Given(Estimator):
+    """Whatever the oracle holds, at no cost."""
+
+    def estimate(self, oracle, x, state, step):
+        return oracle.estimate
+
+
+class Maker:
+    """In an oracle's place: holds one estimate."""
+
+    loss, rows, accumulate, clip = 0.0, None, 1, 0.0
+
+    def __init__(self, estimate: Tensor):
+        self.estimate = estimate
+
+    def begin(self, t: int) -> None: ...
+
+
+class Trial(Stepper):
+    """Steps of an algorithm by one exchange, all but the estimate; each voter's estimate is uniform in (-1, 1)."""
+
+    def __init__(
+        self, choice: Choice, algorithm: Algorithm, world: World, d: int, chunk: int = 0, progress: str = "calls"
+    ):
+        layout = Layout({"x": (d,)})
+        slots = replace(algorithm, estimator=Given())
+        carriers = exchange.build((choice,), world, layout, slots, chunk, progress)
+        oracles = [Maker(_estimate(layout.length, voter)) for voter in world.local]
+        super().__init__(slots, layout, carriers, world, Streams(0), oracles, layout.zeros())
+
+    def once(self) -> None:
+        """One step."""
+        self.step(RATE)
+
+
+def _estimate(length: int, voter: int) -> Tensor:
+    return torch.empty(length).uniform_(-1, 1, generator=torch.Generator().manual_seed(voter))
