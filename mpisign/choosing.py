@@ -17,8 +17,7 @@ from mpisign.trial import Trial
 from mpisign.world import Mpi
 
 BUDGET = 0.3  # seconds for everything
-ENOUGH = 0.015  # seconds of a step beyond which a larger one tells nothing new
-SMALLEST, GROWTH, LARGEST = 1 << 12, 8, 1 << 21  # coordinates
+SMALLEST, GROWTH, LARGEST = 1 << 12, 4, 1 << 22  # coordinates
 REPEATS = 3
 
 
@@ -78,41 +77,43 @@ def predict(
     stage: Algorithm, comm, d: int, budget: float = BUDGET, names: tuple[str, ...] = (), **how
 ) -> list[Prediction]:
     """A prediction for each exchange, alike on all ranks."""
-    world, names = Mpi(comm), names or candidates(stage)
-    return [_try(Choice(name, ""), stage, world, d, budget / len(names), how) for name in names]
-
-
-def _try(choice: Choice, stage: Algorithm, world: Mpi, d: int, budget: float, how: dict) -> Prediction:
-    found, size, deadline, going = Prediction(choice), min(SMALLEST, d), time.perf_counter() + budget, True
+    found, size = [Prediction(Choice(name, "")) for name in names or candidates(stage)], min(SMALLEST, d)
+    deadline, going = time.perf_counter() + budget, True
     while going:
-        trial = Trial(choice, stage, world, size, **how)
-        trial.once()
-        times = [_timed(trial.once) for _ in range(REPEATS)]
-        found.sizes.append(size)
-        # root's clock decides for all when it is enough
-        spent = time.perf_counter() > deadline or times[-1] > ENOUGH
-        took, going = world.comm.bcast((median(times), not spent and size < min(d, LARGEST)))
-        found.seconds.append(took)
+        trials = [Trial(p.choice, stage, Mpi(comm), size, **how) for p in found]
+        for trial in trials:
+            trial.once()
+        # in turns, as no step of a run finds its buffers in the cache either
+        rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
+        # root's clock decides for all whether there is time for a larger size
+        ahead = GROWTH * (REPEATS + 1) * sum(rounds[-1])
+        going = comm.bcast(time.perf_counter() + ahead < deadline and size < min(d, LARGEST))
+        for p, *seconds in zip(found, *rounds, strict=True):
+            p.sizes.append(size)
+            p.seconds.append(median(seconds))
         size = min(size * GROWTH, d)
     return found
 
 
 def measure_link(comm, budget: float = BUDGET * 0.2) -> Link:
-    """Latency and bandwidth of an Alltoall, of which messages grow until one takes a fifth of the budget."""
+    """Latency and bandwidth of an Alltoall, whose messages grow from 64 KiB until one takes a tenth of the budget."""
     others, size, deadline = max(comm.Get_size() - 1, 1), 64, time.perf_counter() + budget
     latency = took = None
     while True:
         out, into = (np.zeros(comm.Get_size() * size, dtype=np.uint8) for _ in range(2))
         comm.Alltoall(out, into)
-        times = [_timed(lambda out=out, into=into: comm.Alltoall(out, into)) for _ in range(REPEATS)]
-        took, going = comm.bcast((median(times), time.perf_counter() < deadline and max(times) < budget / 5))
+        times = [timed(lambda out=out, into=into: comm.Alltoall(out, into), comm) for _ in range(REPEATS)]
+        took = median(times)
+        going = comm.bcast(time.perf_counter() < deadline and took < budget / 10)
         latency = took if latency is None else latency
         if not going or size >= 1 << 22:
             return Link(latency, others * size / max(took - latency, took / 10))
-        size *= 8
+        size = max(size * 4, 1 << 16)
 
 
-def _timed(work) -> float:
+def timed(work, comm) -> float:
+    """Seconds until the last rank is done, from when all begin."""
+    comm.Barrier()
     begin = time.perf_counter()
     work()
-    return time.perf_counter() - begin
+    return max(comm.allgather(time.perf_counter() - begin))

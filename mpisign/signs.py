@@ -11,7 +11,15 @@ import torch
 
 from mpisign import bits
 from mpisign.messages import RAW, Format
-from mpisign.slots import SignRule
+from mpisign.slots import Packed, SignRule
+
+
+def _joined(found: list[tuple[int, int, int | None]]) -> tuple[int, int | None]:
+    """(first coordinate, count, index of the first bad value) of each span: total, and the first bad coordinate."""
+    bad = None if any(index is None for _, _, index in found) else -1
+    if bad is not None:
+        bad = next((lo + index for lo, _, index in found if index >= 0), -1)
+    return sum(count for _, count, _ in found), bad
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,12 @@ class Sign(SignRule):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        coin, zeros = step.coin("zero", self.zeros), 0
+        coin, found = step.coin("zero", self.zeros), []
         for span in step.layout.spans(lo, hi):
             words = out[..., span.words(lo)]
-            zeros += bits.pack(signal[..., span.coordinates], span.lo, self.zeros, coin, words)
-        return zeros, 0
+            found.append((span.lo, *bits.pack(signal[..., span.coordinates], span.lo, self.zeros, coin, words)))
+        zeros, bad = _joined(found)
+        return Packed(zeros=zeros, bad=bad)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class NoisySign(SignRule):
         noisy[..., lo:hi] = signal[..., lo:hi]
         if self.scale:
             bits.add_normal(noisy[..., lo:hi], self.scale, lo, step.draw("dither"))
-        return Sign(self.zeros).pack(noisy, None, lo, hi, out, {}, step)
+        return Sign(self.zeros).pack(noisy, None, lo, hi, out, {}, step)._replace(bad=None)
 
 
 FLOOR = 1e-20  # least radius of a coordinate: where v is 0 there, the draw is a fair coin
@@ -104,14 +113,15 @@ class StochasticSign(SignRule):
     def pack(self, signal, scales, lo, hi, out, state, step):
         if scales == 0:
             return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
-        draw, clips = step.draw("sign"), 0
+        draw, found = step.draw("sign"), []
         for span in step.layout.spans(lo, hi):
             radius = self.radius if scales is None else scales
             if "radii" in state:
                 radius = state["radii"][..., span.coordinates]
             words = out[..., span.words(lo)]
-            clips += bits.pack_stochastic(signal[..., span.coordinates], radius, span.lo, draw, words)
-        return 0, clips
+            found.append((span.lo, *bits.pack_stochastic(signal[..., span.coordinates], radius, span.lo, draw, words)))
+        clips, bad = _joined(found)
+        return Packed(clips=clips, bad=bad)
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ class ScaledStochasticSign(SignRule):
         for span in step.layout.spans(lo, hi):
             words = out[:, span.words(lo)]
             bits.pack_stochastic(signal[span.coordinates], float(scales[span.segment]), span.lo, draw, words)
-        return 0, 0
+        return Packed()
 
 
 @dataclass(frozen=True)
@@ -160,8 +170,8 @@ class ScaledSign(SignRule):
         coin, zeros = step.coin("zero", self.zeros), 0
         for span in step.layout.spans(lo, hi):
             here, words = p[span.coordinates], out[:, span.words(lo)]
-            zeros += bits.pack_scaled(here, scales[span.segment], span.lo, self.zeros, coin, words)
-        return zeros, 0
+            zeros += bits.pack_scaled(here, scales[span.segment], span.lo, self.zeros, coin, words)[0]
+        return Packed(zeros=zeros)
 
 
 @dataclass(frozen=True)
@@ -208,4 +218,4 @@ class Raw(SignRule):
         torch.mul(signal[lo:hi], step.weight if self.weighted else 1.0, out=out[0])
         if self.noise:
             bits.add_normal(out[0], self.noise, lo, step.draw("dither"))
-        return 0, 0
+        return Packed()

@@ -8,7 +8,7 @@ algorithm prints as its own definition, is stored in the run file, compares and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -85,6 +85,17 @@ class Estimator:
         return batch
 
 
+class Packed(NamedTuple):
+    """What packing found: counts of zeros and of clipped values, and the first coordinate whose estimate is not finite.
+
+    bad: -1 if all are finite, None if packing did not look.
+    """
+
+    zeros: int = 0
+    clips: int = 0
+    bad: int | None = None
+
+
 class SignRule:
     """What is sent for v?"""
 
@@ -116,7 +127,7 @@ class SignRule:
             bits.blend(p[span.coordinates], v[span.coordinates], 1.0, rates[span.segment])
         return self.begin(p, {}, step)
 
-    def pack_off(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> tuple[int, int]:
+    def pack_off(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> Packed:
         """pack, and take off p what was sent: the way out."""
         counts = self.pack(p, scales, lo, hi, out, {}, step)
         for span in step.layout.spans(lo, hi):
@@ -132,8 +143,8 @@ class SignRule:
         out: Tensor,
         state: State,
         step: Step,
-    ) -> tuple[int, int]:
-        """Packs coordinates [lo, hi) into out (planes, words of the chunk); returns (zeros, clips)."""
+    ) -> Packed:
+        """Packs coordinates [lo, hi) into out (planes, words of the chunk)."""
         raise NotImplementedError
 
 

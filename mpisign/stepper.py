@@ -1,7 +1,7 @@
 """The core: one step of any algorithm, for train, for the library and for simulations alike.
 
 1. estimate   every local voter asks its oracle and forms v
-2. sign       v becomes a message; a small header (flags, loss, scales) goes ahead of it
+2. sign       v becomes a message; a small header (flags, loss, scales) goes with it
 3. exchange   messages travel, the vote decides; every header is in before anything moves
 4. update     x moves, chunk by chunk, the same bits on every rank
 """
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mpisign import bits
 from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
@@ -97,9 +96,11 @@ class Stepper:
         with self.timer("estimate"):
             estimates = self._estimate_all(mine)
         with self.timer("sign"):
-            post = self._begin(estimates, mine, everyone, request)
+            post = self._begin(estimates, mine, everyone)
         for c in self.exchange.at_once:
             post(c)
+        with self.timer("sign"):
+            self.world.start_header(self._headers(estimates, post, request))
         with self.timer("exchange"):
             header = self.world.finish_header()
             self._refuse_nonfinite(header)
@@ -141,18 +142,16 @@ class Stepper:
         self.oracles[i].begin(step.t)
         return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _begin(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step, request: int) -> Posting:
-        """Starts headers on their way; returns what packs and sends the messages."""
+    def _begin(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Posting:
+        """What all of v is needed for; returns what packs and sends the messages."""
         sign, states = self.algorithm.sign, self.stage.sign_states
         sign.agree(estimates, states, everyone)
         if self._together:
-            states, losses = [self.stage.sign_rows], self.crew.loss
+            states = [self.stage.sign_rows]
             signals = [sign.begin(estimates, states[0], steps[0])]
         else:
-            losses = [oracle.loss for oracle in self.oracles]
             signals = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
-        self.world.start_header(self._headers(estimates, losses, signals, request))
-        return Posting(self.stage, signals, states, steps, self.timer("sign"))
+        return Posting(self.stage, estimates, signals, states, steps, self.timer("sign"))
 
     def _move(self, verdicts, steps: list[Step], everyone: Step) -> None:
         if self.x_before is not None:
@@ -168,16 +167,14 @@ class Stepper:
                     for state, step in zip(self.stage.estimator_states, steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
-    def _headers(self, estimates: Tensor | list[Tensor], losses, signals: list[tuple], request: int) -> np.ndarray:
+    def _headers(self, estimates: Tensor | list[Tensor], post: Posting, request: int) -> np.ndarray:
         """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
-        count = len(self.world.local)
-        rows = np.zeros((count, FLAGS))
-        rows[:, 0], rows[:, 1], rows[:, 2] = -1, request, losses
-        if not self._together or bits.first_nonfinite(estimates.view(-1)) >= 0:
-            for i, v in enumerate(estimates):
-                if (bad := bits.first_nonfinite(v)) >= 0:
-                    rows[i, :2] = bad, float(v[bad])
-        return np.hstack([rows, np.array([scales for _, scales in signals])]) if self.stage.scaled else rows
+        losses = self.crew.loss if self._together else [oracle.loss for oracle in self.oracles]
+        rows = np.zeros((len(self.world.local), FLAGS))
+        rows[:, 0], rows[:, 1], rows[:, 2] = post.search_on(), request, losses
+        for i in np.flatnonzero(rows[:, 0] >= 0):
+            rows[i, 1] = float(estimates[i][int(rows[i, 0])])
+        return np.hstack([rows, np.array(post.scales)]) if self.stage.scaled else rows
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
         if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():

@@ -48,7 +48,7 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, ranks.size)
     use_threads(ranks.threads)
-    _load_kernels(ranks)
+    load_kernels(ranks)
     Job(plan, ranks, ranks.size).run(dry_run, wish)
 
 
@@ -89,8 +89,8 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
         train(config, wish=wish)
 
 
-def _load_kernels(ranks: Ranks) -> None:
-    # the first rank of a node fills numba's cache, the others read it
+def load_kernels(ranks: Ranks) -> None:
+    """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
     if ranks.local_rank == 0:
         bits.compile_ahead(ranks.size)
     ranks.wait(ranks.node)

@@ -15,9 +15,9 @@ from tests.table import TABLE
 assert zoo  # its functions enter the registry
 
 ROOMS = {
-    "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/"),
+    "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
     "h5py": ("mpisign/recorder.py", "mpisign/results.py", "mpisign/checkpoint.py"),
-    "click": ("mpisign/cli.py",),
+    "click": ("mpisign/cli/",),
     "matplotlib": (),
 }
 SOURCES = sorted((ROOT / "mpisign").rglob("*.py"))

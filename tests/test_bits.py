@@ -156,6 +156,16 @@ def test_pack_scaled(v, at, draw, zeros, scale):
     assert_same("pack_scaled", v, scale, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
 
 
+@given(vectors(), st.integers(0, 299), st.sampled_from([np.nan, np.inf, -np.inf]), draws)
+def test_packing_tells_what_is_not_finite(v, where, value, draw):
+    v[where:][:1] = value
+    v[where + 70 :][:1] = -np.inf
+    assert_same("pack", v, 0, "coin", draw, planes(1, len(v)))
+    assert_same("pack_stochastic", v, 1.0, 0, draw, planes(1, len(v)))
+    assert_same("pack_stochastic", v, np.ones_like(v), 0, draw, planes(1, len(v)))
+    assert cpu.pack_scaled(v.copy(), 0.5, 0, "coin", draw, planes(1, len(v)))[1] == reference.first_nonfinite(v)
+
+
 @given(vectors(), st.integers(0, 100), st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2))
 def test_add_and_sum(y, cut, factors):
     cut = min(cut, len(y))
@@ -315,7 +325,7 @@ def test_sums_of_fields_are_counts(ballots):
 def test_negative_zero_is_zero(zeros):
     v = np.array([0.0, -0.0] * 32, dtype=np.float32)
     out = planes(1, 64)
-    assert cpu.pack(v, 0, zeros, Streams(1).coin("zero", 0), out) == 64
+    assert cpu.pack(v, 0, zeros, Streams(1).coin("zero", 0), out) == (64, -1)
 
 
 def test_a_coordinate_of_coins_is_back_after_two_steps():

@@ -9,6 +9,8 @@ and add_normal also take a row for each of several voters: v (n, d), planes (P, 
 Long vectors are cut into slices for several threads, as many as use_threads() says.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from mpisign.bits import cpu
 from mpisign.bits.slices import in_slices
 from mpisign.bits.slices import use_threads as use_threads
 from mpisign.rng import Draw
+
+Found = tuple[int, int | None]  # a count, and the first index of v that is not finite: -1 if none is, None if unknown
 
 
 def width(voters: int) -> int:
@@ -33,37 +37,48 @@ def _words(planes: Tensor) -> np.ndarray:
     return planes.numpy().view(np.uint64)
 
 
+def _joined(items: int, work: Callable[[int, int], Found]) -> Found:
+    """What the slices of a vector found, as one."""
+    total, first = 0, -1
+
+    def shifted(lo, hi):
+        count, bad = work(lo, hi)
+        return count, bad + lo if bad >= 0 else -1
+
+    for count, bad in in_slices(items, shifted):
+        total, first = total + count, first if first >= 0 else bad
+    return total, first
+
+
 def _within(lo: int, hi: int) -> slice:
     """The words of coordinates lo to hi - 1; lo is a multiple of 64."""
     return slice(lo // 64, -(-hi // 64))
 
 
-def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
-    """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero.
+def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
+    """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero, and the first not finite.
 
     zeros: "coin", "plus", or "abstain", which needs a second plane: 0 where v is zero.
     """
     if v.dim() > 1:
         return cpu.pack_rows(v.numpy(), at, zeros, draw, _words(planes))
     values, words = v.numpy(), _words(planes)
-    return sum(
-        in_slices(len(v), lambda lo, hi: cpu.pack(values[lo:hi], at + lo, zeros, draw, words[:, _within(lo, hi)]))
-    )
+    return _joined(len(v), lambda lo, hi: cpu.pack(values[lo:hi], at + lo, zeros, draw, words[:, _within(lo, hi)]))
 
 
-def pack_scaled(v: Tensor, scale: float, at: int, zeros: str, draw: Draw, planes: Tensor) -> int:
-    """pack, and v -= scale * sign where a vote is cast, in one pass: what error feedback keeps. Returns the zeros."""
+def pack_scaled(v: Tensor, scale: float, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
+    """pack, and v -= scale * sign where a vote is cast, in one pass: what error feedback keeps. Returns as pack."""
     values, words = v.numpy(), _words(planes)
-    return sum(
-        in_slices(
-            len(v),
-            lambda lo, hi: cpu.pack_scaled(values[lo:hi], scale, at + lo, zeros, draw, words[:, _within(lo, hi)]),
-        )
+    return _joined(
+        len(v), lambda lo, hi: cpu.pack_scaled(values[lo:hi], scale, at + lo, zeros, draw, words[:, _within(lo, hi)])
     )
 
 
-def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> int:
-    """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,); returns how many |v| exceed it."""
+def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> Found:
+    """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,).
+
+    Returns how many |v| exceed it, and the first value that is not finite.
+    """
     each = isinstance(radius, Tensor)
     values, radii, words = v.numpy(), radius.numpy() if each else radius, _words(planes)
     if v.dim() > 1:
@@ -73,7 +88,7 @@ def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, plan
         own = radii[lo:hi] if each else radii
         return cpu.pack_stochastic(values[lo:hi], own, at + lo, draw, words[:, _within(lo, hi)])
 
-    return sum(in_slices(len(v), work))
+    return _joined(len(v), work)
 
 
 def count(ballots: Tensor, planes: Tensor) -> None:
@@ -254,7 +269,10 @@ def compile_ahead(voters: int = 2) -> None:
             pack_scaled(v, 1.0, 0, "abstain" if len(some) == 2 else "plus", draw, some)
         apply(v, planes, table, 1.0)
     count(plus.clone(), plus)
-    count(new_planes(voters, 2), new_planes(width(voters), 2))
+    counts, fields = new_planes(width(voters), 2), torch.zeros(fields_for(128, voters), dtype=torch.int64)
+    count(new_planes(voters, 2), counts)
+    spread(plus[0], voters, fields)
+    gather(fields, voters, counts)
     verdict = new_planes(1, 2)
     majority(plus, None, 2, 0, "coin", draw, verdict)
     randomised_majority(plus, None, 2, 0, draw, verdict)
@@ -268,6 +286,3 @@ def compile_ahead(voters: int = 2) -> None:
     add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
     first_nonfinite(v)
     differing(plus[0], plus[1])
-    fields = torch.zeros(fields_for(128, 2), dtype=torch.int64)
-    spread(plus[0], 2, fields)
-    gather(fields, 2, plus)

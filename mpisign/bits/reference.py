@@ -53,7 +53,7 @@ def pack(v, at, zeros, draw, planes):
     """The signs of v.
 
     zeros: "coin" or "random", which differ in the draw; "plus"; or "abstain" (planes[1] is then 0 where v is 0).
-    Returns the number of zeros.
+    Returns the number of zeros, and the index of the first value that is not finite or -1.
     """
     zero = v == 0
     bits = v > 0
@@ -64,19 +64,19 @@ def pack(v, at, zeros, draw, planes):
     planes[0] = to_words(bits)
     if zeros == "abstain":
         planes[1] = to_words(~zero)
-    return int(zero.sum())
+    return int(zero.sum()), first_nonfinite(v)
 
 
 def pack_stochastic(v, radius, at, draw, planes):
     """Bit 1 where v > fl(radius * u): P(+1) = (1 + v / radius) / 2 for |v| <= radius.
 
     radius: one for all, or float32 (d,). Returns the number of coordinates outside [-radius, radius], whose bit
-    is then certain.
+    is then certain, and the index of the first value that is not finite or -1.
     """
     planes[0] = to_words(v > np.float32(radius) * uniform(draw, at, len(v)))
     if len(planes) == 2:
         planes[1] = to_words(np.ones(len(v), dtype=bool))
-    return int((np.abs(v) > np.float32(radius)).sum())
+    return int((np.abs(v) > np.float32(radius)).sum()), first_nonfinite(v)
 
 
 def pack_scaled(v, scale, at, zeros, draw, planes):

@@ -22,7 +22,11 @@ class Sharded(Exchange):
 
     name = "sharded"
     shards = True
-    depth = 8
+
+    @property
+    def depth(self):
+        # all of one plane: then packing takes the search for NaN along; of more, what memory allows
+        return len(self.chunks) if self.up.planes == 1 else 8
 
     def prepare(self):
         n = self.world.n

@@ -181,7 +181,7 @@ def add_and_sum(y, x, factors, tiles, sums):
 
 
 @njit(**OPTIONS)
-def _first_nonfinite(v):
+def find_nonfinite(v):
     address, whole = v.ctypes.data, len(v) // 64
     for w in range(whole):
         if unfit(address + 256 * w):
@@ -198,4 +198,4 @@ def _search(v, lo, hi):
 
 
 def first_nonfinite(v):
-    return int(_first_nonfinite(v))
+    return int(find_nonfinite(v))

@@ -1,4 +1,4 @@
-"""The command line: each command parses, then calls one function. Only `train` starts MPI."""
+"""The command line: each command parses, then calls one function. Only what runs over ranks starts MPI."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import click
 
 from mpisign import __version__, mpi, stopping
 from mpisign.batch import KINDS
+from mpisign.cli.bench import bench
 from mpisign.errors import StorageError
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -48,6 +49,9 @@ def cli():
     mpirun -n 8 mpisign train                      the built-in job on real digits
     mpirun -n 8 mpisign train JOB.toml --set run.seed=2
     """
+
+
+cli.add_command(bench)
 
 
 @cli.command()

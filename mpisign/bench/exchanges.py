@@ -1,0 +1,150 @@
+"""`mpisign bench exchange`: whole exchanges (sign, pack, wire, count, apply) over sizes, beside what was predicted."""
+
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from statistics import median
+
+from mpisign.algorithm import Algorithm
+from mpisign.bench.measuring import Times, in_turns, resident
+from mpisign.bench.table import Say, Table, machine
+from mpisign.choosing import candidates, measure_link, measured, predict
+from mpisign.exchange import Choice, choose
+from mpisign.mpi import Ranks
+from mpisign.trial import Trial
+from mpisign.world import Mpi
+
+COLUMNS = {
+    "n": "d", "d": ",d", "exchange": "", "ms": ".3f", "predicted ms": ".3f", "error": "+.0%", "ideal ms": ".3f",
+    "bits": ".4f", "bits by the OS": ".4f", "work ns": ".3f", "bytes a coordinate": ".3f", "auto": "",
+}  # fmt: skip
+PHASES = {"phase": "", "ms": ".3f", "share": ".0%"}
+
+
+def exchanges(
+    algorithm: Algorithm, names: tuple[str, ...], sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, **how
+) -> Table:
+    """Medians of steps without their gradient, each lasting until the last rank is done.
+
+    predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. work ns: of the
+    kernels, a coordinate and rank. bytes a coordinate: memory of the exchange's buffers on this rank.
+    """
+    link = measure_link(ranks.comm)
+    about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
+    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | how | machine())
+    for d in sizes:
+        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)[0].name
+        fitting = [name for name in names or carrying(algorithm) if name in carrying(algorithm)]
+        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, names=fitting, **how)}
+        trials = {name: _trial(name, algorithm, ranks, d, how) for name in fitting}
+        found = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
+        for name, trial in trials.items():
+            row = _row(trial, found[name], repeats, ranks, d)
+            row |= {"predicted ms": guesses[name] * 1e3, "error": guesses[name] / found[name].median - 1}
+            row["ideal ms"] = row["bits"] / 8 * d / link.bandwidth * 1e3
+            table.add(n=ranks.size, d=d, exchange=name, auto="*" if name == auto else "", **row)
+    return table
+
+
+def _row(trial: "Watched", times: Times, repeats: int, ranks: Ranks, d: int) -> dict[str, float | None]:
+    """What was measured of one exchange, the averages of what ranks counted included."""
+    sent, work = trial.world.traffic.up + trial.world.traffic.down, median(trial.work)
+    counted, work = (ranks.comm.allreduce(value) / ranks.size for value in (sent / (repeats + 1), work))
+    by_system = times.sent if times.sent and times.sent > counted / 2 else None
+    return {
+        "ms": times.median * 1e3,
+        "bits": counted * 8 / d,
+        "bits by the OS": by_system and by_system * 8 / d,
+        "work ns": work / d * 1e9,
+        "bytes a coordinate": trial.exchange.memory() / d,
+    }
+
+
+def carrying(algorithm: Algorithm) -> tuple[str, ...]:
+    """The exchanges that can carry this algorithm's messages."""
+    return ("dense", "dense-mpi") if algorithm.sign.up().raw else candidates(algorithm)
+
+
+class Stopwatch:
+    """Seconds spent inside some methods."""
+
+    def __init__(self, clock: Callable[[], float]):
+        """clock: time.perf_counter, or time.thread_time, which leaves out what other processes took."""
+        self.seconds, self._clock = 0.0, clock
+
+    def watch(self, holder: object, name: str) -> None:
+        """From now on the time of this method counts."""
+        method = getattr(holder, name)
+
+        def timed(*given, **named):
+            begin = self._clock()
+            try:
+                return method(*given, **named)
+            finally:
+                self.seconds += self._clock() - begin
+
+        object.__setattr__(holder, name, timed)  # slots are frozen
+
+
+class Watched(Trial):
+    """A trial that notes the seconds of this thread that each step's kernels took."""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self._kernels, slots, self.work = Stopwatch(time.thread_time), self.algorithm, []
+        for holder, method in (
+            (self.stage, "search"),
+            (slots.sign, "begin"),
+            (slots.sign, "pack"),
+            (slots.vote, "absorb"),
+            (slots.vote, "verdict"),
+            (slots.update, "apply"),
+        ):
+            self._kernels.watch(holder, method)
+
+    def once(self):
+        before = self._kernels.seconds
+        super().once()
+        self.work.append(self._kernels.seconds - before)
+
+
+def _trial(name: str, algorithm: Algorithm, ranks: Ranks, d: int, how: dict) -> Watched:
+    # slots are watched, so each trial gets its own
+    return Watched(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+
+
+def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **how) -> Table:
+    """Where each millisecond of a step goes, on the average over ranks and repeats."""
+    trial = Trial(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+    before = resident()
+    trial.once()
+    spent = dict(_spans(trial))
+    times = in_turns({name: trial.once}, repeats, ranks, say)[name]
+    average = {phase: ranks.comm.allreduce(s.seconds) / ranks.size / (repeats + 1) for phase, s in spent.items()}
+    total = sum(times.seconds) / repeats
+    about = {"algorithm": algorithm.name, "exchange": name, "n": ranks.size, "d": d, "mean of": repeats} | how
+    about["memory of buffers, bytes a coordinate"] = round(trial.exchange.memory() / d, 4)
+    about["memory grown in the steps, bytes a coordinate"] = round((resident() - before) / d, 4)
+    table = Table("profile", PHASES, about | machine())
+    for phase, seconds in (*average.items(), ("all else: Python, MPI's calls", total - sum(average.values()))):
+        table.add(phase=phase, ms=seconds * 1e3, share=seconds / total)
+    table.add(phase="whole step", ms=total * 1e3, share=1.0)
+    return table
+
+
+def _spans(trial: Trial) -> Iterator[tuple[str, Stopwatch]]:
+    slots, carrier = trial.algorithm, trial.exchange
+    for phase, holder, method in (
+        ("search for NaN", trial.stage, "search"),
+        ("pack", slots.sign, "pack"),
+        ("post messages", carrier, "send"),
+        ("wait for headers", trial.world, "finish_header"),
+        ("wait for messages", carrier, "receive"),
+        ("count and decide", slots.vote, "verdict"),
+        ("post verdicts", carrier, "publish"),
+        ("wait for verdicts", carrier, "collect"),
+        ("apply", slots.update, "apply"),
+    ):
+        span = Stopwatch(time.perf_counter)
+        span.watch(holder, method)
+        yield phase, span

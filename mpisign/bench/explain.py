@@ -1,0 +1,59 @@
+"""`mpisign bench explain`: how `auto` chooses here, and the link below which one bit pays against float32."""
+
+import time
+from statistics import median
+
+from mpisign import bits
+from mpisign.algorithm import Algorithm
+from mpisign.bench.table import Say, Table, machine
+from mpisign.choosing import measure_link, predict
+from mpisign.exchange import Choice
+from mpisign.mpi import Ranks
+from mpisign.trial import Trial
+from mpisign.world import Local
+
+SAMPLE = 1 << 20  # coordinates on which the kernels are timed
+
+
+def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say, **how) -> Table:
+    """Predictions for each exchange and size, the choice, and what it rests on."""
+    n, link = ranks.size, measure_link(ranks.comm)
+    nanoseconds = work(algorithm, n)
+    gigabits = 62 * (n - 1) / n / nanoseconds
+    predictions = predict(algorithm, ranks.comm, max(sizes), **how)
+    columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in predictions} | {"choice": ""}
+    about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
+    table = Table("explain", columns, about | {"pays below Gbit/s": round(gigabits, 1)} | machine())
+    for d in sizes:
+        seconds = {p.choice.name: p.at(d) for p in predictions}
+        shown = {f"{name} ms": value * 1e3 for name, value in seconds.items()}
+        table.add(d=d, choice=min(seconds, key=seconds.get), **shown)
+    for p in predictions:
+        tried = ", ".join(f"{t * 1e3:.3g} ms at {d:,}" for d, t in zip(p.sizes, p.seconds, strict=True))
+        say(f"{p.choice.name}: tried {tried}")
+    say(f"link: {link}, by an Alltoall of all ranks at once")
+    say(
+        f"one bit pays against float32 on links below {gigabits:.1f} Gbit/s a rank: 62(n-1)/n bits a coordinate less "
+        f"on the wire for {nanoseconds:.2f} ns a coordinate of work"
+    )
+    return table
+
+
+def work(algorithm: Algorithm, n: int) -> float:
+    """Nanoseconds a coordinate that one rank of n packs, counts its share of, and applies; nothing travels."""
+    alone = Trial(Choice("local", ""), algorithm, Local(1), SAMPLE)
+    counting = 0.0
+    if not algorithm.sign.up().raw:
+        votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)
+        counting = _median(lambda: bits.count(votes, counts))
+    return (_median(alone.once) + counting) / SAMPLE * 1e9
+
+
+def _median(task, repeats: int = 7) -> float:
+    task()
+    times = []
+    for _ in range(repeats):
+        begin = time.thread_time()
+        task()
+        times.append(time.thread_time() - begin)
+    return median(times)

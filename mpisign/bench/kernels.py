@@ -1,0 +1,92 @@
+"""`mpisign bench kernels`: nanoseconds a coordinate of every kernel, beside what this machine's memory can do."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+
+from mpisign import bits
+from mpisign.bench.table import Say, Table, machine
+from mpisign.rng import Streams
+
+COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
+
+
+def kernels(d: int, voters: int, threads: int, repeats: int, say: Say) -> Table:
+    """Medians over vectors of d coordinates, on so many threads, counts for so many voters."""
+    torch.set_num_threads(threads)
+    bits.use_threads(threads)
+    bits.compile_ahead(voters)
+    d = max(d // 4096, 1) * 4096
+    about = {"d": d, "voters": voters, "threads": threads, "median of": repeats} | machine()
+    table = Table("kernels", COLUMNS, about)
+    v, x = torch.empty(d).uniform_(-1, 1), torch.empty(d).uniform_(-1, 1)
+    bandwidth = {
+        "read": 4 * d / _median(lambda: torch.max(v.view(torch.int32)), repeats),
+        "copy": 8 * d / _median(lambda: x.copy_(v), repeats),
+    }
+    for name, rate in bandwidth.items():
+        table.add(kernel=f"(torch {name})", **{"ns a coordinate": _bytes(name) * 1e9 / rate, "GB/s": rate / 1e9})
+    for name, work, moved, kind in _works(v, x, d, voters):
+        say(f"kernel {name}")
+        took = _median(work, repeats)
+        numbers = {"ns a coordinate": took / d * 1e9, "GB/s": moved * d / took / 1e9}
+        share = moved * d / took / bandwidth[kind] if kind else None
+        table.add(kernel=name, share=share, of=kind or None, **numbers)
+    return table
+
+
+def _bytes(kind: str) -> int:
+    return 4 if kind == "read" else 8
+
+
+def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
+    """(name, work, bytes a coordinate that it moves, the bandwidth it is compared with)."""
+    streams, words = Streams(1), d // 64
+    coin, draw = streams.coin("zero", 3, 2), streams.draw("sign", 3, 2)
+    plane, two, four = (bits.new_planes(k, words) for k in (1, 2, 4))
+    for planes in (plane, two, four):
+        planes.random_()
+    ballots = bits.new_planes(voters, words).random_()
+    counted, verdict = bits.new_planes(bits.width(voters), words), bits.new_planes(1, words)
+    signs, levels = np.array([-1e-3, 1e-3], dtype=np.float32), np.linspace(-1e-3, 1e-3, 16, dtype=np.float32)
+    tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
+    one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
+    radii = torch.full((d,), 2.0)
+    return [
+        ("pack", lambda: bits.pack(v, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
+        ("pack, abstaining", lambda: bits.pack(v, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
+        ("stochastic pack", lambda: bits.pack_stochastic(v, 2.0, 0, draw, plane), 4 + 1 / 8, "read"),
+        ("stochastic pack, own radii", lambda: bits.pack_stochastic(v, radii, 0, draw, plane), 8 + 1 / 8, "read"),
+        ("scaled pack, error feedback", lambda: bits.pack_scaled(v, 1e-9, 0, "coin", coin, plane), 8 + 1 / 8, "copy"),
+        ("add and sum", lambda: bits.add_and_sum(x, v, one * 1e-9, tiles), 12, "copy"),
+        ("search for NaN", lambda: bits.first_nonfinite(v), 4, "read"),
+        ("sums of tiles", lambda: bits.tile_sums(v, tiles), 4, "read"),
+        ("count", lambda: bits.count(ballots, counted), voters / 8, ""),
+        ("majority", lambda: bits.majority(counted, None, voters, 0, "coin", coin, verdict), len(counted) / 8, ""),
+        (
+            "randomised majority",
+            lambda: bits.randomised_majority(counted, None, voters, 0, draw, verdict),
+            len(counted) / 8,
+            "",
+        ),
+        ("apply", lambda: bits.apply(x, plane, signs, 0.999), 8 + 1 / 8, "copy"),
+        ("apply, abstaining", lambda: bits.apply(x, two, np.repeat(signs, 2), 0.999), 8 + 2 / 8, "copy"),
+        ("apply, four planes", lambda: bits.apply(x, four, levels, 0.999), 8 + 4 / 8, "copy"),
+        ("moving average", lambda: bits.blend(x, v, 0.9, 0.1), 12, "copy"),
+        ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
+        ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),
+        ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
+    ]
+
+
+def _median(work: Callable[[], object], repeats: int) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return median(times)

@@ -1,0 +1,88 @@
+"""How things are timed: in turns, over all ranks at once, and bytes by the counters of the operating system."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from mpisign.mpi import Ranks
+
+Work = Callable[[], object]
+NETWORK = Path("/sys/class/net")
+PAGE = Path("/proc/self/statm")
+
+
+@dataclass
+class Times:
+    """Seconds of each repeat, and what else was counted over all of them."""
+
+    seconds: list[float] = field(default_factory=list)
+    processor: float = 0.0  # seconds that this process's cores worked, waiting included where it spins
+    sent: float | None = None  # bytes a rank, by the operating system
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+
+def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callable[[str], None] | None = None):
+    """Times of every work: one unmeasured round, then `repeats` rounds in which all take their turn.
+
+    A repeat lasts until the last rank is done. Bytes are counted over all rounds of a work.
+    """
+    found = {name: Times() for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            if say:
+                say(f"{name}: {turn}/{repeats}")
+            took, worked, sent = _once(work, ranks)
+            if turn:
+                found[name].seconds.append(took)
+                found[name].processor += worked / repeats
+                if sent is not None:
+                    found[name].sent = (found[name].sent or 0.0) + sent / repeats
+    return found
+
+
+def _once(work: Work, ranks: Ranks) -> tuple[float, float, float | None]:
+    before = sent_bytes(ranks)
+    if ranks.comm:
+        ranks.comm.Barrier()
+    begin, worked = time.perf_counter(), time.process_time()
+    work()
+    took, worked = time.perf_counter() - begin, time.process_time() - worked
+    if ranks.comm:
+        took = float(np.max(ranks.comm.allgather(took)))
+    after = sent_bytes(ranks)
+    return took, worked, None if before is None else after - before
+
+
+def interfaces(ranks: Ranks) -> list[str]:
+    """The network interfaces by which these ranks talk: loopback within a host, all others between hosts."""
+    if not NETWORK.exists():
+        return []
+    within = ranks.size == len(ranks.members)
+    return [link.name for link in NETWORK.iterdir() if (link.name == "lo") == within]
+
+
+def sent_bytes(ranks: Ranks) -> float | None:
+    """Bytes sent so far, a rank, by this host's interfaces, on the average over hosts; None where nobody counts.
+
+    Within a host it is what went over loopback: nothing, where MPI uses shared memory.
+    """
+    if ranks.comm is None or not (links := interfaces(ranks)):
+        return None
+    ranks.comm.Barrier()
+    own = 0
+    if ranks.local_rank == 0:
+        own = sum(int((NETWORK / link / "statistics" / "tx_bytes").read_text()) for link in links)
+    return sum(ranks.comm.allgather(own)) / ranks.size
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(PAGE.read_text().split()[1]) * resource.getpagesize()

@@ -1,0 +1,143 @@
+"""`mpisign bench peers`: a vote against what people use today, in one run, by the same ranks, in turns.
+
+Each entry ends with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a
+model whose gradients are given (so that nothing but the exchange is worth mentioning) and the step of torch's SGD.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+
+import torch
+from mpi4py import MPI
+
+from mpisign.algorithm import Algorithm
+from mpisign.bench.measuring import in_turns, interfaces
+from mpisign.bench.table import Say, Table, machine
+from mpisign.choosing import measured
+from mpisign.exchange import choose
+from mpisign.mpi import Ranks
+from mpisign.trial import RATE, Trial
+from mpisign.world import Mpi
+
+COLUMNS = {"n": "d", "d": ",d", "peer": "", "ms": ".2f", "times slower": ".1f", "bits by the OS": ".3f"}
+SIDE = 1000  # of the square matrices of which DDP's model is made
+Works = dict[str, Callable[[], object]]
+
+
+def peers(
+    algorithm: Algorithm, sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, ddp: bool = True, **how
+) -> Table:
+    """Medians, each repeat lasting until the last rank is done; times slower: than the vote by `auto`."""
+    about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
+    table = Table("peers", COLUMNS, about | how | machine())
+    missing = _start_gloo(ranks)
+    if missing:
+        say(missing)
+        table.about["left out"] = missing
+    for d in sizes:
+        ours, works = _ours(algorithm, d, ranks, how)
+        works |= _mpi_sum(d, ranks)
+        if not missing:
+            works |= _gloo_sum(d) | (_ddp(d) if ddp else {})
+        found = in_turns(works, repeats, ranks, say)
+        for name, times in found.items():
+            bits = times.sent * 8 / d if times.sent and times.sent * 8 > 1e-3 * d else None
+            row = {"times slower": times.median / found[ours].median, "bits by the OS": bits}
+            table.add(n=ranks.size, d=d, peer=name, ms=times.median * 1e3, **row)
+    if not missing:
+        torch.distributed.destroy_process_group()
+    return table
+
+
+def _ours(algorithm: Algorithm, d: int, ranks: Ranks, how: dict) -> tuple[str, Works]:
+    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)
+    name = f"mpisign, {algorithm.name} by {choice.name}"
+    return name, {name: Trial(choice, algorithm, Mpi(ranks.comm), d, **how).once}
+
+
+def _mpi_sum(d: int, ranks: Ranks) -> Works:
+    gradient, total, x = torch.ones(d), torch.empty(d), torch.zeros(d)
+
+    def step():
+        ranks.comm.Allreduce(gradient.numpy(), total.numpy(), MPI.SUM)
+        x.add_(total, alpha=-RATE / ranks.size)
+
+    return {f"{MPI.get_vendor()[0]} float32 Allreduce, SGD step": step}
+
+
+def _start_gloo(ranks: Ranks) -> str:
+    """Joins torch.distributed; returns why it can't."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        return "torch.distributed with gloo is missing from this torch: no gloo, no DDP"
+    with socket.socket() as free:
+        free.bind(("", 0))
+        meeting = ranks.comm.bcast((socket.gethostname(), free.getsockname()[1]))
+    within = ranks.size == len(ranks.members)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if within else min(interfaces(ranks), default="lo"))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    host = "127.0.0.1" if within else meeting[0]
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://{host}:{meeting[1]}", rank=ranks.rank, world_size=ranks.size
+    )
+    return ""
+
+
+def _gloo_sum(d: int) -> Works:
+    gradient, x, n = torch.ones(d), torch.zeros(d), torch.distributed.get_world_size()
+
+    def step():
+        torch.distributed.all_reduce(gradient)
+        x.add_(gradient, alpha=-RATE / n)
+        gradient.fill_(1.0)
+
+    return {"gloo float32 all-reduce, SGD step": step}
+
+
+class Fixed(torch.nn.Module):
+    """Square matrices whose gradients are given."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        side = min(SIDE, max(int(d**0.5), 1))
+        count = max(round(d / side**2), 1)
+        self.matrices = torch.nn.ParameterList(torch.zeros(side, side) for _ in range(count))
+        self.given = [torch.empty(side, side).uniform_(-1, 1) for _ in range(count)]
+
+    def forward(self) -> torch.Tensor:
+        return sum((m * g).sum() for m, g in zip(self.matrices, self.given, strict=True))
+
+
+def _ddp(d: int) -> Works:
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+    from torch.nn.parallel import DistributedDataParallel
+
+    hooks = {
+        "DDP float32": None,
+        "DDP fp16 hook": (None, default_hooks.fp16_compress_hook),
+        "DDP PowerSGD rank 1": (
+            powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2),
+            powerSGD_hook.powerSGD_hook,
+        ),
+    }
+    works = {"DDP's model without DDP": _stepping(Fixed(d))}
+    for name, hook in hooks.items():
+        # one bucket: with more of them PowerSGD hangs over gloo
+        model = DistributedDataParallel(Fixed(d), bucket_cap_mb=1 << 14)
+        if hook:
+            model.register_comm_hook(*hook)
+        works[name] = _stepping(model)
+        for _ in range(3):  # PowerSGD begins after two plain steps; the first one builds buckets
+            works[name]()
+    return works
+
+
+def _stepping(model: torch.nn.Module) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def step():
+        optimizer.zero_grad(set_to_none=False)
+        model().backward()
+        optimizer.step()
+
+    return step

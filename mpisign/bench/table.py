@@ -1,0 +1,81 @@
+"""A table of measurements: rows as they come, printed as Markdown, saved with the machine they were made on."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from mpisign.recorder import write_aside
+
+Value = str | int | float | None
+
+
+@dataclass
+class Table:
+    """Columns by name; a float is shown by the format of its column, None as a dash."""
+
+    title: str
+    columns: Mapping[str, str]  # name -> format of its numbers
+    about: dict[str, Value] = field(default_factory=dict)  # what holds for every row
+    rows: list[dict[str, Value]] = field(default_factory=list)
+
+    def add(self, **row: Value) -> dict[str, Value]:
+        """One more row; columns that are left out are empty."""
+        assert not row.keys() - self.columns.keys()
+        self.rows.append({name: row.get(name) for name in self.columns})
+        return self.rows[-1]
+
+    def markdown(self) -> str:
+        """The table as text."""
+        said = ", ".join(f"{name} {value}" for name, value in self.about.items())
+        head = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
+        body = ["| " + " | ".join(self._shown(row, name) for name in self.columns) + " |" for row in self.rows]
+        return "\n".join([f"**{self.title}** ({said})", "", *head, *body])
+
+    def _shown(self, row: dict[str, Value], name: str) -> str:
+        value = row[name]
+        if value is None:
+            return "-"
+        return value if isinstance(value, str) else format(value, self.columns[name])
+
+
+def machine() -> dict[str, Value]:
+    """The facts without which a number means nothing."""
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(load, 1),
+        "versions": ", ".join(f"{p} {version(p)}" for p in ("mpisign", "torch", "numpy", "numba", "mpi4py")),
+    }
+
+
+def save(path: Path, tables: list[Table]) -> None:
+    """Writes tables into an HDF5 file, a group each: a dataset a column, what holds for all rows as attributes."""
+
+    def fill(file):
+        for table in tables:
+            group = file.create_group(table.title)
+            group.attrs.update({k: v for k, v in (table.about | machine()).items() if v is not None})
+            for name in table.columns:
+                group[name] = _array([row[name] for row in table.rows])
+
+    write_aside(path, fill)
+
+
+def _array(values: list[Value]) -> np.ndarray:
+    if any(isinstance(value, str) for value in values):
+        return np.array([str(value or "").encode() for value in values])
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+Say = Callable[[str], None]

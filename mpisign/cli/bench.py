@@ -1,0 +1,169 @@
+"""`mpisign bench`: kernels, exchanges and their rivals, measured here."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from mpisign.errors import UsageError
+
+SIZES = (100_000, 1_000_000, 8_400_000)
+
+
+def options(command):
+    """What all benchmarks over MPI share."""
+    for option in (
+        click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
+        click.option("--progress", type=click.Choice(["calls", "thread"]), default="calls", show_default=True),
+        click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
+        click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True),
+        click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once."),
+        click.option("--algorithm", "name", default="signsgd-mv", show_default=True, help="Whose messages travel."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def bench():
+    """Measures kernels, exchanges and rivals on this machine; tables are Markdown, files HDF5.
+
+    \b
+    mpisign bench kernels
+    mpirun -n 4 mpisign bench exchange -d 1e6 -d 1e7
+    mpirun -n 4 mpisign bench peers --output peers.h5
+    mpirun -n 4 mpisign bench explain
+    """
+
+
+@bench.command()
+@click.option("-d", "size", type=float, default=2**24, show_default=True, help="Coordinates of a vector.")
+@click.option("--voters", type=click.IntRange(min=2), default=8, show_default=True, help="Whose votes are counted.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+def kernels(size, voters, threads, repeats, output):
+    """Nanoseconds a coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
+    from mpisign.bench.kernels import kernels
+
+    (d,) = _sizes((size,))
+    _tell([kernels(d, voters, threads, repeats, _progress(True))], output, True)
+
+
+@bench.command()
+@options
+@click.option("--exchange", "names", multiple=True, help="One of those that fit; all by default.")
+def exchange(name, names, sizes, repeats, output, threads, **how):
+    """Steps without their gradient, exchange by exchange: time, prediction, bits by the OS, work, memory."""
+    from mpisign.bench.exchanges import exchanges
+
+    algorithm = _algorithm(name)
+    _check(names, algorithm, name)
+    with _ranks(threads) as ranks:
+        say = _progress(ranks.root)
+        found = exchanges(_with_rules(algorithm, ranks), names, _sizes(sizes), repeats, ranks, say, **how)
+        _tell([found], output, ranks.root)
+
+
+@bench.command()
+@options
+@click.option("--no-ddp", is_flag=True, help="Leaves out DDP and its hooks, which take long to start.")
+def peers(name, sizes, repeats, output, threads, no_ddp, **how):
+    """A vote against MPI's and gloo's float32 all-reduce, and DDP with its fp16 and PowerSGD hooks, in one run."""
+    from mpisign.bench.peers import peers
+
+    algorithm = _algorithm(name)
+    with _ranks(threads) as ranks:
+        say = _progress(ranks.root)
+        found = peers(_with_rules(algorithm, ranks), _sizes(sizes), repeats, ranks, say, not no_ddp, **how)
+        _tell([found], output, ranks.root)
+
+
+@bench.command()
+@options
+@click.option("--exchange", "exchange_name", default="sharded", show_default=True)
+def profile(name, exchange_name, sizes, repeats, output, threads, **how):
+    """Where each millisecond of a step without its gradient goes; the memory of its buffers."""
+    from mpisign.bench.exchanges import profile
+
+    algorithm = _algorithm(name)
+    _check((exchange_name,), algorithm, name)
+    with _ranks(threads) as ranks:
+        say, slots = _progress(ranks.root), _with_rules(algorithm, ranks)
+        found = [profile(slots, exchange_name, d, repeats, ranks, say, **how) for d in _sizes(sizes)]
+        _tell(found, output, ranks.root)
+
+
+@bench.command()
+@options
+def explain(name, sizes, repeats, output, threads, **how):
+    """How exchange = "auto" chooses here, and the link bandwidth below which one bit pays against float32."""
+    from mpisign.bench.explain import explain
+
+    algorithm = _algorithm(name)
+    with _ranks(threads) as ranks:
+        say = click.echo if ranks.root else _progress(False)
+        _tell([explain(_with_rules(algorithm, ranks), _sizes(sizes), ranks, say, **how)], output, ranks.root)
+
+
+def _sizes(sizes) -> tuple[int, ...]:
+    for size in sizes:
+        if not 1 <= size <= 2**40 or size != int(size):
+            raise UsageError(f"-d {size:g}: coordinates are a whole number from 1 to 2**40, as in -d 1e6")
+    return tuple(int(size) for size in sizes)
+
+
+def _check(names, algorithm, name: str) -> None:
+    from mpisign.bench.exchanges import carrying
+
+    for wanted in names:
+        if wanted not in carrying(algorithm):
+            raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(carrying(algorithm))}")
+
+
+def _algorithm(name: str):
+    from mpisign import zoo  # noqa: F401
+    from mpisign.algorithm import find
+
+    return find(name).build().stages[-1]
+
+
+def _with_rules(algorithm, ranks):
+    return algorithm.with_rules("auto", "auto", ranks.size)
+
+
+@contextlib.contextmanager
+def _ranks(threads: int):
+    """All ranks, which must be at least two."""
+    from mpisign import bits, mpi
+
+    if mpi.launch().size < 2:
+        raise UsageError("an exchange needs ranks: mpirun -n 4 mpisign bench ...")
+    ranks = mpi.start(threads)
+    from mpisign.train import load_kernels, use_threads
+
+    assert bits
+    use_threads(threads)
+    load_kernels(ranks)
+    yield ranks
+
+
+def _progress(root: bool):
+    """Tells on a terminal what is being measured."""
+    if not root or not sys.stderr.isatty():
+        return lambda text: None
+    return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _tell(tables, output, root: bool) -> None:
+    if not root:
+        return
+    _progress(True)("")
+    click.echo("\n\n".join(table.markdown() for table in tables))
+    if output:
+        from mpisign.bench.table import save
+
+        save(output, tables)
+        click.echo(f"\nwritten: {output}")
