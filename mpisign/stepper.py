@@ -2,7 +2,7 @@
 
 1. estimate   every local voter asks its oracle and forms v
 2. sign       v becomes a message; a small header (flags, loss, scales) goes with it
-3. exchange   messages travel, the vote decides; every header is in before anything moves
+3. exchange   messages travel, the vote decides; every header is in before x or any state of a vote moves
 4. update     x moves, chunk by chunk, the same bits on every rank
 """
 
@@ -101,12 +101,9 @@ class Stepper:
             post(c)
         with self.timer("sign"):
             self.world.start_header(self._headers(estimates, post, request))
-        with self.timer("exchange"):
-            header = self.world.finish_header()
-            self._refuse_nonfinite(header)
-        scales = header[:, FLAGS:].astype(np.float32) if self.stage.scaled else None
-        self._move(self.exchange.verdicts(scales, everyone, counting, post), mine, everyone)
+        self._move(self.exchange.verdicts(everyone, counting, post, self._agree), mine, everyone)
         self.t += 1
+        header = self._header
         loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
         return Outcome(loss, post.zeros, post.clips, int(header[:, 1].max()))
 
@@ -175,6 +172,12 @@ class Stepper:
         for i in np.flatnonzero(rows[:, 0] >= 0):
             rows[i, 1] = float(estimates[i][int(rows[i, 0])])
         return np.hstack([rows, np.array(post.scales)]) if self.stage.scaled else rows
+
+    def _agree(self) -> np.ndarray | None:
+        """Waits for all headers, and returns the scales in them, if any."""
+        self._header = self.world.finish_header()
+        self._refuse_nonfinite(self._header)
+        return self._header[:, FLAGS:].astype(np.float32) if self.stage.scaled else None
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
         if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():

@@ -72,31 +72,28 @@ class Exchange:
         return lo, hi
 
     def verdicts(
-        self, scales: np.ndarray | None, step: Step, counting: bool, post: Callable[[int], None]
+        self, step: Step, counting: bool, post: Callable[[int], None], agree: Callable[[], np.ndarray | None]
     ) -> Iterator[Direction]:
-        """Finishes what send() started for the first `depth` chunks, and sees to all others.
+        """Finishes what send() started for the chunks of `at_once`, and sees to all others.
 
-        scales: (voters, segments) float32, where messages have them. counting: whether to count agreement, ties and
-        flips. post: packs and sends the message of a chunk. Yields the direction of each chunk, in order, once it is
-        decided and here; what lies behind it is then still on its way.
+        counting: whether to count agreement, ties and flips. post: packs and sends the message of a chunk. agree: waits
+        for all headers and returns the scales (voters, segments) float32, if messages have them; raises where a header
+        says so, after drain(). Yields the direction of each chunk, in order, once it is decided and here; what lies
+        behind it is then still on its way.
         """
-        self.counts, self._shared = VoteCounts(), None
-        up, down = self.bytes_a_step()
-        self.world.traffic.up += up
-        self.world.traffic.down += down
-        # every rank holds the same verdict, so one of them counts its flips
-        self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
-        self._known = self.before is not None
-        if self._flips and not self._known:
-            self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64)
-        self._done = 0
+        self._open(counting)
+        # headers travel behind the first messages: a vote that keeps nothing counts these while it waits
+        early = self.up.scaled or self.vote.shares or self.vote.stateful
+        scales = agree() if early else None
         for c in range(len(self.chunks)):
             ballots = self._absorb(c, scales, step, counting)
             if not self.vote.shares:
                 self._decide(c, ballots, step, counting)
             if c + self.depth < len(self.chunks):
                 post(c + self.depth)  # into the buffers of the messages just counted
-            if not self.vote.shares:
+            if not early and c == self.at_once[-1]:
+                agree()
+            if not self.vote.shares and (early or c >= self.at_once[-1]):
                 yield from self._arrived(c + 1)
         if self.vote.shares:
             self._shared = self.vote.scales(self.assemble(self._tiles), self.layout)
@@ -107,6 +104,18 @@ class Exchange:
         if self.progress:
             self.progress.rest()
 
+    def _open(self, counting: bool) -> None:
+        self.counts, self._shared, self._tiles = VoteCounts(), None, []
+        self._absorbed = self._published = self._done = 0
+        up, down = self.bytes_a_step()
+        self.world.traffic.up += up
+        self.world.traffic.down += down
+        # every rank holds the same verdict, so one of them counts its flips
+        self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
+        self._known = self.before is not None
+        if self._flips and not self._known:
+            self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64)
+
     def proceed(self) -> None:
         """Lets messages that are on their way move on."""
         if self.progress:
@@ -114,10 +123,10 @@ class Exchange:
 
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step, counting: bool) -> Ballots:
         ballots = self.receive(c)
+        self._absorbed = c + 1
         ballots.scales, ballots.room = scales, self.room
         self.vote.absorb(ballots, self.state, step)
         if self.vote.shares:
-            self._tiles = [] if c == 0 else self._tiles
             self._tiles.append(self.vote.shared(ballots, self.state, step))
             self._count_agreement(ballots, counting)
         return ballots
@@ -125,6 +134,7 @@ class Exchange:
     def _decide(self, c: int, ballots: Ballots, step: Step, counting: bool) -> None:
         self.vote.verdict(ballots, self._shared, self.state, self.own_verdict(c), step)
         self.publish(c)
+        self._published = c + 1
         if not self.vote.shares:
             self._count_agreement(ballots, counting)
 
@@ -183,9 +193,11 @@ class Exchange:
         return 0, 0
 
     def drain(self) -> None:
-        """Waits for what was sent in a step that ends without a verdict."""
-        for c in self.at_once:
+        """Waits for all that is on its way, in a step that ends without moving x."""
+        for c in self.at_once[self._absorbed :]:
             self.receive(c)
+        for c in range(self._published):
+            self.collect(c)
 
     def memory(self) -> int:
         """Bytes in this exchange's buffers and the vote's state."""
