@@ -2,7 +2,8 @@
 
 Each that could carry the messages takes a few steps at growing sizes, on all ranks at once. So what is measured is
 what counts: latency, the link, the kernels, and whatever else these ranks do to each other on these cores. Time
-between two sizes is taken as linear; beyond the largest, the last slope goes on.
+between two sizes is taken as linear; beyond the largest that there is time for, the last slope goes on, but never below
+what the bytes take on the link, which is measured by an Alltoall.
 """
 
 import time
@@ -17,7 +18,7 @@ from mpisign.trial import Trial
 from mpisign.world import Mpi
 
 BUDGET = 0.3  # seconds for everything
-SMALLEST, GROWTH, LARGEST = 1 << 12, 4, 1 << 22  # coordinates
+SIZES = (1 << 12, 1 << 18, 1 << 20, 1 << 22)  # coordinates of the steps that are tried, as long as there is time
 REPEATS = 3
 
 
@@ -34,18 +35,22 @@ class Link:
 
 @dataclass
 class Prediction:
-    """Seconds of a step without its gradient, by the steps that were tried."""
+    """Seconds of a step without its gradient, by the steps that were tried, and by the link beyond them."""
 
     choice: Choice
+    link: Link
+    bytes: float = 0.0  # that a rank sends for a coordinate
     sizes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def at(self, d: int) -> float:
-        """Seconds at d coordinates."""
-        if d <= self.sizes[-1] or len(self.sizes) == 1:
-            return float(np.interp(d, self.sizes, self.seconds)) * (1 if len(self.sizes) > 1 else d / self.sizes[0])
-        (low, high), (first, last) = self.sizes[-2:], self.seconds[-2:]
-        return last + max(last - first, 0.0) / (high - low) * (d - high)
+        """Seconds at d coordinates: linear between sizes; beyond, by the last slope, but no faster than the link."""
+        if d <= self.sizes[-1]:
+            return float(np.interp(d, self.sizes, self.seconds))
+        slope = self.bytes / self.link.bandwidth
+        if len(self.sizes) > 1:
+            slope = max(slope, (self.seconds[-1] - self.seconds[-2]) / (self.sizes[-1] - self.sizes[-2]))
+        return self.seconds[-1] + slope * (d - self.sizes[-1])
 
 
 def candidates(stage: Algorithm) -> tuple[str, ...]:
@@ -61,11 +66,11 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
-    link, share = measure_link(comm), BUDGET * 0.8 / sum(choice.open for choice in chosen)
+    link, share = measure_link(comm), BUDGET * 0.6 / sum(choice.open for choice in chosen)
     found = []
     for choice, stage in zip(chosen, stages, strict=True):
         if choice.open:
-            predictions = predict(stage, comm, d, share, **how)
+            predictions = predict(stage, comm, d, link, share, **how)
             best = min(predictions, key=lambda p: p.at(d))
             told = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
             choice = replace(best.choice, reason=f"measured {link}; predicted ms a step: {told}")
@@ -74,29 +79,30 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
 
 
 def predict(
-    stage: Algorithm, comm, d: int, budget: float = BUDGET, names: tuple[str, ...] = (), **how
+    stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **how
 ) -> list[Prediction]:
     """A prediction for each exchange, alike on all ranks."""
-    found, size = [Prediction(Choice(name, "")) for name in names or candidates(stage)], min(SMALLEST, d)
-    deadline, going = time.perf_counter() + budget, True
-    while going:
+    found, begin = [Prediction(Choice(name, ""), link) for name in names or candidates(stage)], time.perf_counter()
+    sizes = [size for size in SIZES if size < d]
+    for size in [*sizes, d][: len(SIZES)]:
+        # root's clock decides for all whether there is time for so many coordinates
+        ahead = (REPEATS + 1) * sum(p.at(size) for p in found) if found[0].sizes else 0.0
+        if not comm.bcast(time.perf_counter() - begin + ahead < budget * 1.3):
+            break
         trials = [Trial(p.choice, stage, Mpi(comm), size, **how) for p in found]
         for trial in trials:
             trial.once()
         # in turns, as no step of a run finds its buffers in the cache either
         rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
-        # root's clock decides for all whether there is time for a larger size
-        ahead = GROWTH * (REPEATS + 1) * sum(rounds[-1])
-        going = comm.bcast(time.perf_counter() + ahead < deadline and size < min(d, LARGEST))
-        for p, *seconds in zip(found, *rounds, strict=True):
+        for p, trial, *seconds in zip(found, trials, *rounds, strict=True):
+            p.bytes = sum(trial.exchange.bytes_a_step()) / trial.layout.length
             p.sizes.append(size)
             p.seconds.append(median(seconds))
-        size = min(size * GROWTH, d)
     return found
 
 
-def measure_link(comm, budget: float = BUDGET * 0.2) -> Link:
-    """Latency and bandwidth of an Alltoall, whose messages grow from 64 KiB until one takes a tenth of the budget."""
+def measure_link(comm, budget: float = BUDGET * 0.4) -> Link:
+    """Latency and bandwidth of an Alltoall, whose messages grow from 16 KiB for as long as there is time."""
     others, size, deadline = max(comm.Get_size() - 1, 1), 64, time.perf_counter() + budget
     latency = took = None
     while True:
@@ -104,11 +110,13 @@ def measure_link(comm, budget: float = BUDGET * 0.2) -> Link:
         comm.Alltoall(out, into)
         times = [timed(lambda out=out, into=into: comm.Alltoall(out, into), comm) for _ in range(REPEATS)]
         took = median(times)
-        going = comm.bcast(time.perf_counter() < deadline and took < budget / 10)
+        # root's clock decides for all whether there is time for messages four times as long
+        going = comm.bcast(time.perf_counter() + 4 * (REPEATS + 1) * took < deadline)
         latency = took if latency is None else latency
-        if not going or size >= 1 << 22:
-            return Link(latency, others * size / max(took - latency, took / 10))
-        size = max(size * 4, 1 << 16)
+        if size > 64 and (not going or size >= 1 << 22):
+            bandwidth = comm.bcast(others * size / max(took - latency, took / 10))
+            return Link(comm.bcast(latency), bandwidth)
+        size = max(size * 4, 1 << 14)
 
 
 def timed(work, comm) -> float:

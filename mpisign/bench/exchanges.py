@@ -35,7 +35,7 @@ def exchanges(
     for d in sizes:
         auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)[0].name
         fitting = [name for name in names or carrying(algorithm) if name in carrying(algorithm)]
-        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, names=fitting, **how)}
+        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **how)}
         trials = {name: _trial(name, algorithm, ranks, d, how) for name in fitting}
         found = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
         for name, trial in trials.items():

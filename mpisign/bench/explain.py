@@ -20,7 +20,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
     n, link = ranks.size, measure_link(ranks.comm)
     nanoseconds = work(algorithm, n)
     gigabits = 62 * (n - 1) / n / nanoseconds
-    predictions = predict(algorithm, ranks.comm, max(sizes), **how)
+    predictions = predict(algorithm, ranks.comm, max(sizes), link, **how)
     columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in predictions} | {"choice": ""}
     about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
     table = Table("explain", columns, about | {"pays below Gbit/s": round(gigabits, 1)} | machine())

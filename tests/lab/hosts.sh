@@ -51,7 +51,7 @@ start() { # K RATE
     ip link add "v$host" type veth peer name $IF netns "$inner"
     ip link set "v$host" master $IF up
     nsenter -t "$inner" -n sh -c "ip addr add $NET.$k/24 dev $IF; ip link set $IF up
-        sysctl -qw net.ipv4.tcp_congestion_control=cubic 2>/dev/null || true"
+        sysctl -qw net.ipv4.tcp_slow_start_after_idle=0 net.ipv4.tcp_congestion_control=cubic 2>/dev/null || true"
     shape "$inner" $IF "$2"
     shape "" "v$host" "$2"
     for _ in $(seq 200); do
