@@ -42,8 +42,10 @@ class Majority(_Signs):
     ties: str = "coin"
 
     def verdict(self, ballots, scales, state, out, step):
-        t = ballots.tally
-        coin = step.coin("tie", self.ties)
+        if ballots.voters == 1 and ballots.planes is not None and len(out) == len(ballots.planes):
+            out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
+            return
+        t, coin = ballots.tally, step.coin("tie", self.ties)
         ballots.found = bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, coin, out)
 
 

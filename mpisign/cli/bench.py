@@ -53,6 +53,24 @@ def kernels(size, voters, threads, repeats, output):
 
 
 @bench.command()
+@click.option(
+    "--hidden", "widths", multiple=True, type=click.IntRange(min=1), default=(128, 1024), help="Layer widths."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Rows of a step.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+def step(widths, batch, threads, repeats, output):
+    """A step of one rank against the same loop in plain torch."""
+    from mpisign.bench.step import step
+    from mpisign.train import use_threads
+
+    _zoo()
+    use_threads(threads)
+    _tell([step(widths, batch, repeats, _progress(True))], output, True)
+
+
+@bench.command()
 @options
 @click.option("--exchange", "names", multiple=True, help="One of those that fit; all by default.")
 def exchange(name, names, sizes, repeats, output, threads, **how):
@@ -123,10 +141,14 @@ def _check(names, algorithm, name: str) -> None:
             raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(carrying(algorithm))}")
 
 
+def _zoo() -> None:
+    from mpisign import zoo  # noqa: F401  its functions enter the registry
+
+
 def _algorithm(name: str):
-    from mpisign import zoo  # noqa: F401
     from mpisign.algorithm import find
 
+    _zoo()
     return find(name).build().stages[-1]
 
 

@@ -5,7 +5,18 @@ from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
 from mpisign.bits.cpu.moving import add_signs, find_nonfinite
-from mpisign.bits.cpu.vectors import above, above_each, ones, outside, outside_each, positive, unfit, vanishing
+from mpisign.bits.cpu.vectors import (
+    above,
+    above_each,
+    negative,
+    ones,
+    outside,
+    outside_each,
+    positive,
+    special,
+    unfit,
+    vanishing,
+)
 
 
 @njit(**OPTIONS)
@@ -30,9 +41,11 @@ def _settle(plus, zero, rule, word, counter, negate):
 def _pack(v, first_word, rule, counter, negate, planes):
     address, zeros, bad, whole = v.ctypes.data, uint64(0), uint64(0), len(v) // 64
     for w in range(whole):
-        plus, zero = positive(address + 256 * w), vanishing(address + 256 * w)
-        bad |= unfit(address + 256 * w)
-        if zero:
+        lo, zero = address + 256 * w, uint64(0)
+        plus = ~negative(lo)
+        if special(lo):  # two comparisons for most words, more where something is out of the ordinary
+            plus, zero = positive(lo), vanishing(lo)
+            bad |= unfit(lo)
             zeros += ones(zero)
             plus = _settle(plus, zero, rule, first_word + w, counter, negate)
         planes[0, w] = plus

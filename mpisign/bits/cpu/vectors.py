@@ -124,6 +124,20 @@ def vanishing(b, address):
 
 
 @operation(WORD, ADDRESS)
+def negative(b, address):
+    """Bits of a sign that is set, that of -0 and of NaN too."""
+    return b.bitcast(b.icmp_signed("<", load(b, address, I32, LANES), constant(I32, 0, LANES)), I64)
+
+
+@operation(WORD, ADDRESS)
+def special(b, address):
+    """Bits of v that is 0, infinite or NaN, by one comparison: |v| - 1 as integers, 0 wrapping round to the largest."""
+    size = b.and_(load(b, address, I32, LANES), constant(I32, 0x7FFFFFFF, LANES))
+    below = b.sub(size, constant(I32, 1, LANES))
+    return b.bitcast(b.icmp_unsigned(">", below, constant(I32, 0x7F7FFFFE, LANES)), I64)
+
+
+@operation(WORD, ADDRESS)
 def unfit(b, address):
     """Bits of v that is infinite or NaN: an exponent of all ones."""
     exponent = constant(I32, 0x7F800000, LANES)
