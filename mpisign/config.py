@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import tomli_w
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from mpisign.errors import UsageError, choices
 
@@ -22,13 +22,13 @@ LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
 class Table(pydantic.BaseModel):
     """One table of a job file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class OpenTable(Table):
     """A table that also holds the arguments of what its `name` names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -97,10 +97,10 @@ class Schedule(Table):
 
 
 class Exchange(Table):
-    """[exchange]: how messages travel, in chunks of so many bytes a plane; what lets them proceed meanwhile."""
+    """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB."""
 
     name: str = "auto"
-    chunk: int = Field(0, ge=0, le=1 << 30)  # 0: an eighth of x, from 64 KiB to 1 MiB
+    chunk: int = Field(0, ge=0, le=1 << 30)
     progress: Literal["calls", "thread"] = "calls"
 
 
@@ -253,8 +253,7 @@ def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: 
     try:
         return model(**values)
     except pydantic.ValidationError as error:
-        found = error.errors()
-        first = found[0]
+        first = (found := error.errors())[0]
         path = [str(p) for p in first["loc"]][: 2 if model is Config else 1]
         name = prefix + ".".join(path)
         if first["type"] == "extra_forbidden":
@@ -288,7 +287,7 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
             continue
         kind = Any if p.annotation is p.empty else p.annotation
         fields[p.name] = (kind, ... if p.default is p.empty else p.default)
-    model = pydantic.create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    model = pydantic.create_model("Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **fields)
     try:
         return validate(model, table.arguments, "", f"{where}.").model_dump()
     except UsageError as error:

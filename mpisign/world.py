@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mpisign.watchdog import Watch
 
+PIECE = 1 << 28  # floats in one message at most, far below MPI's 2**31 elements
+
 
 @dataclass
 class Traffic:
@@ -192,18 +194,26 @@ class Mpi(World):
     def stack(self, vectors):
         (vector,) = vectors
         width = -(-len(vector) // self.n)
-        padded = torch.zeros(width * self.n)
-        padded[: len(vector)] = vector
-        own = torch.empty(self.n, width)
-        with self.watch("an Alltoall of floats for a mean or maximum"):
-            self.comm.Alltoall(padded.numpy(), own.numpy())
+        padded = torch.zeros(self.n, width)
+        padded.view(-1)[: len(vector)] = vector
+        own, step = torch.empty(self.n, width), max(PIECE // self.n, 1)
+        for lo in range(0, width, step):
+            part = padded[:, lo : lo + step].contiguous()
+            came = torch.empty_like(part)
+            with self.watch("an Alltoall of floats for a mean or maximum"):
+                self.comm.Alltoall(part.numpy(), came.numpy())
+            own[:, lo : lo + step] = came
         self.traffic.up += 4 * width * (self.n - 1)
 
         def everywhere(outcome: Tensor) -> Tensor:
-            whole = torch.empty(width * self.n)
-            with self.watch("an Allgather of a mean or maximum"):
-                self.comm.Allgather(outcome.contiguous().numpy(), whole.numpy())
+            whole = torch.empty(self.n, width)
+            for lo in range(0, width, step):
+                part = outcome[lo : lo + step].contiguous()
+                came = torch.empty(self.n, len(part))
+                with self.watch("an Allgather of a mean or maximum"):
+                    self.comm.Allgather(part.numpy(), came.numpy())
+                whole[:, lo : lo + step] = came
             self.traffic.down += 4 * width * (self.n - 1)
-            return whole[: len(vector)]
+            return whole.view(-1)[: len(vector)]
 
         return Shards(own, everywhere)

@@ -31,7 +31,7 @@ def peers(
     """Medians, each repeat lasting until the last rank is done; times slower: than the vote by `auto`."""
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
     table = Table("peers", COLUMNS, about | how | machine())
-    missing = _start_gloo(ranks)
+    missing = start_gloo(ranks)
     if missing:
         say(missing)
         table.about["left out"] = missing
@@ -66,7 +66,7 @@ def _mpi_sum(d: int, ranks: Ranks) -> Works:
     return {f"{MPI.get_vendor()[0]} float32 Allreduce, SGD step": step}
 
 
-def _start_gloo(ranks: Ranks) -> str:
+def start_gloo(ranks: Ranks) -> str:
     """Joins torch.distributed; returns why it can't."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return "torch.distributed with gloo is missing from this torch: no gloo, no DDP"

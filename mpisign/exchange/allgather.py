@@ -19,20 +19,19 @@ class Allgather(Exchange):
     name = "allgather"
 
     def prepare(self):
-        self._out = self.messages(self.up)
         self._in = self.messages(self.up, self.world.n)
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
-        return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._out), 0
+        return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._in) // self.world.n, 0
 
     def outgoing(self, voter, c):
-        return self._out[c]
+        return self._in[c][:, self.world.rank]  # where it belongs among all messages
 
     # 1. send
     def send(self, c):
-        for out, into in zip(self._out[c].numpy(), self._in[c].numpy(), strict=True):
-            self._requests[c].append(self.world.comm.Iallgather(out, into))
+        for plane in self._in[c].numpy():
+            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, plane))
 
     # 2. receive
     def receive(self, c):

@@ -23,7 +23,6 @@ class _Summed(Exchange):
     """Posts one Iallreduce a plane and counts its bytes by the formula of a ring, half up, half down."""
 
     def prepare(self):
-        self._out = self.messages(self.up)
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
@@ -34,8 +33,8 @@ class _Summed(Exchange):
     def outgoing(self, voter, c):
         return self._out[c]
 
-    def _post(self, c, summand, total):
-        self._requests[c].append(self.world.comm.Iallreduce(summand.numpy(), total.numpy(), MPI.SUM))
+    def _post(self, c, total):
+        self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, total.numpy(), MPI.SUM))
 
     def _wait(self, c):
         with self.world.watch(f"the Iallreduce of chunk {c}"):
@@ -51,7 +50,7 @@ class Allreduce(_Summed):
     def prepare(self):
         super().prepare()
         shapes = [(self.up.planes, bits.fields_for(hi - lo, self.world.n)) for lo, hi in self.chunks]
-        self._fields, self._sums = self.ring(shapes, torch.int64), self.ring(shapes, torch.int64)
+        self._out, self._sums = self.messages(self.up), self.ring(shapes, torch.int64)
 
     # 1. send
     def send(self, c):
@@ -62,9 +61,9 @@ class Allreduce(_Summed):
             sets = self.room("sets", *planes.shape)
             torch.bitwise_and(planes[0], planes[1], out=sets[0])
             torch.bitwise_xor(sets[0], planes[1], out=sets[1])
-        for plane, fields, total in zip(sets, self._fields[c], self._sums[c], strict=True):
+        for plane, fields in zip(sets, self._sums[c], strict=True):
             bits.spread(plane, self.world.n, fields)
-            self._post(c, fields, total)
+            self._post(c, fields)
 
     # 2. receive
     def receive(self, c):
@@ -86,11 +85,11 @@ class DenseMpi(_Summed):
 
     def prepare(self):
         super().prepare()
-        self._sums = self.messages(self.up)
+        self._out = self._sums = self.messages(self.up)
 
     # 1. send
     def send(self, c):
-        self._post(c, self._out[c], self._sums[c])
+        self._post(c, self._sums[c])
 
     # 2. receive
     def receive(self, c):

@@ -4,6 +4,7 @@ MPI moves a nonblocking collective on only inside its calls. "calls" asks betwee
 millisecond; "thread" has a helper ask all the time, which takes a core's while but leaves no gap.
 """
 
+import os
 import threading
 
 from mpi4py import MPI
@@ -24,6 +25,7 @@ class Progress:
             self._helper.needed.set()
         else:
             self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+            os.sched_yield()  # where ranks share a core, others get to send their first chunk, too
 
     def rest(self) -> None:
         """Nothing is on its way any more."""

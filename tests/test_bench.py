@@ -1,0 +1,136 @@
+"""`mpisign bench` as a user meets it: every table is made, saved and read back; bad input gets one message."""
+
+import h5py
+import pytest
+
+from mpisign.bench.table import Table, save
+from mpisign.choosing import Link, Prediction
+from mpisign.exchange import Choice
+from mpisign.messages import Room
+from mpisign.timing import Timer
+from tests.running import BIN, ROOT, mpisign, run
+
+
+def rows(out):
+    return [line for line in out.splitlines() if line.startswith("| ")][1:]
+
+
+def test_kernels(tmp_path):
+    file = tmp_path / "k.h5"
+    ended = mpisign("bench", "kernels", "-d", "1e5", "--repeats", "1", "--voters", "5", "--output", file, timeout=120)
+    assert ended.code == 0, ended.err
+    names = [row.split("|")[1].strip() for row in rows(ended.out)]
+    assert {"pack", "stochastic pack", "scaled pack, error feedback", "count", "majority", "apply"} <= set(names)
+    with h5py.File(file) as saved:
+        table = saved["kernels"]
+        assert [name.decode() for name in table["kernel"]] == names
+        assert (table["ns a coordinate"][()] > 0).all()
+        assert table.attrs["voters"] == 5
+        assert table.attrs["processor"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("exchange",), {"sharded", "allgather", "allreduce"}),
+        (("exchange", "--algorithm", "sgd"), {"dense", "dense-mpi"}),
+        (("exchange", "--algorithm", "dist-ef-signsgd", "--exchange", "sharded", "--progress", "thread"), {"sharded"}),
+        (("explain",), {"20,000"}),
+        (("profile",), {"pack", "count and decide", "apply", "whole step"}),
+    ],
+)
+def test_over_ranks(arguments, expected):
+    ended = mpisign("bench", *arguments, "-d", "2e4", "--repeats", "1", n=2, timeout=120)
+    assert ended.code == 0, ended.err
+    cells = {cell.strip() for row in rows(ended.out) for cell in row.split("|")}
+    assert expected <= cells
+    if arguments[0] == "explain":
+        assert "one bit pays against float32 on links below" in ended.out
+
+
+def test_bits_are_those_of_the_formula():
+    ended = mpisign("bench", "exchange", "-d", "1e6", "--repeats", "1", n=3, timeout=120)
+    found = {row.split("|")[3].strip(): float(row.split("|")[8]) for row in rows(ended.out)}
+    assert found["sharded"] == pytest.approx(4 / 3, rel=0.01)
+    assert found["allgather"] == pytest.approx(2, rel=0.01)
+
+
+def test_peers():
+    ended = mpisign("bench", "peers", "-d", "2e4", "--repeats", "1", "--no-ddp", n=2, timeout=120)
+    assert ended.code == 0, ended.err
+    assert any("gloo float32 all-reduce" in row for row in rows(ended.out))
+    assert any("float32 Allreduce" in row for row in rows(ended.out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n", "said"),
+    [
+        (("exchange",), 1, "an exchange needs ranks: mpirun -n 4"),
+        (("exchange", "-d", "0.5"), 2, "-d 0.5: coordinates are a whole number"),
+        (("exchange", "--exchange", "dense"), 2, "--exchange dense can't carry signsgd-mv; use one of: sharded,"),
+        (("profile", "--exchange", "nope"), 2, "--exchange nope can't carry signsgd-mv"),
+        (("peers", "--algorithm", "nope"), 2, "nope"),
+    ],
+)
+def test_bad_input_is_told_once(arguments, n, said):
+    ended = mpisign("bench", *arguments, n=n, timeout=60)
+    assert ended.code == 2
+    assert ended.err.count(said) == 1, ended.err
+
+
+def test_links_without_root(tmp_path):
+    """Says so and stops."""
+    pretender = tmp_path / "id"
+    pretender.write_text("#!/bin/sh\necho 1000\n")
+    pretender.chmod(0o755)
+    import os
+
+    path = {"PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}", "MPISIGN": str(BIN / "mpisign")}
+    path["MPIRUN"] = str(BIN / "mpirun")
+    ended = run(ROOT / "analysis/links.sh", "2", "200mbit", "train", environment=path)
+    assert ended.code == 2
+    assert "simulated hosts need root" in ended.err
+    ended = run(ROOT / "analysis/links.sh", "two", "200mbit", "train", environment=path)
+    assert ended.code == 2
+    assert "RANKS is a number" in ended.err
+
+
+def test_predictions_are_linear_between_and_bounded_beyond():
+    p = Prediction(Choice("sharded", ""), Link(1e-4, 1e6), bytes=0.25, sizes=[100, 300], seconds=[1.0, 3.0])
+    assert p.at(200) == pytest.approx(2.0)
+    assert p.at(50) == 1.0
+    assert p.at(500) == pytest.approx(5.0)  # the slope goes on
+    slow = Prediction(Choice("sharded", ""), Link(1e-4, 10.0), bytes=0.25, sizes=[100, 300], seconds=[1.0, 1.1])
+    assert slow.at(700) == pytest.approx(1.1 + 400 * 0.25 / 10.0)  # no faster than the link
+
+
+def test_phases_within_phases_count_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    timer = Timer()
+    with timer("exchange"):
+        now[0] += 1
+        with timer("sign"):
+            now[0] += 10
+        now[0] += 100
+    assert timer.phases["exchange"].seconds == 101
+    assert timer.phases["sign"].seconds == 10
+
+
+def test_room_is_used_again():
+    room = Room()
+    first = room("plus", 3, 8)
+    assert room("plus", 2, 8).data_ptr() == first.data_ptr()
+    assert room("minus", 3, 8).data_ptr() != first.data_ptr()
+    assert room.nbytes == 2 * 3 * 8 * 8
+
+
+def test_a_table_shows_and_saves_what_is_missing(tmp_path):
+    table = Table("t", {"name": "", "ms": ".1f"}, {"n": 2})
+    table.add(name="a", ms=1.25)
+    table.add(name="b")
+    assert table.markdown().splitlines()[-1] == "| b | - |"
+    save(tmp_path / "t.h5", [table])
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file["t/ms"][0] == 1.25
+        assert file["t/ms"][1] != file["t/ms"][1]  # NaN

@@ -1,0 +1,96 @@
+"""Beyond 2**31 coordinates, by arithmetic alone: no vector of that length is made."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mpisign import exchange
+from mpisign.bits import fields_for, width
+from mpisign.exchange.costs import FORMULAS, Sizes
+from mpisign.layout import Layout
+from mpisign.messages import Format
+from mpisign.votes import Majority
+
+LARGE = [2**31 - 1, 2**31, 2**31 + 1, 2**33 + 12345]
+INT = 2**31 - 1  # what an MPI count holds
+
+
+def chunks_of(length, raw):
+    size = -(-exchange.coordinates_of(0, length, raw) // 4096) * 4096
+    return [(lo, min(lo + size, length)) for lo in range(0, length, size)]
+
+
+@pytest.mark.parametrize("d", LARGE)
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 1000])
+def test_shares_cover_everything_once(d, n):
+    from mpisign.exchange.sharded import Sharded
+
+    layout = Layout({"a": (63,), "x": (d,)})
+    fake = SimpleNamespace(vote=Majority(), world=SimpleNamespace(n=n))
+    at, form = 0, Format(planes=1)
+    chunks = chunks_of(layout.length, raw=False)
+    for lo, hi in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
+        at = lo
+        for rank in range(n):
+            start, end = Sharded.share_of(fake, rank, lo, hi)
+            assert start == at <= end
+            assert start % 64 == 0
+            at = end
+        assert at == hi
+        assert form.items(hi - lo) * n <= INT  # words that an Alltoall or Allgather moves
+    assert chunks[-1][1] == layout.length
+
+
+@pytest.mark.parametrize("d", LARGE)
+def test_layout_finds_its_places(d):
+    layout = Layout({"a": (63,), "x": (d,), "b": (5,)})
+    assert layout.size == d + 68
+    assert layout.length % 64 == 0
+    last = layout.spans(layout.length - 128, layout.length)
+    assert [layout.segments[s.segment].name for s in last][-1] == "b"
+    assert last[-1].words().stop == layout.length // 64
+    assert layout.name_of(d + 63).startswith("x")
+    assert layout.pads(0, layout.length) == layout.length - layout.size
+
+
+@pytest.mark.parametrize("d", LARGE)
+@pytest.mark.parametrize("name", ["sharded", "allgather", "allreduce", "dense"])
+def test_bytes_are_exact(d, name):
+    raw, n = name == "dense", 7
+    length = Layout({"x": (d,)}).length
+    form = Format(planes=0 if raw else 1)
+    sizes = Sizes(chunks_of(length, raw), form, form, n)
+    up, down = FORMULAS[name](sizes)
+    each = {"sharded": length // 8, "allgather": length // 8 * n, "dense": 4 * length}
+    if name == "allreduce":
+        words = sum(fields_for(hi - lo, n) for lo, hi in chunks_of(length, raw))
+        assert up == down == n * (8 * words * (n - 1) // n)
+        assert 64 // width(n) * words >= length
+    else:
+        assert up == (n - 1) * each[name]
+        assert down == (0 if name == "allgather" else up)
+
+
+def test_the_largest_chunk_fits_a_count():
+    for raw, item in ((False, 64), (True, 1)):
+        size = exchange.coordinates_of(1 << 30, 2**40, raw) // item
+        assert size <= INT
+
+
+def test_kernels_know_where_they_are():
+    """Coins and draws at coordinates beyond 2**31 are those of these coordinates."""
+    from mpisign.bits import cpu, reference
+    from mpisign.rng import Streams
+
+    v, streams = np.zeros(640, dtype=np.float32), Streams(3)
+    seen = set()
+    for at in (0, 2**31, 2**32, 2**33 - 640):
+        for name, draw in (("pack", streams.coin("zero", 1, 0)), ("pack_stochastic", streams.draw("sign", 1, 0))):
+            words = [np.zeros((1, 10), dtype=np.uint64) for _ in range(2)]
+            for module, out in zip((reference, cpu), words, strict=True):
+                rest = (at, "coin", draw, out) if name == "pack" else (1.0, at, draw, out)
+                getattr(module, name)(v, *rest)
+            np.testing.assert_array_equal(*words)
+            seen.add(words[0].tobytes())
+    assert len(seen) == 8
