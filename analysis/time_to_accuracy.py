@@ -49,7 +49,7 @@ class Setup:
 
     def accuracy(self, parameters) -> float:
         """Held out, by root, told to all."""
-        found = self.problem.measure(parameters, self.test.tensors()) if self.ranks.root else None
+        found = self.problem.measure(parameters, self.test) if self.ranks.root else None
         return self.ranks.share(found and found["correct"] / found["rows"])
 
 

@@ -54,7 +54,10 @@ def run(n: int, seconds: float, arguments: list[str]) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, nargs="+", default=[1, 2, 3, 4, 5, 8])
+    parser.add_argument("--pipelines", type=int, nargs="*", default=[6, 7], help="only the tests of pipelines")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each number of ranks")
     options, rest = parser.parse_known_args()
     failed = [n for n in options.n if not run(n, options.timeout, rest)]
+    pipelines = [] if rest else options.pipelines
+    failed += [n for n in pipelines if not run(n, options.timeout, ["tests/parallel/test_pipeline.py"])]
     sys.exit(f"parallel tests failed at n = {failed}" if failed else 0)

@@ -198,6 +198,8 @@ class Exchange:
             self.receive(c)
         for c in range(self._published):
             self.collect(c)
+        if self.progress:
+            self.progress.rest()
 
     def memory(self) -> int:
         """Bytes in this exchange's buffers and the vote's state."""

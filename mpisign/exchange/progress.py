@@ -9,7 +9,8 @@ import threading
 
 from mpi4py import MPI
 
-KINDS = ("calls", "thread")
+from mpisign.errors import UsageError
+
 PAUSE = 2e-4  # seconds between two calls of the helper
 
 
@@ -17,6 +18,13 @@ class Progress:
     """What an exchange asks to let its messages proceed."""
 
     def __init__(self, comm: MPI.Intracomm, kind: str):
+        """kind: "calls" or "thread". Raises UsageError, on all ranks alike, for a thread that MPI does not allow."""
+        if kind == "thread" and MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise UsageError(
+                'exchange.progress = "thread" needs an MPI that any thread may call (MPI_THREAD_MULTIPLE), which '
+                f'{MPI.get_vendor()[0]} is not here; use "calls"',
+                agreed=True,
+            )
         self._comm, self._helper = comm, Helper(comm) if kind == "thread" else None
 
     def proceed(self) -> None:
