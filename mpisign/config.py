@@ -100,7 +100,7 @@ class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB."""
 
     name: str = "auto"
-    chunk: int = Field(0, ge=0, le=1 << 30)
+    chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
     progress: Literal["calls", "thread"] = "calls"
 
 

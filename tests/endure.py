@@ -22,7 +22,13 @@ from tests.comparing import differing
 ALGORITHMS = ("signum-mv", "dist-ef-signsgd", "ssvr-mv")
 MODES = ("one rank", "all ranks", "mpirun")
 STEPS, RANKS, PATIENCE = 4000, 3, 30
-SETTINGS = (f"run.steps={STEPS}", "run.record_every=5", "checkpoint.every_steps=250", "run.keep=best")
+SETTINGS = (
+    f"run.steps={STEPS}",
+    "run.record_every=5",
+    "checkpoint.every_steps=250",
+    "run.keep=best",
+    "exchange.name=sharded",
+)
 BIN = Path(sys.executable).parent
 MARK = "MPISIGN_TRIAL"
 

@@ -1,6 +1,7 @@
 """How things are timed: in turns, over all ranks at once, and bytes by the counters of the operating system."""
 
 import resource
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -65,8 +66,12 @@ def interfaces(ranks: Ranks) -> list[str]:
     """The network interfaces by which these ranks talk: loopback within a host, all others between hosts."""
     if not NETWORK.exists():
         return []
-    within = ranks.size == len(ranks.members)
-    return [link.name for link in NETWORK.iterdir() if (link.name == "lo") == within]
+    return [link.name for link in NETWORK.iterdir() if (link.name == "lo") == one_host(ranks)]
+
+
+def one_host(ranks: Ranks) -> bool:
+    """Whether all ranks run on one host, whatever MPI makes of it."""
+    return len(set(ranks.comm.allgather(socket.gethostname()))) == 1
 
 
 def sent_bytes(ranks: Ranks) -> float | None:
@@ -77,8 +82,8 @@ def sent_bytes(ranks: Ranks) -> float | None:
     if ranks.comm is None or not (links := interfaces(ranks)):
         return None
     ranks.comm.Barrier()
-    own = 0
-    if ranks.local_rank == 0:
+    hosts, own = ranks.comm.allgather(socket.gethostname()), 0
+    if hosts.index(hosts[ranks.rank]) == ranks.rank:  # the first rank of each host
         own = sum(int((NETWORK / link / "statistics" / "tx_bytes").read_text()) for link in links)
     return sum(ranks.comm.allgather(own)) / ranks.size
 
