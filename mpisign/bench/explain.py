@@ -1,10 +1,10 @@
 """`mpisign bench explain`: how `auto` chooses here, and the link below which one bit pays against float32."""
 
 import time
-from statistics import median
 
 from mpisign import bits
 from mpisign.algorithm import Algorithm
+from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measure_link, predict
 from mpisign.exchange import Choice
@@ -41,19 +41,9 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
 
 def work(algorithm: Algorithm, n: int) -> float:
     """Nanoseconds a coordinate that one rank of n packs, counts its share of, and applies; nothing travels."""
-    alone = Trial(Choice("local", ""), algorithm, Local(1), SAMPLE)
+    trial = Trial(Choice("local", ""), algorithm, Local(1), SAMPLE)
     counting = 0.0
     if not algorithm.sign.up().raw:
         votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)
-        counting = _median(lambda: bits.count(votes, counts))
-    return (_median(alone.once) + counting) / SAMPLE * 1e9
-
-
-def _median(task, repeats: int = 7) -> float:
-    task()
-    times = []
-    for _ in range(repeats):
-        begin = time.thread_time()
-        task()
-        times.append(time.thread_time() - begin)
-    return median(times)
+        counting = alone(lambda: bits.count(votes, counts), clock=time.thread_time)
+    return (alone(trial.once, clock=time.thread_time) + counting) / SAMPLE * 1e9

@@ -1,13 +1,12 @@
 """`mpisign bench kernels`: nanoseconds a coordinate of every kernel, beside what this machine's memory can do."""
 
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
 
 from mpisign import bits
+from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.rng import Streams
 
@@ -24,14 +23,14 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say) -> Table:
     table = Table("kernels", COLUMNS, about)
     v, x = torch.empty(d).uniform_(-1, 1), torch.empty(d).uniform_(-1, 1)
     bandwidth = {
-        "read": 4 * d / _median(lambda: torch.max(v.view(torch.int32)), repeats),
-        "copy": 8 * d / _median(lambda: x.copy_(v), repeats),
+        "read": 4 * d / alone(lambda: torch.max(v.view(torch.int32)), repeats),
+        "copy": 8 * d / alone(lambda: x.copy_(v), repeats),
     }
     for name, rate in bandwidth.items():
         table.add(kernel=f"(torch {name})", **{"ns a coordinate": _bytes(name) * 1e9 / rate, "GB/s": rate / 1e9})
     for name, work, moved, kind in _works(v, x, d, voters):
         say(f"kernel {name}")
-        took = _median(work, repeats)
+        took = alone(work, repeats)
         numbers = {"ns a coordinate": took / d * 1e9, "GB/s": moved * d / took / 1e9}
         share = moved * d / took / bandwidth[kind] if kind else None
         table.add(kernel=name, share=share, of=kind or None, **numbers)
@@ -80,13 +79,3 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),
         ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
     ]
-
-
-def _median(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return median(times)
