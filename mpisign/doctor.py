@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import bits, mpi, recorder, stopping
+from mpisign import mpi, recorder, stopping
+from mpisign.bits.ahead import compile_ahead
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 
@@ -176,7 +177,7 @@ def _gpus(facts: list[dict]) -> Finding:
 
 def _kernels() -> Finding:
     begin = time.perf_counter()
-    bits.compile_ahead()
+    compile_ahead()
     seconds = time.perf_counter() - begin
     if seconds > 3:
         remedy = "compile them ahead, once for each kind of CPU: python -m mpisign.bits"

@@ -155,9 +155,10 @@ class DecidedMomentum(Estimator):
         return v
 
     def observe(self, direction, state, step):
+        tables = direction.tables(np.ones_like(step.rates))
         for span in step.layout.spans(direction.lo, direction.hi):
             m = state["m"][span.coordinates].zero_()
-            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], direction.table(span.segment))
+            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], tables[span.segment])
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class Layout:
         self.size = sum(s.size for s in segments)
         self._spans: dict[tuple[int, int], list[Span]] = {}
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
+        self._parts: dict[tuple[int, int], np.ndarray] = {}
 
     @property
     def words(self) -> int:
@@ -150,6 +151,33 @@ class Layout:
         most = np.zeros(len(self.segments))
         np.maximum.at(most, self.tiles(0, self.length)[2], tile_maxima)
         return most.astype(np.float32)
+
+    def parts(self, lo: int, hi: int) -> np.ndarray:
+        """The spans of [lo, hi) for a kernel: (3, spans) int64, as in tiles."""
+        if (lo, hi) not in self._parts:
+            spans = [(s.lo, s.hi, s.segment) for s in self.spans(lo, hi)]
+            self._parts[lo, hi] = np.array(spans, dtype=np.int64).reshape(-1, 3).T.copy()
+        return self._parts[lo, hi]
+
+    def each(self, value: float) -> np.ndarray:
+        """One value for every segment, float32 (segments,)."""
+        return np.full(len(self.segments), value, dtype=np.float32)
+
+    @cached_property
+    def _lr_scales(self) -> np.ndarray:
+        return np.array([s.group.lr_scale for s in self.segments])
+
+    @cached_property
+    def _own_decays(self) -> np.ndarray:
+        return np.array([np.nan if (own := s.group.weight_decay) is None else own for s in self.segments])
+
+    def rates(self, lr: float) -> np.ndarray:
+        """The learning rate of every segment, float64 (segments,), where the schedule's is lr."""
+        return lr * self._lr_scales
+
+    def weight_decays(self, default: float) -> np.ndarray:
+        """The weight decay of every segment, float64 (segments,)."""
+        return np.where(np.isnan(self._own_decays), default, self._own_decays)
 
     def pads(self, lo: int, hi: int) -> int:
         """Coordinates of [lo, hi) that belong to no parameter."""

@@ -125,11 +125,11 @@ class Direction:
     scales: np.ndarray | None = None  # (segments,) float32
     in_x: bool = False
 
-    def unit(self, segment: int, lr: float) -> float:
-        """How far level 1 moves a coordinate of the segment."""
-        scale = 1.0 if self.scales is None else float(self.scales[segment])
-        return scale if self.in_x else lr * scale
+    def tables(self, rates: np.ndarray) -> np.ndarray:
+        """The float32 (segments, 2**planes) by which a coordinate of each code moves, rounded once.
 
-    def table(self, segment: int, lr: float = 1.0) -> np.ndarray:
-        """The float32 by which a coordinate of each code moves, rounded once."""
-        return (self.unit(segment, lr) * self.levels).astype(np.float32)
+        rates: learning rates, float64 (segments,).
+        """
+        scales = np.ones(len(rates)) if self.scales is None else self.scales.astype(np.float64)
+        units = scales if self.in_x else rates * scales
+        return (units[:, None] * self.levels).astype(np.float32)

@@ -14,12 +14,9 @@ from mpisign.messages import RAW, Format
 from mpisign.slots import Packed, SignRule
 
 
-def _joined(found: list[tuple[int, int, int | None]]) -> tuple[int, int | None]:
-    """(first coordinate, count, index of the first bad value) of each span: total, and the first bad coordinate."""
-    bad = None if any(index is None for _, _, index in found) else -1
-    if bad is not None:
-        bad = next((lo + index for lo, _, index in found if index >= 0), -1)
-    return sum(count for _, count, _ in found), bad
+def _from(lo: int, bad: int | None) -> int | None:
+    """The coordinate of the first bad value of a chunk that starts at lo; -1 and None as they are."""
+    return bad if bad is None or bad < 0 else lo + bad
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,9 @@ class Sign(SignRule):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        coin, found = step.coin("zero", self.zeros), []
-        for span in step.layout.spans(lo, hi):
-            words = out[..., span.words(lo)]
-            found.append((span.lo, *bits.pack(signal[..., span.coordinates], span.lo, self.zeros, coin, words)))
-        zeros, bad = _joined(found)
-        return Packed(zeros=zeros, bad=bad)
+        coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
+        zeros, bad = bits.pack_parts(signal[..., lo:hi], parts, lo, self.zeros, coin, out)
+        return Packed(zeros=zeros, bad=_from(lo, bad))
 
 
 @dataclass(frozen=True)
@@ -113,15 +107,13 @@ class StochasticSign(SignRule):
     def pack(self, signal, scales, lo, hi, out, state, step):
         if scales == 0:
             return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
-        draw, found = step.draw("sign"), []
-        for span in step.layout.spans(lo, hi):
-            radius = self.radius if scales is None else scales
-            if "radii" in state:
-                radius = state["radii"][..., span.coordinates]
-            words = out[..., span.words(lo)]
-            found.append((span.lo, *bits.pack_stochastic(signal[..., span.coordinates], radius, span.lo, draw, words)))
-        clips, bad = _joined(found)
-        return Packed(clips=clips, bad=bad)
+        if "radii" in state:
+            radii = state["radii"][..., lo:hi]
+        else:
+            radii = step.layout.each(self.radius if scales is None else scales)
+        parts = step.layout.parts(lo, hi)
+        clips, bad = bits.pack_stochastic_parts(signal[..., lo:hi], radii, parts, lo, step.draw("sign"), out)
+        return Packed(clips=clips, bad=_from(lo, bad))
 
 
 @dataclass(frozen=True)
@@ -139,10 +131,7 @@ class ScaledStochasticSign(SignRule):
         return v, layout.largest_magnitudes(bits.tile_maxima(v, layout.tiles(0, layout.length)))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        draw = step.draw("sign")
-        for span in step.layout.spans(lo, hi):
-            words = out[:, span.words(lo)]
-            bits.pack_stochastic(signal[span.coordinates], float(scales[span.segment]), span.lo, draw, words)
+        bits.pack_stochastic_parts(signal[lo:hi], scales, step.layout.parts(lo, hi), lo, step.draw("sign"), out)
         return Packed()
 
 
@@ -167,11 +156,8 @@ class ScaledSign(SignRule):
         return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
 
     def pack_off(self, p, scales, lo, hi, out, step):
-        coin, zeros = step.coin("zero", self.zeros), 0
-        for span in step.layout.spans(lo, hi):
-            here, words = p[span.coordinates], out[:, span.words(lo)]
-            zeros += bits.pack_scaled(here, scales[span.segment], span.lo, self.zeros, coin, words)[0]
-        return Packed(zeros=zeros)
+        coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
+        return Packed(zeros=bits.pack_scaled_parts(p[lo:hi], scales, parts, lo, self.zeros, coin, out)[0])
 
 
 @dataclass(frozen=True)
@@ -193,8 +179,7 @@ class ErrorFeedback(SignRule):
 
     def begin(self, v, state, step):
         # p = lr*v + e takes the place of e until it is packed
-        segments = range(len(step.layout.segments))
-        rates = np.array([step.lr_of(s) if self.in_x else 1.0 for s in segments], dtype=np.float32)
+        rates = step.rates.astype(np.float32) if self.in_x else step.layout.each(1.0)
         return self.rule.begin_with(state["residual"], v, rates, step)
 
     def pack(self, signal, scales, lo, hi, out, state, step):

@@ -26,13 +26,13 @@ State = dict[str, Tensor]
 class Step:
     """What a slot may know about the step it works in.
 
-    lr is the schedule's rate; `lr_of` and `decay_of` add what belongs to a segment's group. x_before is the
-    point before the latest step, where the estimator asked for it (`two_points`), and x itself at first. The schedule,
-    the batches and the random draws go by t, whatever starts from nothing by `age`.
+    rates are the learning rates of the segments, float64 (segments,). x_before is the point before the latest step,
+    where the estimator asked for it (`two_points`), and x itself at first. The schedule, the batches and the random
+    draws go by t, whatever starts from nothing by `age`.
     """
 
     t: int
-    lr: float
+    rates: np.ndarray
     streams: Streams
     layout: Layout
     world: World
@@ -55,12 +55,14 @@ class Step:
         return draws(stream, self.t, self.voter)
 
     def lr_of(self, segment: int) -> float:
-        return self.lr * self.layout.segments[segment].group.lr_scale
+        return float(self.rates[segment])
 
-    def decay_of(self, segment: int, weight_decay: float) -> float:
-        """The factor 1 - lr*weight_decay of decoupled weight decay, rounded once to float32."""
-        own = self.layout.segments[segment].group.weight_decay
-        return float(np.float32(1 - self.lr_of(segment) * (weight_decay if own is None else own)))
+    def decays(self, weight_decay: float) -> np.ndarray:
+        """The factors 1 - lr*weight_decay of decoupled weight decay, rounded once to float32, (segments,).
+
+        weight_decay: of segments whose group has none of its own.
+        """
+        return (1 - self.rates * self.layout.weight_decays(weight_decay)).astype(np.float32)
 
 
 class Estimator:

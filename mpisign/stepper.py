@@ -86,7 +86,7 @@ class Stepper:
         """
         self.world.watch.step = self.t
         self._turn(self.turns.stage(self.t - self.begun))
-        given = (self.t, lr, self.streams, self.layout, self.world)
+        given = (self.t, self.layout.rates(lr), self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun}
         everyone = Step(*given, **more)
         mine = [

@@ -12,6 +12,7 @@ import torch
 from mpisign import bits, budget, exchange, memory, mpi, restart
 from mpisign import config as configuration
 from mpisign.beginning import ANEW, Beginning, Wish, decide
+from mpisign.bits.ahead import compile_ahead
 from mpisign.choosing import measured
 from mpisign.config import Config
 from mpisign.errors import MpisignError, Stopped, UsageError
@@ -94,10 +95,10 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
 def load_kernels(ranks: Ranks) -> None:
     """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
     if ranks.local_rank == 0:
-        bits.compile_ahead(ranks.size)
+        compile_ahead(ranks.size)
     ranks.wait(ranks.node)
     if ranks.local_rank:
-        bits.compile_ahead(ranks.size)
+        compile_ahead(ranks.size)
 
 
 def use_threads(threads: int) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mpisign import bits
@@ -21,10 +22,9 @@ class Descent(Update):
     def apply(self, x, direction, state, step):
         if step.age < self.first:
             return
-        for span in step.layout.spans(direction.lo, direction.hi):
-            table = direction.table(span.segment, step.lr_of(span.segment))
-            decay = step.decay_of(span.segment, self.weight_decay)
-            bits.apply(x[span.coordinates], direction.planes[:, span.words(direction.lo)], table, decay)
+        lo, hi = direction.lo, direction.hi
+        tables, decays = direction.tables(step.rates), step.decays(self.weight_decay)
+        bits.apply(x[lo:hi], direction.planes, step.layout.parts(lo, hi), lo, tables, decays)
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Sgd(Update):
         return {"m": layout.zeros()} if self.momentum else {}
 
     def apply(self, x, direction, state, step):
+        weight_decays = step.layout.weight_decays(self.weight_decay)
         for span in step.layout.spans(direction.lo, direction.hi):
             here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
-            if self.weight_decay:
-                g = g.add(here, alpha=self.weight_decay)
+            if weight_decay := float(weight_decays[span.segment]):
+                g = g.add(here, alpha=weight_decay)
             if self.momentum:
                 m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
                 g = g.add(m, alpha=self.momentum) if self.nesterov else m
@@ -63,12 +64,13 @@ class Adam(Update):
 
     def apply(self, x, direction, state, step):
         correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
+        decays = step.decays(self.weight_decay)
         for span in step.layout.spans(direction.lo, direction.hi):
             here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             m, v = state["m"][span.coordinates], state["v"][span.coordinates]
             m.lerp_(g, 1 - self.beta1)
             v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-            here.mul_(step.decay_of(span.segment, self.weight_decay))
+            here.mul_(float(decays[span.segment]))
             scale = torch.sqrt(v / correction2).add_(self.epsilon)
             here.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
 
@@ -89,10 +91,11 @@ class FrozenAdam(Update):
         return {"v": layout.zeros()}
 
     def apply(self, x, direction, state, step):
+        decays, tables = step.decays(self.weight_decay), direction.tables(np.ones_like(step.rates))
         for span in step.layout.spans(direction.lo, direction.hi):
             here, v = x[span.coordinates], state["v"][span.coordinates]
             m = torch.zeros_like(here)
-            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], direction.table(span.segment))
+            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], tables[span.segment])
             m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
-            here.mul_(step.decay_of(span.segment, self.weight_decay))
+            here.mul_(float(decays[span.segment]))
             here.sub_(m, alpha=step.lr_of(span.segment))

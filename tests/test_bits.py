@@ -39,6 +39,19 @@ draws = st.builds(
 voters = st.integers(1, 70)
 
 
+def cut_up(at, d, pieces, seed=0):
+    """Parts of a vector of d coordinates that starts at `at`: gaps between them, the first and last beyond its ends."""
+    rng, found, lo = np.random.default_rng(seed), [], at - 64 * (at > 0)
+    for segment in range(pieces):
+        hi = lo + int(rng.integers(1, max(2 * d // pieces, 2)))
+        found.append((lo, hi, segment))
+        lo = -(-hi // 64) * 64
+    return np.array(found, dtype=np.int64).reshape(-1, 3).T.copy()
+
+
+pieces = st.integers(0, 5)
+
+
 def planes(count, d):
     return np.full((count, -(-d // 64)), 0xDEADBEEF, dtype=np.uint64)
 
@@ -69,9 +82,17 @@ def test_pack(v, at, draw, zeros):
     assert_same("pack", v, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
 
 
-@given(vectors(), origins, draws, st.sampled_from([0.0, 1e-45, 1.0, 1e38]), st.integers(1, 2))
-def test_pack_stochastic(v, at, draw, radius, count):
+@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "abstain"]), pieces)
+def test_pack_parts(v, at, draw, zeros, count):
+    parts = cut_up(at, len(v), count)
+    assert_same("pack_parts", v, parts, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
+
+
+@given(vectors(), origins, draws, st.sampled_from([0.0, 1e-45, 1.0, 1e38]), st.integers(1, 2), pieces)
+def test_pack_stochastic(v, at, draw, radius, count, some):
     assert_same("pack_stochastic", v, radius, at, draw, planes(count, len(v)))
+    radii = np.full(some, radius, dtype=np.float32)
+    assert_same("pack_stochastic_parts", v, radii, False, cut_up(at, len(v), some), at, draw, planes(count, len(v)))
 
 
 def ballot_box(rng, n, words, kind):
@@ -124,19 +145,21 @@ def test_majority(ballots, abstain, at, draw, ties):
     assert_same("codes", plus, minus, n, planes(len(plus) + abstain, 64 * words))
 
 
-@given(vectors(), st.integers(1, 5), st.sampled_from([1.0, 0.99, 0.5]), st.integers(0, 2**32))
-def test_apply(x, count, decay, seed):
+@given(vectors(), origins, st.integers(1, 5), pieces, st.integers(0, 2**32))
+def test_apply(x, at, count, some, seed):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 2**64, (count, -(-len(x) // 64)), dtype=np.uint64)
-    table = rng.standard_normal(2**count).astype(np.float32)
-    assert_same("apply", x, codes, table, decay)
+    tables = rng.standard_normal((some, 2**count)).astype(np.float32)
+    decays = rng.choice(np.array([1.0, 0.99, 0.5], dtype=np.float32), some)
+    assert_same("apply", x, codes, cut_up(at, len(x), some), at, tables, decays)
 
 
 def test_apply_is_two_roundings_and_no_fused_multiply_add():
     rng = np.random.default_rng(3)
     x = rng.standard_normal(100_000).astype(np.float32)
     words = rng.integers(0, 2**64, (1, 1563), dtype=np.uint64)
-    assert_same("apply", x, words, np.array([-1e-3, 1e-3], dtype=np.float32), 0.9999)
+    tables, decays = np.array([[-1e-3, 1e-3]], dtype=np.float32), np.array([0.9999], dtype=np.float32)
+    assert_same("apply", x, words, np.array([[0], [len(x)], [0]]), 0, tables, decays)
     assert_same("blend", x, x[::-1].copy(), 0.9, 0.1)
 
 
@@ -151,9 +174,14 @@ def test_add_signed(total, count, scale):
     assert_same("add_signed", total, words, scale)
 
 
-@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]), st.sampled_from([0.0, 1e-3, 1e30]))
-def test_pack_scaled(v, at, draw, zeros, scale):
-    assert_same("pack_scaled", v, scale, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
+scale_choices = st.sampled_from([0.0, 1e-3, 1e30])
+
+
+@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]), scale_choices, pieces)
+def test_pack_scaled(v, at, draw, zeros, scale, some):
+    words = planes(2 if zeros == "abstain" else 1, len(v))
+    scales, parts = np.float32(scale) * np.arange(some, dtype=np.float32), cut_up(at, len(v), some)
+    assert_same("pack_scaled_parts", v, scales, parts, at, zeros, draw, words)
 
 
 @given(vectors(), st.integers(0, 299), st.sampled_from([np.nan, np.inf, -np.inf]), draws)
@@ -162,8 +190,12 @@ def test_packing_tells_what_is_not_finite(v, where, value, draw):
     v[where + 70 :][:1] = -np.inf
     assert_same("pack", v, 0, "coin", draw, planes(1, len(v)))
     assert_same("pack_stochastic", v, 1.0, 0, draw, planes(1, len(v)))
-    assert_same("pack_stochastic", v, np.ones_like(v), 0, draw, planes(1, len(v)))
-    assert cpu.pack_scaled(v.copy(), 0.5, 0, "coin", draw, planes(1, len(v)))[1] == reference.first_nonfinite(v)
+    for parts in (np.array([[0], [len(v)], [0]]), cut_up(0, len(v), 4)):
+        assert_same("pack_parts", v, parts, 0, "coin", draw, planes(1, len(v)))
+        assert_same("pack_stochastic_parts", v, np.ones_like(v), True, parts, 0, draw, planes(1, len(v)))
+        scales = np.full(4, 0.5, dtype=np.float32)
+        found = cpu.pack_scaled_parts(v.copy(), scales, parts, 0, "coin", draw, planes(1, len(v)))
+        assert found == reference.pack_parts(v, parts, 0, "coin", draw, planes(1, len(v)))
 
 
 @given(vectors(), st.integers(0, 100), st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2))
@@ -197,14 +229,17 @@ def test_threads_change_no_bit(three_threads):
     words, coin = planes(1, d), Streams(1).coin("zero", 3, 2)
     votes = rng.integers(0, 2**64, (5, 3 * 8192 + 100), dtype=np.uint64)
     counted, table = np.empty((3, votes.shape[1]), dtype=np.uint64), np.array([-0.1, 0.1], dtype=np.float32)
+    parts, one = cut_up(640, d, 7), np.ones(7, dtype=np.float32)
     for call in (
         ("pack", v, 640, "coin", coin, words),
-        ("pack_scaled", v, 0.5, 640, "coin", coin, words),
+        ("pack_parts", v, parts, 640, "coin", coin, words),
+        ("pack_scaled_parts", v, one, parts, 640, "coin", coin, words),
         ("pack_stochastic", v, 2.0, 640, draw, words),
-        ("pack_stochastic", v, np.abs(v), 640, draw, words),
+        ("pack_stochastic_parts", v, one * 2, False, parts, 640, draw, words),
+        ("pack_stochastic_parts", v, np.abs(v), True, parts, 640, draw, words),
         ("count", votes, counted),
         ("majority", counted, None, 5, 640, "coin", coin, planes(1, 64 * votes.shape[1])),
-        ("apply", v, words, table, 0.9),
+        ("apply", v, words, parts, 640, np.tile(table, (7, 1)), one * np.float32(0.9)),
         ("blend", v, v[::-1].copy(), 0.9, 0.1),
         ("add_signed", v, words, 0.3),
         ("add_levels", v, words, table),
@@ -219,13 +254,15 @@ def test_threads_change_no_bit(three_threads):
 
 
 def on_tensors(name, *arguments):
-    """The function of the API, on tensors over the same memory."""
-    as_tensors = [a if name_is_table(a, name) else to_tensor(a) for a in arguments]
-    return getattr(bits, name)(*as_tensors)
+    """The function of the API, on tensors over the same memory; what is short or no vector of x stays an array."""
+    as_tensors = [a if isinstance(a, np.ndarray) and is_small(a) else to_tensor(a) for a in arguments]
+    return getattr(bits, name)(
+        *[a for a in as_tensors if not (name == "pack_stochastic_parts" and isinstance(a, bool))]
+    )
 
 
-def name_is_table(argument, name):
-    return name in ("apply", "add_levels") and isinstance(argument, np.ndarray) and argument.shape == (2,)
+def is_small(array):
+    return array.size < 100
 
 
 def to_tensor(argument):
@@ -284,10 +321,10 @@ def test_weighted_majority(ballots, abstain, plain, negative, forget, at, draw, 
     assert_same("weighted_majority", box, score, rounds, rule, at, ties, draw, out)
 
 
-@given(vectors(), origins, draws)
-def test_pack_stochastic_with_a_radius_each(v, at, draw):
+@given(vectors(), origins, draws, pieces)
+def test_pack_stochastic_with_a_radius_each(v, at, draw, some):
     radii = np.abs(v[::-1]).copy() + np.float32(1e-20)
-    assert_same("pack_stochastic", v, radii, at, draw, planes(1, len(v)))
+    assert_same("pack_stochastic_parts", v, radii, True, cut_up(at, len(v), some), at, draw, planes(1, len(v)))
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32)))

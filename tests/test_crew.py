@@ -55,20 +55,23 @@ def test_kernels_on_rows_are_the_kernels_on_each(n, d, at, seed, wide):
     words = -(-d // 64)
     radii = np.abs(rng.standard_normal((n, d))).astype(np.float32)
     draw = Streams(seed).coin("zero", 3, 2)
-    for name, arguments in (("pack", ("coin",)), ("pack_stochastic", (radii,)), ("pack_stochastic", (1.0,))):
+    half = d // 128 * 64
+    parts = np.array([[at, at + half], [at + half, at + d], [0, 1]])
+    one = np.array([1.0, 0.5], dtype=np.float32)
+    for name, more in (("pack", ("coin",)), ("pack_stochastic", (radii, True)), ("pack_stochastic", (one, False))):
         got = np.zeros((1, n, words), dtype=np.uint64)
         if name == "pack":
-            cpu.pack_rows(v, at, *arguments, draw, got)
+            cpu.pack_rows(v, parts, at, *more, draw, got)
         else:
-            cpu.pack_stochastic_rows(v, *arguments, at, draw, got)
+            cpu.pack_stochastic_rows(v, *more, parts, at, draw, got)
         for r in range(n):
             own = Draw(draw.key, draw.step, draw.voter + r, draw.stream, draw.negate)
             expected = np.zeros((1, words), dtype=np.uint64)
             if name == "pack":
-                reference.pack(v[r], at, "coin", own, expected)
+                reference.pack_parts(v[r], parts, at, "coin", own, expected)
             else:
-                radius = arguments[0][r] if isinstance(arguments[0], np.ndarray) else 1.0
-                reference.pack_stochastic(v[r], radius, at, own, expected)
+                limits = radii[r] if more[1] else one
+                reference.pack_stochastic_parts(v[r], limits, more[1], parts, at, own, expected)
             np.testing.assert_array_equal(got[:, r], expected)
     noisy = v.copy()
     cpu.add_normal_rows(noisy, 0.5, at, draw)

@@ -8,6 +8,7 @@ import torch
 from mpisign import bits
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bits.ahead import compile_ahead
 from mpisign.rng import Streams
 
 COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
@@ -17,7 +18,7 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say) -> Table:
     """Medians over vectors of d coordinates, on so many threads, counts for so many voters."""
     torch.set_num_threads(threads)
     bits.use_threads(threads)
-    bits.compile_ahead(voters)
+    compile_ahead(voters)
     d = max(d // 4096, 1) * 4096
     about = {"d": d, "voters": voters, "threads": threads, "median of": repeats} | machine()
     table = Table("kernels", COLUMNS, about)
@@ -50,16 +51,26 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         planes.random_()
     ballots = bits.new_planes(voters, words).random_()
     counted, verdict = bits.new_planes(bits.width(voters), words), bits.new_planes(1, words)
-    signs, levels = np.array([-1e-3, 1e-3], dtype=np.float32), np.linspace(-1e-3, 1e-3, 16, dtype=np.float32)
+    signs, levels = (np.linspace(-1e-3, 1e-3, k, dtype=np.float32)[None] for k in (2, 16))
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
-    radii = torch.full((d,), 2.0)
+    radii, parts = torch.full((d,), 2.0), np.array([[0], [d], [0]])
     return [
-        ("pack", lambda: bits.pack(v, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
-        ("pack, abstaining", lambda: bits.pack(v, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
-        ("stochastic pack", lambda: bits.pack_stochastic(v, 2.0, 0, draw, plane), 4 + 1 / 8, "read"),
-        ("stochastic pack, own radii", lambda: bits.pack_stochastic(v, radii, 0, draw, plane), 8 + 1 / 8, "read"),
-        ("scaled pack, error feedback", lambda: bits.pack_scaled(v, 1e-9, 0, "coin", coin, plane), 8 + 1 / 8, "copy"),
+        ("pack", lambda: bits.pack_parts(v, parts, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
+        ("pack, abstaining", lambda: bits.pack_parts(v, parts, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
+        ("stochastic pack", lambda: bits.pack_stochastic_parts(v, one * 2, parts, 0, draw, plane), 4 + 1 / 8, "read"),
+        (
+            "stochastic pack, own radii",
+            lambda: bits.pack_stochastic_parts(v, radii, parts, 0, draw, plane),
+            8 + 1 / 8,
+            "read",
+        ),
+        (
+            "scaled pack, error feedback",
+            lambda: bits.pack_scaled_parts(v, one * 1e-9, parts, 0, "coin", coin, plane),
+            8 + 1 / 8,
+            "copy",
+        ),
         ("add and sum", lambda: bits.add_and_sum(x, v, one * 1e-9, tiles), 12, "copy"),
         ("search for NaN", lambda: bits.first_nonfinite(v), 4, "read"),
         ("sums of tiles", lambda: bits.tile_sums(v, tiles), 4, "read"),
@@ -71,9 +82,9 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
             len(counted) / 8,
             "",
         ),
-        ("apply", lambda: bits.apply(x, plane, signs, 0.999), 8 + 1 / 8, "copy"),
-        ("apply, abstaining", lambda: bits.apply(x, two, np.repeat(signs, 2), 0.999), 8 + 2 / 8, "copy"),
-        ("apply, four planes", lambda: bits.apply(x, four, levels, 0.999), 8 + 4 / 8, "copy"),
+        ("apply", lambda: bits.apply(x, plane, parts, 0, signs, one), 8 + 1 / 8, "copy"),
+        ("apply, abstaining", lambda: bits.apply(x, two, parts, 0, np.tile(signs, 2), one), 8 + 2 / 8, "copy"),
+        ("apply, four planes", lambda: bits.apply(x, four, parts, 0, levels, one), 8 + 4 / 8, "copy"),
         ("moving average", lambda: bits.blend(x, v, 0.9, 0.1), 12, "copy"),
         ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),

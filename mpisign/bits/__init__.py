@@ -4,9 +4,11 @@ Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
 coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Draw.
 
-Every function here is defined, bit for bit, by the function of the same name in reference.py. pack, pack_stochastic
-and add_normal also take a row for each of several voters: v (n, d), planes (P, n, W), draw that of the first one.
-Long vectors are cut into slices for several threads, as many as use_threads() says.
+Every function here is defined, bit for bit, by the function of the same name in reference.py. A chunk of x holds parts
+of several tensors: `parts`, int64 (3, k), has first coordinate, end and segment of each, as Layout.parts tells, so that
+one call serves them all. pack_parts, pack_stochastic_parts and add_normal also take a row for each of several voters:
+v (n, d), planes (P, n, W), draw that of the first one. Long vectors are cut into slices for several threads, as many as
+use_threads() says.
 """
 
 from collections.abc import Callable
@@ -58,37 +60,67 @@ def _within(lo: int, hi: int) -> slice:
 def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
     """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero, and the first not finite.
 
-    zeros: "coin", "plus", or "abstain", which needs a second plane: 0 where v is zero.
+    zeros: "coin", "random", "plus", or "abstain", which needs a second plane: 0 where v is zero.
     """
-    if v.dim() > 1:
-        return cpu.pack_rows(v.numpy(), at, zeros, draw, _words(planes))
     values, words = v.numpy(), _words(planes)
     return _joined(len(v), lambda lo, hi: cpu.pack(values[lo:hi], at + lo, zeros, draw, words[:, _within(lo, hi)]))
 
 
-def pack_scaled(v: Tensor, scale: float, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
-    """pack, and v -= scale * sign where a vote is cast, in one pass: what error feedback keeps. Returns as pack."""
+def pack_parts(v: Tensor, parts: np.ndarray, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
+    """pack for each part of v (d,), or of each row of v (n, d), where the first bad coordinate stays unknown."""
+    values, words = v.numpy(), _words(planes)
+    if values.ndim > 1:
+        return cpu.pack_rows(values, parts, at, zeros, draw, words)
+
+    def work(lo, hi):
+        return cpu.pack_parts(values[lo:hi], parts, at + lo, zeros, draw, words[:, _within(lo, hi)])
+
+    return _joined(len(values), work)
+
+
+def pack_scaled_parts(
+    v: Tensor, scales: np.ndarray, parts: np.ndarray, at: int, zeros: str, draw: Draw, planes: Tensor
+) -> Found:
+    """pack_parts, and v -= scale * sign where a vote is cast, in one pass: what error feedback keeps.
+
+    scales: float32 (segments,). Returns as pack.
+    """
+    values, words = v.numpy(), _words(planes)
+
+    def work(lo, hi):
+        return cpu.pack_scaled_parts(values[lo:hi], scales, parts, at + lo, zeros, draw, words[:, _within(lo, hi)])
+
+    return _joined(len(values), work)
+
+
+def pack_stochastic(v: Tensor, radius: float, at: int, draw: Draw, planes: Tensor) -> Found:
+    """Stochastic signs of v (d,), P(+1) = (1 + v/radius)/2.
+
+    Returns how many |v| exceed the radius, and the first value that is not finite.
+    """
     values, words = v.numpy(), _words(planes)
     return _joined(
-        len(v), lambda lo, hi: cpu.pack_scaled(values[lo:hi], scale, at + lo, zeros, draw, words[:, _within(lo, hi)])
+        len(v), lambda lo, hi: cpu.pack_stochastic(values[lo:hi], radius, at + lo, draw, words[:, _within(lo, hi)])
     )
 
 
-def pack_stochastic(v: Tensor, radius: float | Tensor, at: int, draw: Draw, planes: Tensor) -> Found:
-    """Stochastic signs, P(+1) = (1 + v/radius)/2, one radius or float32 (d,).
+def pack_stochastic_parts(
+    v: Tensor, radii: Tensor | np.ndarray, parts: np.ndarray, at: int, draw: Draw, planes: Tensor
+) -> Found:
+    """pack_stochastic for each part of v (d,), or of each row of v (n, d), as in pack_parts.
 
-    Returns how many |v| exceed it, and the first value that is not finite.
+    radii: a float32 tensor of v's shape, or an array (segments,).
     """
-    each = isinstance(radius, Tensor)
-    values, radii, words = v.numpy(), radius.numpy() if each else radius, _words(planes)
-    if v.dim() > 1:
-        return cpu.pack_stochastic_rows(values, radii, at, draw, words)
+    each = isinstance(radii, Tensor)
+    values, limits, words = v.numpy(), radii.numpy() if each else radii, _words(planes)
+    if values.ndim > 1:
+        return cpu.pack_stochastic_rows(values, limits, each, parts, at, draw, words)
 
     def work(lo, hi):
-        own = radii[lo:hi] if each else radii
-        return cpu.pack_stochastic(values[lo:hi], own, at + lo, draw, words[:, _within(lo, hi)])
+        own = limits[lo:hi] if each else limits
+        return cpu.pack_stochastic_parts(values[lo:hi], own, each, parts, at + lo, draw, words[:, _within(lo, hi)])
 
-    return _joined(len(v), work)
+    return _joined(len(values), work)
 
 
 def count(ballots: Tensor, planes: Tensor) -> None:
@@ -139,10 +171,17 @@ def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int
     return cpu.agreement(_words(plus), _optional(minus), voters)
 
 
-def apply(x: Tensor, planes: Tensor, table: np.ndarray, decay: float) -> None:
-    """x = fl(fl(decay*x) - table[code]), code read from planes (P, W); table float32 (2**P,)."""
+def apply(x: Tensor, planes: Tensor, parts: np.ndarray, at: int, tables: np.ndarray, decays: np.ndarray) -> None:
+    """x = fl(fl(decay*x) - table[code]) in each part of x (d,), code read from planes (P, W).
+
+    tables: float32 (segments, 2**P). decays: float32 (segments,).
+    """
     values, words = x.numpy(), _words(planes)
-    in_slices(len(x), lambda lo, hi: cpu.apply(values[lo:hi], words[:, _within(lo, hi)], table, decay))
+
+    def work(lo, hi):
+        cpu.apply(values[lo:hi], words[:, _within(lo, hi)], parts, at + lo, tables, decays)
+
+    in_slices(len(values), work)
 
 
 def blend(y: Tensor, x: Tensor, a: float, b: float) -> None:
@@ -240,49 +279,3 @@ def fields_for(coordinates: int, voters: int) -> int:
 
 def _optional(planes: Tensor | None) -> np.ndarray | None:
     return None if planes is None else _words(planes)
-
-
-def compile_ahead(voters: int = 2) -> None:
-    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk.
-
-    voters: for whom a tree of adders is made.
-    """
-    v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
-    plus, table = new_planes(2, 2), np.ones(8, dtype=np.float32)
-    # planes as they are, and as part of a wider chunk, which is another type to numba
-    rows, wide = torch.ones(2, 70), torch.ones(2, 128)[:, :70]
-    for some in (rows, wide):
-        for planes in (torch.zeros((2, 2, 2), dtype=torch.int64), torch.zeros((2, 2, 3), dtype=torch.int64)[:, :, :2]):
-            pack(some, 0, "abstain", draw, planes)
-            pack_stochastic(some, 1.0, 0, draw, planes)
-            pack_stochastic(some, some, 0, draw, planes)
-        add_normal(some, 1.0, 0, draw)
-    uniforms(70, draw)
-    for planes in (new_planes(3, 2), new_planes(3, 3)[:, :2]):
-        for some in (planes[:1], planes[:2]):
-            pack(v, 0, "abstain" if len(some) == 2 else "plus", draw, some)
-            pack_stochastic(v, 1.0, 0, draw, some)
-            pack_stochastic(v, v, 0, draw, some)
-            add_levels(v, some, table)
-            apply(v, some, table, 1.0)
-            add_signed(v, some, 1.0)
-            pack_scaled(v, 1.0, 0, "abstain" if len(some) == 2 else "plus", draw, some)
-        apply(v, planes, table, 1.0)
-    count(plus.clone(), plus)
-    counts, fields = new_planes(width(voters), 2), torch.zeros(fields_for(128, voters), dtype=torch.int64)
-    count(new_planes(voters, 2), counts)
-    spread(plus[0], voters, fields)
-    gather(fields, voters, counts)
-    verdict = new_planes(1, 2)
-    majority(plus, None, 2, 0, "coin", draw, verdict)
-    randomised_majority(plus, None, 2, 0, draw, verdict)
-    codes(plus, plus.clone(), 2, new_planes(3, 2))
-    agreement(plus, None, 2)
-    weighted_majority(plus[:, None], torch.zeros(2, 70)[:1], 1.0, (True, 1, 1, 0, 1.0), 0, "coin", draw, verdict)
-    blend(v, v.clone(), 1.0, 1.0)
-    add_normal(v, 1.0, 0, draw)
-    tile_maxima(v, np.array([[0], [70], [0]]))
-    tile_sums(v, np.array([[0], [70], [0]]))
-    add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
-    first_nonfinite(v)
-    differing(plus[0], plus[1])

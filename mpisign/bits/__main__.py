@@ -2,9 +2,9 @@
 
 import time
 
-from mpisign import bits
+from mpisign.bits.ahead import compile_ahead
 
 if __name__ == "__main__":
     start = time.perf_counter()
-    bits.compile_ahead()
+    compile_ahead()
     print(f"kernels ready in {time.perf_counter() - start:.1f} s")

@@ -79,10 +79,37 @@ def pack_stochastic(v, radius, at, draw, planes):
     return int((np.abs(v) > np.float32(radius)).sum()), first_nonfinite(v)
 
 
-def pack_scaled(v, scale, at, zeros, draw, planes):
-    """pack, and then v -= scale * sign, where a vote was cast: what stays behind."""
-    found = pack(v, at, zeros, draw, planes)
-    add_signed(v, planes, -scale)
+def _of_parts(parts, at, items):
+    """(items, words, first coordinate, segment) of each part that lies in a vector which starts at `at`."""
+    for first, end, segment in parts.T:
+        lo, hi = max(first - at, 0), min(end - at, items)
+        if lo < hi:
+            yield slice(lo, hi), slice(lo // WORD, -(-hi // WORD)), at + lo, segment
+
+
+def _joined(found):
+    """(start, (count, first bad index in there or -1)) of each part, as one."""
+    bad = [start + index for start, (_, index) in found if index >= 0]
+    return sum(count for _, (count, _) in found), min(bad, default=-1)
+
+
+def pack_parts(v, parts, at, zeros, draw, planes):
+    """pack of each part."""
+    return _joined([(i.start, pack(v[i], c, zeros, draw, planes[:, w])) for i, w, c, _ in _of_parts(parts, at, len(v))])
+
+
+def pack_stochastic_parts(v, radii, each, parts, at, draw, planes):
+    """pack_stochastic of each part. radii: float32, one a coordinate of v if `each`, else one a segment."""
+    pieces = _of_parts(parts, at, len(v))
+    of = lambda i, segment: radii[i] if each else radii[segment]  # noqa: E731
+    return _joined([(i.start, pack_stochastic(v[i], of(i, s), c, draw, planes[:, w])) for i, w, c, s in pieces])
+
+
+def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
+    """pack_parts, and then v -= scale * sign, where a vote was cast: what stays behind. scales: one a segment."""
+    found = pack_parts(v, parts, at, zeros, draw, planes)
+    for i, w, _, segment in _of_parts(parts, at, len(v)):
+        add_signed(v[i], planes[:, w], -scales[segment])
     return found
 
 
@@ -182,10 +209,13 @@ def agreement(plus, minus, voters):
     return int(np.abs(t).sum()), int((t == 0).sum())
 
 
-def apply(x, planes, table, decay):
-    """x = fl(fl(decay * x) - table[code]), code being the binary number in planes (P, W)."""
-    moved = np.float32(decay) * x
-    x[:] = moved - table[numbers(planes, len(x))]
+def apply(x, planes, parts, at, tables, decays):
+    """x = fl(fl(decay * x) - table[code]) in each part, code being the binary number in planes (P, W).
+
+    tables: float32 (segments, 2**P). decays: float32 (segments,).
+    """
+    for i, w, _, segment in _of_parts(parts, at, len(x)):
+        x[i] = decays[segment] * x[i] - tables[segment][numbers(planes[:, w], i.stop - i.start)]
 
 
 def blend(y, x, a, b):

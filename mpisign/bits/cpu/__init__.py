@@ -28,7 +28,15 @@ from mpisign.bits.cpu.moving import (
     tile_sums,
     uniform_rows,
 )
-from mpisign.bits.cpu.packing import pack, pack_rows, pack_scaled, pack_stochastic, pack_stochastic_rows
+from mpisign.bits.cpu.packing import (
+    pack,
+    pack_parts,
+    pack_rows,
+    pack_scaled_parts,
+    pack_stochastic,
+    pack_stochastic_parts,
+    pack_stochastic_rows,
+)
 
 __all__ = [
     "add_and_sum",
@@ -46,9 +54,11 @@ __all__ = [
     "gather",
     "majority",
     "pack",
+    "pack_parts",
     "pack_rows",
-    "pack_scaled",
+    "pack_scaled_parts",
     "pack_stochastic",
+    "pack_stochastic_parts",
     "pack_stochastic_rows",
     "randomised_majority",
     "spread",

@@ -1,4 +1,4 @@
-"""What the CPU kernels share: Philox on one block, coins, normal draws.
+"""What the CPU kernels share: Philox on one block, coins, normal draws, parts of a chunk.
 
 These are inlined into the kernels. numba's cache does not notice a change here: `make kernels` after one.
 """
@@ -54,3 +54,15 @@ def coin_word(word, c, negate):
     low, high, _, _ = philox_block(word, c)
     bits = uint64(low) | uint64(high) << uint64(32)
     return ~bits if negate else bits
+
+
+@njit(inline="always")
+def within(parts, k, at, length):
+    """Where part k lies in a vector of that length that starts at coordinate `at`; empty where it lies outside."""
+    return max(parts[0, k] - at, 0), min(parts[1, k] - at, length)
+
+
+@njit(inline="always")
+def earlier(bad, found, lo):
+    """The first bad index so far, and what was found in a stretch from lo; -1 for none."""
+    return lo + found if bad < 0 <= found else bad

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, philox_block
+from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, philox_block, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
 
 
@@ -55,13 +55,19 @@ def _apply_levels(x, planes, table, decay):
             part[j] = decay * part[j] - moves[j]
 
 
-def apply(x, planes, table, decay):
-    if len(planes) == 1:
-        _apply_signs(x, planes[0], table[0], table[1], np.float32(decay))
-    elif len(planes) == 2:
-        _apply_signs_or_zero(x, planes[0], planes[1], table, np.float32(decay))
-    else:
-        _apply_levels(x, planes, table, np.float32(decay))
+@njit(**OPTIONS)
+def apply(x, planes, parts, at, tables, decays):
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, len(x))
+        if lo < hi:
+            here, words = x[lo:hi], planes[:, lo // 64 : (hi + 63) // 64]
+            table, decay = tables[parts[2, k]], decays[parts[2, k]]
+            if len(words) == 1:
+                _apply_signs(here, words[0], table[0], table[1], decay)
+            elif len(words) == 2:
+                _apply_signs_or_zero(here, words[0], words[1], table, decay)
+            else:
+                _apply_levels(here, words, table, decay)
 
 
 @njit(**OPTIONS)

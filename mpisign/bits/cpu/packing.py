@@ -1,9 +1,23 @@
-"""v -> words: pack and stochastic pack."""
+"""v -> words: pack and stochastic pack, of one stretch or of all parts of a chunk in one call.
+
+A part lies in one tensor: (first coordinate, end, segment), as Layout.parts has it. Parts that reach beyond v, as
+those of a chunk do when several threads each take a slice of it, are cut.
+"""
 
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
+from mpisign.bits.cpu.common import (
+    ALL,
+    COINS,
+    NO_COUNTER,
+    OPTIONS,
+    RULES,
+    coin_word,
+    counter_of,
+    earlier,
+    within,
+)
 from mpisign.bits.cpu.moving import add_signs, find_nonfinite
 from mpisign.bits.cpu.vectors import (
     above,
@@ -72,11 +86,23 @@ def _rest(v):
 
 
 @njit(**OPTIONS)
-def _pack_rows(v, first_word, rule, counter, negate, planes):
-    zeros, own = 0, counter.copy()
+def _pack_parts(v, parts, at, rule, counter, negate, planes):
+    zeros, bad = uint64(0), -1
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, len(v))
+        if lo < hi:
+            words = planes[:, lo // 64 : (hi + 63) // 64]
+            found = _pack(v[lo:hi], (at + lo) // 64, rule, counter, negate, words)
+            zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
+    return zeros, bad
+
+
+@njit(**OPTIONS)
+def _pack_rows(v, parts, at, rule, counter, negate, planes):
+    zeros, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):
         own[1] = counter[1] + uint32(r)
-        zeros += _pack(v[r], first_word, rule, own, negate, planes[:, r])[0]
+        zeros += _pack_parts(v[r], parts, at, rule, own, negate, planes[:, r])[0]
     return zeros
 
 
@@ -84,14 +110,20 @@ def _plain(found):
     return int(found[0]), int(found[1])
 
 
-def pack_rows(v, at, zeros, draw, planes):
-    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
-    return int(_pack_rows(v, at // 64, RULES[zeros], counter, negate, planes)), None
+def _coin(zeros, draw):
+    return RULES[zeros], *(counter_of(draw) if zeros in COINS else (NO_COUNTER, False))
 
 
 def pack(v, at, zeros, draw, planes):
-    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
-    return _plain(_pack(v, at // 64, RULES[zeros], counter, negate, planes))
+    return _plain(_pack(v, at // 64, *_coin(zeros, draw), planes))
+
+
+def pack_parts(v, parts, at, zeros, draw, planes):
+    return _plain(_pack_parts(v, parts, at, *_coin(zeros, draw), planes))
+
+
+def pack_rows(v, parts, at, zeros, draw, planes):
+    return int(_pack_rows(v, parts, at, *_coin(zeros, draw), planes)), None
 
 
 @njit(**OPTIONS)
@@ -102,16 +134,25 @@ def _pack_scaled(v, scale, first_word, rule, counter, negate, planes):
         tile = v[lo : lo + 4096]
         words = planes[:, lo // 64 : (lo + len(tile) + 63) // 64]
         found = _pack(tile, first_word + lo // 64, rule, counter, negate, words)
-        zeros += found[0]
-        if bad < 0 <= found[1]:
-            bad = lo + found[1]
+        zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
         add_signs(tile, words, -scale)
     return zeros, bad
 
 
-def pack_scaled(v, scale, at, zeros, draw, planes):
-    counter, negate = counter_of(draw) if zeros in COINS else (NO_COUNTER, False)
-    return _plain(_pack_scaled(v, np.float32(scale), at // 64, RULES[zeros], counter, negate, planes))
+@njit(**OPTIONS)
+def _pack_scaled_parts(v, scales, parts, at, rule, counter, negate, planes):
+    zeros, bad = uint64(0), -1
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, len(v))
+        if lo < hi:
+            scale, words = scales[parts[2, k]], planes[:, lo // 64 : (hi + 63) // 64]
+            found = _pack_scaled(v[lo:hi], scale, (at + lo) // 64, rule, counter, negate, words)
+            zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
+    return zeros, bad
+
+
+def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
+    return _plain(_pack_scaled_parts(v, scales, parts, at, *_coin(zeros, draw), planes))
 
 
 @njit(**OPTIONS)
@@ -154,26 +195,38 @@ def _pack_stochastic_each(v, radii, at, counter, planes):
     return clips, find_nonfinite(v) if bad else -1
 
 
-def pack_stochastic(v, radius, at, draw, planes):
-    counter = counter_of(draw)[0]
-    if isinstance(radius, np.ndarray):
-        return _plain(_pack_stochastic_each(v, radius, at, counter, planes))
-    return _plain(_pack_stochastic(v, np.float32(radius), at, counter, planes))
+@njit(**OPTIONS)
+def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
+    clips, bad = uint64(0), -1
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, len(v))
+        if lo < hi:
+            here, words = v[lo:hi], planes[:, lo // 64 : (hi + 63) // 64]
+            if each:
+                found = _pack_stochastic_each(here, radii[lo:hi], at + lo, counter, words)
+            else:
+                found = _pack_stochastic(here, radii[parts[2, k]], at + lo, counter, words)
+            clips, bad = clips + found[0], earlier(bad, found[1], lo)
+    return clips, bad
 
 
 @njit(**OPTIONS)
-def _pack_stochastic_rows(v, radii, one, radius, at, counter, planes):
+def _pack_stochastic_rows(v, radii, each, parts, at, counter, planes):
     clips, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):
         own[1] = counter[1] + uint32(r)
-        if one:
-            clips += _pack_stochastic(v[r], radius, at, own, planes[:, r])[0]
-        else:
-            clips += _pack_stochastic_each(v[r], radii[r], at, own, planes[:, r])[0]
+        clips += _pack_stochastic_parts(v[r], radii[r % len(radii)], each, parts, at, own, planes[:, r])[0]
     return clips
 
 
-def pack_stochastic_rows(v, radius, at, draw, planes):
-    counter, one = counter_of(draw)[0], not isinstance(radius, np.ndarray)
-    one_radius = np.float32(radius if one else 0)
-    return int(_pack_stochastic_rows(v, v if one else radius, one, one_radius, at, counter, planes)), None
+def pack_stochastic(v, radius, at, draw, planes):
+    return _plain(_pack_stochastic(v, np.float32(radius), at, counter_of(draw)[0], planes))
+
+
+def pack_stochastic_parts(v, radii, each, parts, at, draw, planes):
+    return _plain(_pack_stochastic_parts(v, radii, each, parts, at, counter_of(draw)[0], planes))
+
+
+def pack_stochastic_rows(v, radii, each, parts, at, draw, planes):
+    rows = radii if radii.ndim > 1 else radii[None]
+    return int(_pack_stochastic_rows(v, rows, each, parts, at, counter_of(draw)[0], planes)), None

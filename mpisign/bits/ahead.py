@@ -1,0 +1,59 @@
+"""Compiles every kernel into numba's cache, before anybody waits for one."""
+
+import numpy as np
+import torch
+
+from mpisign import bits
+from mpisign.rng import Draw
+
+
+def compile_ahead(voters: int = 2) -> None:
+    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk.
+
+    voters: for whom a tree of adders is made.
+    """
+    v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
+    plus, table = bits.new_planes(2, 2), np.ones(8, dtype=np.float32)
+    parts = np.array([[0], [70], [0]])
+    # planes as they are, and as part of a wider chunk, which is another type to numba
+    rows, wide = torch.ones(2, 70), torch.ones(2, 128)[:, :70]
+    for some in (rows, wide):
+        for planes in (torch.zeros((2, 2, 2), dtype=torch.int64), torch.zeros((2, 2, 3), dtype=torch.int64)[:, :, :2]):
+            bits.pack_parts(some, parts, 0, "abstain", draw, planes)
+            bits.pack_stochastic_parts(some, table, parts, 0, draw, planes)
+            bits.pack_stochastic_parts(some, some, parts, 0, draw, planes)
+        bits.add_normal(some, 1.0, 0, draw)
+    bits.uniforms(70, draw)
+    for planes in (bits.new_planes(3, 2), bits.new_planes(3, 3)[:, :2]):
+        for some in (planes[:1], planes[:2]):
+            zeros = "abstain" if len(some) == 2 else "plus"
+            bits.pack(v, 0, zeros, draw, some)
+            bits.pack_parts(v, parts, 0, zeros, draw, some)
+            bits.pack_scaled_parts(v, table, parts, 0, zeros, draw, some)
+            bits.pack_stochastic(v, 1.0, 0, draw, some)
+            bits.pack_stochastic_parts(v, v, parts, 0, draw, some)
+            bits.pack_stochastic_parts(v, table, parts, 0, draw, some)
+            bits.add_levels(v, some, table)
+            bits.add_signed(v, some, 1.0)
+        bits.apply(v, planes, parts, 0, table[None], table)
+    bits.count(plus.clone(), plus)
+    counts, fields = (
+        bits.new_planes(bits.width(voters), 2),
+        torch.zeros(bits.fields_for(128, voters), dtype=torch.int64),
+    )
+    bits.count(bits.new_planes(voters, 2), counts)
+    bits.spread(plus[0], voters, fields)
+    bits.gather(fields, voters, counts)
+    verdict = bits.new_planes(1, 2)
+    bits.majority(plus, None, 2, 0, "coin", draw, verdict)
+    bits.randomised_majority(plus, None, 2, 0, draw, verdict)
+    bits.codes(plus, plus.clone(), 2, bits.new_planes(3, 2))
+    bits.agreement(plus, None, 2)
+    bits.weighted_majority(plus[:, None], torch.zeros(2, 70)[:1], 1.0, (True, 1, 1, 0, 1.0), 0, "coin", draw, verdict)
+    bits.blend(v, v.clone(), 1.0, 1.0)
+    bits.add_normal(v, 1.0, 0, draw)
+    bits.tile_maxima(v, np.array([[0], [70], [0]]))
+    bits.tile_sums(v, np.array([[0], [70], [0]]))
+    bits.add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
+    bits.first_nonfinite(v)
+    bits.differing(plus[0], plus[1])
