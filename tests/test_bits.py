@@ -1,6 +1,9 @@
 """The CPU kernels equal the obvious ones, bit for bit, on whatever hypothesis thinks of."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -381,3 +384,14 @@ def test_stochastic_sign_is_unbiased():
     out = planes(1, len(v))
     cpu.pack_stochastic(v, 1.0, 0, Streams(9).draw("sign", 0, 0), out)
     assert abs(2 * reference.to_bits(out[0], len(v)).mean() - 1 - 0.3) < 8e-3
+
+
+def test_kernels_are_compiled_once_and_found_again():
+    """A process that needs kernels which another one compiled adds nothing to numba's cache."""
+    folder = Path(cpu.__file__).parent / "__pycache__"
+    code = "from mpisign.bits.ahead import compile_ahead; compile_ahead(11)"
+    found = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+        found.append({file.name for file in folder.glob("*.nb?")})
+    assert found[0] == found[1]

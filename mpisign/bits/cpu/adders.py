@@ -1,4 +1,8 @@
-"""Operations made for a number of voters: trees of adders that count words, and fields taken apart."""
+"""Operations made for a number of voters: trees of adders that count words, and fields taken apart.
+
+That number is known when a kernel is compiled. A kernel must not keep an operation made for it in a closure instead:
+numba's cache would not know it again, and every process would compile it anew.
+"""
 
 from llvmlite import ir
 from numba import types
@@ -26,31 +30,23 @@ def _tree(b, votes):
     return planes
 
 
-def adder(voters):
-    """An intrinsic that counts 8 words of so many voters by an adder tree of its own.
+@operation(types.void, ADDRESS, ADDRESS, ADDRESS, ADDRESS, number=True)
+def add_up(b, voters, address, stride, planes, step):
+    """Counts 8 words of so many voters by an adder tree of their own.
 
-    Its arguments: address of the first voter's words, bytes from voter to voter, address of the lowest plane, bytes
-    from plane to plane.
+    Arguments: address of the first voter's words, bytes from voter to voter, address of the lowest plane, bytes from
+    plane to plane.
     """
-
-    @operation(types.void, ADDRESS, ADDRESS, ADDRESS, ADDRESS)
-    def count(b, address, stride, planes, step):
-        votes = [load(b, b.add(address, b.mul(stride, I64(r))), I64, WORDS) for r in range(voters)]
-        for k, plane in enumerate(_tree(b, votes)):
-            store(b, plane, b.add(planes, b.mul(step, I64(k))))
-
-    return count
+    votes = [load(b, b.add(address, b.mul(stride, I64(r))), I64, WORDS) for r in range(voters)]
+    for k, plane in enumerate(_tree(b, votes)):
+        store(b, plane, b.add(planes, b.mul(step, I64(k))))
 
 
-def picker(width):
-    """An intrinsic that picks bit k of each of the 64 // width fields of a word."""
+@operation(WORD, WORD, WORD, number=True)
+def pick(b, width, word, k):
+    """Bit k of each of the 64 // width fields of a word."""
     lanes = 64 // width
-
-    @operation(WORD, WORD, WORD)
-    def pick(b, word, k):
-        starts = ir.Constant(ir.VectorType(I64, lanes), [lane * width for lane in range(lanes)])
-        shifted = b.lshr(splat(b, word, lanes), b.add(starts, splat(b, k, lanes)))
-        picked = b.bitcast(b.trunc(shifted, ir.VectorType(I1, lanes)), ir.IntType(lanes))
-        return picked if lanes == 64 else b.zext(picked, I64)
-
-    return pick
+    starts = ir.Constant(ir.VectorType(I64, lanes), [lane * width for lane in range(lanes)])
+    shifted = b.lshr(splat(b, word, lanes), b.add(starts, splat(b, k, lanes)))
+    picked = b.bitcast(b.trunc(shifted, ir.VectorType(I1, lanes)), ir.IntType(lanes))
+    return picked if lanes == 64 else b.zext(picked, I64)

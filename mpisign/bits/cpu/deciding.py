@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from numba import njit, uint32, uint64, uintp
 
-from mpisign.bits.cpu.adders import adder, picker
+from mpisign.bits.cpu.adders import add_up, pick
 from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
@@ -17,20 +17,18 @@ BLOCK = 8  # words that a tree counts at once
 @cache
 def _counter(voters):
     """The kernel that counts so many voters, compiled when first asked for."""
-    add_up = adder(voters)
-
     @njit(**OPTIONS)
     def kernel(ballots, planes):
         words, width = planes.shape[1], planes.shape[0]
         address, stride = ballots.ctypes.data, uintp(ballots.strides[0])
         plane, step = planes.ctypes.data, uintp(planes.strides[0])
         for lo in range(0, words - BLOCK + 1, BLOCK):
-            add_up(address + 8 * lo, stride, plane + 8 * lo, step)
+            add_up(voters, address + 8 * lo, stride, plane + 8 * lo, step)
         left = words % BLOCK
         if left:
             rest, out = np.zeros((voters, BLOCK), dtype=np.uint64), np.empty((width, BLOCK), dtype=np.uint64)
             rest[:, :left] = ballots[:, words - left :]
-            add_up(rest.ctypes.data, uintp(8 * BLOCK), out.ctypes.data, uintp(8 * BLOCK))
+            add_up(voters, rest.ctypes.data, uintp(8 * BLOCK), out.ctypes.data, uintp(8 * BLOCK))
             planes[:, words - left :] = out[:, :left]
 
     return kernel
@@ -257,7 +255,7 @@ def spread(plane, width, fields):
 @cache
 def _gatherer(width):
     """The kernel that takes fields of this width apart, compiled when first asked for."""
-    pick, per = picker(width), 64 // width
+    per = 64 // width
 
     @njit(**OPTIONS)
     def kernel(fields, planes):
@@ -267,7 +265,7 @@ def _gatherer(width):
             if w >= planes.shape[1]:
                 break
             for k in range(width):
-                picked = pick(fields[f], uint64(k))
+                picked = pick(width, fields[f], uint64(k))
                 planes[k, w] |= picked << at
                 if at + uint64(per) > uint64(64) and w + 1 < planes.shape[1]:
                     planes[k, w + 1] |= picked >> (uint64(64) - at)

@@ -87,21 +87,26 @@ def _odd(b, block, counter):
     return b.sub(b.or_(b.shl(k, constant(I32, 1, 64)), constant(I32, 1, 64)), constant(I32, 1 << 24, 64))
 
 
-def operation(result, *parameters):
-    """An intrinsic of these types, made of a function that gets a builder and the arguments."""
+def operation(result, *parameters, number=False):
+    """An intrinsic of these types, made of a function that gets a builder and the arguments.
+
+    number: whether an integer comes first that is known when the kernel is compiled, for which code is made.
+    """
 
     def decorate(body):
-        def generate(context, builder, signature, arguments):
-            made = body(builder, *arguments)
-            return context.get_dummy_value() if made is None else made
-
         def typing(context, *given):
-            return result(*parameters), generate
+            known = given[: int(number)]
 
-        names = ["context", *(f"argument{i}" for i in range(len(parameters)))]
+            def generate(context, builder, signature, arguments):
+                made = body(builder, *(k.literal_value for k in known), *arguments[int(number) :])
+                return context.get_dummy_value() if made is None else made
+
+            return result(*known, *parameters), generate
+
+        names = ["context", *(f"argument{i}" for i in range(len(parameters) + number))]
         typing.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
         typing.__name__, typing.__doc__, typing.__module__ = body.__name__, body.__doc__, body.__module__
-        return intrinsic(typing)
+        return intrinsic(prefer_literal=number)(typing)
 
     return decorate
 
