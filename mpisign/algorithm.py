@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mpisign import plugins
 from mpisign.errors import UsageError, choices
+from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
 
 # ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
@@ -28,6 +30,7 @@ class Algorithm:
     vote: Vote
     update: Update
     name: str = field(default="", compare=False)
+    dense: "Algorithm | None" = field(default=None, repr=False)  # for what does not vote; see dense.py
 
     keep = ()
 
@@ -44,6 +47,10 @@ class Algorithm:
     def stage(self, age: int) -> int:
         """Which of the stages takes the step of that age; see slots.Step.age."""
         return 0
+
+    def of(self, section: Section) -> "Algorithm":
+        """The slots that move a section of x: these, or those for what is averaged."""
+        return self if section.vote or self.dense is None else self.dense
 
     def named(self, name: str) -> "Algorithm":
         return replace(self, name=name)
@@ -175,7 +182,16 @@ def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
 
 
 def find(name: str) -> Entry:
-    """The zoo's entry of that name; raises UsageError listing the names there are."""
+    """The zoo's entry of that name, another package's too; raises UsageError listing the names there are."""
     if name not in REGISTRY:
-        raise UsageError(f"unknown algorithm {name!r}; known: {choices(REGISTRY)}")
+        failed = plugins.load_algorithms()
+        if name not in REGISTRY:
+            broken = "".join(f"; not loaded: {line}" for line in failed)
+            raise UsageError(f"unknown algorithm {name!r}; known: {choices(REGISTRY)}{broken}")
     return REGISTRY[name]
+
+
+def entries() -> list[Entry]:
+    """All entries, mpisign's own first and in the order of the zoo."""
+    plugins.load_algorithms()
+    return list(REGISTRY.values())

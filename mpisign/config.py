@@ -96,6 +96,14 @@ class Schedule(Table):
     decay: float = Field(0.1, gt=0, lt=1)
 
 
+class Dense(Table):
+    """[dense]: what sends raw floats: the first steps, and parameters whose names match; at a rate of its own."""
+
+    steps: int = Field(0, ge=0, le=LONGEST)
+    parameters: list[str] = []
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
 class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB."""
 
@@ -131,6 +139,7 @@ class Config(Table):
     partition: Partition = Partition()
     algorithm: Algorithm = Algorithm()
     schedule: Schedule = Schedule()
+    dense: Dense = Dense()
     exchange: Exchange = Exchange()
     checkpoint: Checkpoint = Checkpoint()
     theory: Theory = Theory()

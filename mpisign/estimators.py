@@ -17,7 +17,7 @@ FINITE_SUM, TWO_POINTS = frozenset({"finite sum"}), frozenset({"two points"})
 class Minibatch(Estimator):
     """v = g(x; batch)."""
 
-    elementwise = True
+    elementwise, by_parts = True, "g"
 
     def init(self, layout):
         return {"g": layout.zeros()}
@@ -83,6 +83,10 @@ class Momentum(Estimator):
     def elementwise(self):
         return self.of.elementwise
 
+    @property
+    def by_parts(self):
+        return "m" if self.of.by_parts == "g" else ""
+
     def init(self, layout):
         return self.of.init(layout) | {"m": layout.zeros()}
 
@@ -103,7 +107,7 @@ class Nesterov(Estimator):
 
     momentum: float = 0.9
 
-    elementwise = True
+    elementwise, by_parts = True, "v"
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
@@ -124,7 +128,7 @@ class Lion(Estimator):
     beta1: float = 0.9
     beta2: float = 0.99
 
-    elementwise = True
+    elementwise, by_parts = True, "v"
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
@@ -143,6 +147,8 @@ class DecidedMomentum(Estimator):
     """v = beta*m + (1 - beta)*g, where m is what was decided at the step before, the same for all voters."""
 
     beta: float = 0.9
+
+    averages = False
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
@@ -204,7 +210,7 @@ class Correction(Estimator):
 
     beta: float = 0.0
 
-    needs, two_points, elementwise = TWO_POINTS, True, True
+    needs, two_points, elementwise, averages = TWO_POINTS, True, True, False
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "v")}

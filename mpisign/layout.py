@@ -24,10 +24,14 @@ TILE = 4096  # coordinates in a tile: the unit of float64 sums and of shard bord
 
 @dataclass(frozen=True)
 class Group:
-    """What parameters have in common: a factor on the learning rate, and their own weight decay or none."""
+    """What parameters have in common: a factor on the learning rate, their own weight decay or none, and the vote.
+
+    vote: whether signs of theirs are voted on; otherwise their estimates are averaged as raw floats.
+    """
 
     lr_scale: float = 1.0
     weight_decay: float | None = None
+    vote: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,37 @@ class Span:
         return slice(self.lo, self.hi)
 
 
+@dataclass(frozen=True)
+class Section:
+    """Coordinates [lo, hi) of x that travel alike, with a layout of their own that starts at 0.
+
+    first: the segment that starts at lo.
+    """
+
+    lo: int
+    hi: int
+    first: int
+    layout: "Layout"
+    vote: bool
+
+    @property
+    def segments(self) -> slice:
+        """Its segments among those of the whole layout."""
+        return slice(self.first, self.first + len(self.layout.segments))
+
+
 class Layout:
-    """The segments of x in order; `size` coordinates are parameters, `length` counts the pads too."""
+    """The segments of x in order; `size` coordinates are parameters, `length` counts the pads too.
+
+    Parameters that do not vote come last.
+    """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], groups: Mapping[str, Group] | None = None):
-        segments, offset = [], 0
-        for name, shape in shapes.items():
+        segments, offset, groups = [], 0, groups or {}
+        for name in sorted(shapes, key=lambda name: not groups.get(name, Group()).vote):
+            shape = shapes[name]
             size = int(np.prod(shape, dtype=np.int64))
-            segments.append(Segment(name, tuple(shape), offset, size, (groups or {}).get(name, Group())))
+            segments.append(Segment(name, tuple(shape), offset, size, groups.get(name, Group())))
             offset += -(-size // WORD) * WORD
         self.segments = tuple(segments)
         self.length = offset
@@ -81,6 +108,18 @@ class Layout:
         self._spans: dict[tuple[int, int], list[Span]] = {}
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._parts: dict[tuple[int, int], np.ndarray] = {}
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """What is voted on and what is averaged, either of which may be missing."""
+        found, kinds = [], [[s for s in self.segments if s.group.vote is vote] for vote in (True, False)]
+        if not all(kinds):
+            return (Section(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
+        for segments in kinds:
+            own = Layout({s.name: s.shape for s in segments}, {s.name: s.group for s in segments})
+            lo, first = segments[0].offset, self.segments.index(segments[0])
+            found.append(Section(lo, lo + own.length, first, own, segments[0].group.vote))
+        return tuple(found)
 
     @property
     def words(self) -> int:
@@ -168,16 +207,13 @@ class Layout:
         return np.array([s.group.lr_scale for s in self.segments])
 
     @cached_property
-    def _own_decays(self) -> np.ndarray:
+    def weight_decays(self) -> np.ndarray:
+        """The weight decay of every segment's group, float64 (segments,), nan where it has none of its own."""
         return np.array([np.nan if (own := s.group.weight_decay) is None else own for s in self.segments])
 
     def rates(self, lr: float) -> np.ndarray:
         """The learning rate of every segment, float64 (segments,), where the schedule's is lr."""
         return lr * self._lr_scales
-
-    def weight_decays(self, default: float) -> np.ndarray:
-        """The weight decay of every segment, float64 (segments,)."""
-        return np.where(np.isnan(self._own_decays), default, self._own_decays)
 
     def pads(self, lo: int, hi: int) -> int:
         """Coordinates of [lo, hi) that belong to no parameter."""

@@ -152,21 +152,43 @@ def start(threads: int = 0) -> Ranks:
     world = MPI.COMM_WORLD
     if world.Get_size() == 1 < promised.size:
         raise UsageError(foreign)
-    node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    members = tuple(node.allgather(world.Get_rank()))
-    hosts = Counter(world.allgather(MPI.Get_processor_name()))
-    _started = Ranks(
-        rank=world.Get_rank(),
-        size=world.Get_size(),
+    _started = _around(world, threads)
+    return _started
+
+
+def of(comm: object, threads: int = 0) -> Ranks:
+    """The ranks of an mpi4py communicator whose MPI runs already; what is sent goes by a copy of it. Collective.
+
+    Raises UsageError for what is no such communicator.
+    """
+    global _started
+    from mpi4py import MPI
+
+    if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+        raise UsageError(f"comm = {comm!r}: not an intracommunicator of mpi4py; pass one, or none for COMM_WORLD")
+    found = _around(comm, threads)
+    _started = _started or found
+    return found
+
+
+def _around(comm, threads: int) -> Ranks:
+    """Looks around in a communicator."""
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    hosts = Counter(comm.allgather(MPI.Get_processor_name()))
+    vendor, numbers = MPI.get_vendor()
+    return Ranks(
+        rank=comm.Get_rank(),
+        size=comm.Get_size(),
         local_rank=node.Get_rank(),
         hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
-        library=library,
-        threads=threads or max(1, cores // node.Get_size()),
-        comm=world.Dup(),
+        library=f"{vendor} {'.'.join(map(str, numbers))}",
+        threads=threads or max(1, len(os.sched_getaffinity(0)) // node.Get_size()),
+        comm=comm.Dup(),
         node=node,
-        members=members,
+        members=tuple(node.allgather(comm.Get_rank())),
     )
-    return _started
 
 
 def alone(voters: int, threads: int = 0) -> Ranks:
@@ -232,6 +254,25 @@ def leave(error: BaseException) -> int:
     if launch().rank == 0:
         _say(text)
     return code
+
+
+def guard() -> None:
+    """From now on an error that nobody catches ends all ranks, as it does in the application: for scripts.
+
+    What all ranks know is printed once, and they leave in order, with its exit code.
+    """
+    if getattr(sys.excepthook, "of_mpisign", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        known = isinstance(error, MpisignError) and error.agreed
+        if not known and (_started is None or _started.size == 1):
+            before(kind, error, trace)
+        else:
+            finish_at_once(leave(error))
+
+    before, hook.of_mpisign = sys.excepthook, True
+    sys.excepthook = hook
 
 
 def finish_at_once(code: int) -> None:

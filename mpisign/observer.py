@@ -139,7 +139,7 @@ class Observer:
                 "clips": outcome.clips,
             }
         )
-        agreement = total.pop("agreement") / (n * self.stepper.layout.size)
+        agreement = total.pop("agreement") / (n * self.stepper.exchange.layout.size)
         if self.stepper.algorithm.sign.up().raw:
             agreement = math.nan
         counted = {name: int(value) for name, value in total.items()}

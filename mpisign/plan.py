@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpisign import config as configuration
-from mpisign import problems
+from mpisign import dense, problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithm import REGISTRY, Algorithm, Cycle, Entry, Stages, find
+from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
 from mpisign.config import Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
@@ -43,7 +43,7 @@ def resolve(config: Config, voters: int) -> Plan:
     _check_needs(entry, algorithm, problem, config.problem.name)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
-        known = choices(e.name for e in REGISTRY.values() if e.theory)
+        known = choices(e.name for e in entries() if e.theory)
         raise UsageError(f"there is no preset theory for {entry.name}; there is one for: {known}")
     full = config.model_copy(
         update={
@@ -76,15 +76,20 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int) -> Plan:
 
 def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:
     hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
-    built = entry.build(**hyperparameters)
-    return built.with_rules(config.algorithm.zeros, config.algorithm.ties, voters), hyperparameters
+    built = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
+    factor = config.dense.lr / (config.schedule.lr or entry.lr) if config.dense.lr else 1.0
+    if config.dense.parameters and not all(stage.sign.up().raw for stage in built.stages):
+        built = dense.beside(built, factor)
+    if config.dense.steps:
+        built = dense.warm_start(built, config.dense.steps, factor)
+    return built, hyperparameters
 
 
 def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, name: str) -> None:
     if not isinstance(problem, Problem):
         raise UsageError(f"problem {name!r} made a {type(problem).__name__}, not an mpisign.problems.Problem")
     if missing := algorithm.needs - problem.offers:
-        fitting = [e.name for e in REGISTRY.values() if e.build().needs <= problem.offers]
+        fitting = [e.name for e in entries() if e.build().needs <= problem.offers]
         raise UsageError(
             f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer "
             f"(it offers: {choices(problem.offers) or 'nothing'}); algorithms that fit: {choices(fitting)}"

@@ -140,7 +140,7 @@ def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]],
             if not (stretches := _stretches(name, rank, stepper)):
                 writer.put(name, array)
             for lo, hi, at in stretches:
-                writer.place(name, stepper.layout.length, lo, array[..., at : at + hi - lo])
+                writer.place(name, _voting(stepper).length, lo, array[..., at : at + hi - lo])
 
 
 def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:
@@ -155,6 +155,11 @@ def _stretches(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, i
         if name.startswith(f"{stepper.prefix(k)}vote/"):
             return stage.exchange.stretches_of(rank)
     return []
+
+
+def _voting(stepper: Stepper) -> Layout:
+    """The layout of what votes: the arrays of a vote are of its coordinates."""
+    return stepper.exchange.layout
 
 
 def _take(stepper: Stepper, arrays: Arrays) -> None:
@@ -191,7 +196,7 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
     _check_model(opened, stepper.layout)
     if facts["definition"] != repr(stepper.turns):
         raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.turns!r}")
-    length = stepper.layout.length
+    length = _voting(stepper).length
     shapes = {name: a.shape for name, a in stepper.common().items()}
     for names in everyone:
         counted = {name for name in names if _stretches(name, 0, stepper)}

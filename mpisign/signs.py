@@ -81,6 +81,10 @@ class StochasticSign(SignRule):
     def elementwise(self):
         return self.radius != "norm"
 
+    @property
+    def whole(self):
+        return {"norm": "its own norm", "max": "the radii that all voters share"}.get(self.radius, "")
+
     def up(self):
         return Format(planes=2 if self.zeros == "abstain" else 1)
 
@@ -98,17 +102,15 @@ class StochasticSign(SignRule):
                 state["radii"].copy_(most)
 
     def begin(self, v, state, step):
-        if self.radius == "norm":
-            return v, np.float32(step.layout.norm(v))
-        if self.radius == "running":
-            torch.maximum(state["radii"], v.abs(), out=state["radii"]).clamp_(min=FLOOR)
-        return v, None
+        return v, np.float32(step.layout.norm(v)) if self.radius == "norm" else None
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         if scales == 0:
             return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
         if "radii" in state:
             radii = state["radii"][..., lo:hi]
+            if self.radius == "running":
+                torch.maximum(radii, signal[..., lo:hi].abs(), out=radii).clamp_(min=FLOOR)
         else:
             radii = step.layout.each(self.radius if scales is None else scales)
         parts = step.layout.parts(lo, hi)
@@ -122,6 +124,8 @@ class ScaledStochasticSign(SignRule):
 
     One float32 a tensor beside the words; a tensor of zeros is sent as zero.
     """
+
+    whole = "a scale a tensor"
 
     def up(self):
         return Format(planes=1, scaled=True)
@@ -140,6 +144,8 @@ class ScaledSign(SignRule):
     """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 a tensor beside the words."""
 
     zeros: str = "coin"
+
+    whole = "a scale a tensor"
 
     def up(self):
         return Format(planes=2 if self.zeros == "abstain" else 1, scaled=True)
@@ -170,6 +176,8 @@ class ErrorFeedback(SignRule):
 
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
+
+    whole = "the residual that the estimate is added to first"
 
     def up(self):
         return self.rule.up()

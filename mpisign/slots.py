@@ -40,6 +40,7 @@ class Step:
     weight: float = 1.0  # of this voter in a mean of raw floats; the weights of all voters add up to n
     x_before: Tensor | None = None
     begun: int = 0  # the step at which the states were made: 0, unless x came from another run
+    own_decays: np.ndarray | None = None  # weight decay of the segments, float64, nan for the update's; or the groups'
 
     @property
     def age(self) -> int:
@@ -62,7 +63,12 @@ class Step:
 
         weight_decay: of segments whose group has none of its own.
         """
-        return (1 - self.rates * self.layout.weight_decays(weight_decay)).astype(np.float32)
+        return (1 - self.rates * self.weight_decays(weight_decay)).astype(np.float32)
+
+    def weight_decays(self, default: float) -> np.ndarray:
+        """The weight decay of every segment, float64 (segments,): the group's own, or the update's."""
+        own = self.layout.weight_decays if self.own_decays is None else self.own_decays
+        return np.where(np.isnan(own), default, own)
 
 
 class Estimator:
@@ -71,9 +77,17 @@ class Estimator:
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one a voter, with a Crew for an oracle
+    averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
+    # the array that v is, if a stretch of v needs only the same stretch of one gradient, g; "" otherwise
+    by_parts: ClassVar[str] = ""
 
     def init(self, layout: Layout) -> State:
         return {}
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of the arrays in its state."""
+        return tuple(self.init(Layout({"x": (1,)})))
 
     def estimate(self, oracle, x: Tensor, state: State, step: Step) -> Tensor:
         """v, a flat float32 vector of layout.length; it belongs to the estimator."""
@@ -102,6 +116,11 @@ class SignRule:
     """What is sent for v?"""
 
     elementwise: ClassVar[bool] = False  # whether pack also works on rows, one a voter, step being the first one's
+
+    @property
+    def whole(self) -> str:
+        """What it needs all of v for before it can pack a part of it; "" for nothing."""
+        return ""
 
     def up(self) -> Format:
         raise NotImplementedError

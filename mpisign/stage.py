@@ -1,31 +1,71 @@
-"""Four slots at work: their exchange, the arrays of every local voter, and the messages they post."""
+"""Four slots at work: their lanes, the arrays of every local voter, and the messages they post.
 
+A lane is what travels one way: the coordinates that vote, and those that are averaged, if some are.
+"""
+
+from dataclasses import replace
+
+import numpy as np
 from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithm import Algorithm
 from mpisign.exchange import Exchange
-from mpisign.layout import Layout
+from mpisign.layout import Layout, Section
 from mpisign.slots import State, Step
 from mpisign.timing import Phase
 
 
-class Stage:
-    """An algorithm and its exchange, with the arrays of every local voter."""
+class Lane:
+    """A section of x, with the sign rule, the vote, the update and the exchange that move it, and their arrays."""
 
-    def __init__(self, algorithm: Algorithm, exchange: Exchange, layout: Layout, local: tuple[int, ...]):
-        self.algorithm, self.exchange, self.local = algorithm, exchange, local
-        # a row a local voter; a voter's own state is made of views
+    def __init__(self, section: Section, algorithm: Algorithm, exchange: Exchange, voters: int):
+        """voters: local ones; each has a row in the arrays of the sign rule, its own state being made of views."""
+        self.section, self.layout, self.exchange = section, section.layout, exchange
+        self.sign, self.update = algorithm.sign, algorithm.update
+        self.sign_rows = _rows(self.sign.init(self.layout), voters)
+        self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(voters)]
+        self.update_state = self.update.init(self.layout)
+        self.scaled = self.sign.up().scaled
+
+    def of(self, vectors: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """This lane's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
+        where = slice(self.section.lo, self.section.hi)
+        return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
+
+    def search(self, v: Tensor) -> int:
+        """Index of the first value that is not finite, or -1."""
+        return bits.first_nonfinite(v)
+
+    def step(self, step: Step) -> Step:
+        """What this lane's slots may know of a step: with its own layout and rates."""
+        if step.layout is self.layout:
+            return step
+        own, where = step.own_decays, self.section.segments
+        return replace(
+            step, layout=self.layout, rates=step.rates[where], own_decays=None if own is None else own[where]
+        )
+
+
+class Stage:
+    """An algorithm with its lanes, and the arrays of every local voter."""
+
+    def __init__(self, algorithm: Algorithm, exchanges: list[Exchange], layout: Layout, local: tuple[int, ...]):
+        """exchanges: one a section of the layout."""
+        self.algorithm, self.local = algorithm, local
+        pairs = zip(layout.sections, exchanges, strict=True)
+        self.lanes = [Lane(section, algorithm.of(section), carrier, len(local)) for section, carrier in pairs]
         self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
-        self.sign_rows = _rows(algorithm.sign.init(layout), len(local))
         self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
-        self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(len(local))]
-        self.update_state = algorithm.update.init(layout)
-        self.scaled = algorithm.sign.up().scaled
+
+    @property
+    def exchange(self) -> Exchange:
+        """That of the coordinates that vote, where some do."""
+        return self.lanes[0].exchange
 
     def common(self) -> State:
         """Named arrays that are the same on every rank, as views."""
-        return {f"update/{name}": array for name, array in self.update_state.items()}
+        return {f"update/{name}": array for name, array in self.lanes[0].update_state.items()}
 
     def counted(self) -> State:
         """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
@@ -34,18 +74,18 @@ class Stage:
     def own(self) -> State:
         """Named arrays of the local voters, as views: slot/name/voter."""
         named = {}
-        for slot, states in (("estimator", self.estimator_states), ("sign", self.sign_states)):
+        for slot, states in (("estimator", self.estimator_states), ("sign", self.lanes[0].sign_states)):
             for voter, state in zip(self.local, states, strict=True):
                 named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
         return named
 
-    def search(self, v: Tensor) -> int:
-        """Index of the first value that is not finite, or -1."""
-        return bits.first_nonfinite(v)
-
     def states(self) -> State:
-        """All named arrays, as views."""
+        """All named arrays, as views. What is averaged keeps none besides its estimates."""
         return self.counted() | self.common() | self.own()
+
+    def bytes_a_step(self) -> int:
+        """Bytes of words and floats that this rank sends in a step."""
+        return sum(sum(lane.exchange.bytes_a_step()) for lane in self.lanes)
 
 
 def _rows(state: State, count: int) -> State:
@@ -53,58 +93,63 @@ def _rows(state: State, count: int) -> State:
 
 
 class Posting:
-    """Packs and sends the messages of one step, chunk by chunk, in the order in which chunks are asked for."""
+    """Packs and sends a lane's messages of one step, chunk by chunk, in whatever order they are asked for."""
 
     def __init__(
         self,
-        stage: Stage,
+        lane: Lane,
         estimates: Tensor | list[Tensor],
         signals: list[tuple],
         states: list[State],
         steps: list[Step],
         phase: Phase,
     ):
-        """signals: what each local voter begun with, (signal, scales); or of all of them together, as rows."""
+        """estimates: the lane's, rows of a matrix or a vector for each local voter. signals: what each of these began
+        with, (signal, scales); or of all of them together, as rows."""
         self.zeros = self.clips = 0
         self.bad = [-1] * len(estimates)  # first coordinate of each local voter's estimate that is not finite
-        self._stage, self._phase, self._estimates, self._searched = stage, phase, estimates, 0
         self.scales = [scales for _, scales in signals]
+        self._lane, self._phase, self._estimates = lane, phase, estimates
         self._work = list(enumerate(zip(signals, states, steps, strict=True)))
+        chunks = len(lane.exchange.chunks)
+        self.sent, self._unsearched = [False] * chunks, dict.fromkeys(range(chunks))
 
     def __call__(self, c: int) -> None:
-        exchange, sign = self._stage.exchange, self._stage.algorithm.sign
+        exchange = self._lane.exchange
         lo, hi = exchange.chunks[c]
         with self._phase:
             for i, ((signal, scales), state, step) in self._work:
                 out = exchange.outgoing_rows(c) if signal.dim() > 1 else exchange.outgoing(i, c)
-                packed = sign.pack(signal, scales, lo, hi, out, state, step)
+                packed = self._lane.sign.pack(signal, scales, lo, hi, out, state, step)
                 self.zeros, self.clips = self.zeros + packed.zeros, self.clips + packed.clips
-                if lo == self._searched:
+                if c in self._unsearched:
                     self._note(i, packed.bad, lo, hi)
-            self._searched = max(self._searched, hi)
+            self._unsearched.pop(c, None)
+            self.sent[c] = True
             exchange.send(c)
             exchange.proceed()
 
-    def search_on(self) -> list[int]:
-        """Searches what is not packed yet; returns `bad`."""
-        lo, hi = self._searched, self._stage.exchange.layout.length
-        if lo < hi:
+    def search_on(self) -> np.ndarray:
+        """Searches what is not packed yet; the first bad coordinate of each local voter in x, or -1."""
+        for c in self._unsearched:
             for i, *_ in self._work:
-                self._note(i, None, lo, hi)
-        return self.bad
+                self._note(i, None, *self._lane.exchange.chunks[c])
+        self._unsearched.clear()
+        bad = np.array(self.bad)
+        return np.where(bad < 0, bad, bad + self._lane.section.lo)
 
     def _note(self, i: int, bad: int | None, lo: int, hi: int) -> None:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""
         together = isinstance(self._estimates, Tensor)
         if bad is None and together:
-            clean = self._stage.search(self._estimates[:, lo:hi].reshape(-1)) < 0
+            clean = self._lane.search(self._estimates[:, lo:hi].reshape(-1)) < 0
             for row in () if clean else range(len(self.bad)):
-                self._mark(row, self._stage.search(self._estimates[row, lo:hi]), lo)
+                self._mark(row, self._lane.search(self._estimates[row, lo:hi]), lo)
         elif bad is None:
-            self._mark(i, self._stage.search(self._estimates[i][lo:hi]), lo)
+            self._mark(i, self._lane.search(self._estimates[i][lo:hi]), lo)
         else:
             self._mark(i, bad, 0)
 
     def _mark(self, i: int, index: int, lo: int) -> None:
-        if self.bad[i] < 0 <= index:
+        if index >= 0 and not 0 <= self.bad[i] <= lo + index:
             self.bad[i] = lo + index

@@ -8,7 +8,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -20,11 +20,13 @@ from mpisign.layout import Layout
 from mpisign.problems import Oracle, assemble
 from mpisign.rng import Streams
 from mpisign.slots import State, Step
-from mpisign.stage import Posting, Stage
+from mpisign.stage import Lane, Posting, Stage
 from mpisign.timing import Timer
 from mpisign.world import World
 
 FLAGS = 3  # header: first coordinate that is not finite or -1; its value, or else a request; the loss; then scales
+
+Check = Callable[[np.ndarray], None]  # sees the requests of all voters (n,) before anything moves; may raise
 
 
 @dataclass
@@ -37,6 +39,21 @@ class Outcome:
     request: int = 0
 
 
+@dataclass
+class Flight:
+    """A step under way, from its estimates to its messages."""
+
+    everyone: Step
+    steps: list[Step]  # one a local voter, or only the first one's where all are asked together
+    estimates: Tensor | list[Tensor]
+    posts: list[Posting]  # one a lane
+
+    def at(self, rates: np.ndarray, own_decays: np.ndarray | None) -> "Flight":
+        """The same with other rates and decays, which messages packed so far do not depend on."""
+        everyone, *steps = (replace(s, rates=rates, own_decays=own_decays) for s in (self.everyone, *self.steps))
+        return replace(self, everyone=everyone, steps=steps)
+
+
 class Stepper:
     """x, the state of every local voter, and the four slots that move them."""
 
@@ -44,7 +61,7 @@ class Stepper:
         self,
         algorithm: Algorithm | Stages | Cycle,
         layout: Layout,
-        exchanges: list[Exchange],
+        exchanges: list[list[Exchange]],
         world: World,
         streams: Streams,
         oracles: list[Oracle],
@@ -53,20 +70,24 @@ class Stepper:
         timer: Timer | None = None,
         begun: int = 0,
     ):
-        """exchanges: one a stage of the algorithm. oracles: one a local voter. x: flat float32, the same bits on
-        every rank. weights: (n,) of the voters in the loss and in means of raw floats, adding up to n; all 1 by
-        default. begun: steps already behind x, taken by another run."""
+        """exchanges: for each stage of the algorithm, one a section of the layout. oracles: one a local voter.
+
+        x: flat float32, the same bits on every rank. weights: (n,) of the voters in the loss and in means of raw
+        floats, adding up to n; all 1 by default. begun: steps already behind x, taken by another run.
+        """
         self.turns, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
         self.weights = np.ones(world.n) if weights is None else weights
         self.timer = timer or Timer()
         self.t = self.begun = begun
         pairs = zip(algorithm.stages, exchanges, strict=True)
-        self.stages = [Stage(slots, exchange, layout, world.local) for slots, exchange in pairs]
+        self.stages = [Stage(slots, carriers, layout, world.local) for slots, carriers in pairs]
         self.stage = self.stages[0]
         self.crew = assemble(oracles)
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
+        self.own_decays: np.ndarray | None = None  # of the segments, where they are not those of their groups
+        self._flight: Flight | None = None
 
     @property
     def algorithm(self) -> Algorithm:
@@ -75,37 +96,52 @@ class Stepper:
 
     @property
     def exchange(self) -> Exchange:
-        """The exchange at work now."""
+        """The exchange at work now, of what votes."""
         return self.stage.exchange
 
-    def step(self, lr: float, counting: bool = False, request: int = 0) -> Outcome:
-        """Takes one step. counting: also count agreement, ties and flips, into exchange.counts.
+    def step(
+        self, lr: float | np.ndarray, counting: bool = False, request: int = 0, check: Check | None = None
+    ) -> Outcome:
+        """Takes one step.
 
-        request: any number that the ranks should agree on, which travels in the header; see Outcome.
+        lr: the schedule's learning rate, or one a segment, float64 (segments,). counting: also count agreement, ties
+        and flips, into exchange.counts. request: any number that the ranks should agree on, which travels in the
+        header; see Outcome. check: what else may stop all ranks.
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
-        self.world.watch.step = self.t
-        self._turn(self.turns.stage(self.t - self.begun))
-        given = (self.t, self.layout.rates(lr), self.streams, self.layout, self.world)
-        more = {"x_before": self.x_before, "begun": self.begun}
-        everyone = Step(*given, **more)
-        mine = [
-            Step(*given, voter, float(self.weights[voter]), **more)
-            for voter in (self.world.local[:1] if self._together else self.world.local)
-        ]
-        with self.timer("estimate"):
-            estimates = self._estimate_all(mine)
+        rates = lr if isinstance(lr, np.ndarray) else self.layout.rates(lr)
+        flight, self._flight = self._flight or self._depart(rates, counting), None
+        if flight.everyone.rates is not rates:  # it was opened before they were known
+            flight = flight.at(rates, self.own_decays)
+        for lane, post in zip(self.stage.lanes, flight.posts, strict=True):
+            for c in lane.exchange.at_once:
+                if not post.sent[c]:
+                    post(c)
         with self.timer("sign"):
-            post = self._begin(estimates, mine, everyone)
-        for c in self.exchange.at_once:
-            post(c)
-        with self.timer("sign"):
-            self.world.start_header(self._headers(estimates, post, request))
-        self._move(self.exchange.verdicts(everyone, counting, post, self._agree), mine, everyone)
+            self.world.start_header(self._headers(flight, request))
+        self._header = None
+        if self.x_before is not None:
+            self.x_before.copy_(self.x)
+        for lane, post in zip(self.stage.lanes, flight.posts, strict=True):
+            self._move(lane, post, flight, lambda lane=lane: self._agree(lane, check))
         self.t += 1
         header = self._header
         loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
-        return Outcome(loss, post.zeros, post.clips, int(header[:, 1].max()))
+        zeros, clips = (sum(getattr(post, name) for post in flight.posts) for name in ("zeros", "clips"))
+        return Outcome(loss, zeros, clips, int(header[:, 1].max()))
+
+    def open(self, rates: np.ndarray) -> Flight | None:
+        """Begins a step whose gradients come part by part, if its slots work by parts; see whole_of.
+
+        The caller fills v and calls posts[lane](c) for chunks of `at_once`, all ranks in the same order; step() does
+        what is left, at rates of its own.
+        """
+        stage = self.stages[self.turns.stage(self.t - self.begun)]
+        if whole_of(stage.algorithm):
+            return None
+        v = [state[stage.algorithm.estimator.by_parts] for state in stage.estimator_states]
+        self._flight = self._depart(rates, True, v)
+        return self._flight
 
     def _turn(self, index: int) -> None:
         """Goes on to another stage, which starts from the arrays that are kept."""
@@ -128,6 +164,25 @@ class Stepper:
         slots = self.algorithm
         return self.crew is not None and slots.estimator.elementwise and slots.sign.elementwise
 
+    def _depart(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> Flight:
+        """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
+        self.world.watch.step = self.t
+        self._turn(self.turns.stage(self.t - self.begun))
+        given = (self.t, rates, self.streams, self.layout, self.world)
+        more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
+        everyone = Step(*given, **more)
+        steps = [
+            Step(*given, voter, float(self.weights[voter]), **more)
+            for voter in (self.world.local[:1] if self._together else self.world.local)
+        ]
+        with self.timer("estimate"):
+            estimates = self._estimate_all(steps) if estimates is None else estimates
+        with self.timer("sign"):
+            posts = [self._begin(lane, lane.of(estimates), steps, everyone) for lane in self.stage.lanes]
+        for lane in self.stage.lanes:
+            lane.exchange.open(counting)
+        return Flight(everyone, steps, estimates, posts)
+
     def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
         """v of every local voter: rows of a matrix, or vectors of their own."""
         if not self._together:
@@ -139,45 +194,54 @@ class Stepper:
         self.oracles[i].begin(step.t)
         return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _begin(self, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Posting:
-        """What all of v is needed for; returns what packs and sends the messages."""
-        sign, states = self.algorithm.sign, self.stage.sign_states
-        sign.agree(estimates, states, everyone)
+    def _begin(self, lane: Lane, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Posting:
+        """What all of a lane's v is needed for; returns what packs and sends its messages."""
+        sign, states, steps = lane.sign, lane.sign_states, [lane.step(step) for step in steps]
+        sign.agree(estimates, states, lane.step(everyone))
         if self._together:
-            states = [self.stage.sign_rows]
+            states = [lane.sign_rows]
             signals = [sign.begin(estimates, states[0], steps[0])]
         else:
             signals = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
-        return Posting(self.stage, estimates, signals, states, steps, self.timer("sign"))
+        return Posting(lane, estimates, signals, states, steps, self.timer("sign"))
 
-    def _move(self, verdicts, steps: list[Step], everyone: Step) -> None:
-        if self.x_before is not None:
-            self.x_before.copy_(self.x)
+    def _move(self, lane: Lane, post: Posting, flight: Flight, agree: Callable[[], np.ndarray | None]) -> None:
+        everyone, x = lane.step(flight.everyone), lane.of(self.x)
+        verdicts = lane.exchange.verdicts(everyone, post, agree)
         while True:
             with self.timer("exchange"):
                 direction = next(verdicts, None)
             if direction is None:
                 break
             with self.timer("update"):
-                self.algorithm.update.apply(self.x, direction, self.stage.update_state, everyone)
+                lane.update.apply(x, direction, lane.update_state, everyone)
                 if not self._together:
-                    for state, step in zip(self.stage.estimator_states, steps, strict=True):
+                    for state, step in zip(self.stage.estimator_states, flight.steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
-    def _headers(self, estimates: Tensor | list[Tensor], post: Posting, request: int) -> np.ndarray:
+    def _headers(self, flight: Flight, request: int) -> np.ndarray:
         """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
         losses = self.crew.loss if self._together else [oracle.loss for oracle in self.oracles]
         rows = np.zeros((len(self.world.local), FLAGS))
-        rows[:, 0], rows[:, 1], rows[:, 2] = post.search_on(), request, losses
+        rows[:, 0], rows[:, 1], rows[:, 2] = first_of([post.search_on() for post in flight.posts]), request, losses
         for i in np.flatnonzero(rows[:, 0] >= 0):
-            rows[i, 1] = float(estimates[i][int(rows[i, 0])])
-        return np.hstack([rows, np.array(post.scales)]) if self.stage.scaled else rows
+            rows[i, 1] = float(flight.estimates[i][int(rows[i, 0])])
+        scaled = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
+        return np.hstack([rows, *map(np.array, scaled)]) if scaled else rows
 
-    def _agree(self) -> np.ndarray | None:
-        """Waits for all headers, and returns the scales in them, if any."""
-        self._header = self.world.finish_header()
-        self._refuse_nonfinite(self._header)
-        return self._header[:, FLAGS:].astype(np.float32) if self.stage.scaled else None
+    def _agree(self, lane: Lane, check: Check | None) -> np.ndarray | None:
+        """Waits for all headers, once a step, and returns a lane's scales in them, if any."""
+        if self._header is None:
+            self._header = self.world.finish_header()
+            try:
+                self._refuse_nonfinite(self._header)
+                if check:
+                    check(self._header[:, 1])
+            except Exception:
+                for one in self.stage.lanes:
+                    one.exchange.drain()
+                raise
+        return self._header[:, FLAGS:].astype(np.float32) if lane.scaled else None
 
     def _refuse_nonfinite(self, header: np.ndarray) -> None:
         if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():
@@ -192,7 +256,6 @@ class Stepper:
                 what = f"the scale of parameter {self.layout.segments[segment].name} is {scales[segment]}"
             else:
                 continue
-            self.exchange.drain()
             raise NumericalError(
                 f"rank {voter}: {what} at step {self.t}; all ranks stop, x is as it was before the step. "
                 "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",
@@ -246,4 +309,19 @@ class Stepper:
     def memory(self) -> int:
         """Bytes held for x, states and messages."""
         slots = sum(a.nbytes for name, a in self.states().items() if "vote/" not in name)
-        return slots + sum(stage.exchange.memory() for stage in self.stages)
+        return slots + sum(lane.exchange.memory() for stage in self.stages for lane in stage.lanes)
+
+
+def whole_of(algorithm: Algorithm) -> str:
+    """What an algorithm needs the whole gradient for before it can send a part of it; "" for nothing."""
+    if not algorithm.estimator.by_parts:
+        return f"{type(algorithm.estimator).__name__} asks for gradients itself"
+    return f"{type(algorithm.sign).__name__} needs {algorithm.sign.whole} first" if algorithm.sign.whole else ""
+
+
+def first_of(found: list[np.ndarray]) -> np.ndarray:
+    """The first bad coordinate of each voter by those of several lanes, in their order; -1 where there is none."""
+    first = found[0]
+    for later in found[1:]:
+        first = np.where(first < 0, later, first)
+    return first

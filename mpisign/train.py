@@ -3,6 +3,7 @@
 plan -> ranks -> rows -> layout and x -> run file -> steps -> summary
 """
 
+import fnmatch
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.ahead import compile_ahead
 from mpisign.choosing import measured
 from mpisign.config import Config
-from mpisign.errors import MpisignError, Stopped, UsageError
+from mpisign.errors import MpisignError, Stopped, UsageError, choices
 from mpisign.keeper import Keeper
-from mpisign.layout import Layout
+from mpisign.layout import Group, Layout
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
@@ -120,7 +121,7 @@ class Job:
         _check_size(plan, ranks, voters)  # again: some problems know their size only now
         # x comes from root: a generator may differ between hosts, its bits may not
         start = plan.problem.initial(streams.draw("initial", 0).generator())
-        layout = Layout({name: tuple(p.shape) for name, p in start.items()})
+        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, _groups(plan, list(start)))
         x = layout.flatten(start)
         ranks.bcast(x.numpy())
 
@@ -267,8 +268,8 @@ class Job:
     def _print_costs(self) -> None:
         world, say, stepper = self.stepper.world, self.observer.printer.line, self.stepper
         self.observer.print_header()
-        totals = [stage.exchange.bytes_a_step() for stage in stepper.stages]
-        sent = [round(world.sums({"bytes": sum(total)})["bytes"] / world.n) for total in totals]
+        totals = [stage.bytes_a_step() for stage in stepper.stages]
+        sent = [round(world.sums({"bytes": total})["bytes"] / world.n) for total in totals]
         share = self.observer.share
         cost = budget.evaluations_a_step(self.config, stepper.turns, share, self.steps)
         say(f"d: {stepper.layout.size}")
@@ -289,6 +290,19 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
         except UsageError as found:
             error = found
         ranks.agree(error)
+
+
+def _groups(plan: Plan, names: list[str]) -> dict[str, Group]:
+    """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
+    patterns = plan.config.dense.parameters
+    if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        raise UsageError(
+            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
+        )
+    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
+        return {}
+    dense = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return {name: Group(vote=False) for name in dense}
 
 
 def _drawn_step(seed: int, steps: int) -> int:

@@ -28,6 +28,21 @@ class Descent(Update):
 
 
 @dataclass(frozen=True)
+class RawDescent(Update):
+    """The same along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr."""
+
+    weight_decay: float = 0.0
+    factor: float = 1.0
+
+    def apply(self, x, direction, state, step):
+        rates = step.rates * self.factor
+        decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
+        for span in step.layout.spans(direction.lo, direction.hi):
+            here, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            bits.blend(here, v, float(decays[span.segment]), -float(rates[span.segment]))
+
+
+@dataclass(frozen=True)
 class Sgd(Update):
     """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it."""
 
@@ -39,7 +54,7 @@ class Sgd(Update):
         return {"m": layout.zeros()} if self.momentum else {}
 
     def apply(self, x, direction, state, step):
-        weight_decays = step.layout.weight_decays(self.weight_decay)
+        weight_decays = step.weight_decays(self.weight_decay)
         for span in step.layout.spans(direction.lo, direction.hi):
             here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             if weight_decay := float(weight_decays[span.segment]):

@@ -8,6 +8,7 @@ same bits; and every maker counts the bytes that n ranks send.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -161,6 +162,11 @@ class Mpi(World):
         self.n, self.rank = comm.Get_size(), comm.Get_rank()
         self.local = (self.rank,)
         self._header = None
+
+    @cached_property
+    def aside(self):
+        """A second communicator, for what no order ties to the messages on the first. The first use is collective."""
+        return self.comm.Dup()
 
     def start_header(self, rows):
         if self._header is None or self._header.shape[1] != rows.shape[1]:

@@ -93,7 +93,7 @@ class Watched(Trial):
         super().__init__(*given, **named)
         self._kernels, slots, self.work = Stopwatch(time.thread_time), self.algorithm, []
         for holder, method in (
-            (self.stage, "search"),
+            (self.stage.lanes[0], "search"),
             (slots.sign, "begin"),
             (slots.sign, "pack"),
             (slots.vote, "absorb"),
@@ -135,7 +135,7 @@ def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks,
 def _spans(trial: Trial) -> Iterator[tuple[str, Stopwatch]]:
     slots, carrier = trial.algorithm, trial.exchange
     for phase, holder, method in (
-        ("search for NaN", trial.stage, "search"),
+        ("search for NaN", trial.stage.lanes[0], "search"),
         ("pack", slots.sign, "pack"),
         ("post messages", carrier, "send"),
         ("wait for headers", trial.world, "finish_header"),

@@ -174,10 +174,10 @@ def _load(job, **how):
 def algorithms(name):
     """Lists the zoo, or describes the algorithm NAME."""
     from mpisign import zoo  # noqa: F401
-    from mpisign.algorithm import REGISTRY, find
+    from mpisign.algorithm import entries, find
     from mpisign.catalogue import describe, listing
 
-    click.echo(listing(REGISTRY.values()) if name is None else describe(find(name)))
+    click.echo(listing(entries()) if name is None else describe(find(name)))
 
 
 @cli.command()

@@ -71,20 +71,28 @@ def build(
     algorithm: Algorithm | Stages | Cycle,
     chunk: int = 0,
     progress: str = "calls",
-) -> list[Exchange]:
-    """One exchange a stage, all of which cut x into the same chunks.
+    backwards: bool = False,
+) -> list[list[Exchange]]:
+    """For each stage one exchange a section of the layout; of a section, all cut x into the same chunks.
 
-    chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py.
+    chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. backwards:
+    whether the last coordinates of a section travel first.
     """
-    size = coordinates_of(chunk, layout.length, raw=any(stage.sign.up().raw for stage in algorithm.stages))
-    pairs = list(zip(chosen, algorithm.stages, strict=True))
-    if not isinstance(world, Mpi):
-        return [Local(world, layout, s.sign.up(), s.vote, size, imitates=choice.name) for choice, s in pairs]
-    from mpisign.exchange.progress import Progress
+    together = None
+    if isinstance(world, Mpi):
+        from mpisign.exchange.progress import Progress
 
-    built, together = [_class(c.name)(world, layout, s.sign.up(), s.vote, size) for c, s in pairs], None
-    for carrier in built:
-        carrier.progress = together = together or Progress(world.comm, progress)
+        together = Progress(world.comm, progress)
+    built = []
+    for choice, stage in zip(chosen, algorithm.stages, strict=True):
+        built.append([])
+        for section in layout.sections:
+            slots, raw = stage.of(section), any(s.of(section).sign.up().raw for s in algorithm.stages)
+            size = coordinates_of(chunk, section.layout.length, raw)
+            name = choice.name if slots is stage or choice.name == "local" else "dense"
+            given = (world, section.layout, slots.sign.up(), slots.vote, size, backwards)
+            built[-1].append(_class(name)(*given) if together else Local(*given, imitates=name))
+            built[-1][-1].progress = together
     return built
 
 

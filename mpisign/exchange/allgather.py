@@ -34,6 +34,9 @@ class Allgather(Exchange):
             self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, plane))
 
     # 2. receive
+    def has_come(self, c):
+        return MPI.Request.Testall(self._requests[c])
+
     def receive(self, c):
         with self.world.watch(f"the Iallgather of messages of chunk {c}"):
             MPI.Request.Waitall(self._requests[c])

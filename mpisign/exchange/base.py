@@ -44,15 +44,19 @@ class Exchange:
     depth = 2  # messages on their way before the first is counted
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
-    def __init__(self, world: World, layout: Layout, up: Format, vote: Vote, chunk: int):
-        """chunk: coordinates of a chunk, rounded up to a multiple of 4096."""
+    def __init__(self, world: World, layout: Layout, up: Format, vote: Vote, chunk: int, backwards: bool = False):
+        """chunk: coordinates of a chunk, rounded up to a multiple of 4096. backwards: the last one travels first."""
         self.world, self.layout, self.vote = world, layout, vote
         self.up, self.down = up, vote.down(up, world.n)
         self.levels = vote.levels(up, world.n)
         size = max(-(-chunk // TILE) * TILE, TILE)
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
+        if backwards:
+            self.chunks.reverse()
         self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
         self.stretches = self.stretches_of(world.rank)
+        # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
+        self.aside = backwards
         self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.counts, self.room = VoteCounts(), Room()
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
@@ -72,23 +76,20 @@ class Exchange:
         return lo, hi
 
     def verdicts(
-        self, step: Step, counting: bool, post: Callable[[int], None], agree: Callable[[], np.ndarray | None]
+        self, step: Step, post: Callable[[int], None], agree: Callable[[], np.ndarray | None]
     ) -> Iterator[Direction]:
         """Finishes what send() started for the chunks of `at_once`, and sees to all others.
 
-        counting: whether to count agreement, ties and flips. post: packs and sends the message of a chunk. agree: waits
-        for all headers and returns the scales (voters, segments) float32, if messages have them; raises where a header
-        says so, after drain(). Yields the direction of each chunk, in order, once it is decided and here; what lies
-        behind it is then still on its way.
+        post: packs and sends the message of a chunk. agree: waits for all headers and returns the scales
+        (voters, segments) float32, if messages have them; raises where a header says so, after drain(). Yields the
+        direction of each chunk, in order, once it is decided and here; what lies behind it is then still on its way.
         """
-        self._open(counting)
-        # headers travel behind the first messages: a vote that keeps nothing counts these while it waits
-        early = self.up.scaled or self.vote.shares or self.vote.stateful
+        early = self._waits
         scales = agree() if early else None
-        for c in range(len(self.chunks)):
-            ballots = self._absorb(c, scales, step, counting)
+        for c in range(self._absorbed, len(self.chunks)):
+            ballots = self._absorb(c, scales, step)
             if not self.vote.shares:
-                self._decide(c, ballots, step, counting)
+                self._decide(c, ballots, step)
             if c + self.depth < len(self.chunks):
                 post(c + self.depth)  # into the buffers of the messages just counted
             if not early and c == self.at_once[-1]:
@@ -98,15 +99,25 @@ class Exchange:
         if self.vote.shares:
             self._shared = self.vote.scales(self.assemble(self._tiles), self.layout)
             for c in range(len(self.chunks)):
-                self._decide(c, Ballots(*self.stretches[c], self.world.n, room=self.room), step, counting)
+                self._decide(c, Ballots(*self.stretches[c], self.world.n, room=self.room), step)
                 yield from self._arrived(c + 1)
         yield from self._arrived(len(self.chunks), wait=True)
         if self.progress:
             self.progress.rest()
 
-    def _open(self, counting: bool) -> None:
+    @property
+    def _waits(self) -> bool:
+        """Whether headers must be in before a message is counted.
+
+        They travel behind the first messages, which a vote that keeps nothing counts while it waits.
+        """
+        return self.up.scaled or self.vote.shares or self.vote.stateful
+
+    def open(self, counting: bool) -> None:
+        """Begins a step. counting: whether to count agreement, ties and flips."""
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
+        self._counting = counting
         up, down = self.bytes_a_step()
         self.world.traffic.up += up
         self.world.traffic.down += down
@@ -121,22 +132,28 @@ class Exchange:
         if self.progress:
             self.progress.proceed()
 
-    def _absorb(self, c: int, scales: np.ndarray | None, step: Step, counting: bool) -> Ballots:
+    def count_ahead(self, step: Step, sent: int) -> None:
+        """Counts and decides what has come of the first `sent` chunks, without waiting, if the vote allows it."""
+        while not self._waits and self._absorbed < min(sent, self.at_once[-1]) and self.has_come(self._absorbed):
+            c = self._absorbed
+            self._decide(c, self._absorb(c, None, step), step)
+
+    def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
         ballots = self.receive(c)
         self._absorbed = c + 1
         ballots.scales, ballots.room = scales, self.room
         self.vote.absorb(ballots, self.state, step)
         if self.vote.shares:
             self._tiles.append(self.vote.shared(ballots, self.state, step))
-            self._count_agreement(ballots, counting)
+            self._count_agreement(ballots)
         return ballots
 
-    def _decide(self, c: int, ballots: Ballots, step: Step, counting: bool) -> None:
+    def _decide(self, c: int, ballots: Ballots, step: Step) -> None:
         self.vote.verdict(ballots, self._shared, self.state, self.own_verdict(c), step)
         self.publish(c)
         self._published = c + 1
         if not self.vote.shares:
-            self._count_agreement(ballots, counting)
+            self._count_agreement(ballots)
 
     def _arrived(self, end: int, wait: bool = False) -> Iterator[Direction]:
         """The directions of chunks up to `end` that are here, or, if told to wait, all of them."""
@@ -147,8 +164,8 @@ class Exchange:
                 self._count_flips(c, self._known)
             yield Direction(*self.chunks[c], self.decided[c], self.levels, self._shared, self.vote.in_x)
 
-    def _count_agreement(self, ballots: Ballots, counting: bool) -> None:
-        if not counting or self.up.raw or not (self.shards or self.world.rank == 0):
+    def _count_agreement(self, ballots: Ballots) -> None:
+        if not self._counting or self.up.raw or not (self.shards or self.world.rank == 0):
             return
         agreement, ties = ballots.agreement()
         # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
@@ -178,9 +195,11 @@ class Exchange:
         return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.stretches], form.dtype)
 
     def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-        """An array a chunk: `depth` of them, which later chunks use again. None is larger than the first."""
-        held = [torch.zeros(shape, dtype=dtype) for shape in shapes[: self.depth]]
-        flat = [held[c % self.depth].view(-1) for c in range(len(shapes))]
+        """An array a chunk: `depth` of them, which later chunks use again."""
+        # the last chunk of x is shorter than all others, and the first where they go backwards
+        largest = [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
+        held = [torch.zeros(size, dtype=dtype) for size in largest]
+        flat = [held[c % self.depth] for c in range(len(shapes))]
         return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
 
     # What an exchange fills in
@@ -224,6 +243,10 @@ class Exchange:
 
     def publish(self, c: int) -> None:
         """Sends this rank's part of the verdict to everyone."""
+
+    def has_come(self, c: int) -> bool:
+        """Whether receive(c) would not wait."""
+        return False
 
     def is_here(self, c: int) -> bool:
         """Whether collect(c) would not wait."""

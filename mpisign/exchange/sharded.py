@@ -30,6 +30,7 @@ class Sharded(Exchange):
 
     def prepare(self):
         n = self.world.n
+        self._down = self.world.aside if self.aside else self.world.comm
         self._shares = [[self.share_of(r, lo, hi) for r in range(n)] for lo, hi in self.chunks]
         self._up_parts = [self._parts(c, self.up) for c in range(len(self.chunks))]
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
@@ -85,12 +86,14 @@ class Sharded(Exchange):
     def publish(self, c):
         kind = self._type(self.down)
         for own, whole in zip(self._own[c].numpy(), self.decided[c].numpy(), strict=True):
-            request = self.world.comm.Iallgatherv([own, kind], [whole, self._down_parts[c], kind])
+            request = self._down.Iallgatherv([own, kind], [whole, self._down_parts[c], kind])
             self._requests[c].append(request)
 
     # 4. collect
     def is_here(self, c):
         return MPI.Request.Testall(self._requests[c])
+
+    has_come = is_here
 
     def collect(self, c):
         self._wait(c, "Iallgatherv of verdicts")

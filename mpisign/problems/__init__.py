@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 
+from mpisign import plugins
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.crew import Crew, assemble
@@ -26,14 +27,18 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
 
 
 def find(name: str) -> Callable[..., Problem]:
-    """The factory of that name, a user's own if it has a colon; raises UsageError if there is none."""
-    if ":" not in name:
-        if name not in PROBLEMS:
-            raise UsageError(f"unknown problem {name!r}; known: {choices(PROBLEMS)}, or package.module:factory")
+    """The factory of that name: ours, another package's by its entry point, or, with a colon, any importable one.
+
+    Raises UsageError if there is none.
+    """
+    if name in PROBLEMS:
         return PROBLEMS[name]
+    if ":" not in name and name not in plugins.problems():
+        known = choices([*PROBLEMS, *plugins.problems()])
+        raise UsageError(f"unknown problem {name!r}; known: {known}, or package.module:factory")
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return plugins.problem(name) or getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"problem {name!r}: {error}; the module must be importable (installed, or on PYTHONPATH) "

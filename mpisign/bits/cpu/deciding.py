@@ -17,6 +17,7 @@ BLOCK = 8  # words that a tree counts at once
 @cache
 def _counter(voters):
     """The kernel that counts so many voters, compiled when first asked for."""
+
     @njit(**OPTIONS)
     def kernel(ballots, planes):
         words, width = planes.shape[1], planes.shape[0]

@@ -1,0 +1,122 @@
+"""What a training loop's gradients look like to an estimator: an oracle over p.grad and a closure."""
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from mpisign.errors import MpisignError, UsageError
+from mpisign.layout import Layout
+
+Closure = Callable[[], Tensor | float]
+
+
+class Gradients:
+    """An oracle whose first gradient of a step is what backward left in p.grad, and whose second one asks a closure.
+
+    parameters: by name, views into x. buffers: of the model, which a second look at a batch must not move twice.
+    What is wrong on this rank is kept in `fault`, and zeros are answered, so that all ranks reach the place where they
+    tell each other.
+    """
+
+    rows, accumulate, clip = None, 1, 0.0
+
+    def __init__(self, parameters: dict[str, Parameter], layout: Layout, x: Tensor, buffers: Iterable[Tensor]):
+        self.layout, self.x, self.buffers = layout, x, list(buffers)
+        self.parameters = [parameters[s.name] for s in layout.segments]
+        self.places = [x.data_ptr() + 4 * s.offset for s in layout.segments]
+        self.closure: Closure | None = None
+        self.scale = 1.0  # what gradients are multiplied by, as a gradient scaler wants it
+        self.loss = 0.0
+        self.fault: MpisignError | None = None
+        self.missing: tuple[int, ...] = ()  # segments without a gradient in this step
+        self._views: dict[int, list[Tensor]] = {}
+        self._generator: Tensor | None = None
+
+    def begin(self, t: int) -> None:
+        """Nothing turns with the step: batches are the loop's own."""
+
+    def look(self, closure: Closure | None, twice: bool) -> Tensor | float | None:
+        """Evaluates the closure, if there is one, and looks at the gradients that are there.
+
+        twice: whether the estimator will ask for a second gradient. Returns what the closure returned.
+        """
+        self.closure, self.loss, self.fault, returned = closure, 0.0, None, None
+        if twice and closure is None:
+            self.fault = UsageError(
+                "step() was called without a closure, but the algorithm takes a second gradient of the same batch: "
+                "opt.step(closure), where closure() zeroes gradients, computes the loss, calls backward and returns it"
+            )
+        if closure is not None:
+            self._generator = torch.default_generator.get_state() if twice else None
+            with torch.enable_grad():
+                returned = closure()
+            self.loss = float(returned) if returned is not None else 0.0
+        self.missing = tuple(k for k, p in enumerate(self.parameters) if p.grad is None)
+        self.fault = self.fault or self._fault_of_gradients()
+        return returned
+
+    def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None:
+        """The gradient at x, which is p.grad, or at another point of the same batch, written to out (flat)."""
+        if self.fault is not None:
+            out.zero_()
+        elif again:
+            with self._elsewhere(x):
+                self.closure()
+                self._copy(out)
+        else:
+            self._copy(out)
+
+    def _copy(self, out: Tensor) -> None:
+        views = self.views(out)
+        pairs = [(view, p.grad) for view, p in zip(views, self.parameters, strict=True) if p.grad is not None]
+        if pairs:
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+        for view, p in zip(views, self.parameters, strict=True):
+            if p.grad is None:
+                view.zero_()
+        if self.scale != 1.0:
+            out.mul_(self.scale)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The segments of a flat vector, in order; made once."""
+        if flat.data_ptr() not in self._views:
+            self._views[flat.data_ptr()] = list(self.layout.views(flat).values())
+        return self._views[flat.data_ptr()]
+
+    @contextmanager
+    def _elsewhere(self, point: Tensor):
+        """Parameters at another point, with the draws of the first look; all else is afterwards as it was."""
+        here, gradients = self.x.clone(), [p.grad for p in self.parameters]
+        buffers, generator = [b.clone() for b in self.buffers], torch.default_generator.get_state()
+        self.x.copy_(point)
+        torch.default_generator.set_state(self._generator)
+        for p in self.parameters:
+            p.grad = None
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            self.x.copy_(here)
+            torch.default_generator.set_state(generator)
+            for buffer, before in zip(self.buffers, buffers, strict=True):
+                buffer.copy_(before)
+            for p, gradient in zip(self.parameters, gradients, strict=True):
+                p.grad = gradient
+
+    def _fault_of_gradients(self) -> UsageError | None:
+        for segment, place, p in zip(self.layout.segments, self.places, self.parameters, strict=True):
+            if p.data_ptr() != place and segment.size:
+                return UsageError(
+                    f"parameter {segment.name!r} no longer lies in the flat vector x: its storage was replaced after "
+                    "the optimiser was made (model.to(), p.data = ...); assign in place (p.copy_(...)), or make the "
+                    "optimiser afterwards"
+                )
+            if p.grad is not None and p.grad.layout is not torch.strided:
+                return UsageError(
+                    f"parameter {segment.name!r} has a sparse gradient ({p.grad.layout}), but votes are about every "
+                    "coordinate; use sparse=False, or leave the parameter to another optimiser"
+                )
+        return None

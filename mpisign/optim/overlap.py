@@ -1,0 +1,140 @@
+"""Overlap of a step with the backward pass: what is ready is packed and sent while autograd works on the rest.
+
+Backward makes the gradients of the last layers first, so chunks travel from the end of x to its beginning, on every
+rank in this one order. A hook on each parameter copies its gradient into the estimator's g; once all gradients of the
+next chunk are there, its estimate is made, packed and posted, and what has come meanwhile is counted and decided. x
+itself moves in step(), when all headers are in. The bits are those of a step without overlap.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign.errors import UsageError
+from mpisign.optim.gradients import Gradients
+from mpisign.stepper import Flight, Stepper
+
+
+class Ready:
+    """An oracle of gradients that are where the estimator wants them already."""
+
+    def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None: ...
+
+
+class Overlap:
+    """Hooks on the parameters of one rank."""
+
+    def __init__(self, stepper: Stepper, gradients: Gradients, rates: Callable[[], np.ndarray]):
+        self.stepper, self.gradients, self._rates = stepper, gradients, rates
+        self._paused = False
+        self._flight: Flight | None = None
+        for k, p in enumerate(gradients.parameters):
+            p.register_post_accumulate_grad_hook(lambda _, k=k: self._arrived(k))
+        self.forget()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Backward passes inside only add to gradients."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def forget(self) -> None:
+        """Nothing has arrived for the next step yet."""
+        self._versions: dict[int, int] = {}  # of the gradient of each segment that was taken
+        self._twice: int | None = None
+
+    def _arrived(self, k: int) -> None:
+        """A hook of backward: the gradient of segment k is whole."""
+        if self._paused:
+            return
+        if k in self._versions:
+            self._twice = k
+            return
+        if not self._versions:
+            self._begin()
+        grad = self.gradients.parameters[k].grad
+        self._versions[k] = grad._version
+        if self._flight is None or grad.layout is not torch.strided:
+            return
+        self.gradients.views(self._g)[k].copy_(grad)
+        for chunk in self._chunks_of[k]:
+            self._lacking[chunk] -= 1
+        self._post()
+
+    def _begin(self) -> None:
+        self.gradients.missing = ()
+        self._flight = self.stepper.open(self._rates())
+        if self._flight is None:
+            return
+        stage = self.stepper.stage
+        self._state, self._g = stage.estimator_states[0], stage.estimator_states[0]["g"]
+        self._chunks = [(i, c) for i, lane in enumerate(stage.lanes) for c in range(len(lane.exchange.chunks))]
+        self._lacking, self._chunks_of = [0] * len(self._chunks), [[] for _ in self.gradients.parameters]
+        for number, (i, c) in enumerate(self._chunks):
+            lane = stage.lanes[i]
+            for span in lane.layout.spans(*lane.exchange.chunks[c]):
+                self._chunks_of[lane.section.first + span.segment].append(number)
+                self._lacking[number] += 1
+        self._next = 0
+
+    def _post(self) -> None:
+        """Posts chunks, in their order, as long as the next one is ready."""
+        lanes = self.stepper.stage.lanes
+        while self._next < len(self._chunks) and not self._lacking[self._next]:
+            i, c = self._chunks[self._next]
+            self._estimate(i, c)
+            if c in lanes[i].exchange.at_once:
+                self._flight.posts[i](c)
+            self._next += 1
+        sent = sum(self._flight.posts[0].sent)
+        lanes[0].exchange.count_ahead(lanes[0].step(self._flight.everyone), sent)
+
+    def _estimate(self, i: int, c: int) -> None:
+        section, (lo, hi) = self.stepper.stage.lanes[i].section, self.stepper.stage.lanes[i].exchange.chunks[c]
+        where = slice(section.lo + lo, section.lo + hi)
+        state = {name: array[where] for name, array in self._state.items()}
+        with self.stepper.timer("estimate"):
+            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[where], state, self._flight.steps[0])
+
+    def finish(self) -> None:
+        """Before a step: what has not come is taken to be zero, and all estimates are made. Faults go to gradients."""
+        gradients, flight = self.gradients, self._flight
+        if self._versions and flight is not None:
+            self._look_for_faults()
+            for k, view in enumerate(gradients.views(self._g)):
+                if k not in self._versions:
+                    view.zero_()
+            for i, c in self._chunks[self._next :]:
+                self._estimate(i, c)
+        self._flight = None
+        self.forget()
+
+    def _look_for_faults(self) -> None:
+        """What happened to gradients after they had been taken."""
+        gradients = self.gradients
+        name = lambda k: gradients.layout.segments[k].name  # noqa: E731
+        text = None
+        if self._twice is not None:
+            text = (
+                f"backward reached parameter {name(self._twice)!r} twice before step(), with overlap; put all passes "
+                "but the last of a step into `with opt.no_sync():`"
+            )
+        elif gradients.scale != 1.0:
+            text = "a gradient scaler can't be used with overlap: gradients are sent before they are unscaled"
+        else:
+            for k, version in self._versions.items():
+                grad = gradients.parameters[k].grad
+                if grad is None or grad._version != version:
+                    text = (
+                        f"the gradient of parameter {name(k)!r} was changed after backward, with overlap: it was sent "
+                        "already; clip without overlap, or leave gradients alone"
+                    )
+                    break
+        if text and gradients.fault is None:
+            gradients.fault = UsageError(text)

@@ -1,0 +1,48 @@
+"""What other packages add: problems and algorithms, found by their entry points.
+
+A package says, in its pyproject.toml,
+
+    [project.entry-points."mpisign.algorithms"]
+    mine = "mypackage.algorithms"              # a module whose import enters functions into the zoo
+
+    [project.entry-points."mpisign.problems"]
+    mine = "mypackage.problems:LeastSquares"   # a factory, by the name that jobs give
+
+Nothing is imported before somebody asks for a name that is not mpisign's own, or for a list of all.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+ALGORITHMS, PROBLEMS = "mpisign.algorithms", "mpisign.problems"
+
+
+@cache
+def _declared(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def problems() -> list[str]:
+    """The names of other packages' problems."""
+    return list(_declared(PROBLEMS))
+
+
+def problem(name: str) -> Callable[..., Any] | None:
+    """The factory of that name, or None if no package has one; raises whatever its import raises."""
+    point = _declared(PROBLEMS).get(name)
+    return point.load() if point else None
+
+
+@cache
+def load_algorithms() -> tuple[str, ...]:
+    """Imports all modules with algorithms, once; returns a line for each that could not be."""
+    failed = []
+    for point in _declared(ALGORITHMS).values():
+        try:
+            point.load()
+        except Exception as error:  # other people's code: a fault there must not take the zoo away
+            package = point.dist.name if point.dist else "some package"
+            failed.append(f"entry point {point.name} = {point.value} of {package}: {type(error).__name__}: {error}")
+    return tuple(failed)
