@@ -1,5 +1,6 @@
 """A job resolved against zoo, problems and exchanges, before MPI starts: everything a typing error can break."""
 
+import fnmatch
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
 from mpisign.config import Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
+from mpisign.layout import Group
 from mpisign.problems import Problem
 from mpisign.theory import Setting
 
@@ -104,3 +106,16 @@ def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
         rules = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
         found |= {k: v for k, v in rules.items() if v is not None}
     return found
+
+
+def groups(plan: Plan, names: list[str]) -> dict[str, Group]:
+    """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
+    patterns = plan.config.dense.parameters
+    if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        raise UsageError(
+            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
+        )
+    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
+        return {}
+    averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return {name: Group(vote=False) for name in averaged}

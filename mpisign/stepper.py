@@ -6,7 +6,6 @@
 4. update     x moves, chunk by chunk, the same bits on every rank
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from mpisign.algorithm import Algorithm, Cycle, Stages
-from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
+from mpisign.headers import FLAGS, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
 from mpisign.problems import Oracle, assemble
 from mpisign.rng import Streams
@@ -23,8 +22,6 @@ from mpisign.slots import State, Step
 from mpisign.stage import Lane, Posting, Stage
 from mpisign.timing import Timer
 from mpisign.world import World
-
-FLAGS = 3  # header: first coordinate that is not finite or -1; its value, or else a request; the loss; then scales
 
 Check = Callable[[np.ndarray], None]  # sees the requests of all voters (n,) before anything moves; may raise
 
@@ -234,7 +231,7 @@ class Stepper:
         if self._header is None:
             self._header = self.world.finish_header()
             try:
-                self._refuse_nonfinite(self._header)
+                refuse_nonfinite(self._header, self.layout, self.t)
                 if check:
                     check(self._header[:, 1])
             except Exception:
@@ -242,25 +239,6 @@ class Stepper:
                     one.exchange.drain()
                 raise
         return self._header[:, FLAGS:].astype(np.float32) if lane.scaled else None
-
-    def _refuse_nonfinite(self, header: np.ndarray) -> None:
-        if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():
-            return
-        for voter, (bad, value, loss, *scales) in enumerate(header):
-            if bad >= 0:
-                what = f"the estimate of parameter {self.layout.name_of(int(bad))} is {value}"
-            elif not math.isfinite(loss):
-                what = f"the loss is {loss}"
-            elif not np.isfinite(scales).all():
-                segment = int(np.flatnonzero(~np.isfinite(scales))[0])
-                what = f"the scale of parameter {self.layout.segments[segment].name} is {scales[segment]}"
-            else:
-                continue
-            raise NumericalError(
-                f"rank {voter}: {what} at step {self.t}; all ranks stop, x is as it was before the step. "
-                "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",
-                agreed=True,
-            )
 
     def common(self) -> State:
         """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""
@@ -290,21 +268,7 @@ class Stepper:
 
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
-        digests = self.world.gather_bytes(self.layout.digest(self.x))
-        groups = [[r for r, d in enumerate(digests) if d == one] for one in dict.fromkeys(digests)]
-        if len(groups) == 1:
-            return
-        most = max(groups, key=len)
-        if 2 * len(most) > len(digests):
-            others = sorted(r for group in groups if group is not most for r in group)
-            who = f"rank(s) {others} differ from those of the other ranks"
-        else:
-            who = f"ranks {' and '.join(map(str, groups))} differ, and none of them are a majority"
-        raise NumericalError(
-            f"after step {self.t} the parameters of {who}; "
-            "a replica has drifted (bad memory, or code that changes x on one rank only)",
-            agreed=True,
-        )
+        refuse_drift(self.world.gather_bytes(self.layout.digest(self.x)), self.t)
 
     def memory(self) -> int:
         """Bytes held for x, states and messages."""
@@ -317,11 +281,3 @@ def whole_of(algorithm: Algorithm) -> str:
     if not algorithm.estimator.by_parts:
         return f"{type(algorithm.estimator).__name__} asks for gradients itself"
     return f"{type(algorithm.sign).__name__} needs {algorithm.sign.whole} first" if algorithm.sign.whole else ""
-
-
-def first_of(found: list[np.ndarray]) -> np.ndarray:
-    """The first bad coordinate of each voter by those of several lanes, in their order; -1 where there is none."""
-    first = found[0]
-    for later in found[1:]:
-        first = np.where(first < 0, later, first)
-    return first

@@ -3,7 +3,6 @@
 plan -> ranks -> rows -> layout and x -> run file -> steps -> summary
 """
 
-import fnmatch
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,13 @@ from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.ahead import compile_ahead
 from mpisign.choosing import measured
 from mpisign.config import Config
-from mpisign.errors import MpisignError, Stopped, UsageError, choices
+from mpisign.errors import MpisignError, Stopped, UsageError
 from mpisign.keeper import Keeper
-from mpisign.layout import Group, Layout
+from mpisign.layout import Layout
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
-from mpisign.plan import Plan, resolve, with_theory
+from mpisign.plan import Plan, groups, resolve, with_theory
 from mpisign.problems import Oracle
 from mpisign.problems.share import share_rows
 from mpisign.results import Run
@@ -121,7 +120,7 @@ class Job:
         _check_size(plan, ranks, voters)  # again: some problems know their size only now
         # x comes from root: a generator may differ between hosts, its bits may not
         start = plan.problem.initial(streams.draw("initial", 0).generator())
-        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, _groups(plan, list(start)))
+        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)))
         x = layout.flatten(start)
         ranks.bcast(x.numpy())
 
@@ -290,19 +289,6 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
         except UsageError as found:
             error = found
         ranks.agree(error)
-
-
-def _groups(plan: Plan, names: list[str]) -> dict[str, Group]:
-    """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
-    patterns = plan.config.dense.parameters
-    if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
-        raise UsageError(
-            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
-        )
-    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
-        return {}
-    dense = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-    return {name: Group(vote=False) for name in dense}
 
 
 def _drawn_step(seed: int, steps: int) -> int:

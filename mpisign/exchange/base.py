@@ -41,7 +41,7 @@ class Exchange:
     name: str
     raw = False  # carries raw floats
     shards = False  # counts only this rank's share of each chunk
-    depth = 2  # messages on their way before the first is counted
+    ahead = 2  # messages on their way before the first is counted
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
     def __init__(self, world: World, layout: Layout, up: Format, vote: Vote, chunk: int, backwards: bool = False):
@@ -53,14 +53,19 @@ class Exchange:
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
         if backwards:
             self.chunks.reverse()
-        self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
-        self.stretches = self.stretches_of(world.rank)
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
         self.aside = backwards
+        self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
+        self.stretches = self.stretches_of(world.rank)
         self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.counts, self.room = VoteCounts(), Room()
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
+
+    @property
+    def depth(self) -> int:
+        """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
+        return len(self.chunks) if self.aside else self.ahead
 
     def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""

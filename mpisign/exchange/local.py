@@ -16,7 +16,7 @@ class Local(Exchange):
 
     name = "local"
     raw = True
-    depth = 1  # nothing travels, so nothing is waited for
+    ahead = 1  # nothing travels, so nothing is waited for
 
     def __init__(self, *arguments, imitates: str = "local"):
         self.imitates = imitates

@@ -24,7 +24,7 @@ class Sharded(Exchange):
     shards = True
 
     @property
-    def depth(self):
+    def ahead(self):
         # all of one plane: then packing takes the search for NaN along; of more, what memory allows
         return len(self.chunks) if self.up.planes == 1 else 8
 

@@ -13,25 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from mpisign import bits, dense, exchange, mpi, zoo
-from mpisign import config as configuration
-from mpisign.algorithm import Algorithm, Cycle, Stages, entries, find
+from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.choosing import measured
-from mpisign.config import validate
 from mpisign.errors import MpisignError, UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import saving
+from mpisign.optim.asked import algorithm_of, rate_of
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, check_alike, fault_of, named
-from mpisign.optim.statistics import Statistics
+from mpisign.optim.statistics import Statistics, told
 from mpisign.rng import Streams
-from mpisign.stepper import Outcome, Stepper, whole_of
-from mpisign.timing import PHASES
+from mpisign.stepper import Stepper, whole_of
 from mpisign.world import Local, Mpi
 
 assert zoo  # its entries are in the registry
 
-OFFERED = frozenset({"two points", "function values"})  # what a training loop with a closure can give
 FAULT = 1  # the request of a rank that has something to tell before anything moves
 
 
@@ -87,8 +84,8 @@ class SignOptimizer(torch.optim.Optimizer):
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
         def prepare() -> tuple[Any, ...]:
-            slots, rate = _algorithm(algorithm, zeros, ties, ranks.size, hyperparameters)
-            rate = _positive("lr", rate if lr is None else lr)
+            slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
+            rate = rate_of("lr", rate if lr is None else lr)
             given = named(params, model)
             decay = math.nan if weight_decay is None else float(weight_decay)
             defaults = {"lr": rate, "weight_decay": decay, "vote": True}
@@ -136,7 +133,7 @@ class SignOptimizer(torch.optim.Optimizer):
         if not all(votes.values()):
             slots = dense.beside(slots)
         if dense_steps:
-            slots = dense.warm_start(slots, dense_steps, _positive("dense_lr", dense_lr or rate) / rate)
+            slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / rate)
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()})
         # the groups' rates and decays are read at every step, in the order of the layout
@@ -208,7 +205,11 @@ class SignOptimizer(torch.optim.Optimizer):
         stepper.own_decays = np.array([float(group["weight_decay"]) for group in self._group_of])
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
         outcome = stepper.step(rates, counting, self._request(), self._check)
-        self.statistics = self._count(outcome, counting, closure)
+        # bytes since the last step, as messages travel before step() where they overlap with backward
+        before, traffic = self._sent, stepper.world.traffic
+        self._sent = traffic.up, traffic.down
+        sent = traffic.up - before[0], traffic.down - before[1]
+        self.statistics = told(stepper, outcome, sent, counting, with_loss=closure is not None)
         if self.check_every and stepper.t % self.check_every == 0:
             stepper.check_replicas()
         return returned
@@ -263,24 +264,6 @@ class SignOptimizer(torch.optim.Optimizer):
             agreed=True,
         )
 
-    def _count(self, outcome: Outcome, counting: bool, closure: Closure | None) -> Statistics:
-        stepper, seconds = self.stepper, dict(zip(PHASES[:4], self.stepper.timer.take(), strict=False))
-        # since the last step, as messages travel before step() where they overlap with backward
-        (up0, down0), traffic = self._sent, stepper.world.traffic
-        self._sent = traffic.up, traffic.down
-        up, down = traffic.up - up0, traffic.down - down0
-        told = {"step": stepper.t, "loss": outcome.loss if closure else math.nan, "seconds": seconds}
-        if not counting:
-            return Statistics(**told)
-        c = stepper.exchange.counts
-        mine = {"agreement": c.agreement, "ties": c.ties, "flips": c.flips, "bytes_up": up, "bytes_down": down}
-        total = stepper.world.sums(mine | {"zeros": outcome.zeros, "clips": outcome.clips})
-        voting, n = stepper.exchange.layout.size, stepper.world.n
-        agreement = math.nan if stepper.algorithm.sign.up().raw else total.pop("agreement") / (n * voting)
-        sent = {name: round(total.pop(name) / n) for name in ("bytes_up", "bytes_down")}
-        counts = {name: int(total[name]) for name in ("ties", "flips", "zeros", "clips")}
-        return Statistics(**told, **sent, **counts, agreement=agreement)
-
     def no_sync(self) -> Any:
         """A context for all but the last of several backward passes whose gradients add up, where they overlap."""
         return self._overlap.paused() if self._overlap else nullcontext()
@@ -312,29 +295,3 @@ class SignOptimizer(torch.optim.Optimizer):
         job.
         """
         return saving.load(Path(path), self)
-
-
-def _algorithm(given, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]):
-    """The algorithm with its rules filled in, and the rate that it takes by default."""
-    if not isinstance(given, str):
-        if hyperparameters:
-            raise UsageError(f"{choices(hyperparameters)}: an algorithm that is built already takes no hyperparameters")
-        return given.with_rules(zeros, ties, voters), 1e-3
-    entry = find(given)
-    table = validate(configuration.Algorithm, {"name": given, "zeros": zeros, "ties": ties, **hyperparameters}, "")
-    built = entry.build(**configuration.bind(entry.make, table, "algorithm"))
-    if missing := built.needs - OFFERED:
-        fitting = [e.name for e in entries() if e.build().needs <= OFFERED]
-        raise UsageError(
-            f"algorithm {given} needs {choices(missing)}, which a training loop of one's own does not offer; train "
-            f"with `mpisign train`, or use one of: {choices(fitting)}"
-        )
-    return built.with_rules(zeros, ties, voters), entry.lr
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, Tensor):
-        value = float(value)
-    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UsageError(f"{name} = {value!r}: a learning rate is a finite number, 0 or above")
-    return float(value)

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
+from mpisign.stepper import Outcome, Stepper
+from mpisign.timing import PHASES
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -27,3 +30,22 @@ class Statistics:
     bytes_down: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     skipped: bool = False
+
+
+def told(stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bool, with_loss: bool) -> Statistics:
+    """Of the step that a Stepper just took. Collective if counting, which the step must have done, too.
+
+    sent: bytes up and down by this rank. with_loss: whether the outcome's loss is one.
+    """
+    seconds = dict(zip(PHASES[:4], stepper.timer.take(), strict=False))
+    facts = {"step": stepper.t, "loss": outcome.loss if with_loss else math.nan, "seconds": seconds}
+    if not counting:
+        return Statistics(**facts)
+    c, n, voting = stepper.exchange.counts, stepper.world.n, stepper.exchange.layout.size
+    mine = {"agreement": c.agreement, "ties": c.ties, "flips": c.flips, "zeros": outcome.zeros, "clips": outcome.clips}
+    total = stepper.world.sums(mine | {"bytes_up": sent[0], "bytes_down": sent[1]})
+    agreement = total.pop("agreement") / (n * voting)
+    if stepper.algorithm.sign.up().raw:
+        agreement = math.nan
+    means = {name: round(total.pop(name) / n) for name in ("bytes_up", "bytes_down")}
+    return Statistics(**facts, **means, **{name: int(v) for name, v in total.items()}, agreement=agreement)

@@ -1,0 +1,154 @@
+"""The tables of a job as frozen models. [problem] and [algorithm] also take the arguments of what they name."""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
+
+
+class Table(pydantic.BaseModel):
+    """One table of a job file."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenTable(Table):
+    """A table that also holds the arguments of what its `name` names."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Run(Table):
+    """[run]: how long, from which seed, on what, into which file, and how often something is recorded."""
+
+    steps: int | None = Field(None, ge=1, le=LONGEST)
+    epochs: float | None = Field(None, gt=0, le=LONGEST / 1000)
+    evaluations: int | None = Field(None, ge=1, le=LONGEST)
+    voters: int = Field(0, ge=0)
+    preset: Literal["none", "theory"] = "none"
+    seed: int = Field(1, ge=0, lt=2**64)
+    file: str = "runs/{problem}-{algorithm}-n{n}-seed{seed}.h5"
+    overwrite: bool = False
+    keep: Literal["none", "last", "best", "uniform"] = "last"
+    device: Literal["cpu"] = "cpu"
+    threads: int = Field(0, ge=0, le=1024)
+    objective: Literal["ranks", "rows"] = "ranks"
+    record_every: int = Field(10, ge=1)
+    check_every: int = Field(100, ge=1)
+    eval_every: int = Field(0, ge=0)
+    trace: bool = False
+    recorder: Literal["auto", "swmr", "rewrite"] = "auto"
+    max_minutes: float | None = Field(None, gt=0)
+    watchdog: float = Field(1800.0, ge=0)
+
+
+class Problem(OpenTable):
+    """[problem]: what is minimised, and how a rank samples its rows."""
+
+    name: str = "digits"
+    batch_size: int = Field(32, ge=0)
+    sampling: Literal["reshuffle", "replacement"] = "reshuffle"
+
+
+class Partition(Table):
+    """[partition]: which rows belong to which rank."""
+
+    kind: Literal["iid", "labels", "dirichlet", "sorted"] = "iid"
+    alpha: float = Field(0.3, gt=0)
+    labels: int = Field(2, ge=1)
+    min_rows: int = Field(1, ge=1)
+
+
+class Algorithm(OpenTable):
+    """[algorithm]: an entry of the zoo, its hyperparameters, and what every entry understands."""
+
+    name: str = "signum-mv"
+    zeros: Literal["auto", "coin", "random", "plus", "abstain"] = "auto"
+    ties: Literal["auto", "coin", "random", "plus", "zero"] = "auto"
+    accumulate: int = Field(1, ge=1, le=1 << 20)
+    clip: float = Field(0.0, ge=0)
+
+
+class Schedule(Table):
+    """[schedule]: the learning rate. Without lr, the zoo's entry has one."""
+
+    kind: Literal["constant", "inverse-sqrt", "step", "cosine"] = "constant"
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    warmup: int = Field(0, ge=0)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
+    decay: float = Field(0.1, gt=0, lt=1)
+
+
+class Dense(Table):
+    """[dense]: what sends raw floats: the first steps, and parameters whose names match; at a rate of its own."""
+
+    steps: int = Field(0, ge=0, le=LONGEST)
+    parameters: list[str] = []
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+class Exchange(Table):
+    """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB."""
+
+    name: str = "auto"
+    chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
+    progress: Literal["calls", "thread"] = "calls"
+
+
+class Checkpoint(Table):
+    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop."""
+
+    every_steps: int = Field(0, ge=0)
+    every_minutes: float = Field(10.0, ge=0)
+    keep: int = Field(2, ge=1)
+    margin_seconds: float = Field(60.0, ge=0)
+
+
+class Theory(Table):
+    """[theory]: constants of the problem, for run.preset = "theory"; see theory.CONSTANTS."""
+
+    gap: float | None = Field(None, gt=0)
+    smoothness: float | None = Field(None, gt=0)
+    smoothness_l1: float | None = Field(None, gt=0)
+    largest_gradient: float | None = Field(None, gt=0)
+    gradient_norm: float | None = Field(None, gt=0)
+
+
+class Config(Table):
+    """A whole job: one run. [sweep] is not part of it; see sweep.py."""
+
+    run: Run = Run()
+    problem: Problem = Problem()
+    partition: Partition = Partition()
+    algorithm: Algorithm = Algorithm()
+    schedule: Schedule = Schedule()
+    dense: Dense = Dense()
+    exchange: Exchange = Exchange()
+    checkpoint: Checkpoint = Checkpoint()
+    theory: Theory = Theory()
+
+    def text(self) -> str:
+        """The job as TOML with every default written out; options that are not set are left out."""
+        return tomli_w.dumps(self.written)
+
+    @property
+    def written(self) -> dict[str, dict]:
+        """The tables of `text`."""
+        return self.model_dump(exclude_none=True)
+
+
+# The job of `mpisign train` without a job file; jobs/digits.toml holds the same.
+BUILT_IN = {
+    "run": {"epochs": 130},
+    "problem": {"name": "digits", "batch_size": 8, "hidden": [128], "dropout": 0.2},
+    "partition": {"kind": "dirichlet", "alpha": 0.3},
+    "algorithm": {"name": "signum-mv"},
+    "schedule": {"kind": "cosine", "lr": 0.001},
+}
