@@ -71,6 +71,37 @@ def step(widths, batch, threads, repeats, output):
 
 
 @bench.command()
+@click.option("-d", "sizes", multiple=True, type=float, default=(1_000_000, 8_400_000), help="Coordinates.")
+@click.option("--tensors", type=click.IntRange(min=1), default=60, show_default=True, help="They lie in so many.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+def optimizer(sizes, tensors, threads, repeats, output):
+    """A step of SignOptimizer at n = 1 against torch.optim.SGD and one pass over x."""
+    from mpisign.bench.library import optimizer
+    from mpisign.train import use_threads
+
+    use_threads(threads)
+    _tell([optimizer(_sizes(sizes), tensors, repeats, _progress(True))], output, True)
+
+
+@bench.command()
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(32, 128, 512))
+@click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Of 8 square layers.")
+@click.option("--algorithm", "name", default="signsgd-mv", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+def overlap(batches, width, name, threads, repeats, output):
+    """How much of a step of SignOptimizer a backward pass hides."""
+    from mpisign.bench.library import overlap
+
+    _algorithm(name)
+    with _ranks(threads) as ranks:
+        _tell([overlap(batches, width, name, repeats, ranks, _progress(ranks.root))], output, ranks.root)
+
+
+@bench.command()
 @options
 @click.option("--exchange", "names", multiple=True, help="One of those that fit; all by default.")
 def exchange(name, names, sizes, repeats, output, threads, **how):

@@ -1,0 +1,259 @@
+"""The library face from outside: the README's change, the application's bits, packages that add entries, DDP's hook."""
+
+import difflib
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpisign import dense
+from mpisign.errors import UsageError
+from mpisign.optim import SignOptimizer
+from mpisign.problems.synthetic import Quadratic
+from mpisign.results import Run, load_parameters
+from tests.building import Setup
+from tests.comparing import differing
+from tests.own_loop import BATCH, RATE, SEED
+from tests.running import BIN, ROOT, mpisign, run, train
+
+EXAMPLE = ROOT / "jobs/transformer"
+
+
+def test_the_readme_shows_the_change_that_makes_the_example_vote():
+    before, after = ((EXAMPLE / f"{name}.py").read_text().splitlines() for name in ("plain", "voted"))
+    start = before.index("import argparse")  # the docstrings tell how to start either
+    lines = difflib.unified_diff(before[start - 1 :], after[after.index("import argparse") - 1 :], n=1, lineterm="")
+    changed = [line for line in list(lines)[2:] if not line.startswith("@@")]
+    block = re.search(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert [line.rstrip() for line in changed] == [line.rstrip() for line in block.splitlines() if line != "..."]
+
+
+def test_the_example_trains():
+    ended = run(BIN / "mpirun", "-n", 2, sys.executable, EXAMPLE / "voted.py", "--steps", 50, timeout=100)
+    assert ended.code == 0, ended.err
+    assert float(ended.values["held out"]) < 3.6  # of about 4.6 at the start
+    assert len(ended.out.splitlines()) == 2  # by root alone
+
+
+@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd"])
+def test_a_loop_has_the_bits_of_the_application(tmp_path, algorithm):
+    settings = [
+        "problem.name=tests.own_loop:Windows", f"problem.batch_size={BATCH}", f"run.seed={SEED}", "run.steps=12",
+        f"run.file={tmp_path}/app.h5", f"algorithm.name={algorithm}", f"schedule.lr={RATE}", "run.threads=1",
+    ]  # fmt: skip
+    ended = train(*settings, n=3, timeout=100)
+    assert ended.code == 0, ended.err
+    looped = run(BIN / "mpirun", "-n", 3, sys.executable, "-m", "tests.own_loop", tmp_path, 12, algorithm, timeout=100)
+    assert looped.code == 0, looped.err
+    app, loop = load_parameters(tmp_path / "app.model"), np.load(tmp_path / "loop.npz")
+    assert app.keys() == set(loop)
+    for name in app:
+        np.testing.assert_array_equal(app[name], loop[name], err_msg=name)
+
+
+# Packages of other people
+
+PACKAGE = '''
+from mpisign.algorithm import Algorithm, algorithm
+from mpisign.estimators import Minibatch
+from mpisign.problems import Problem
+from mpisign.signs import Sign
+from mpisign.updates import Descent
+from mpisign.votes import Average
+import torch
+
+@algorithm("borrowed", paper="Doe 2027", lr=0.05, known="nothing")
+def borrowed():
+    """Sign of the gradient, averaged."""
+    return Algorithm(Minibatch(), Sign(), Average(), Descent())
+
+class Bowl(Problem):
+    def __init__(self, width: int = 3):
+        self.width = width
+    def initial(self, generator):
+        return {"x": torch.ones(self.width)}
+    def loss(self, parameters, batch):
+        return parameters["x"].square().sum() / 2
+    def measure(self, parameters, rows):
+        return {"loss": float(self.loss(parameters, None)), "rows": 1}
+'''
+
+
+@pytest.fixture
+def package(tmp_path):
+    """An installed package with entry points, one of which is broken; what it takes to find it."""
+    (tmp_path / "doe.py").write_text(PACKAGE)
+    info = tmp_path / "doe-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: doe\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[mpisign.algorithms]\ndoe = doe\nbroken = doe.missing\n[mpisign.problems]\nbowl = doe:Bowl\n"
+    )
+    return {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+
+
+def test_a_package_adds_algorithms_and_problems(package, tmp_path):
+    listed = mpisign("algorithms", environment=package)
+    assert listed.code == 0
+    assert "borrowed" in listed.out
+    settings = ["problem.name=bowl", "problem.width=4", "algorithm.name=borrowed", "run.steps=30"]
+    ended = train(*settings, f"run.file={tmp_path}/r.h5", environment=package)
+    assert ended.code == 0, ended.err
+    assert Run(tmp_path / "r.h5")["eval"]["train_loss"][-1] < 0.1
+    unknown = train("algorithm.name=lend", environment=package)
+    assert unknown.code == 2
+    assert "borrowed" in unknown.err
+    assert "doe.missing" in unknown.err  # what could not be loaded is told where a name is missed
+    problem = train("problem.name=bow", environment=package)
+    assert problem.code == 2
+    assert "bowl" in problem.err
+
+
+# Errors of one rank in a script
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("if rank == 1: raise KeyError('lost')", None, ["KeyError: 'lost'", "rank 1/2"]),
+        ("model.weight.grad = None if rank else model.weight.grad; opt.step()", 2, ["no gradient on rank(s) [1]"]),
+        ("model.weight.grad.fill_(float('nan')) if rank else None; opt.step()", 3, ["rank 1", "is nan"]),
+    ],
+)
+def test_an_error_in_a_script_ends_all_ranks(tmp_path, line, code, words):
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(f"""
+        import torch
+        from mpisign.optim import SignOptimizer
+        model = torch.nn.Linear(3, 2)
+        opt = SignOptimizer(model, lr=0.1)
+        rank = opt.ranks.rank
+        for t in range(3):
+            opt.zero_grad()
+            model(torch.ones(1, 3)).sum().backward()
+            if t == 1:
+                {line}
+            else:
+                opt.step()
+        print("went on")
+        """)
+    )
+    ended = run(BIN / "mpirun", "-n", 2, sys.executable, tmp_path / "script.py", timeout=60)
+    assert ended.code == code or (code is None and ended.code)
+    assert all(word in ended.err for word in words), ended.err
+    assert "went on" not in ended.out
+    assert code is None or ended.err.count("mpisign: ") == 1
+
+
+def test_what_a_loop_cannot_give_is_refused():
+    model = nn.Linear(2, 2)
+    for how, words in (
+        ({"algorithm": "dist-signrvr"}, ["finite sum", "signum-mv"]),
+        ({"algorithm": "signum"}, ["unknown algorithm", "signum-mv"]),
+        ({"beta": 2.0}, ["algorithm.beta", "2.0"]),
+        ({"bta": 0.5}, ["algorithm.bta", "beta"]),
+        ({"lr": -1.0}, ["lr = -1.0"]),
+        ({"exchange": "pigeon"}, ["pigeon", "sharded"]),
+        ({"comm": 3}, ["comm = 3", "mpi4py"]),
+    ):
+        with pytest.raises(UsageError) as raised:
+            SignOptimizer(model, **how)
+        assert all(word in str(raised.value) for word in words), str(raised.value)
+    with pytest.raises(UsageError, match="no parameters"):
+        SignOptimizer([])
+    optimizer = SignOptimizer(model)
+    with pytest.raises(UsageError, match="can't be added later"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(UsageError, match="with momentum"):
+        SignOptimizer([{"params": model.parameters(), "momentum": 0.5}])
+
+
+# What does not vote, in the application
+
+DENSE = ["dense.steps=4", 'dense.parameters=["*.bias"]', "dense.lr=0.1", "run.steps=12", "run.record_every=1"]
+
+
+def test_dense_parameters_and_a_dense_warm_start_in_the_application(tmp_path):
+    files = [tmp_path / "ranks.h5", tmp_path / "one.h5"]
+    flags = [part for s in DENSE for part in ("--set", s)]
+    for file, how in zip(files, ({"n": 3}, {}), strict=True):
+        command = ["train"] if how else ["simulate", "-n", 3]
+        ended = mpisign(*command, *flags, "--set", "exchange.name=sharded", "--set", f"run.file={file}", **how)
+        assert ended.code == 0, ended.err
+    assert differing(*files) == []
+    steps = Run(files[0])["steps"]
+    sent = np.diff(steps["bytes_up"] + steps["bytes_down"], prepend=0)
+    assert sent[:4].min() > 20 * sent[4:].max()  # floats first, then bits
+    assert np.isnan(steps["agreement"][:4]).all()
+    assert (steps["agreement"][4:] > 0).all()
+
+
+def test_dense_settings_that_do_not_fit_are_refused():
+    for setting, words in (
+        ('dense.parameters=["nothing*"]', ["nothing*", "layer0.bias"]),
+        ("dense.steps=-1", ["dense.steps", "-1"]),
+        ("dense.rate=1", ["dense.rate", "parameters"]),
+    ):
+        ended = train(setting, "run.steps=2")
+        assert ended.code == 2
+        assert all(word in ended.err for word in words), ended.err
+    setup = Setup(Quadratic(dimension=3), 2)
+    for name in ("onebit-adam", "dvr-sign"):
+        with pytest.raises(UsageError, match=name):
+            dense.beside(setup.algorithm(name))
+    for name in ("onebit-adam", "sgd"):
+        with pytest.raises(UsageError, match=name):
+            dense.warm_start(setup.algorithm(name), 3)
+
+
+# torch.distributed
+
+HOOK = """
+import copy, sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from mpisign.optim.ddp import SignVote, sign_vote
+rank, beta = int(sys.argv[1]), float(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=3)
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(30, 70), torch.nn.Linear(70, 3))
+twin, ddp = copy.deepcopy(model), DDP(model, bucket_cap_mb=0.004)
+ddp.register_comm_hook(SignVote(beta=beta), sign_vote)
+opt = torch.optim.SGD(ddp.parameters(), lr=0.125)
+torch.manual_seed(rank)
+momenta = [torch.zeros_like(p) for p in twin.parameters()]
+for t in range(3):
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(8, 30)
+    for net, optimizer in ((ddp, opt), (twin, twin)):
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+    for m, p, own in zip(momenta, model.parameters(), twin.parameters()):
+        m.mul_(beta).add_(own.grad, alpha=1 - beta)
+        tally = m.sign()
+        dist.all_reduce(tally)
+        assert torch.equal(tally.sign(), p.grad), t
+    opt.step()
+print("voted")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
+    (tmp_path / "hook.py").write_text(HOOK)
+    command = [sys.executable, tmp_path / "hook.py"]
+    ranks = [
+        subprocess.Popen([*command, str(r), str(beta), tmp_path / "meet"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for r in range(3)
+    ]
+    try:
+        told = [process.communicate(timeout=60)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert told == ["voted\n"] * 3
