@@ -43,6 +43,7 @@ test: lint test-serial test-parallel
 lint: $(READY)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
 
 test-serial: $(READY)
 	$(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
@@ -66,5 +67,5 @@ kernels: $(READY)
 	$(BIN)/python -m mpisign.bits
 
 clean:
-	rm -rf $(VENV) $(VENV)-openmpi runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-openmpi runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ class Ranks:
     hosts: str = "localhost: 1"
     library: str = "none"
     threads: int = 1
-    comm: object = None
-    node: object = None
+    comm: Any = None
+    node: Any = None
     members: tuple[int, ...] = (0,)  # the ranks of this node
 
     @property

@@ -9,6 +9,7 @@ import time
 import tomllib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,7 +29,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, salvage: bool = False):
-        self.path, self.lost = Path(path), []
+        self.path = Path(path)
+        self.lost: list[str] = []
         for attempt in range(ATTEMPTS):
             try:
                 with _open(self.path) as file:
@@ -164,7 +166,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """An attribute as int, float or str."""
     value = value.item() if isinstance(value, np.generic) else value
     return value.decode() if isinstance(value, bytes) else value

@@ -1,21 +1,24 @@
 """What a SignOptimizer was asked for, by name or as an object: the algorithm and its rate."""
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from mpisign import config as configuration
 from mpisign import zoo
-from mpisign.algorithm import entries, find
+from mpisign.algorithm import Algorithm, Cycle, Stages, entries, find
 from mpisign.errors import UsageError, choices
 
 assert zoo  # its entries are in the registry
 
+Turns: TypeAlias = Algorithm | Stages | Cycle
 OFFERED = frozenset({"two points", "function values"})  # what a training loop with a closure can give
 
 
-def algorithm_of(given, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]):
+def algorithm_of(
+    given: str | Turns, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]
+) -> tuple[Turns, float]:
     """The algorithm with its rules filled in, and the rate that it takes by default."""
     if not isinstance(given, str):
         if hyperparameters:

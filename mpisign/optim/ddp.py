@@ -64,7 +64,7 @@ def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[
     mine, came = torch.zeros(1, n * share, dtype=torch.int64), torch.empty(n * share, dtype=torch.int64)
     zero = streams.coin("zero", state._step, rank)
     _, bad = bits.pack(state.estimate(bucket), at, "coin", zero, mine[:, :words])
-    if bad >= 0:
+    if bad is not None and bad >= 0:
         raise NumericalError(f"rank {rank}: a gradient is {float(buffer[bad])} in bucket {bucket.index()}")
 
     dist.all_to_all_single(came, mine[0], group=group)

@@ -1,6 +1,6 @@
 """What a training loop's gradients look like to an estimator: an oracle over p.grad and a closure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -63,6 +63,7 @@ class Gradients:
         if self.fault is not None:
             out.zero_()
         elif again:
+            assert self.closure is not None, "its absence is a fault"
             with self._elsewhere(x):
                 self.closure()
                 self._copy(out)
@@ -71,12 +72,11 @@ class Gradients:
 
     def _copy(self, out: Tensor) -> None:
         views = self.views(out)
-        pairs = [(view, p.grad) for view, p in zip(views, self.parameters, strict=True) if p.grad is not None]
-        if pairs:
-            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
-        for view, p in zip(views, self.parameters, strict=True):
-            if p.grad is None:
-                view.zero_()
+        there = [view for view, p in zip(views, self.parameters, strict=True) if p.grad is not None]
+        if there:
+            torch._foreach_copy_(there, [p.grad for p in self.parameters if p.grad is not None])
+        for k in self.missing:
+            views[k].zero_()
         if self.scale != 1.0:
             out.mul_(self.scale)
 
@@ -87,12 +87,13 @@ class Gradients:
         return self._views[flat.data_ptr()]
 
     @contextmanager
-    def _elsewhere(self, point: Tensor):
+    def _elsewhere(self, point: Tensor) -> Iterator[None]:
         """Parameters at another point, with the draws of the first look; all else is afterwards as it was."""
         here, gradients = self.x.clone(), [p.grad for p in self.parameters]
         buffers, generator = [b.clone() for b in self.buffers], torch.default_generator.get_state()
         self.x.copy_(point)
-        torch.default_generator.set_state(self._generator)
+        if self._generator is not None:
+            torch.default_generator.set_state(self._generator)
         for p in self.parameters:
             p.grad = None
         try:

@@ -6,23 +6,23 @@ import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mpisign import bits, dense, exchange, mpi, zoo
-from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.choosing import measured
 from mpisign.errors import MpisignError, UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import saving
-from mpisign.optim.asked import algorithm_of, rate_of
+from mpisign.optim.asked import Turns, algorithm_of, rate_of
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, check_alike, fault_of, named
 from mpisign.optim.statistics import Statistics, told
+from mpisign.problems import Oracle
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper, whole_of
 from mpisign.world import Local, Mpi
@@ -58,7 +58,7 @@ class SignOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Given,
-        algorithm: str | Algorithm | Stages | Cycle = "signum-mv",
+        algorithm: str | Turns = "signum-mv",
         lr: float | None = None,
         *,
         weight_decay: float | None = None,
@@ -124,7 +124,9 @@ class SignOptimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _lay_out(self, parameters, slots, dense_steps, dense_lr, rate):
+    def _lay_out(
+        self, parameters: dict[str, Tensor], slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
+    ) -> tuple[Layout, Turns]:
         if fault := fault_of(parameters):
             raise fault
         raw = all(stage.sign.up().raw for stage in slots.stages)
@@ -148,7 +150,9 @@ class SignOptimizer(torch.optim.Optimizer):
             self.ranks.bcast(whole.numpy() if whole.dim() else whole.reshape(1).numpy())
             buffer.data.copy_(whole)
 
-    def _build(self, turns, x, streams, name, chunk, progress, overlap) -> None:
+    def _build(
+        self, turns: Turns, x: Tensor, streams: Streams, name: str, chunk: int, progress: str, overlap: bool
+    ) -> None:
         ranks = self.ranks
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
         wholes = [reason for stage in turns.stages if (reason := whole_of(stage))]
@@ -156,11 +160,12 @@ class SignOptimizer(torch.optim.Optimizer):
         if overlap and wholes and ranks.root:
             warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)
         chosen = self._agreed(lambda: exchange.choose(name, turns, ranks.size))
-        how = {"chunk": chunk, "progress": progress or ("thread" if self._threads() else "calls")}
+        how: dict[str, Any] = {"chunk": chunk, "progress": progress or ("thread" if self._threads() else "calls")}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)
         carriers = exchange.build(chosen, world, self.layout, turns, **how, backwards=self.overlaps)
         self.choices = chosen
-        self.stepper = Stepper(turns, self.layout, carriers, world, streams, [self.gradients], x)
+        oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
+        self.stepper = Stepper(turns, self.layout, carriers, world, streams, oracles, x)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
@@ -183,7 +188,7 @@ class SignOptimizer(torch.optim.Optimizer):
     # A step
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Tensor | float | None:
+    def step(self, closure: Closure | None = None) -> Any:
         """One step of all ranks, from the gradients that backward left in p.grad.
 
         closure: zeroes gradients, computes the loss, calls backward, returns the loss (as torch.optim has it). It is

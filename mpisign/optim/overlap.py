@@ -59,13 +59,14 @@ class Overlap:
         if not self._versions:
             self._begin()
         grad = self.gradients.parameters[k].grad
+        assert grad is not None, "backward has just made it"
         self._versions[k] = grad._version
         if self._flight is None or grad.layout is not torch.strided:
             return
         self.gradients.views(self._g)[k].copy_(grad)
         for chunk in self._chunks_of[k]:
             self._lacking[chunk] -= 1
-        self._post()
+        self._post(self._flight)
 
     def _begin(self) -> None:
         self.gradients.missing = ()
@@ -75,7 +76,8 @@ class Overlap:
         stage = self.stepper.stage
         self._state, self._g = stage.estimator_states[0], stage.estimator_states[0]["g"]
         self._chunks = [(i, c) for i, lane in enumerate(stage.lanes) for c in range(len(lane.exchange.chunks))]
-        self._lacking, self._chunks_of = [0] * len(self._chunks), [[] for _ in self.gradients.parameters]
+        self._lacking = [0] * len(self._chunks)
+        self._chunks_of: list[list[int]] = [[] for _ in self.gradients.parameters]
         for number, (i, c) in enumerate(self._chunks):
             lane = stage.lanes[i]
             for span in lane.layout.spans(*lane.exchange.chunks[c]):
@@ -83,24 +85,23 @@ class Overlap:
                 self._lacking[number] += 1
         self._next = 0
 
-    def _post(self) -> None:
+    def _post(self, flight: Flight) -> None:
         """Posts chunks, in their order, as long as the next one is ready."""
         lanes = self.stepper.stage.lanes
         while self._next < len(self._chunks) and not self._lacking[self._next]:
             i, c = self._chunks[self._next]
-            self._estimate(i, c)
+            self._estimate(i, c, flight)
             if c in lanes[i].exchange.at_once:
-                self._flight.posts[i](c)
+                flight.posts[i](c)
             self._next += 1
-        sent = sum(self._flight.posts[0].sent)
-        lanes[0].exchange.count_ahead(lanes[0].step(self._flight.everyone), sent)
+        lanes[0].exchange.count_ahead(lanes[0].step(flight.everyone), sum(flight.posts[0].sent))
 
-    def _estimate(self, i: int, c: int) -> None:
+    def _estimate(self, i: int, c: int, flight: Flight) -> None:
         section, (lo, hi) = self.stepper.stage.lanes[i].section, self.stepper.stage.lanes[i].exchange.chunks[c]
         where = slice(section.lo + lo, section.lo + hi)
         state = {name: array[where] for name, array in self._state.items()}
         with self.stepper.timer("estimate"):
-            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[where], state, self._flight.steps[0])
+            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[where], state, flight.steps[0])
 
     def finish(self) -> None:
         """Before a step: what has not come is taken to be zero, and all estimates are made. Faults go to gradients."""
@@ -111,7 +112,7 @@ class Overlap:
                 if k not in self._versions:
                     view.zero_()
             for i, c in self._chunks[self._next :]:
-                self._estimate(i, c)
+                self._estimate(i, c, flight)
         self._flight = None
         self.forget()
 

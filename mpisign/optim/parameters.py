@@ -11,7 +11,7 @@ from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
 
-Given = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ def named(given: Given, model: nn.Module | None) -> Named:
     Names come from the model, from pairs (name, parameter), or are numbers. Frozen parameters are left out.
     """
     if isinstance(given, nn.Module):
-        given, model = list(given.named_parameters()), model or given
-    items = list(given)
+        model = model or given
+        given = given.named_parameters()
+    items: list[Any] = list(given)
     if not items:
         raise UsageError("no parameters to optimise; pass a model, or its parameters()")
     groups = [dict(item) for item in items] if isinstance(items[0], dict) else [{"params": items}]

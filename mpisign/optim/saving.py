@@ -51,7 +51,7 @@ def load_state_dict(given: dict[str, Any], stepper: Stepper, groups: list[dict[s
     _put_back(groups, given["param_groups"])
 
 
-def _shape(arrays: dict[str, Any], name: str):
+def _shape(arrays: dict[str, Any], name: str) -> Any:
     return arrays[name].shape if name in arrays else None
 
 

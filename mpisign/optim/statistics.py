@@ -1,7 +1,7 @@
 """What the last step of a SignOptimizer told."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES
@@ -38,14 +38,20 @@ def told(stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bo
     sent: bytes up and down by this rank. with_loss: whether the outcome's loss is one.
     """
     seconds = dict(zip(PHASES[:4], stepper.timer.take(), strict=False))
-    facts = {"step": stepper.t, "loss": outcome.loss if with_loss else math.nan, "seconds": seconds}
+    plain = Statistics(step=stepper.t, loss=outcome.loss if with_loss else math.nan, seconds=seconds)
     if not counting:
-        return Statistics(**facts)
+        return plain
     c, n, voting = stepper.exchange.counts, stepper.world.n, stepper.exchange.layout.size
     mine = {"agreement": c.agreement, "ties": c.ties, "flips": c.flips, "zeros": outcome.zeros, "clips": outcome.clips}
     total = stepper.world.sums(mine | {"bytes_up": sent[0], "bytes_down": sent[1]})
-    agreement = total.pop("agreement") / (n * voting)
-    if stepper.algorithm.sign.up().raw:
-        agreement = math.nan
-    means = {name: round(total.pop(name) / n) for name in ("bytes_up", "bytes_down")}
-    return Statistics(**facts, **means, **{name: int(v) for name, v in total.items()}, agreement=agreement)
+    raw = stepper.algorithm.sign.up().raw
+    return replace(
+        plain,
+        agreement=math.nan if raw else total["agreement"] / (n * voting),
+        bytes_up=round(total["bytes_up"] / n),
+        bytes_down=round(total["bytes_down"] / n),
+        ties=int(total["ties"]),
+        zeros=int(total["zeros"]),
+        clips=int(total["clips"]),
+        flips=int(total["flips"]),
+    )
