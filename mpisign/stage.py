@@ -50,9 +50,18 @@ class Lane:
 class Stage:
     """An algorithm with its lanes, and the arrays of every local voter."""
 
-    def __init__(self, algorithm: Algorithm, exchanges: list[Exchange], layout: Layout, local: tuple[int, ...]):
-        """exchanges: one a section of the layout."""
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        exchanges: list[Exchange],
+        layout: Layout,
+        local: tuple[int, ...],
+        crew: bool = False,
+    ):
+        """exchanges: one a section of the layout. crew: whether the problem can be asked for all voters at once."""
         self.algorithm, self.local = algorithm, local
+        # all voters are then asked, and their messages packed, as rows of one matrix
+        self.together = crew and algorithm.estimator.elementwise and algorithm.sign.elementwise
         pairs = zip(layout.sections, exchanges, strict=True)
         self.lanes = [Lane(section, algorithm.of(section), carrier, len(local)) for section, carrier in pairs]
         self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
@@ -135,8 +144,8 @@ class Posting:
             for i, *_ in self._work:
                 self._note(i, None, *self._lane.exchange.chunks[c])
         self._unsearched.clear()
-        bad = np.array(self.bad)
-        return np.where(bad < 0, bad, bad + self._lane.section.lo)
+        lo = self._lane.section.lo
+        return np.array([index if index < 0 else index + lo for index in self.bad], dtype=np.float64)
 
     def _note(self, i: int, bad: int | None, lo: int, hi: int) -> None:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""

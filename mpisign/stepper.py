@@ -77,10 +77,10 @@ class Stepper:
         self.weights = np.ones(world.n) if weights is None else weights
         self.timer = timer or Timer()
         self.t = self.begun = begun
-        pairs = zip(algorithm.stages, exchanges, strict=True)
-        self.stages = [Stage(slots, carriers, layout, world.local) for slots, carriers in pairs]
-        self.stage = self.stages[0]
         self.crew = assemble(oracles)
+        pairs = zip(algorithm.stages, exchanges, strict=True)
+        self.stages = [Stage(slots, carriers, layout, world.local, bool(self.crew)) for slots, carriers in pairs]
+        self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
         self.own_decays: np.ndarray | None = None  # of the segments, where they are not those of their groups
@@ -155,12 +155,6 @@ class Stepper:
                 elif slot_name == target and "/" in slot_name:
                     array.copy_(before[source] if source in before else before[f"{source}/{voter}"])
 
-    @property
-    def _together(self) -> bool:
-        """Whether all voters are asked, and their messages packed, as rows of one matrix."""
-        slots = self.algorithm
-        return self.crew is not None and slots.estimator.elementwise and slots.sign.elementwise
-
     def _depart(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> Flight:
         """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
         self.world.watch.step = self.t
@@ -170,7 +164,7 @@ class Stepper:
         everyone = Step(*given, **more)
         steps = [
             Step(*given, voter, float(self.weights[voter]), **more)
-            for voter in (self.world.local[:1] if self._together else self.world.local)
+            for voter in (self.world.local[:1] if self.stage.together else self.world.local)
         ]
         with self.timer("estimate"):
             estimates = self._estimate_all(steps) if estimates is None else estimates
@@ -182,7 +176,7 @@ class Stepper:
 
     def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
         """v of every local voter: rows of a matrix, or vectors of their own."""
-        if not self._together:
+        if not self.stage.together:
             return [self._estimate(i, step) for i, step in enumerate(steps)]
         self.crew.begin(self.t)
         return self.algorithm.estimator.estimate(self.crew, self.x, self.stage.estimator_rows, steps[0])
@@ -195,7 +189,7 @@ class Stepper:
         """What all of a lane's v is needed for; returns what packs and sends its messages."""
         sign, states, steps = lane.sign, lane.sign_states, [lane.step(step) for step in steps]
         sign.agree(estimates, states, lane.step(everyone))
-        if self._together:
+        if self.stage.together:
             states = [lane.sign_rows]
             signals = [sign.begin(estimates, states[0], steps[0])]
         else:
@@ -212,13 +206,13 @@ class Stepper:
                 break
             with self.timer("update"):
                 lane.update.apply(x, direction, lane.update_state, everyone)
-                if not self._together:
+                if not self.stage.together:
                     for state, step in zip(self.stage.estimator_states, flight.steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
     def _headers(self, flight: Flight, request: int) -> np.ndarray:
         """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
-        losses = self.crew.loss if self._together else [oracle.loss for oracle in self.oracles]
+        losses = self.crew.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
         rows = np.zeros((len(self.world.local), FLAGS))
         rows[:, 0], rows[:, 1], rows[:, 2] = first_of([post.search_on() for post in flight.posts]), request, losses
         for i in np.flatnonzero(rows[:, 0] >= 0):

@@ -127,7 +127,8 @@ def test_help_and_algorithms_start_no_mpi():
 
 def test_dry_run_tells_costs_and_writes_nothing(tmp_path):
     file = tmp_path / "r.h5"
-    ended = mpisign("train", "--dry-run", "--set", f"run.file={file}", n=2)
+    # whatever auto would find fastest here
+    ended = mpisign("train", "--dry-run", "--set", f"run.file={file}", "--set", "exchange.name=sharded", n=2)
     assert ended.code == 0, ended.err
     assert ended.values["d"] == "9610"
     assert ended.values["evaluations_per_step"] == "16"

@@ -13,9 +13,11 @@ from tests.test_simulate import here
 @pytest.mark.parametrize("name", ["c1", "c2", "c5", "c7"])
 def test_every_value_lies_in_its_band(name, tmp_path):
     job, folder = ROOT / f"jobs/figures/{name}.toml", ("--set", f"sweep.folder={tmp_path}")
-    ended = mpisign("simulate", job, *folder, timeout=380)
+    # half of c2 lies in the same bands
+    fewer = ("--set", "run.steps=20000") if name == "c2" else ()
+    ended = mpisign("simulate", job, *folder, *fewer, timeout=380)
     assert ended.code == 0, ended.err
-    bands = run(BIN / "python", ROOT / "analysis/bands.py", job, *folder)
+    bands = run(BIN / "python", ROOT / "analysis/bands.py", job, *folder, *fewer)
     assert bands.code == 0, bands.out + bands.err
     assert "measured" in bands.out
 

@@ -5,6 +5,19 @@ checked against its signature, which is the only list of them.
 """
 
 from mpisign.config.reading import bind, literal, load, make, parse, tables, validate
-from mpisign.config.tables import BUILT_IN, Algorithm, Config, Table
+from mpisign.config.tables import BUILT_IN, Algorithm, Config, Table, Theory
 
-__all__ = ["BUILT_IN", "Algorithm", "Config", "Table", "bind", "literal", "load", "make", "parse", "tables", "validate"]
+__all__ = [
+    "BUILT_IN",
+    "Algorithm",
+    "Config",
+    "Table",
+    "Theory",
+    "bind",
+    "literal",
+    "load",
+    "make",
+    "parse",
+    "tables",
+    "validate",
+]
