@@ -2,7 +2,7 @@
 # The wire, measured: kernels, loopback by shared memory and by TCP, links of 200 Mbit/s and 1 Gbit/s on simulated hosts.
 # Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
 #
-#   analysis/wire.sh [PART...]       parts: kernels step loopback tcp profile links (all by default)
+#   analysis/wire.sh [PART...]       parts: kernels step loopback tcp profile links library (all by default)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 cd "$ROOT"
@@ -39,6 +39,10 @@ tcp() {
     for n in 2 3 4 8; do measure "exchange-tcp-n$n" $(ranks $n) exchange -d 8.4e6; done
     unset MPIR_CVAR_CH4_NETMOD FI_PROVIDER MPIR_CVAR_NOLOCAL FI_TCP_IFACE
 }
+library() {
+    measure optimizer $BIN/mpisign bench optimizer
+    for rate in 200mbit 1gbit; do measure "overlap-$rate-n4" analysis/links.sh 4 $rate bench overlap; done
+}
 profile() { measure profile-n4 $(ranks 4) profile -d 1.6e7; }
 links() {
     for rate in 200mbit 1gbit; do
@@ -50,6 +54,6 @@ links() {
     done
 }
 
-[ $# -gt 0 ] || set -- kernels step loopback tcp profile links
+[ $# -gt 0 ] || set -- kernels step loopback tcp profile links library
 for part in "$@"; do "$part"; done
 $BIN/python analysis/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md

@@ -1,5 +1,8 @@
 """`mpisign bench optimizer` and `overlap`: SignOptimizer against torch's SGD, and how much of a step backward hides."""
 
+import itertools
+import time
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from mpisign.mpi import Ranks
 from mpisign.optim import SignOptimizer
 
 OPTIMIZER = {
+    "algorithm": "",
     "tensors": ",d",
     "d": ",d",
     "SGD ms": ".3f",
@@ -20,7 +24,7 @@ OPTIMIZER = {
 OVERLAP = {
     "n": "d",
     "d": ",d",
-    "batch": ",d",
+    "computing": "",
     "backward ms": ".1f",
     "step ms": ".1f",
     "both in turn ms": ".1f",
@@ -31,17 +35,19 @@ RATE, LAYERS = 1e-3, 8
 
 
 def optimizer(sizes: tuple[int, ...], tensors: int, repeats: int, say: Say) -> Table:
-    """Medians of a step of SGD (foreach), of one copy of x, and of a step of signsgd-mv, at n = 1, in turns."""
-    about = {"algorithm": "signsgd-mv", "median of": repeats, "threads": torch.get_num_threads()}
-    table = Table("optimizer", OPTIMIZER, about | machine())
-    for d in sizes:
-        sgd = torch.optim.SGD(_parameters(d, tensors), RATE, foreach=True)
-        ours = SignOptimizer(_parameters(d, tensors), "signsgd-mv", RATE, statistics_every=0, check_every=0)
+    """Medians of a step of SGD (foreach), of one copy of x, and of a vote's step at n = 1, in turns.
+
+    signum-mv is compared with SGD's momentum, signsgd-mv with SGD without.
+    """
+    table = Table("optimizer", OPTIMIZER, {"median of": repeats, "threads": torch.get_num_threads()} | machine())
+    for d, (name, momentum) in itertools.product(sizes, (("signum-mv", 0.9), ("signsgd-mv", 0.0))):
+        sgd = torch.optim.SGD(_parameters(d, tensors), RATE, momentum=momentum, foreach=True)
+        ours = SignOptimizer(_parameters(d, tensors), name, RATE, statistics_every=0, check_every=0)
         x, y = torch.zeros(d), torch.ones(d)
         works = {"SGD ms": sgd.step, "one pass ms": lambda x=x, y=y: x.copy_(y), "mpisign ms": ours.step}
         found = {name: times.median * 1e3 for name, times in in_turns(works, repeats, Ranks(), say).items()}
         beyond = found["mpisign ms"] / (found["SGD ms"] + found["one pass ms"]) - 1
-        table.add(tensors=tensors, d=d, **found, **{"beyond SGD and a pass": beyond})
+        table.add(algorithm=name, tensors=tensors, d=d, **found, **{"beyond SGD and a pass": beyond})
     return table
 
 
@@ -55,27 +61,32 @@ def _parameters(d: int, tensors: int) -> list[nn.Parameter]:
     return found
 
 
-def overlap(batches: tuple[int, ...], width: int, name: str, repeats: int, ranks: Ranks, say: Say) -> Table:
+def overlap(
+    batches: tuple[int, ...], waits: tuple[int, ...], width: int, name: str, repeats: int, ranks: Ranks, say: Say
+) -> Table:
     """Forward and backward alone, with a step after it, and with one that overlaps: a perceptron of square layers.
 
-    hidden: the share of a step that overlap takes out of the time of both.
+    batches: rows that the CPU's cores work on, which they also need to pack, send and count. waits: milliseconds in
+    which an accelerator would do so, a third of it forward; the cores are idle. hidden: the share of a step that
+    overlap takes out of the time of both.
     """
     about = {"algorithm": name, "layers": f"{LAYERS} of {width} x {width}", "median of": repeats}
     about |= {"mpi": ranks.library, "hosts": ranks.hosts, "threads": torch.get_num_threads()}
     table = Table("overlap", OVERLAP, about | machine())
     loops = {overlaps: _Loop(width, name, ranks, overlaps) for overlaps in (False, True)}
-    for batch in batches:
-        x = torch.randn(batch, width)
+    kinds = [(batch, 0, f"{batch} rows on the CPU") for batch in batches]
+    for batch, wait, computing in kinds + [(1, wait, f"{wait} ms elsewhere") for wait in waits]:
+        given = torch.randn(batch, width), wait / 1e3 / LAYERS
         works = {
-            "backward": lambda x=x: loops[False].backward(x),
-            "in turn": lambda x=x: loops[False].train(x),
-            "overlapped": lambda x=x: loops[True].train(x),
+            "backward": lambda given=given: loops[False].backward(*given),
+            "in turn": lambda given=given: loops[False].train(*given),
+            "overlapped": lambda given=given: loops[True].train(*given),
         }
         found = {k: times.median * 1e3 for k, times in in_turns(works, repeats, ranks, say).items()}
         step = found["in turn"] - found["backward"]
         row = {"backward ms": found["backward"], "step ms": step, "both in turn ms": found["in turn"]}
         row |= {"overlapped ms": found["overlapped"], "hidden": (found["in turn"] - found["overlapped"]) / step}
-        table.add(n=ranks.size, d=loops[True].optimizer.layout.size, batch=batch, **row)
+        table.add(n=ranks.size, d=loops[True].optimizer.layout.size, computing=computing, **row)
     return table
 
 
@@ -83,15 +94,33 @@ class _Loop:
     """A training loop around a perceptron."""
 
     def __init__(self, width: int, name: str, ranks: Ranks, overlaps: bool):
-        layers = [layer for _ in range(LAYERS) for layer in (nn.Linear(width, width, bias=False), nn.ReLU())]
-        self.model = nn.Sequential(*layers)
+        self.model = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(LAYERS))
         how = {"comm": ranks.comm, "overlap": overlaps, "exchange": "sharded", "check_every": 0, "statistics_every": 0}
         self.optimizer = SignOptimizer(self.model, name, RATE, **how)
 
-    def backward(self, x: Tensor) -> None:
+    def backward(self, x: Tensor, seconds: float) -> None:
         self.optimizer.zero_grad()
-        self.model(x).square().mean().backward()
+        for layer in self.model:
+            x = Elsewhere.apply(layer(x).relu(), seconds)
+        x.square().mean().backward()
 
-    def train(self, x: Tensor) -> None:
-        self.backward(x)
+    def train(self, x: Tensor, seconds: float) -> None:
+        self.backward(x, seconds)
         self.optimizer.step()
+
+
+class Elsewhere(torch.autograd.Function):
+    """A layer that an accelerator works out: so many seconds, a third of them forward, in which the CPU waits."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, seconds: float) -> Tensor:
+        ctx.seconds = seconds
+        if seconds:
+            time.sleep(seconds / 3)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        if ctx.seconds:
+            time.sleep(ctx.seconds * 2 / 3)
+        return g, None

@@ -86,19 +86,24 @@ def optimizer(sizes, tensors, threads, repeats, output):
 
 
 @bench.command()
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(32, 128, 512))
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(32, 128, 512), help="Rows on the CPU."
+)
+@click.option(
+    "--elsewhere", "waits", multiple=True, type=click.IntRange(min=1), default=(60, 200), help="Milliseconds off it."
+)
 @click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Of 8 square layers.")
 @click.option("--algorithm", "name", default="signsgd-mv", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
-def overlap(batches, width, name, threads, repeats, output):
+def overlap(batches, waits, width, name, threads, repeats, output):
     """How much of a step of SignOptimizer a backward pass hides."""
     from mpisign.bench.library import overlap
 
     _algorithm(name)
     with _ranks(threads) as ranks:
-        _tell([overlap(batches, width, name, repeats, ranks, _progress(ranks.root))], output, ranks.root)
+        _tell([overlap(batches, waits, width, name, repeats, ranks, _progress(ranks.root))], output, ranks.root)
 
 
 @bench.command()

@@ -80,9 +80,9 @@ def build(
     """
     together = None
     if isinstance(world, Mpi):
-        from mpisign.exchange.progress import Progress
+        from mpisign.exchange.progress import LONG_PAUSE, PAUSE, Progress
 
-        together = Progress(world.comm, progress)
+        together = Progress(world.comm, progress, LONG_PAUSE if backwards else PAUSE)
     built = []
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
         built.append([])

@@ -16,11 +16,15 @@ class Local(Exchange):
 
     name = "local"
     raw = True
-    ahead = 1  # nothing travels, so nothing is waited for
 
     def __init__(self, *arguments, imitates: str = "local"):
         self.imitates = imitates
         super().__init__(*arguments)
+
+    @property
+    def ahead(self):
+        # nothing travels, so nothing is waited for; but what is packed before headers has been searched for NaN
+        return len(self.chunks) if self.world.n == 1 and self.up.planes else 1
 
     def prepare(self):
         self._messages = self.messages(self.up, self.world.n)

@@ -12,20 +12,24 @@ from mpi4py import MPI
 from mpisign.errors import UsageError
 
 PAUSE = 2e-4  # seconds between two calls of the helper
+LONG_PAUSE = 1e-3  # the same while gradients are worked out, often by the same cores
 
 
 class Progress:
     """What an exchange asks to let its messages proceed."""
 
-    def __init__(self, comm: MPI.Intracomm, kind: str):
-        """kind: "calls" or "thread". Raises UsageError, on all ranks alike, for a thread that MPI does not allow."""
+    def __init__(self, comm: MPI.Intracomm, kind: str, pause: float = PAUSE):
+        """kind: "calls" or "thread". pause: of the helper, in seconds.
+
+        Raises UsageError, on all ranks alike, for a thread that MPI does not allow.
+        """
         if kind == "thread" and MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise UsageError(
                 'exchange.progress = "thread" needs an MPI that any thread may call (MPI_THREAD_MULTIPLE), which '
                 f'{MPI.get_vendor()[0]} is not here; use "calls"',
                 agreed=True,
             )
-        self._comm, self._helper = comm, Helper(comm) if kind == "thread" else None
+        self._comm, self._helper = comm, Helper(comm, pause) if kind == "thread" else None
 
     def proceed(self) -> None:
         """Messages are on their way: has anything come?"""
@@ -44,12 +48,13 @@ class Progress:
 class Helper(threading.Thread):
     """Asks while it is needed. It looks for messages that nobody sends, which lets all others proceed."""
 
-    def __init__(self, comm: MPI.Intracomm):
+    def __init__(self, comm: MPI.Intracomm, pause: float):
         super().__init__(daemon=True, name="mpisign-progress")
+        self._seconds = pause
         self.needed, self._comm, self._pause = threading.Event(), comm, threading.Event()
         self.start()
 
     def run(self) -> None:
         while self.needed.wait():
             self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
-            self._pause.wait(PAUSE)
+            self._pause.wait(self._seconds)

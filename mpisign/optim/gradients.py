@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class Gradients:
         self.scale = 1.0  # what gradients are multiplied by, as a gradient scaler wants it
         self.loss = 0.0
         self.fault: MpisignError | None = None
-        self.missing: tuple[int, ...] = ()  # segments without a gradient in this step
+        self.grads: list[Tensor | None] = []  # of this step, in the order of segments
+        self.missing: tuple[int, ...] = ()  # segments without one
         self._views: dict[int, list[Tensor]] = {}
         self._generator: Tensor | None = None
 
@@ -54,7 +56,8 @@ class Gradients:
             with torch.enable_grad():
                 returned = closure()
             self.loss = float(returned) if returned is not None else 0.0
-        self.missing = tuple(k for k, p in enumerate(self.parameters) if p.grad is None)
+        self.grads = [p.grad for p in self.parameters]
+        self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
         self.fault = self.fault or self._fault_of_gradients()
         return returned
 
@@ -66,17 +69,21 @@ class Gradients:
             assert self.closure is not None, "its absence is a fault"
             with self._elsewhere(x):
                 self.closure()
+                self.grads = [p.grad for p in self.parameters]
+                self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
                 self._copy(out)
         else:
             self._copy(out)
 
     def _copy(self, out: Tensor) -> None:
-        views = self.views(out)
-        there = [view for view, p in zip(views, self.parameters, strict=True) if p.grad is not None]
-        if there:
-            torch._foreach_copy_(there, [p.grad for p in self.parameters if p.grad is not None])
-        for k in self.missing:
-            views[k].zero_()
+        views, grads = self.views(out), self.grads
+        if self.missing:
+            there = [k for k, grad in enumerate(grads) if grad is not None]
+            for k in self.missing:
+                views[k].zero_()
+            views, grads = [views[k] for k in there], [grads[k] for k in there]
+        if views:
+            torch._foreach_copy_(views, cast(list[Tensor], grads))
         if self.scale != 1.0:
             out.mul_(self.scale)
 
@@ -108,16 +115,20 @@ class Gradients:
                 p.grad = gradient
 
     def _fault_of_gradients(self) -> UsageError | None:
-        for segment, place, p in zip(self.layout.segments, self.places, self.parameters, strict=True):
+        if [p.data_ptr() for p in self.parameters] == self.places and not any(
+            grad is not None and grad.layout is not torch.strided for grad in self.grads
+        ):
+            return None
+        for segment, place, p, grad in zip(self.layout.segments, self.places, self.parameters, self.grads, strict=True):
             if p.data_ptr() != place and segment.size:
                 return UsageError(
                     f"parameter {segment.name!r} no longer lies in the flat vector x: its storage was replaced after "
                     "the optimiser was made (model.to(), p.data = ...); assign in place (p.copy_(...)), or make the "
                     "optimiser afterwards"
                 )
-            if p.grad is not None and p.grad.layout is not torch.strided:
+            if grad is not None and grad.layout is not torch.strided:
                 return UsageError(
-                    f"parameter {segment.name!r} has a sparse gradient ({p.grad.layout}), but votes are about every "
+                    f"parameter {segment.name!r} has a sparse gradient ({grad.layout}), but votes are about every "
                     "coordinate; use sparse=False, or leave the parameter to another optimiser"
                 )
         return None

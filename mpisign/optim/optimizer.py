@@ -140,7 +140,8 @@ class SignOptimizer(torch.optim.Optimizer):
         layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()})
         # the groups' rates and decays are read at every step, in the order of the layout
         places = {name: k for k, name in enumerate(parameters)}
-        self._group_of = [groups[places[s.name]] for s in layout.segments]
+        numbers = [k for k, group in enumerate(self.param_groups) for _ in group["params"]]
+        self._group_of = np.array([numbers[places[s.name]] for s in layout.segments])
         return layout, slots
 
     def _broadcast(self, x: Tensor) -> None:
@@ -207,7 +208,7 @@ class SignOptimizer(torch.optim.Optimizer):
         if self._overlap:
             self._overlap.finish()
         rates = self._rates()
-        stepper.own_decays = np.array([float(group["weight_decay"]) for group in self._group_of])
+        stepper.own_decays = np.array([float(group["weight_decay"]) for group in self.param_groups])[self._group_of]
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
         outcome = stepper.step(rates, counting, self._request(), self._check)
         # bytes since the last step, as messages travel before step() where they overlap with backward
@@ -226,8 +227,9 @@ class SignOptimizer(torch.optim.Optimizer):
 
     def _rates(self) -> np.ndarray:
         """Learning rates of the segments; 0 for one whose gradient is missing."""
-        rates = np.array([float(group["lr"]) for group in self._group_of])
-        rates[list(self.gradients.missing)] = 0.0
+        rates = np.array([float(group["lr"]) for group in self.param_groups])[self._group_of]
+        if self.gradients.missing:
+            rates[list(self.gradients.missing)] = 0.0
         return rates
 
     def _overflowed(self) -> bool:
