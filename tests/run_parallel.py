@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+LIBRARY = "tests/parallel/test_optim.py"  # what lies below it is tested at every number of ranks
 
 
 def run(n: int, seconds: float, arguments: list[str]) -> bool:
@@ -24,7 +25,7 @@ def run(n: int, seconds: float, arguments: list[str]) -> bool:
         "-m",
         "mpi4py",
         *pytest,
-        *(arguments or ["tests/parallel"]),
+        *arguments,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     start = time.monotonic()
@@ -55,9 +56,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, nargs="+", default=[1, 2, 3, 4, 5, 8])
     parser.add_argument("--pipelines", type=int, nargs="*", default=[6, 7], help="only the tests of pipelines")
+    parser.add_argument("--library", type=int, nargs="*", default=[1, 3, 4], help="the only ones for the optimiser")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each number of ranks")
     options, rest = parser.parse_known_args()
-    failed = [n for n in options.n if not run(n, options.timeout, rest)]
+    failed = []
+    for n in options.n:
+        chosen = rest or ["tests/parallel", *([] if n in options.library else ["--ignore", LIBRARY])]
+        failed += [] if run(n, options.timeout, chosen) else [n]
     pipelines = [] if rest else options.pipelines
     failed += [n for n in pipelines if not run(n, options.timeout, ["tests/parallel/test_pipeline.py"])]
     sys.exit(f"parallel tests failed at n = {failed}" if failed else 0)
