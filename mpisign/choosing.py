@@ -20,6 +20,7 @@ from mpisign.world import Mpi
 BUDGET = 0.3  # seconds for everything
 SIZES = (1 << 12, 1 << 18, 1 << 20, 1 << 22)  # coordinates of the steps that are tried, as long as there is time
 REPEATS = 3
+AHEAD = 1.25  # what is foretold of sizes that were not tried is no closer than this
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,18 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
     for choice, stage in zip(chosen, stages, strict=True):
         if choice.open:
             predictions = predict(stage, comm, d, link, share, **how)
-            best = min(predictions, key=lambda p: p.at(d))
+            best = pick(predictions, d)
             told = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
             choice = replace(best.choice, reason=f"measured {link}; predicted ms a step: {told}")
         found.append(choice)
     return tuple(found)
+
+
+def pick(predictions: list[Prediction], d: int) -> Prediction:
+    """The fastest; beyond the sizes that were tried the one that sends least, unless another seems far ahead."""
+    best, least = min(predictions, key=lambda p: p.at(d)), min(predictions, key=lambda p: p.bytes)
+    tried = d <= least.sizes[-1]
+    return best if tried or least.at(d) > AHEAD * best.at(d) else least
 
 
 def predict(

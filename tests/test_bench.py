@@ -4,7 +4,7 @@ import h5py
 import pytest
 
 from mpisign.bench.table import Table, save
-from mpisign.choosing import Link, Prediction
+from mpisign.choosing import Link, Prediction, pick
 from mpisign.exchange import Choice
 from mpisign.messages import Room
 from mpisign.timing import Timer
@@ -93,6 +93,15 @@ def test_links_without_root(tmp_path):
     ended = run(ROOT / "analysis/links.sh", "two", "200mbit", "train", environment=path)
     assert ended.code == 2
     assert "RANKS is a number" in ended.err
+
+
+def test_beyond_what_was_tried_bytes_decide_between_close_rivals():
+    link, sizes = Link(1e-4, 1e9), [100, 1000]
+    lean = Prediction(Choice("sharded", ""), link, bytes=0.2, sizes=sizes, seconds=[2.0, 3.0])
+    for far, at_once in ((3.3, False), (2.0, True)):
+        quick = Prediction(Choice("allgather", ""), link, bytes=0.4, sizes=sizes, seconds=[1.0, far / 3.3 * 2.9])
+        assert pick([quick, lean], 1000) is quick
+        assert (pick([quick, lean], 1100) is quick) == at_once
 
 
 def test_predictions_are_linear_between_and_bounded_beyond():

@@ -6,7 +6,7 @@ from mpisign import bits
 from mpisign.algorithm import Algorithm
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
-from mpisign.choosing import measure_link, predict
+from mpisign.choosing import measure_link, pick, predict
 from mpisign.exchange import Choice
 from mpisign.mpi import Ranks
 from mpisign.trial import Trial
@@ -27,7 +27,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
     for d in sizes:
         seconds = {p.choice.name: p.at(d) for p in predictions}
         shown = {f"{name} ms": value * 1e3 for name, value in seconds.items()}
-        table.add(d=d, choice=min(seconds, key=seconds.get), **shown)
+        table.add(d=d, choice=pick(predictions, d).choice.name, **shown)
     for p in predictions:
         tried = ", ".join(f"{t * 1e3:.3g} ms at {d:,}" for d, t in zip(p.sizes, p.seconds, strict=True))
         say(f"{p.choice.name}: tried {tried}")

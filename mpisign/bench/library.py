@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def overlap(
     """Forward and backward alone, with a step after it, and with one that overlaps: a perceptron of square layers.
 
     batches: rows that the CPU's cores work on, which they also need to pack, send and count. waits: milliseconds in
-    which an accelerator would do so, a third of it forward; the cores are idle. hidden: the share of a step that
+    which an accelerator would do so, while the cores are free. hidden: the share of a step that
     overlap takes out of the time of both.
     """
     about = {"algorithm": name, "layers": f"{LAYERS} of {width} x {width}", "median of": repeats}
@@ -100,8 +101,9 @@ class _Loop:
 
     def backward(self, x: Tensor, seconds: float) -> None:
         self.optimizer.zero_grad()
+        clock = Clock(seconds, time.perf_counter())
         for layer in self.model:
-            x = Elsewhere.apply(layer(x).relu(), seconds)
+            x = Elsewhere.apply(layer(x).relu(), clock)
         x.square().mean().backward()
 
     def train(self, x: Tensor, seconds: float) -> None:
@@ -109,18 +111,30 @@ class _Loop:
         self.optimizer.step()
 
 
+@dataclass
+class Clock:
+    """An accelerator's time: it needs so many seconds a layer, whatever the CPU does meanwhile."""
+
+    seconds: float
+    done: float  # when it is through with what it has been given
+
+    def wait(self, share: float) -> None:
+        """Waits for its next piece of work, this share of a layer."""
+        self.done += share * self.seconds
+        if (left := self.done - time.perf_counter()) > 0 and self.seconds:
+            time.sleep(left)
+
+
 class Elsewhere(torch.autograd.Function):
-    """A layer that an accelerator works out: so many seconds, a third of them forward, in which the CPU waits."""
+    """A layer that an accelerator works out, a third of it forward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, seconds: float) -> Tensor:
-        ctx.seconds = seconds
-        if seconds:
-            time.sleep(seconds / 3)
+    def forward(ctx, x: Tensor, clock: Clock) -> Tensor:
+        ctx.clock = clock
+        clock.wait(1 / 3)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
-        if ctx.seconds:
-            time.sleep(ctx.seconds * 2 / 3)
+        ctx.clock.wait(2 / 3)
         return g, None

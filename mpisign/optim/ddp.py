@@ -45,7 +45,8 @@ class SignVote:
             return bucket.buffer()
         found = []
         for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
-            m = self._momenta.setdefault(id(p), torch.zeros(g.numel()))
+            if (m := self._momenta.get(id(p))) is None:
+                m = self._momenta[id(p)] = torch.zeros(g.numel())
             bits.blend(m, g.reshape(-1).contiguous(), self.beta, 1 - self.beta)
             found.append(m)
         return torch.cat(found)

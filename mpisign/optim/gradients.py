@@ -29,7 +29,7 @@ class Gradients:
         self.parameters = [parameters[s.name] for s in layout.segments]
         self.places = [x.data_ptr() + 4 * s.offset for s in layout.segments]
         self.closure: Closure | None = None
-        self.scale = 1.0  # what gradients are multiplied by, as a gradient scaler wants it
+        self.scale, self.scaled = 1.0, False  # what gradients are multiplied by, and whether a scaler drives the step
         self.loss = 0.0
         self.fault: MpisignError | None = None
         self.grads: list[Tensor | None] = []  # of this step, in the order of segments

@@ -1,6 +1,5 @@
 """SignOptimizer: torch's interface around the Stepper."""
 
-import math
 import warnings
 import zlib
 from collections.abc import Callable
@@ -42,8 +41,8 @@ class SignOptimizer(torch.optim.Optimizer):
     params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them. A group's
     own keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along
     their mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
-    arguments, or an mpisign.algorithm.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled;
-    None for the hyperparameter's default. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
+    arguments, or an mpisign.algorithm.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
+    entry's own if it is None. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
     nothing launched several. seed: of coins and stochastic signs; the same on all ranks. zeros, ties, exchange, chunk,
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
@@ -87,20 +86,21 @@ class SignOptimizer(torch.optim.Optimizer):
             slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
             rate = rate_of("lr", rate if lr is None else lr)
             given = named(params, model)
-            decay = math.nan if weight_decay is None else float(weight_decay)
-            defaults = {"lr": rate, "weight_decay": decay, "vote": True}
+            decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
+            defaults = {"lr": rate, "weight_decay": float(decay), "vote": True}
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
             return slots, rate, given
 
         slots, rate, given = self._agreed(prepare)
-        self._names = given.names
         parameters = dict(zip(given.names, self._parameters(), strict=True))
         self.layout, turns = self._agreed(lambda: self._lay_out(parameters, slots, dense_steps, dense_lr, rate))
+        buffers = list(given.model.buffers()) if given.model else []
         settings = f"{turns.name}: {turns!r}, seed {seed}, exchange {exchange}, chunk {chunk}, overlap {overlap}"
-        check_alike(self.layout, settings, ranks)
+        shapes = f"buffers {[(list(b.shape), str(b.dtype)) for b in buffers]}"
+        check_alike(self.layout, f"{settings}, {shapes}", ranks)
 
         x = self.layout.flatten({name: p.data for name, p in parameters.items()})
-        self.gradients = Gradients(parameters, self.layout, x, given.model.buffers() if given.model else ())
+        self.gradients = Gradients(parameters, self.layout, x, buffers)
         self._broadcast(x)
         for name, view in self.layout.views(x).items():
             parameters[name].data = view
@@ -135,7 +135,7 @@ class SignOptimizer(torch.optim.Optimizer):
         if not all(votes.values()):
             slots = dense.beside(slots)
         if dense_steps:
-            slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / rate)
+            slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()})
         # the groups' rates and decays are read at every step, in the order of the layout
@@ -148,7 +148,7 @@ class SignOptimizer(torch.optim.Optimizer):
         self.ranks.bcast(x.numpy())
         for buffer in self.gradients.buffers:
             whole = buffer.detach().cpu().contiguous()
-            self.ranks.bcast(whole.numpy() if whole.dim() else whole.reshape(1).numpy())
+            self.ranks.bcast(whole.reshape(-1).view(torch.uint8).numpy())
             buffer.data.copy_(whole)
 
     def _build(
@@ -179,7 +179,7 @@ class SignOptimizer(torch.optim.Optimizer):
             raise UsageError(
                 "parameters can't be added later: all of them lie in one flat vector; make a new optimiser"
             )
-        if unknown := set(param_group) - {"params", "lr", "weight_decay", "vote", "param_names"}:
+        if unknown := set(param_group) - {"params", "lr", "weight_decay", "vote", "param_names", "initial_lr"}:
             raise UsageError(
                 f"parameter group with {choices(unknown)}: a group's own keys are lr, weight_decay and vote; "
                 "hyperparameters are those of the whole optimiser"
@@ -201,8 +201,8 @@ class SignOptimizer(torch.optim.Optimizer):
         """
         gradients, stepper = self.gradients, self.stepper
         returned = gradients.look(closure, twice=self._two_points)
-        if self._overflowed():
-            self._abandon()
+        # with overlap messages are on their way already: a scaler is then a fault, which all ranks are told
+        if self._overflowed() and not self._overlap:
             self.statistics = Statistics(step=stepper.t, skipped=True)
             return returned
         if self._overlap:
@@ -236,6 +236,7 @@ class SignOptimizer(torch.optim.Optimizer):
         """Whether torch's gradient scaler, if one drives this step, found an overflow on any rank."""
         found, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         self.gradients.scale = 1.0 if scale is None else 1.0 / float(scale)
+        self.gradients.scaled = found is not None
         if found is None:
             return False
         mine = bool(found.item()) if isinstance(found, Tensor) else bool(found)
@@ -243,10 +244,6 @@ class SignOptimizer(torch.optim.Optimizer):
 
     # torch.amp.GradScaler then leaves unscaling, and what to do about an overflow, to step()
     _step_supports_amp_scaling = True
-
-    def _abandon(self) -> None:
-        if self._overlap:
-            self._overlap.forget()
 
     def _request(self) -> int:
         """What this rank tells all others before anything moves: a fault, or which gradients are missing."""

@@ -126,7 +126,7 @@ class Overlap:
                 f"backward reached parameter {name(self._twice)!r} twice before step(), with overlap; put all passes "
                 "but the last of a step into `with opt.no_sync():`"
             )
-        elif gradients.scale != 1.0:
+        elif gradients.scaled:
             text = "a gradient scaler can't be used with overlap: gradients are sent before they are unscaled"
         else:
             for k, version in self._versions.items():

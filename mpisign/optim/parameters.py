@@ -43,6 +43,8 @@ def named(given: Given, model: nn.Module | None) -> Named:
         pairs = [(name, p) for name, p in pairs if not isinstance(p, Tensor) or p.requires_grad]
         names += [name or known.get(id(p), f"parameter{len(names) + k}") for k, (name, p) in enumerate(pairs)]
         group["params"] = [p for _, p in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two parameters are called {twice[0]!r}; give them names of their own")
     return Named([group for group in groups if group["params"]], names, model)
 
 

@@ -93,5 +93,7 @@ def load(path: Path, optimizer: "SignOptimizer") -> dict[str, Any]:
 
 
 def _put_back(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    if len(groups) != len(saved):
+        raise UsageError(f"{len(saved)} parameter groups were saved, but this optimiser has {len(groups)}", agreed=True)
     for group, before in zip(groups, saved, strict=True):
         group.update({k: v for k, v in before.items() if k not in ("params", "param_names")})

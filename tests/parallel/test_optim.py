@@ -314,6 +314,12 @@ def test_different_models_and_settings_are_refused(comm, everywhere):
         everywhere(kind is UsageError and "[5, 2]" in text and "[5, 1]" in text, f"{kind}: {text}")
         kind, text = told(lambda: SignOptimizer([nn.Parameter(torch.zeros(3))], comm=comm, seed=int(last)))
         everywhere(kind is UsageError and "different settings" in text, f"{kind}: {text}")
+        nets = nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)
+        kind, text = told(lambda: SignOptimizer(nets[last], comm=comm))
+        everywhere(kind is UsageError and "buffers" in text, f"{kind}: {text}")
+    pairs = [("a", nn.Parameter(torch.ones(1))), ("a", nn.Parameter(torch.ones(1)))]
+    kind, text = told(lambda: SignOptimizer(pairs, comm=comm))
+    everywhere(kind is UsageError and "'a'" in text, f"{kind}: {text}")
     parameters = [nn.Parameter(torch.zeros(3, dtype=torch.float64 if last else torch.float32))]
     kind, text = told(lambda: SignOptimizer(parameters, comm=comm))
     everywhere(kind is UsageError and "torch.float64" in text and "parameter0" in text, f"{kind}: {text}")
@@ -343,6 +349,17 @@ def test_an_overflow_is_skipped_by_all(comm, everywhere):
         everywhere(optimizer.statistics.skipped == overflow, "skipped")
         everywhere((loop.digest() == before) == overflow, "x moves without an overflow only")
     everywhere(loop.digest() == plain.digest(), "gradients are unscaled: a step without a scaler has the same bits")
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_scaler_does_not_overlap(comm, everywhere):
+    loop, scaler = Loop(comm), torch.amp.GradScaler("cpu", init_scale=1.0)
+    loop.make("signum-mv", overlap=True)
+    scaler.scale(loop.problem.loss(loop.parameters, loop.batch())).backward()
+    if loop.rank == 0:
+        loop.parameters["layer0.weight"].grad.fill_(math.inf)
+    kind, text = told(lambda: scaler.step(loop.optimizer))
+    everywhere(kind is UsageError and "overlap" in text, f"{kind}: {text}")
 
 
 def test_autocast_compile_and_buffers(comm, everywhere):
