@@ -213,6 +213,24 @@ def test_a_saved_optimiser_goes_on_bit_for_bit(comm, everywhere, tmp_path_factor
             third.optimizer.load_state_dict(wrong["optimizer"])
 
 
+def test_what_a_vote_keeps_is_saved_by_coordinate(comm, everywhere, tmp_path_factory):
+    """Saved by an optimiser whose chunks go backwards, read by one whose chunks do not."""
+    folder = comm.bcast(str(tmp_path_factory.mktemp("saved")) if comm.Get_rank() == 0 else None)
+    found, hyper = [], {"radius": 1.0, "error_feedback": True, "exchange": "sharded" if comm.Get_size() > 1 else "auto"}
+    for overlap in (True, False):
+        loop = Loop(comm)
+        loop.make("sto-signsgd", overlap=overlap, **hyper)
+        everywhere(loop.optimizer.overlaps == (overlap and loop.n > 1), "overlaps")
+        if overlap:
+            digests_of(loop, 3)
+            loop.optimizer.save(f"{folder}/kept.h5")
+        else:
+            loop.optimizer.load(f"{folder}/kept.h5")
+            loop.t = 3
+        found.append(digests_of(loop, 3))
+    everywhere(found[0] == found[1], "goes on alike")
+
+
 def told(work):
     """The type and text of what work raises."""
     try:
