@@ -45,6 +45,7 @@ def test_a_loop_has_the_bits_of_the_application(tmp_path, algorithm):
     settings = [
         "problem.name=tests.own_loop:Windows", f"problem.batch_size={BATCH}", f"run.seed={SEED}", "run.steps=12",
         f"run.file={tmp_path}/app.h5", f"algorithm.name={algorithm}", f"schedule.lr={RATE}", "run.threads=1",
+        "partition.kind=iid", "schedule.kind=constant",
     ]  # fmt: skip
     ended = train(*settings, n=3, timeout=100)
     assert ended.code == 0, ended.err
@@ -101,7 +102,7 @@ def test_a_package_adds_algorithms_and_problems(package, tmp_path):
     listed = mpisign("algorithms", environment=package)
     assert listed.code == 0
     assert "borrowed" in listed.out
-    settings = ["problem.name=bowl", "problem.width=4", "algorithm.name=borrowed", "run.steps=30"]
+    settings = ["problem.name=bowl", "problem.width=4", "algorithm.name=borrowed", "run.steps=60"]
     ended = train(*settings, f"run.file={tmp_path}/r.h5", environment=package)
     assert ended.code == 0, ended.err
     assert Run(tmp_path / "r.h5")["eval"]["train_loss"][-1] < 0.1
@@ -188,7 +189,7 @@ def test_dense_parameters_and_a_dense_warm_start_in_the_application(tmp_path):
     assert differing(*files) == []
     steps = Run(files[0])["steps"]
     sent = np.diff(steps["bytes_up"] + steps["bytes_down"], prepend=0)
-    assert sent[:4].min() > 20 * sent[4:].max()  # floats first, then bits
+    assert sent[:4].min() > 15 * sent[4:].max()  # floats first, then bits, and floats of the biases
     assert np.isnan(steps["agreement"][:4]).all()
     assert (steps["agreement"][4:] > 0).all()
 

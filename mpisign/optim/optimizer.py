@@ -176,9 +176,7 @@ class SignOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only while the optimiser is made: x has no room for more afterwards. Raises UsageError."""
         if getattr(self, "_frozen", False):
-            raise UsageError(
-                "parameters can't be added later: all of them lie in one flat vector; make a new optimiser"
-            )
+            raise UsageError("parameters can't be added later: all lie in one flat vector; make a new optimiser")
         if unknown := set(param_group) - {"params", "lr", "weight_decay", "vote", "param_names", "initial_lr"}:
             raise UsageError(
                 f"parameter group with {choices(unknown)}: a group's own keys are lr, weight_decay and vote; "
