@@ -60,10 +60,11 @@ class Stage:
     ):
         """exchanges: one a section of the layout. crew: whether the problem can be asked for all voters at once."""
         self.algorithm, self.local = algorithm, local
-        # all voters are then asked, and their messages packed, as rows of one matrix
-        self.together = crew and algorithm.estimator.elementwise and algorithm.sign.elementwise
         pairs = zip(layout.sections, exchanges, strict=True)
         self.lanes = [Lane(section, algorithm.of(section), carrier, len(local)) for section, carrier in pairs]
+        # all voters are then asked, and their messages packed, as rows of one matrix
+        alike = algorithm.estimator.elementwise and all(lane.sign.elementwise for lane in self.lanes)
+        self.together = crew and alike
         self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
         self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
 

@@ -194,6 +194,19 @@ def test_dense_parameters_and_a_dense_warm_start_in_the_application(tmp_path):
     assert (steps["agreement"][4:] > 0).all()
 
 
+def test_a_problem_of_which_all_is_averaged(tmp_path):
+    """Whatever its voters could do together: they then send floats one by one, as sgd does."""
+    found = []
+    for name, more in (("signsgd-mv", ['dense.parameters=["x"]']), ("sgd", ["algorithm.momentum=0"])):
+        settings = ["problem.name=quadratic", "problem.dimension=100", f"algorithm.name={name}", "schedule.lr=0.1"]
+        settings += [*more, "run.steps=5", "schedule.kind=constant", f"run.file={tmp_path}/{name}.h5"]
+        flags = [part for s in settings for part in ("--set", s)]
+        ended = mpisign("simulate", "-n", 3, *flags)
+        assert ended.code == 0, ended.err
+        found.append(load_parameters(tmp_path / f"{name}.model")["x"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-7)
+
+
 def test_dense_settings_that_do_not_fit_are_refused():
     for setting, words in (
         ('dense.parameters=["nothing*"]', ["nothing*", "layer0.bias"]),
