@@ -33,7 +33,10 @@ def test_together_equals_one_by_one(problem, name, hyper):
         pytest.skip(f"{problem} does not offer {algorithm.needs}")
     together, alone = setup.stepper(algorithm), setup.stepper(algorithm)
     assert together.crew is not None
-    alone.crew = None
+    able = [slots.estimator.elementwise and slots.sign.elementwise for slots in algorithm.stages]
+    assert [stage.together for stage in together.stages] == able
+    for stage in alone.stages:
+        stage.together = False
     for t in range(12):
         outcomes = [stepper.step(0.1 / (t + 1)) for stepper in (together, alone)]
         assert outcomes[0] == outcomes[1]
