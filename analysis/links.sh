@@ -22,7 +22,9 @@ MPISIGN=${MPISIGN:-$BIN/mpisign} MPIRUN=${MPIRUN:-$BIN/mpirun}
 [ "$RANKS" -ge 1 ] 2>/dev/null || refuse "RANKS is a number of hosts, as in: links.sh 4 200mbit bench peers"
 [ -x "$MPISIGN" ] && [ -x "$MPIRUN" ] || refuse "no mpisign and mpirun in $BIN; make setup, or set MPISIGN and MPIRUN"
 [ "$(id -u)" = 0 ] || refuse "simulated hosts need root; run it as root, or run $* on real hosts"
-command -v ip tc nsenter unshare >/dev/null || refuse "ip, tc, nsenter or unshare is missing; install iproute2 and util-linux"
+for name in ip tc nsenter unshare; do command -v "$name" >/dev/null && continue
+    refuse "$name is missing; install iproute2 and util-linux"
+done
 unshare -n true 2>/dev/null || refuse "this machine gives no right to make network namespaces"
 [ ! -e /sys/class/net/lab0 ] || refuse "simulated hosts are up already (interface lab0); wait, or: tests/lab/hosts.sh down"
 
