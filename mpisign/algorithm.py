@@ -42,7 +42,12 @@ class Algorithm:
     @property
     def needs(self) -> frozenset[str]:
         """What a problem must offer."""
-        return self.estimator.needs
+        return self.estimator.needs | self.update.needs
+
+    @property
+    def sampling(self) -> str:
+        """What batches must be, "reshuffle" or "replacement"; "" for either."""
+        return self.estimator.sampling
 
     def stage(self, age: int) -> int:
         """Which of the stages takes the step of that age; see slots.Step.age."""
@@ -87,6 +92,10 @@ class _Turns:
     @property
     def needs(self) -> frozenset[str]:
         return self.first.needs | self.then.needs
+
+    @property
+    def sampling(self) -> str:
+        return self.first.sampling or self.then.sampling
 
     def named(self, name: str):
         return replace(self, first=self.first.named(name), then=self.then.named(name), name=name)

@@ -26,6 +26,20 @@ def evaluations_a_step(config: Config, turns: Algorithm | Stages | Cycle, share:
     return sum(_at(turns, batches, age) for age in range(looked_at)) / looked_at
 
 
+def values_a_step(config: Config, turns: Algorithm | Stages | Cycle, share: Share, steps: int) -> float:
+    """Function values of single rows, likewise."""
+    batches, looked_at, total = _batches(config, share), min(steps, FORESEEN), 0
+    for age in range(looked_at):
+        slots = turns.stages[turns.stage(age)]
+        total += sum(slots.estimator.values(b, rows, age) + slots.update.values(rows, age) for b, rows in batches)
+    return total / looked_at
+
+
+def batches_a_pass(config: Config, share: Share) -> int:
+    """Minibatches in a pass over the rows of the voter that has most; 1 without rows."""
+    return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
+
+
 def _at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
     estimator = turns.stages[turns.stage(age)].estimator
     return sum(estimator.evaluations(batch, rows, age) for batch, rows in batches)
@@ -34,7 +48,8 @@ def _at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: 
 def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
     """Steps of the run, and rows that all voters see in a step (0 without rows)."""
     rows, run, batches = share.rows, config.run, _batches(config, share)
-    a_step = sum(batch for batch, _ in batches) if rows.any() else 0
+    minibatches = turns.stages[-1].estimator.minibatches
+    a_step = sum(batch for batch, _ in batches) * minibatches if rows.any() else 0
     if run.steps:
         return run.steps, a_step
     if run.evaluations:
@@ -51,6 +66,9 @@ def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> t
 def _affordable(budget: int, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]]) -> int:
     """The steps whose gradients a budget pays for."""
     spent = 0
+    if not any(_at(turns, batches, age) for age in range(2)):
+        text = f"run.evaluations = {budget}: {turns.name} takes no gradients; set run.steps instead"
+        raise UsageError(text, agreed=True)
     for steps in range(FORESEEN):
         spent += _at(turns, batches, steps)
         if spent > budget and steps:

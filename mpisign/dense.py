@@ -21,6 +21,11 @@ def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:
             f"{algorithm.name} can't average some parameters densely: what its estimator "
             f"({type(algorithm.estimator).__name__}) makes is of use only to its own vote; let all parameters vote"
         )
+    if algorithm.update.needs:
+        raise UsageError(
+            f"{algorithm.name} can't average some parameters densely: its update ({type(algorithm.update).__name__}) "
+            "decides about all of x at once; let all parameters vote"
+        )
     update = RawDescent(getattr(algorithm.update, "weight_decay", 0.0), factor)
     return replace(algorithm, sign=Raw(), vote=Mean(), update=update)
 

@@ -1,7 +1,7 @@
 """What travels beside the messages of a step, and why a step or a run may end by it.
 
-A row a voter, float64: the first coordinate that is not finite or -1; its value, or else a request; the loss; then
-the scales of its message, if it has any.
+A row a voter, float64: the first coordinate that is not finite or -1; its value, or else a request; the loss; the
+scales of its message, if it has any; and what its estimator tells the updates, if it does.
 """
 
 import math

@@ -180,6 +180,12 @@ class Layout:
         squares = self.block_sums(bits.tile_sums(v, self.tiles(0, self.length), squares=True))
         return float(np.sqrt(np.add.accumulate(squares)[-1]))
 
+    def total(self, v: Tensor) -> float:
+        """Sum over all coordinates, in float64, by tiles: that of the positive ones less that of the others."""
+        tiles = self.tiles(0, self.length)
+        above, below = (self.block_sums(bits.tile_sums(part.relu(), tiles)) for part in (v, -v))
+        return float(np.add.accumulate(above - below)[-1])
+
     def mean_magnitudes(self, tile_sums: np.ndarray) -> np.ndarray:
         """|v_b|_1 / d_b of each segment b, rounded once to float32, from the tile sums of |v|."""
         sizes = np.array([max(s.size, 1) for s in self.segments])

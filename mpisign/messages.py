@@ -1,6 +1,7 @@
 """What travels: how it is laid out, the messages of all voters, their tally, and the direction decided."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.layout import WORD
+from mpisign.layout import WORD, Layout, Span
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,14 @@ class Direction:
         scales = np.ones(len(rates)) if self.scales is None else self.scales.astype(np.float64)
         units = scales if self.in_x else rates * scales
         return (units[:, None] * self.levels).astype(np.float32)
+
+    def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
+        """Each span of the stretch with what was decided there, as new float32 values."""
+        tables = None if self.levels is None else self.tables(np.ones(len(layout.segments)))
+        for span in layout.spans(self.lo, self.hi):
+            if tables is None:
+                yield span, self.planes[0, span.items(self.lo)].clone()
+                continue
+            found = torch.zeros(span.hi - span.lo)
+            bits.add_levels(found, self.planes[:, span.words(self.lo)], tables[span.segment])
+            yield span, found

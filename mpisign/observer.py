@@ -21,7 +21,7 @@ from mpisign.results import Run
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
 
-COUNTERS = ("up", "down", "other", "evaluations", "clipped", "seconds")
+COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 
 
 class Observer:
@@ -111,7 +111,7 @@ class Observer:
 
     def take_back(self, progress: dict, kept: Tensor | None) -> None:
         """Goes on counting from what progress() told."""
-        self.before = progress["counters"]
+        self.before |= progress["counters"]
         self.best = math.inf if progress["best"] is None else progress["best"]
         self.kept, self.kept_step = self.stepper.x if kept is None else kept, progress["kept_step"]
 
@@ -157,12 +157,12 @@ class Observer:
         """A row of /eval at the present point."""
         step = self.stepper.t
         with self.stepper.timer("evaluate"):
-            found = self._measure()
+            found = self._measure() | self._gradient()
             self._add("eval", step=step, **found, **self._costs())
             if self.config.run.trace:
                 point = [p.reshape(-1).numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
                 self._add("trace", step=step, x=np.concatenate(point))
-        shown = {k: v for k, v in found.items() if math.isfinite(v) and k != "test_loss"}
+        shown = {k: v for k, v in found.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
         accuracy = found["test_accuracy"]
         better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
@@ -184,6 +184,7 @@ class Observer:
             "bytes_down": round(total["down"] / n),
             "bytes_other": round(total["other"] / n),
             "gradient_evaluations": int(total["evaluations"]),
+            "function_evaluations": int(total["values"]),
             "clipped": int(total["clipped"]),
             "seconds": self.before["seconds"] + self.clock.elapsed(),
         }
@@ -192,7 +193,7 @@ class Observer:
         """Bytes, gradients taken and gradients clipped, over all ranks, since the run began."""
         traffic = self.world.traffic
         now = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
-        for name in ("evaluations", "clipped"):
+        for name in ("evaluations", "values", "clipped"):
             now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
         return {name: self.before[name] + value for name, value in self.world.sums(now).items()}
 
@@ -205,6 +206,19 @@ class Observer:
             "test_loss": total["test_loss"] / rows if rows else math.nan,
             "test_accuracy": total["test_correct"] / rows if rows and "test_correct" in total else math.nan,
         }
+
+    def _gradient(self) -> dict[str, float]:
+        """Norms of the gradient of the objective, of all rows of all voters, where the job asks for them."""
+        norms, stepper = {"gradient_l1": math.nan, "gradient_l2": math.nan}, self.stepper
+        if not self.config.run.exact_gradient:
+            return norms
+        gradients = [stepper.layout.zeros() for _ in self.oracles]
+        for oracle, g in zip(self.oracles, gradients, strict=True):
+            oracle.exact_gradient(stepper.x, g)
+            g *= float(stepper.weights[oracle.voter])
+        with self.world.uncounted():
+            mean = self.world.mean(gradients)
+        return {"gradient_l1": stepper.layout.total(mean.abs()), "gradient_l2": stepper.layout.norm(mean)}
 
     def _measure_voter(self, i: int, x: Tensor) -> dict[str, float]:
         """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""

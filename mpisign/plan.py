@@ -12,7 +12,7 @@ from mpisign.config import Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.layout import Group
-from mpisign.problems import Problem
+from mpisign.problems import OFFERS, Problem
 from mpisign.theory import Setting
 
 
@@ -42,7 +42,8 @@ def resolve(config: Config, voters: int) -> Plan:
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
     problem = factory(**arguments)
-    _check_needs(entry, algorithm, problem, config.problem.name)
+    _check_needs(entry, algorithm, problem, config)
+    arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
         known = choices(e.name for e in entries() if e.theory)
@@ -58,14 +59,15 @@ def resolve(config: Config, voters: int) -> Plan:
     return Plan(full, entry, algorithm, problem, chosen)
 
 
-def with_theory(plan: Plan, steps: int, voters: int, d: int) -> Plan:
+def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:
     """The plan with rate and hyperparameters by the paper's own formulas, for that many steps and coordinates.
 
-    Raises UsageError for a constant of [theory] that the formulas need and the job does not state.
+    batches: in a pass over a voter's rows. Raises UsageError for a constant of [theory] that the formulas need and the
+    job does not state.
     """
     config, name = plan.config, plan.entry.name
     option = getattr(config.algorithm, "option", 1)
-    setting = Setting(steps, voters, d, config.theory.model_dump(exclude_none=True), name, option)
+    setting = Setting(steps, voters, d, batches, config.theory.model_dump(exclude_none=True), name, option)
     values = plan.entry.theory(setting)
     rate = {"lr": values.pop("lr"), "kind": "constant", "warmup": 0}
     table = config.algorithm.model_copy(update=values)
@@ -87,15 +89,32 @@ def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | S
     return built, hyperparameters
 
 
-def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, name: str) -> None:
+def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, config: Config) -> None:
+    name = config.problem.name
     if not isinstance(problem, Problem):
         raise UsageError(f"problem {name!r} made a {type(problem).__name__}, not an mpisign.problems.Problem")
-    if missing := algorithm.needs - problem.offers:
-        fitting = [e.name for e in entries() if e.build().needs <= problem.offers]
+    offers = problem.offers | OFFERS
+    if missing := algorithm.needs - offers:
+        fitting = [e.name for e in entries() if e.build().needs <= offers]
         raise UsageError(
             f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer "
             f"(it offers: {choices(problem.offers) or 'nothing'}); algorithms that fit: {choices(fitting)}"
         )
+    if config.run.exact_gradient and "finite sum" not in problem.offers:
+        raise UsageError(
+            f"run.exact_gradient: problem {name!r} has no rows whose full gradient could be taken; leave it out"
+        )
+
+
+def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) -> str:
+    """How batches are drawn: as the method says, or as is wished where it says nothing."""
+    if wanted == "auto" or algorithm.sampling in ("", wanted):
+        return algorithm.sampling or (wanted if wanted != "auto" else "reshuffle")
+    fitting = choices(e.name for e in entries() if e.build().sampling == wanted)
+    raise UsageError(
+        f"problem.sampling = {wanted!r}: {entry.name} is about batches by {algorithm.sampling!r}; leave it out, or "
+        f"take a method for {wanted!r} ({fitting}), or one for either"
+    )
 
 
 def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:

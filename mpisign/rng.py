@@ -25,6 +25,8 @@ STREAMS = {
     "torch": 8,  # the seed torch gets before an estimate (dropout, augmentation)
     "dither": 9,  # noise before the sign
     "output": 10,  # which iterate a run with keep = "uniform" puts out
+    "start": 11,  # rows, or noise, of the batches that a first estimate takes beyond its own
+    "direction": 12,  # directions along which function values are compared
 }
 
 

@@ -51,6 +51,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "bytes_other", "i8", "bytes", "sent for records and checks so far, mean over ranks; checkpoints not counted"
         ),
         Column("gradient_evaluations", "i8", "rows", "gradients of single rows so far, summed over ranks"),
+        Column("function_evaluations", "i8", "rows", "function values of single rows so far, summed over ranks"),
         Column("seconds", "f8", "s", "wall time since the first step began, evaluation included"),
     ),
     "phases": (
@@ -74,10 +75,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ),
         Column("test_loss", "f8", "", "mean over held-out rows; NaN without"),
         Column("test_accuracy", "f8", "", "fraction of held-out rows; NaN without"),
+        Column("gradient_l1", "f8", "", "l1 norm of the objective's exact gradient; NaN unless run.exact_gradient"),
+        Column("gradient_l2", "f8", "", "its Euclidean norm"),
         Column("bytes_up", "i8", "bytes", "as in steps"),
         Column("bytes_down", "i8", "bytes", "as in steps"),
         Column("bytes_other", "i8", "bytes", "as in steps"),
         Column("gradient_evaluations", "i8", "rows", "as in steps"),
+        Column("function_evaluations", "i8", "rows", "as in steps; those for this record are not counted"),
         Column("seconds", "f8", "s", "as in steps"),
     ),
     "trace": (

@@ -38,9 +38,10 @@ class Sign(SignRule):
 
 @dataclass(frozen=True)
 class NoisySign(SignRule):
-    """sign(v + scale*xi), xi from N(0, 1) in each coordinate: +1 with probability Phi(v/scale)."""
+    """sign(v + s*xi), xi from N(0, 1) in each coordinate: +1 with probability Phi(v/s); s = scale/(t + 1)^decay."""
 
     scale: float = 1.0
+    decay: float = 0.0
     zeros: str = "coin"
 
     elementwise = True
@@ -55,7 +56,8 @@ class NoisySign(SignRule):
         noisy = state["noisy"]
         noisy[..., lo:hi] = signal[..., lo:hi]
         if self.scale:
-            bits.add_normal(noisy[..., lo:hi], self.scale, lo, step.draw("dither"))
+            scale = self.scale / (step.age + 1) ** self.decay
+            bits.add_normal(noisy[..., lo:hi], scale, lo, step.draw("dither"))
         return Sign(self.zeros).pack(noisy, None, lo, hi, out, {}, step)._replace(bad=None)
 
 

@@ -6,7 +6,7 @@ Each slot is a frozen dataclass of hyperparameters; its arrays live in a State t
 algorithm prints as its own definition, is stored in the run file, compares and checkpoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ from mpisign.rng import NO_VOTER, Draw, Streams
 from mpisign.world import World
 
 State = dict[str, Tensor]
+Objective = Callable[[], float]  # f at x as it stands: collective, and counted
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Step:
     x_before: Tensor | None = None
     begun: int = 0  # the step at which the states were made: 0, unless x came from another run
     own_decays: np.ndarray | None = None  # weight decay of the segments, float64, nan for the update's; or the groups'
+    told: np.ndarray | None = None  # what all estimators told of this step, float64 (n, Estimator.tells); for updates
 
     @property
     def age(self) -> int:
@@ -78,6 +80,10 @@ class Estimator:
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one a voter, with a Crew for an oracle
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
+    sampling: str = ""  # what batches must be, "reshuffle" or "replacement"; "" for either
+    minibatches: int = 1  # of a step, where it is not one
+    # numbers that travel to the updates of all voters in a step's header: its state holds them as "told", float64
+    tells: ClassVar[int] = 0
     # the array that v is, if a stretch of v needs only the same stretch of one gradient, g; "" otherwise
     by_parts: ClassVar[str] = ""
 
@@ -99,6 +105,10 @@ class Estimator:
     def evaluations(self, batch: int, rows: int, age: int) -> int:
         """Gradients of single rows that a voter takes at a step of that age. batch: of one; rows: all its own."""
         return batch
+
+    def values(self, batch: int, rows: int, age: int) -> int:
+        """Function values of single rows, likewise."""
+        return 0
 
 
 class Packed(NamedTuple):
@@ -207,9 +217,21 @@ class Vote:
 class Update:
     """How does x move along the direction?"""
 
+    needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
+
     def init(self, layout: Layout) -> State:
         return {}
+
+    def begin(self, x: Tensor, state: State, step: Step, objective: Objective) -> None:
+        """Once a step: all headers are in, and x has not moved yet."""
 
     def apply(self, x: Tensor, direction: Direction, state: State, step: Step) -> None:
         """Moves coordinates [direction.lo, direction.hi) of x, in place."""
         raise NotImplementedError
+
+    def finish(self, x: Tensor, state: State, step: Step, objective: Objective) -> None:
+        """Once a step: all of x has moved."""
+
+    def values(self, rows: int, age: int) -> int:
+        """Function values of single rows that a voter takes at a step of that age. rows: all its own."""
+        return 0

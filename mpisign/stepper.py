@@ -121,11 +121,22 @@ class Stepper:
             self.x_before.copy_(self.x)
         for lane, post in zip(self.stage.lanes, flight.posts, strict=True):
             self._move(lane, post, flight, lambda lane=lane: self._agree(lane, check))
-        self.t += 1
-        header = self._header
-        loss = float(np.add.accumulate(header[:, 2] * self.weights)[-1]) / self.world.n
+        loss, most = self._mean(self._header[:, 2]), int(self._header[:, 1].max())
+        for lane in self.stage.lanes:
+            lane.update.finish(lane.of(self.x), lane.update_state, lane.step(flight.everyone), self.objective)
+        self.oracles[0].constrain(self.x)
         zeros, clips = (sum(getattr(post, name) for post in flight.posts) for name in ("zeros", "clips"))
-        return Outcome(loss, zeros, clips, int(header[:, 1].max()))
+        self.t += 1
+        return Outcome(loss, zeros, clips, most)
+
+    def objective(self) -> float:
+        """f at x: the weighted mean of all voters' own functions. Collective; a float64 a voter travels for it."""
+        self.world.start_header(np.array([[oracle.objective(self.x)] for oracle in self.oracles]))
+        return self._mean(self.world.finish_header()[:, 0])
+
+    def _mean(self, values: np.ndarray) -> float:
+        """Weighted mean of one value a voter, added in their order."""
+        return float(np.add.accumulate(values * self.weights)[-1]) / self.world.n
 
     def open(self, rates: np.ndarray) -> Flight | None:
         """Begins a step whose gradients come part by part, if its slots work by parts; see whole_of.
@@ -197,7 +208,7 @@ class Stepper:
         return Posting(lane, estimates, signals, states, steps, self.timer("sign"))
 
     def _move(self, lane: Lane, post: Posting, flight: Flight, agree: Callable[[], np.ndarray | None]) -> None:
-        everyone, x = lane.step(flight.everyone), lane.of(self.x)
+        everyone, x, moving = lane.step(flight.everyone), lane.of(self.x), False
         verdicts = lane.exchange.verdicts(everyone, post, agree)
         while True:
             with self.timer("exchange"):
@@ -205,34 +216,49 @@ class Stepper:
             if direction is None:
                 break
             with self.timer("update"):
+                if not moving:
+                    moving = True
+                    if self._tells:
+                        everyone = replace(everyone, told=self._told())
+                    lane.update.begin(x, lane.update_state, everyone, self.objective)
                 lane.update.apply(x, direction, lane.update_state, everyone)
                 if not self.stage.together:
                     for state, step in zip(self.stage.estimator_states, flight.steps, strict=True):
                         self.algorithm.estimator.observe(direction, state, step)
 
     def _headers(self, flight: Flight, request: int) -> np.ndarray:
-        """A row a local voter: (first bad coordinate or -1, its value or the request, loss), then scales."""
+        """A row a local voter: (first bad coordinate or -1, its value or the request, loss), scales, what it tells."""
         losses = self.crew.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
         rows = np.zeros((len(self.world.local), FLAGS))
         rows[:, 0], rows[:, 1], rows[:, 2] = first_of([post.search_on() for post in flight.posts]), request, losses
         for i in np.flatnonzero(rows[:, 0] >= 0):
             rows[i, 1] = float(flight.estimates[i][int(rows[i, 0])])
         scaled = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
-        return np.hstack([rows, *map(np.array, scaled)]) if scaled else rows
+        told = [[state["told"].numpy() for state in self.stage.estimator_states]] if self._tells else []
+        return np.hstack([rows, *map(np.array, (*scaled, *told))]) if scaled or told else rows
+
+    @property
+    def _tells(self) -> int:
+        return self.algorithm.estimator.tells
+
+    def _told(self) -> np.ndarray:
+        """What all estimators told of this step, float64 (n, tells)."""
+        return self._header[:, -self._tells :].copy()
 
     def _agree(self, lane: Lane, check: Check | None) -> np.ndarray | None:
         """Waits for all headers, once a step, and returns a lane's scales in them, if any."""
         if self._header is None:
             self._header = self.world.finish_header()
             try:
-                refuse_nonfinite(self._header, self.layout, self.t)
+                refuse_nonfinite(self._header[:, : self._header.shape[1] - self._tells], self.layout, self.t)
                 if check:
                     check(self._header[:, 1])
             except Exception:
                 for one in self.stage.lanes:
                     one.exchange.drain()
                 raise
-        return self._header[:, FLAGS:].astype(np.float32) if lane.scaled else None
+        scales = self._header[:, FLAGS : self._header.shape[1] - self._tells]
+        return scales.astype(np.float32) if lane.scaled else None
 
     def common(self) -> State:
         """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""
@@ -241,7 +267,9 @@ class Stepper:
 
     def own(self) -> State:
         """Named arrays of the local voters, as views; names end in /voter."""
-        return self._of_stages(Stage.own)
+        pairs = zip(self.world.local, self.oracles, strict=True)
+        kept = {f"oracle/{k}/{voter}": array for voter, oracle in pairs for k, array in oracle.statistics.items()}
+        return self._of_stages(Stage.own) | kept
 
     def states(self) -> State:
         """All named arrays of this process, as views."""

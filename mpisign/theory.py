@@ -26,6 +26,7 @@ class Setting:
     steps: int
     voters: int
     d: int
+    batches: int  # in a pass over a voter's rows
     stated: dict[str, float]
     algorithm: str
     option: int = 1
@@ -43,6 +44,23 @@ class Setting:
 def signsgd_mv(s: Setting) -> dict[str, Any]:
     """Bernstein et al. 2019, thm. 1 (batches of one): eta = sqrt(D0/(|L|_1 K))."""
     return {"lr": sqrt(s["gap"] / (s["smoothness_l1"] * s.steps))}
+
+
+def signsgd_sim(s: Setting) -> dict[str, Any]:
+    """Sun et al. 2023: 1 - theta = T^(-1/2), gamma = T^(-3/4), orders only, recalled."""
+    return {"lr": s.steps**-0.75, "beta": 1 - s.steps**-0.5}
+
+
+def ssvr(s: Setting) -> dict[str, Any]:
+    """Jiang et al. 2024, thm. 1: beta = T^(-2/3), eta = d^(-1/2) T^(-2/3), B0 = T^(1/3); orders only, recalled."""
+    t = s.steps
+    return {"lr": s.d**-0.5 * t ** (-2 / 3), "beta": t ** (-2 / 3), "start_batches": ceil(t ** (1 / 3))}
+
+
+def ssvr_fs(s: Setting) -> dict[str, Any]:
+    """Jiang et al. 2024, thm. 2: I = m, beta = 1/m, eta = m^(-1/4) d^(-1/2) T^(-1/2); orders only, recalled."""
+    m = s.batches
+    return {"lr": m**-0.25 * (s.d * s.steps) ** -0.5, "beta": 1 / m, "every": m}
 
 
 def noisy_median(s: Setting) -> dict[str, Any]:

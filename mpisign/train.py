@@ -126,7 +126,7 @@ class Job:
 
         self.steps, rows_a_step = budget.length(config, plan.algorithm, share)
         if config.run.preset == "theory":
-            plan = with_theory(plan, self.steps, voters, layout.size)
+            plan = with_theory(plan, self.steps, voters, layout.size, budget.batches_a_pass(config, share))
             config = plan.config
         self.config = config.model_copy(update={"run": config.run.model_copy(update={"steps": self.steps})})
         s = config.schedule
@@ -275,6 +275,8 @@ class Job:
         say(f"bytes_per_step: {' or '.join(map(str, sent))}")
         say(f"memory_per_{'rank' if len(world.local) == 1 else 'process'}: {stepper.memory()}")
         say(f"evaluations_per_step: {cost:.10g}")
+        if values := budget.values_a_step(self.config, stepper.turns, share, self.steps):
+            say(f"function_evaluations_per_step: {values:.10g}")
         self.observer.close()
 
 

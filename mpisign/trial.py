@@ -28,12 +28,14 @@ class Given(Estimator):
 class Maker:
     """In an oracle's place: holds one estimate."""
 
-    loss, rows, accumulate, clip = 0.0, None, 1, 0.0
+    loss, rows, accumulate, clip, statistics = 0.0, None, 1, 0.0, {}
 
     def __init__(self, estimate: Tensor):
         self.estimate = estimate
 
     def begin(self, t: int) -> None: ...
+
+    def constrain(self, x: Tensor) -> None: ...
 
 
 class Trial(Stepper):

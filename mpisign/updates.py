@@ -1,45 +1,172 @@
 """How x moves along the direction, alike on every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mpisign import bits
 from mpisign.slots import Update
+from mpisign.world import ordered_total
+
+FUNCTION_VALUES = frozenset({"function values"})
+
+
+def _number() -> Tensor:
+    return torch.zeros(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Descent(Update):
     """x = (1 - lr*weight_decay)*x - lr*direction, the weight decay decoupled [Bernstein et al. 2019 alg. 1].
 
-    A direction in units of x already is not multiplied by lr. first: the first step at which x moves.
+    A direction in units of x already is not multiplied by lr. first: the first step at which x moves. factor: on what
+    was decided.
     """
 
     weight_decay: float = 0.0
     first: int = 0
+    factor: float = 1.0
 
     def apply(self, x, direction, state, step):
         if step.age < self.first:
             return
         lo, hi = direction.lo, direction.hi
-        tables, decays = direction.tables(step.rates), step.decays(self.weight_decay)
+        tables, decays = direction.tables(step.rates * self.factor), step.decays(self.weight_decay)
         bits.apply(x[lo:hi], direction.planes, step.layout.parts(lo, hi), lo, tables, decays)
 
 
 @dataclass(frozen=True)
+class BetterPoint(Descent):
+    """Descent, undone where f is not less than before [Safaryan & Richtarik 2021 alg. 1, option 2].
+
+    f is exact: all rows of all voters, once a step.
+    """
+
+    needs = FUNCTION_VALUES
+
+    def init(self, layout):
+        return {"before": layout.zeros(), "value": _number()}
+
+    def begin(self, x, state, step, objective):
+        state["before"].copy_(x)
+        if step.age == 0:
+            state["value"][0] = objective()
+
+    def finish(self, x, state, step, objective):
+        if (value := objective()) < state["value"][0]:
+            state["value"][0] = value
+        else:
+            x.copy_(state["before"])
+
+    def values(self, rows, age):
+        return max(rows, 1) * (1 if age else 2)
+
+
+@dataclass(frozen=True)
+class Rprop(Update):
+    """x -= size*s, s the direction's sign and `size` each coordinate's own [Riedmiller & Braun 1993].
+
+    size starts as lr; it is multiplied by `increase` where s is as before and by `decrease` where it is opposite; there x stays, and s
+    counts as 0 at the next step. It is kept within [least, most].
+    """
+
+    increase: float = 1.2
+    decrease: float = 0.5
+    least: float = 1e-6
+    most: float = 50.0
+
+    def init(self, layout):
+        return {"before": layout.zeros(), "size": layout.zeros()}
+
+    def apply(self, x, direction, state, step):
+        for span, s in direction.values(step.layout):
+            here, before, size = (v[span.coordinates] for v in (x, state["before"], state["size"]))
+            if step.age == 0:
+                size.fill_(step.lr_of(span.segment))
+            same = before * s
+            size[same > 0] *= self.increase
+            size[same < 0] *= self.decrease
+            size.clamp_(self.least, self.most)
+            s[same < 0] = 0.0
+            here -= size * s
+            before.copy_(s)
+
+
+@dataclass(frozen=True)
+class CalibratingDescent(Descent):
+    """Descent that averages the ratio that CalibratedMomentum tells: r = average*r + (1 - average)*told."""
+
+    average: float = 0.99
+
+    def init(self, layout):
+        return {"ratio": _number()}
+
+    def begin(self, x, state, step, objective):
+        told, ratio = float(ordered_total(step.told)[0]) / len(step.told), state["ratio"]
+        ratio[0] = told if step.age == 0 else self.average * ratio[0] + (1 - self.average) * told
+
+
+@dataclass(frozen=True)
+class ParameterFree(Descent):
+    """Descent at lr*gamma_t, gamma_t found from what Differences tells [arXiv:2506.03725].
+
+    gamma_t = sqrt(gap_t / L_t), at most `most`; L_t = smoothness + sum of |g_{i+1} - g_i|_1/|x_{i+1} - x_i|_inf, and
+    gap_t the largest so far of `gap` and sum of |x_{i+1} - x_i|_inf * <g_{i+1}, direction_i>.
+    """
+
+    gap: float = 1e-3
+    smoothness: float = 1.0
+    most: float = 1e-3
+
+    def init(self, layout):
+        return {name: _number() for name in ("smoothness", "gained", "gap", "gamma")}
+
+    def begin(self, x, state, step, objective):
+        smoothness, gained, gap, gamma = (state[k] for k in ("smoothness", "gained", "gap", "gamma"))
+        if step.age == 0:
+            smoothness[0], gap[0] = self.smoothness, self.gap
+        elif moved := float(gamma[0]) * float(step.rates.max()):
+            difference, along = (total / len(step.told) for total in ordered_total(step.told))
+            smoothness += difference / moved
+            gained += moved * along
+            gap.copy_(torch.maximum(gap, gained))
+        gamma.copy_(torch.sqrt(gap / smoothness).clamp_(max=self.most))
+
+    def apply(self, x, direction, state, step):
+        super().apply(x, direction, state, replace(step, rates=step.rates * float(state["gamma"][0])))
+
+
+@dataclass(frozen=True)
 class RawDescent(Update):
-    """The same along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr."""
+    """Descent along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr.
+
+    in_x: v is in units of x, and is not multiplied by lr.
+    """
 
     weight_decay: float = 0.0
     factor: float = 1.0
+    in_x: bool = False
 
     def apply(self, x, direction, state, step):
         rates = step.rates * self.factor
         decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
         for span in step.layout.spans(direction.lo, direction.hi):
             here, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
-            bits.blend(here, v, float(decays[span.segment]), -float(rates[span.segment]))
+            rate = 1.0 if self.in_x else float(rates[span.segment])
+            bits.blend(here, v, float(decays[span.segment]), -rate)
+
+
+@dataclass(frozen=True)
+class CalibratedDescent(RawDescent):
+    """RawDescent at lr times a ratio that CalibratingDescent found."""
+
+    def init(self, layout):
+        return {"ratio": _number()}
+
+    def apply(self, x, direction, state, step):
+        super().apply(x, direction, state, replace(step, rates=step.rates * float(state["ratio"][0])))
 
 
 @dataclass(frozen=True)
@@ -95,22 +222,21 @@ class FrozenAdam(Update):
     """x -= lr * m / (sqrt(v) + epsilon): m is the direction, v a variance that no longer changes.
 
     correction: what v is divided by, 1 - beta2**steps for a v that Adam gathered in so many steps. A coordinate whose
-    v is 0 never had a gradient and does not move.
+    v is 0 never had a gradient and does not move. factor: on lr, for a direction that is the mean of so many steps.
     """
 
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     correction: float = 1.0
+    factor: float = 1.0
 
     def init(self, layout):
         return {"v": layout.zeros()}
 
     def apply(self, x, direction, state, step):
-        decays, tables = step.decays(self.weight_decay), direction.tables(np.ones_like(step.rates))
-        for span in step.layout.spans(direction.lo, direction.hi):
+        decays = step.decays(self.weight_decay)
+        for span, m in direction.values(step.layout):
             here, v = x[span.coordinates], state["v"][span.coordinates]
-            m = torch.zeros_like(here)
-            bits.add_levels(m, direction.planes[:, span.words(direction.lo)], tables[span.segment])
             m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
             here.mul_(float(decays[span.segment]))
-            here.sub_(m, alpha=step.lr_of(span.segment))
+            here.sub_(m, alpha=step.lr_of(span.segment) * self.factor)

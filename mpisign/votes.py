@@ -267,6 +267,26 @@ class Mean(Vote):
 
 
 @dataclass(frozen=True)
+class ScaledMean(Vote):
+    """The mean of scaled signs, summed in voter order: 32 bits a coordinate down, unless everyone counts.
+
+    in_x: whether the scales are in units of x, the learning rate included.
+    """
+
+    in_x: bool = True
+
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return RAW
+
+    def verdict(self, ballots, scales, state, out, step):
+        for span in step.layout.spans(ballots.lo, ballots.hi):
+            here = out[0, span.items(ballots.lo)]
+            here.copy_(_mean_of_scaled(ballots, span.words(ballots.lo), span.segment, here))
+
+
+@dataclass(frozen=True)
 class Median(Vote):
     """The median of raw floats in each coordinate; of the two in the middle, their mean."""
 

@@ -7,7 +7,7 @@ same bits; and every maker counts the bytes that n ranks send.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -41,10 +41,10 @@ class World:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """What is gathered inside, as for a checkpoint, does not count in `other`."""
-        other = self.traffic.other
+        """What is gathered inside, as for a checkpoint, does not count."""
+        before = replace(self.traffic)
         yield
-        self.traffic.other = other
+        self.traffic = before
 
     def start_header(self, rows: np.ndarray) -> None:
         """Sends this process's header rows, float64 (local voters, k), to everyone."""

@@ -35,8 +35,8 @@ class Setup:
         self.layout = Layout({k: tuple(p.shape) for k, p in start.items()})
         self.x = self.layout.flatten(start)
 
-    def oracle(self, voter):
-        how = {"batch_size": 2} | self.how
+    def oracle(self, voter, sampling=""):
+        how = {"batch_size": 2} | self.how | ({"sampling": sampling} if sampling else {})
         return Oracle(self.problem, self.layout, self.rows[voter], voter, self.streams, **how)
 
     def algorithm(self, name, zeros="auto", ties="auto", **hyper):
@@ -47,19 +47,19 @@ class Setup:
         world = Mpi(comm) if comm and self.n > 1 else Local(self.n)
         chosen = exchange.choose(name, algorithm, self.n)
         carriers = exchange.build(chosen, world, self.layout, algorithm, chunk, progress)
-        oracles = [self.oracle(v) for v in world.local]
+        oracles = [self.oracle(v, algorithm.sampling) for v in world.local]
         return Stepper(algorithm, self.layout, carriers, world, self.streams, oracles, self.x.clone())
 
     def reference(self, algorithm):
         tensors = [(s.offset, s.size) for s in self.layout.segments]
-        return Reference(algorithm, self.n, self.seed, self.x.numpy(), tensors, SlowOracle(self))
+        return Reference(algorithm, self.n, self.seed, self.x.numpy(), tensors, SlowOracle(self, algorithm.sampling))
 
 
 class SlowOracle:
     """Gradients for a Reference: numpy in, numpy out."""
 
-    def __init__(self, setup):
-        self.oracles = [setup.oracle(v) for v in range(setup.n)]
+    def __init__(self, setup, sampling):
+        self.oracles = [setup.oracle(v, sampling) for v in range(setup.n)]
         self.layout = setup.layout
 
     def _ask(self, voter, t, x, ask):
@@ -70,6 +70,18 @@ class SlowOracle:
 
     def gradient(self, voter, t, x):
         return self._ask(voter, t, x, lambda oracle, point, out: oracle.gradient(point, out))
+
+    def several(self, voter, t, x, batches):
+        return self._ask(voter, t, x, lambda oracle, point, out: oracle.gradient(point, out, batches=batches))
+
+    def value(self, voter, t, x):
+        oracle = self.oracles[voter]
+        oracle.begin(t)
+        return oracle.value(torch.from_numpy(x.copy()))
+
+    def objective(self, x):
+        """The mean of all voters' own functions."""
+        return sum(oracle.objective(torch.from_numpy(x.copy())) for oracle in self.oracles) / len(self.oracles)
 
     def full(self, voter, t, x):
         return self._ask(voter, t, x, lambda oracle, point, out: oracle.full_gradient(point, out))

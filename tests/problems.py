@@ -16,7 +16,7 @@ class Awkward(Problem):
     Tensors: 70 (of which 6 dead), 1, 4100 (more than a tile) and 64 coordinates.
     """
 
-    offers = frozenset({"finite sum", "two points"})
+    offers = frozenset({"finite sum", "two points", "function values"})
     shapes = {"a": (7, 10), "b": (), "c": (4100,), "d": (64,)}  # noqa: RUF012
 
     def __init__(self, size: int = 4100, rows: int = 40):

@@ -25,6 +25,22 @@ class Row:
 
 
 TABLE = {
+    "signsgd": Row({"option": 2, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper={"option": 2})),
+    "signum": Row({"beta": 0.8, "warmup": 6, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "signsgd-sim": Row({"beta": 0.7, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "lion": Row({"beta1": 0.7, "beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "rprop": Row({"least": 1e-4, "most": 0.5}, Claim(0.01, 1e-3)),
+    "signsgd-free": Row(
+        {"most": 0.01, "weight_decay": 0.1}, Claim(1.0, 1e-2, hyper={"most": 0.1, "gap": 1.0, "same_batch": True})
+    ),
+    "hybrid-signsgd": Row({"noise": 0.5, "switch": 7, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "zo-signsgd": Row({"directions": 3, "weight_decay": 0.1}, Claim(0.1, 1e-2), bitwise=False),
+    "ssvr": Row({"beta": 0.4, "start_batches": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "ssvr-fs": Row({"beta": 0.2, "every": 4, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "signsvrg": Row({"every": 5, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "signrr": Row({"weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "signrvr": Row({"weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "signrvm": Row({"beta": 0.7, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "signsgd-mv": Row({"weight_decay": 0.1}, Claim(0.1, 1e-4)),
     "signum-mv": Row({"beta": 0.9, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "dlion-mavo": Row({"beta1": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
@@ -35,6 +51,7 @@ TABLE = {
         {"clip_rows": 0.5, "epsilon": 2.0}, Claim(0.3, 0.2, hyper={"clip_rows": 5.0, "epsilon": 8.0}), bitwise=False
     ),
     "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4)),
+    "sto-signsgd-running": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4)),
     "dlion-avg": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
     "mv-signsgd-sim": Row({"beta": 0.8, "radius": "running"}, Claim(0.1, 1e-3)),
@@ -43,6 +60,9 @@ TABLE = {
     "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4)),
     "dist-signrvr": Row({"every": 7}, Claim(0.1, 1e-4)),
     "dist-signrvm": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 6e-4)),
+    "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, hyper={"local_lr": 0.03})),
+    "zeroone-adam": Row({"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3), bitwise=False),
+    "ef-signsgd": Row({"weight_decay": 0.1}, Claim(0.3, 1e-3)),
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
@@ -51,6 +71,11 @@ TABLE = {
 
 # other forms of an entry
 FORMS = [
+    ("signsgd", {"weight_decay": 0.1}),
+    ("signsgd-free", {"same_batch": True, "most": 0.01}),
+    ("zo-signsgd", {"directions": 2, "form": "central"}),
+    ("z-signfedavg", {"local_steps": 2, "law": "uniform", "noise": 0.7}),
+    ("ef-signsgd", {"feedback": False}),
     ("sto-signsgd", {"radius": 2.0, "error_feedback": True}),
     ("sto-signsgd", {"radius": "running", "error_feedback": True, "factor": 0.5}),
     ("mv-signsgd-sim", {"radius": "max", "refresh": 2}),

@@ -51,7 +51,9 @@ def test_words_and_steps_equal_the_reference_that_is_given_v(name, hyper, n):
         before = stepper.x.numpy().copy()
         reference.x = before.copy()
         stepper.step(rates(t))
-        reference.step(rates(t), list(estimates))
+        tells = stepper.algorithm.estimator.tells
+        told = [state["told"].numpy() for state in stepper.stage.estimator_states] if tells else None
+        reference.step(rates(t), list(estimates), told)
         expected = [m.raw if m.signs is None else m.signs for m in reference.messages]
         np.testing.assert_array_equal(sent(stepper)[:, here], np.array(expected)[:, here])
         if TABLE[name].bitwise:

@@ -43,6 +43,7 @@ class Run(Table):
     record_every: int = Field(10, ge=1)
     check_every: int = Field(100, ge=1)
     eval_every: int = Field(0, ge=0)
+    exact_gradient: bool = False
     trace: bool = False
     recorder: Literal["auto", "swmr", "rewrite"] = "auto"
     max_minutes: float | None = Field(None, gt=0)
@@ -54,7 +55,7 @@ class Problem(OpenTable):
 
     name: str = "digits"
     batch_size: int = Field(32, ge=0)
-    sampling: Literal["reshuffle", "replacement"] = "reshuffle"
+    sampling: Literal["auto", "reshuffle", "replacement"] = "auto"
 
 
 class Partition(Table):

@@ -12,6 +12,7 @@ from mpisign.world import Mpi, World
 
 NAMES = ("auto", "sharded", "allgather", "allreduce", "dense", "dense-mpi")
 RAW = ("dense", "dense-mpi")
+MANY = 32  # voters up to which n - 1 words a coordinate are fewer than the floats of a verdict
 LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says how many
 
 
@@ -56,6 +57,8 @@ def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
             return Choice("dense", "fewest bytes for raw floats")
         # a vote's arrays are spread over the ranks where they count
         free = name == "auto" and not stage.vote.stateful
+        if stage.vote.down(stage.sign.up(), voters).raw and voters <= MANY:
+            return Choice("allgather", "verdicts are floats, which nobody has to send where everyone counts", open=free)
         return Choice("sharded", "fewest bytes for sign words", open=free)
     if name == "allreduce" and (stage.vote.needs_ballots or stage.vote.shares):
         return Choice("sharded", f"allreduce sums votes, but {vote} needs single messages")

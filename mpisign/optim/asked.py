@@ -13,7 +13,7 @@ from mpisign.errors import UsageError, choices
 assert zoo  # its entries are in the registry
 
 Turns: TypeAlias = Algorithm | Stages | Cycle
-OFFERED = frozenset({"two points", "function values"})  # what a training loop with a closure can give
+OFFERED = frozenset({"two points"})  # what a training loop with a closure can give
 
 
 def algorithm_of(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Gradients:
     """
 
     rows, accumulate, clip = None, 1, 0.0
+    statistics: ClassVar[dict[str, Tensor]] = {}  # buffers are the model's
 
     def __init__(self, parameters: dict[str, Parameter], layout: Layout, x: Tensor, buffers: Iterable[Tensor]):
         self.layout, self.x, self.buffers = layout, x, list(buffers)
@@ -39,6 +40,9 @@ class Gradients:
 
     def begin(self, t: int) -> None:
         """Nothing turns with the step: batches are the loop's own."""
+
+    def constrain(self, x: Tensor) -> None:
+        """A loop that has constraints sees to them itself."""
 
     def look(self, closure: Closure | None, twice: bool) -> Tensor | float | None:
         """Evaluates the closure, if there is one, and looks at the gradients that are there.

@@ -10,7 +10,7 @@ from mpisign.problems.crew import Crew, assemble
 from mpisign.problems.digits import Digits
 from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
-from mpisign.problems.oracle import Oracle
+from mpisign.problems.oracle import OFFERS, Oracle
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
 
@@ -46,4 +46,4 @@ def find(name: str) -> Callable[..., Problem]:
         ) from error
 
 
-__all__ = ["PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find"]
+__all__ = ["OFFERS", "PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find"]

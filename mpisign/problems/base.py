@@ -78,6 +78,7 @@ class Problem:
     """
 
     offers: frozenset[str] = frozenset({"two points", "function values"})
+    constrained: bool = False  # whether x is kept where constrain() allows it
     # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
     # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
     elementwise: bool = False
@@ -118,12 +119,28 @@ class Problem:
 
         The default lets autograd do it; override it where there is a formula.
         """
-        for name, p in parameters.items():
-            p.requires_grad_(True)
-            p.grad = gradients[name]
+        for name, gradient in gradients.items():
+            parameters[name].requires_grad_(True)
+            parameters[name].grad = gradient
         loss = self.loss(parameters, batch)
         loss.backward()
         return float(loss.detach())
+
+    def value(self, parameters: Parameters, batch) -> float:
+        """The mean loss over a batch, for methods that see no gradient; its gradient is what `gradient` adds."""
+        with torch.no_grad():
+            return float(self.loss(parameters, batch))
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What a model gathers besides its parameters, such as BatchNorm's running statistics, as it starts.
+
+        Every voter has its own, beside the parameters of `loss` and `measure`; `loss` moves them in place. They are not
+        voted on. Names differ from those of parameters.
+        """
+        return {}
+
+    def constrain(self, parameters: Parameters) -> None:
+        """Projects the parameters, in place, onto where they must lie; called after every step if `constrained`."""
 
     def measure(self, parameters: Parameters, rows: Rows | None) -> dict[str, float]:
         """Sums over rows: "loss", "rows", and "correct" for classifiers. Without rows: the loss itself, rows 1."""

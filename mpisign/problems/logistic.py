@@ -53,6 +53,9 @@ class Logistic(Problem):
         gradients["x"] += torch.from_numpy(g.astype(np.float32))
         return float(np.logaddexp(0, -margins).mean(dtype=np.float64)) + self.penalty(parameters)
 
+    def value(self, parameters, batch):
+        return self.measure(parameters, batch)["loss"] / batch.count + self.penalty(parameters)
+
     def measure(self, parameters, rows):
         margins = rows["inputs"] @ parameters["x"].numpy() * rows["labels"].numpy()
         loss = np.logaddexp(0, -margins.astype(np.float64)).sum()

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign import bits
 from mpisign.layout import Layout
 from mpisign.problems.base import Problem, Rows
 from mpisign.rng import Streams
+
+PIECE = 1024  # rows of a full gradient taken at a time
+OFFERS = frozenset({"several batches"})  # what an oracle adds to any problem
 
 
 class Oracle:
@@ -45,6 +49,10 @@ class Oracle:
         self.evaluations = 0  # rows (or draws) whose gradient was taken so far
         self.clipped = 0  # gradients that were shortened so far
         self._t = 0
+        self.values = 0  # rows (or draws) whose function value was taken so far
+        # what a model gathers besides its parameters, such as BatchNorm's running statistics: one set a voter
+        self.statistics = {name: array.clone() for name, array in problem.statistics().items()}
+        self._piece: Tensor | None = None
         self._views: dict[tuple[int, int], tuple[dict, dict]] = {}
         self._orders: dict[int, np.ndarray] = {}
 
@@ -52,34 +60,91 @@ class Oracle:
         """Turns to step t; gradients asked for from now on are of its batch."""
         self._t = t
 
-    def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None:
+    def gradient(self, x: Tensor, out: Tensor, again: bool = False, batches: int = 1) -> None:
         """The gradient of this step's batch at x (flat), written to out (flat).
 
-        again: at a second point, so that the recorded loss stays that of the first.
+        again: at a second point, so that the recorded loss stays that of the first, and statistics move once.
+        batches: the mean over so many batches, this step's own first.
         """
         parameters, gradients = self._bound(x, out)
-        # torch.manual_seed also seeds every other device, at a millisecond a call
-        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+        parameters = self._with_statistics(parameters, moving=not again)
+        self._seed()
         out.zero_()
         loss = 0.0
-        for batch, count in self._batches():
+        for batch, count in self._batches(batches):
             loss += float(self.problem.gradient(parameters, batch, gradients))
             self.evaluations += count
-        if self.accumulate > 1:
-            out /= self.accumulate
+        if (taken := self.accumulate * batches) > 1:
+            out /= taken
         if self.clip and (norm := self.layout.norm(out)) > self.clip:
             out *= float(np.float32(self.clip / norm))
             self.clipped += 1
         if not again:
-            self.loss = loss / self.accumulate
+            self.loss = loss / taken
 
     def full_gradient(self, x: Tensor, out: Tensor) -> None:
         """The mean gradient over all of this voter's rows at x, written to out."""
-        parameters, gradients = self._bound(x, out)
-        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
-        out.zero_()
-        self.loss = float(self.problem.gradient(parameters, self.rows, gradients))
+        self._seed()
+        self.loss = self._mean_over(self.rows, x, out)
         self.evaluations += self.rows.count
+
+    def exact_gradient(self, x: Tensor, out: Tensor) -> None:
+        """full_gradient for a record: neither counted nor noted."""
+        self._seed()
+        self._mean_over(self.rows, x, out)
+
+    def _mean_over(self, rows: Rows, x: Tensor, out: Tensor) -> float:
+        """The mean gradient over rows, in pieces that fit into memory; returns the loss."""
+        out.zero_()
+        piece = out
+        if rows.count > PIECE:
+            piece = self._piece = self._piece if self._piece is not None else torch.empty_like(out)
+        parameters, gradients = self._bound(x, piece)
+        parameters, loss = self._with_statistics(parameters, moving=False), 0.0
+        for lo in range(0, rows.count, PIECE):
+            part = rows if rows.count <= PIECE else rows.take(slice(lo, lo + PIECE))
+            piece.zero_()
+            share = part.count / rows.count
+            loss += share * float(self.problem.gradient(parameters, part, gradients))
+            if piece is not out:
+                bits.blend(out, piece, 1.0, share)
+        return loss
+
+    def value(self, x: Tensor, again: bool = False) -> float:
+        """The mean loss of this step's batch at x, with the draws that its gradient would see.
+
+        again: as in gradient.
+        """
+        parameters = self._with_statistics(self.layout.views(x.detach()), moving=not again)
+        self._seed()
+        loss = 0.0
+        for batch, count in self._batches():
+            loss += self.problem.value(parameters, batch)
+            self.values += count
+        if not again:
+            self.loss = loss / self.accumulate
+        return loss / self.accumulate
+
+    def objective(self, x: Tensor) -> float:
+        """This voter's own function at x: the mean loss over all its rows, or the function itself."""
+        found = self.measure(x, self.rows)
+        self.values += int(found["rows"])
+        return found["loss"] / found["rows"] + self.penalty(x)
+
+    def constrain(self, x: Tensor) -> None:
+        """Brings x back to where the problem allows it."""
+        if self.problem.constrained:
+            self.problem.constrain(self.layout.views(x))
+
+    def _seed(self) -> None:
+        # torch.manual_seed also seeds every other device, at a millisecond a call
+        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+
+    def _with_statistics(self, parameters: dict, moving: bool) -> dict:
+        """The parameters with the model's statistics: its own, which move, or copies."""
+        if not self.statistics:
+            return parameters
+        return parameters | (self.statistics if moving else {k: v.clone() for k, v in self.statistics.items()})
 
     def clipped_gradient(self, x: Tensor, out: Tensor, row: Tensor, norm: float) -> None:
         """The mean over this step's batch of every row's gradient, each shortened to Euclidean norm `norm`.
@@ -87,7 +152,8 @@ class Oracle:
         row: a vector to work in. Takes one gradient a row, which is slow and right for any problem.
         """
         parameters, gradients = self._bound(x, row)
-        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+        parameters = self._with_statistics(parameters, moving=True)
+        self._seed()
         out.zero_()
         loss, taken = 0.0, 0
         for batch, count in self._batches():
@@ -109,7 +175,7 @@ class Oracle:
 
     def measure(self, x: Tensor, rows: Rows | None) -> dict[str, float]:
         """Sums of the problem over rows (or the function itself) at x."""
-        return self.problem.measure(self.layout.views(x), rows)
+        return self.problem.measure(self.layout.views(x) | self.statistics, rows)
 
     def penalty(self, x: Tensor) -> float:
         """The problem's regulariser at x."""
@@ -122,23 +188,29 @@ class Oracle:
             self._views[key] = (self.layout.views(x.detach()), self.layout.views(out))
         return self._views[key]
 
-    def _batches(self) -> Iterator[tuple[object, int]]:
-        if self.rows is None:
-            for k in range(self.accumulate):
-                draw = self.streams.draw("noise", self._t * self.accumulate + k, self.voter)
-                yield self.problem.draw(draw), 1
-        elif self.batch_size == self.rows.count:
-            for _ in range(self.accumulate):
+    def _batches(self, batches: int = 1) -> Iterator[tuple[object, int]]:
+        """The minibatches of this step, and of `batches` - 1 others, with the rows of each."""
+        for k in range(self.accumulate * batches):
+            own = k < self.accumulate
+            number = self._t * self.accumulate + (k if own else k - self.accumulate)
+            if self.rows is None:
+                yield self.problem.draw(self.streams.draw("noise" if own else "start", number, self.voter)), 1
+            elif self.batch_size == self.rows.count:
                 yield self.rows, self.rows.count
-        else:
-            for k in range(self.accumulate):
-                yield self.rows.take(self._sample(self._t * self.accumulate + k)), self.batch_size
+            elif own:
+                yield self.rows.take(self._sample(number)), self.batch_size
+            else:
+                yield self.rows.take(self._drawn("start", number)), self.batch_size
+
+    def _drawn(self, stream: str, batch: int) -> np.ndarray:
+        """Row numbers drawn with replacement."""
+        blocks = self.streams.draw(stream, batch, self.voter).blocks(0, -(-self.batch_size // 4))
+        return (blocks.reshape(-1)[: self.batch_size].astype(np.uint64) * self.rows.count >> 32).astype(np.int64)
 
     def _sample(self, batch: int) -> np.ndarray:
         """Row numbers of the batch-th minibatch of the run."""
         if self.sampling == "replacement":
-            blocks = self.streams.draw("sample", batch, self.voter).blocks(0, -(-self.batch_size // 4))
-            return (blocks.reshape(-1)[: self.batch_size].astype(np.uint64) * self.rows.count >> 32).astype(np.int64)
+            return self._drawn("sample", batch)
         # passes follow one another without a gap; a batch may take the end of one and the start of the next
         place = batch * self.batch_size
         wanted = []

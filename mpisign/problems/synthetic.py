@@ -44,6 +44,10 @@ class Quadratic(Problem):
         g[..., : self.noisy] += batch
         return self._value(x)
 
+    def value(self, parameters, batch):
+        x = parameters["x"]
+        return self._value(x) + float((batch.double() * x[: self.noisy].double()).sum())
+
     def _value(self, x):
         return float(0.5 * (self._curvature.double() * x.double() ** 2).sum())
 
@@ -80,6 +84,11 @@ class Rosenbrock(Problem):
         g[i] += terms * (-400 * x[i] * valley - 2 * (1 - x[i]))
         g[i + 1] += terms * 200 * valley
         return float(terms * (100 * valley**2 + (1 - x[i]) ** 2))
+
+    def value(self, parameters, batch):
+        x, (i, noise) = parameters["x"].double(), batch
+        term = 100 * (x[i + 1] - x[i] ** 2) ** 2 + (1 - x[i]) ** 2
+        return float((self.dimension - 1) * term + (noise.double() * x).sum())
 
     def measure(self, parameters, rows):
         x = parameters["x"].double()

@@ -39,6 +39,9 @@ class Targets(Problem):
         gradients["x"] += away.mean(dim=-2)
         return 0.5 * (away.double() ** 2).sum(dim=-1).mean(dim=-1)
 
+    def value(self, parameters, batch):
+        return float(0.5 * ((parameters["x"] - batch["a"]).double() ** 2).sum(dim=-1).mean())
+
     def measure(self, parameters, rows):
         away = (parameters["x"] - rows["a"]).double()
         return {"loss": float(0.5 * (away**2).sum()), "rows": rows.count}
@@ -73,6 +76,9 @@ class TwoPlanes(Problem):
         gradients["x"] += (2 * along[..., None] * a).mean(dim=-2)
         return (along.double() ** 2).mean(dim=-1)
 
+    def value(self, parameters, batch):
+        return float(((batch["a"] * parameters["x"]).sum(dim=-1).double() ** 2).mean())
+
     def measure(self, parameters, rows):
         along = (rows["a"] * parameters["x"]).double().sum(dim=1)
         return {"loss": float((along**2).sum()), "rows": rows.count}
@@ -81,7 +87,8 @@ class TwoPlanes(Problem):
 class Linear(Problem):
     """f(x) = slope * sum of x: every step shows how often a sign, or a vote, is right.
 
-    law "normal": the gradient is slope + N(0, noise^2); "coin": +1 with probability rho, else -1, so slope = 2*rho - 1.
+    law "normal": the gradient is slope + N(0, noise^2). law "coin": it is up with probability rho, else down, so that
+    slope = rho*up + (1 - rho)*down. box: x stays in [-box, box]; 0 for no bound.
     """
 
     elementwise = True
@@ -93,12 +100,19 @@ class Linear(Problem):
         slope: float = 1.0,
         noise: float = 1.0,
         rho: float = 0.55,
+        up: float = 1.0,
+        down: float = -1.0,
+        box: float = 0.0,
     ):
-        if dimension < 1 or noise < 0 or not 0 <= rho <= 1:
-            raise UsageError(f"problem: dimension {dimension} >= 1, noise {noise} >= 0, rho {rho} in [0, 1] are needed")
+        if dimension < 1 or noise < 0 or not 0 <= rho <= 1 or box < 0:
+            raise UsageError(
+                f"problem: dimension {dimension} >= 1, noise {noise} >= 0, rho {rho} in [0, 1] and box {box} >= 0 "
+                "are needed"
+            )
         self.dimension, self.law, self.noise, self.rho = dimension, law, noise, rho
+        self.up, self.down, self.box, self.constrained = up, down, box, box > 0
         self.coordinates = dimension
-        self.slope = slope if law == "normal" else 2 * rho - 1
+        self.slope = slope if law == "normal" else rho * up + (1 - rho) * down
 
     def initial(self, generator):
         return {"x": torch.zeros(self.dimension)}
@@ -106,12 +120,18 @@ class Linear(Problem):
     def draw(self, draw, voters=None):
         if self.law == "normal":
             return self.slope + self.noise * bits.normals(self.dimension, draw, voters)
-        up = bits.uniforms(self.dimension, draw, voters) < 2 * self.rho - 1
-        return torch.where(up, 1.0, -1.0)
+        chosen = bits.uniforms(self.dimension, draw, voters) < 2 * self.rho - 1
+        return torch.where(chosen, self.up, self.down)
 
     def gradient(self, parameters, batch, gradients):
         gradients["x"] += batch
         return self._value(parameters["x"])
+
+    def value(self, parameters, batch):
+        return float((batch.double() * parameters["x"].double()).sum())
+
+    def constrain(self, parameters):
+        parameters["x"].clamp_(-self.box, self.box)
 
     def _value(self, x):
         return float(self.slope * x.double().sum())

@@ -2,12 +2,16 @@
 
 Our symbols: g gradient, v estimate, m moving average, n voters, lr learning rate, t step from 0. Where a line of a
 paper was recalled or taken from another text, the docstring says so. `known` is what is known of convergence.
+Methods that were published for one node (single, finite_sum) vote by majority where there are several.
 """
 
 # in the order in which they are listed
+from mpisign.zoo import single  # isort: skip
+from mpisign.zoo import finite_sum  # isort: skip
 from mpisign.zoo import majority  # isort: skip
 from mpisign.zoo import stochastic  # isort: skip
 from mpisign.zoo import variance_reduced  # isort: skip
+from mpisign.zoo import local  # isort: skip
 from mpisign.zoo import feedback  # isort: skip
 
-__all__ = ["feedback", "majority", "stochastic", "variance_reduced"]
+__all__ = ["feedback", "finite_sum", "local", "majority", "single", "stochastic", "variance_reduced"]

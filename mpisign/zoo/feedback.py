@@ -3,8 +3,27 @@
 from mpisign.algorithm import Algorithm, Beta, Count, NonNegative, Positive, Stages, algorithm
 from mpisign.estimators import DecidedMomentum, Minibatch, Nesterov
 from mpisign.signs import ErrorFeedback, Raw, ScaledSign
-from mpisign.updates import Adam, Descent, FrozenAdam, Sgd
-from mpisign.votes import Mean, ServerErrorFeedback
+from mpisign.updates import Adam, Descent, FrozenAdam, RawDescent, Sgd
+from mpisign.votes import Mean, ScaledMean, ServerErrorFeedback
+
+
+@algorithm(
+    "ef-signsgd",
+    paper="Karimireddy et al. 2019, arXiv:1901.09847, alg. 1",
+    lr=0.1,
+    known=(
+        "The O(1/sqrt(T)) of SGD plus a term in 1/(delta^2 T), delta the density of what is sent. Published for one "
+        "node; several send scaled signs of their own residuals, which are averaged."
+    ),
+)
+def ef_signsgd(feedback: bool = True, weight_decay: NonNegative = 0.0):
+    """Scaled signs with error feedback: p = lr*g + e, send (|p|_1/d)*sign(p) for each tensor, e = p - that.
+
+    feedback = False is what the paper's experiments call signSGD: the scaled sign of g, without e. Scales a tensor are
+    the code's. On several ranks the mean of what they send moves x: floats down, or, by allgather, n - 1 bits in all.
+    """
+    sign = ErrorFeedback(ScaledSign()) if feedback else ScaledSign()
+    return Algorithm(Minibatch(), sign, ScaledMean(feedback), RawDescent(weight_decay, in_x=feedback))
 
 
 @algorithm(

@@ -11,6 +11,11 @@ MEDIAN = (
     "approach a stationary point of the mean (Chen et al. 2020)."
 )
 
+ONE_NODE = (
+    "Published for one node. On several, each works on its own rows and a majority of signs decides, about which "
+    "the paper says nothing: it follows the median of the voters' estimates, not their mean."
+)
+
 FLOOR = (
     "The bound keeps a term d/sqrt(n) that no number of steps removes, and a gradient floor is proved even with "
     "exact local gradients: log-cosh on 3 voters stays at 1/1542 (arXiv:2609.18656, prop. 1)."

@@ -84,6 +84,24 @@ def sto_signsgd(
 
 
 @algorithm(
+    "sto-signsgd-running",
+    paper="StoSignSGD 2026, arXiv:2604.15416",
+    lr=1e-3,
+    known=(
+        "Unbiased after a rescaling of each coordinate; convergence is claimed for non-smooth functions too (seen "
+        "second-hand). Published for one node; on several, each keeps its own radii and the vote weighs them alike."
+    ),
+)
+def sto_signsgd_running(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+    """sign(m + G*u), u uniform in (-1, 1), G the largest |m| so far of each coordinate; nothing is shared.
+
+    Equations seen in a secondary text: m = beta*m + (1 - beta)*g, G = max(G, |m|), x -= lr*(sign + weight_decay*x). Its
+    G is the running radius of a stochastic sign: sign(m + G*u) is +1 with probability (1 + m/G)/2.
+    """
+    return Algorithm(Momentum(beta), StochasticSign("running"), Majority(), Descent(weight_decay))
+
+
+@algorithm(
     "ssdm",
     paper="Safaryan & Richtarik 2021, arXiv:1905.12938, alg. 3",
     lr=0.03,

@@ -116,9 +116,9 @@ def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w on each rank's own reshuffled rows, majority vote.
 
     w is renewed every `every` steps, 0 for each pass over the rank's own rows. The vote and the sharded form are
-    recalled. Use problem.sampling = "reshuffle", the default.
+    recalled.
     """
-    return Algorithm(Svrg(every), Sign(), Majority(), Descent(weight_decay))
+    return Algorithm(Svrg(every, "reshuffle"), Sign(), Majority(), Descent(weight_decay))
 
 
 @algorithm(
@@ -129,4 +129,4 @@ def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
 )
 def dist_signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of dist-signrvr's estimate, majority vote. The form of the average is recalled."""
-    return Algorithm(Momentum(beta, of=Svrg(every)), Sign(), Majority(), Descent(weight_decay))
+    return Algorithm(Momentum(beta, of=Svrg(every, "reshuffle")), Sign(), Majority(), Descent(weight_decay))

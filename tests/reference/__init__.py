@@ -28,7 +28,7 @@ class Reference:
     """One run of an algorithm by n voters.
 
     tensors: (offset, size) of each, as they lie in x. oracle: gradient(voter, t, x), full(voter, t, x), and
-    clipped(voter, t, x, norm).
+    clipped(voter, t, x, norm), several(voter, t, x, batches), value(voter, t, x), and objective(x).
     """
 
     def __init__(self, algorithm, n, seed, x, tensors, oracle):
@@ -58,8 +58,8 @@ class Reference:
     def zeros(self):
         return np.zeros_like(self.x)
 
-    def step(self, lr, estimates=None):
-        """One step; estimates: v of every voter, or None to work them out."""
+    def step(self, lr, estimates=None, told=None):
+        """One step; estimates: v of every voter, and what each of them told, or None to work them out."""
         index = self.turns.stage(self.t)
         if self.t and index != (last := self.turns.stage(self.t - 1)):
             self._turn(self.stages[last], self.stages[index])
@@ -69,6 +69,7 @@ class Reference:
         self.messages = [s.message(v[j], agreed) for j, s in enumerate(stage["sign"])]
         direction = stage["vote"].decide(self.messages)
         self.x_before = self.x.copy()
+        self.told = told or [e.told for e in stage["estimator"]]
         stage["update"].move(*direction)
         for e in stage["estimator"]:
             e.observe(*direction)
@@ -77,9 +78,12 @@ class Reference:
     def _turn(self, before, after):
         for source, target in self.turns.keep:
             (from_slot, from_name), (to_slot, to_name) = source.split("/"), target.split("/")
-            value = getattr(before[from_slot], from_name)
-            for slot in after[to_slot] if isinstance(after[to_slot], list) else [after[to_slot]]:
-                setattr(slot, to_name, value.copy())
+            targets = after[to_slot] if isinstance(after[to_slot], list) else [after[to_slot]]
+            sources = before[from_slot] if isinstance(before[from_slot], list) else [before[from_slot]] * len(targets)
+            for source_slot, slot in zip(sources, targets, strict=True):
+                # estimates that were given leave no arrays
+                if hasattr(source_slot, from_name):
+                    setattr(slot, to_name, getattr(source_slot, from_name).copy())
 
     # What slots share
 

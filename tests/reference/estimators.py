@@ -2,20 +2,30 @@
 
 import numpy as np
 
-from tests.reference.arithmetic import norm
+from tests.reference.arithmetic import norm, tiled
 
 F = np.float32
 
 
 class Slot:
+    told = ()  # numbers for the updates
+
     def begin(self):
         pass
 
     def observe(self, levels, scales, in_x):
         pass
 
-    def gradient(self, x=None):
-        return self.run.oracle.gradient(self.voter, self.run.t, self.run.x if x is None else x)
+    def gradient(self, x=None, t=None):
+        return self.run.oracle.gradient(self.voter, self.run.t if t is None else t, self.run.x if x is None else x)
+
+    def total(self, v):
+        """Sum of v in float64, tile by tile: of the positive values, less that of the others."""
+        zero, sums = F(0), []
+        for offset, size in self.run.tensors:
+            above, below = (tiled(np.maximum(part, zero), offset, size, 1) for part in (v, -v))
+            sums.append(above - below)
+        return sum(sums)
 
 
 class Minibatch(Slot):
@@ -82,8 +92,10 @@ class DecidedMomentum(Slot):
 
 class Storm(Slot):
     def estimate(self):
-        v = self.gradient()
-        if self.run.t:
+        if self.run.t == 0:
+            v = self.run.oracle.several(self.voter, 0, self.run.x, self.start_batches)
+        else:
+            v = self.gradient()
             v = F(1 - self.beta) * (self.v - self.gradient(self.run.x_before)) + v
         length = norm(v, self.run.tensors)
         if self.project and length > self.project:
@@ -105,3 +117,90 @@ class Svrg(Slot):
             self.w = self.run.x.copy()
             self.mu = self.run.oracle.full(self.voter, self.run.t, self.w)
         return (self.gradient() - self.gradient(self.w)) + self.mu
+
+
+class SnapshotStorm(Slot):
+    def estimate(self):
+        run, beta = self.run, self.beta
+        every = self.every or run.oracle.steps_a_pass(self.voter)
+        if run.t % every == 0:
+            self.w = run.x.copy()
+            self.mu = run.oracle.full(self.voter, run.t, self.w)
+        if run.t == 0:
+            self.v = self.mu.copy()
+            return self.v
+        storm = F(1 - beta) * (self.v - self.gradient(run.x_before)) + self.gradient()
+        self.v = storm + F(-beta) * (self.gradient(self.w) - self.mu)
+        return self.v
+
+
+class LocalSteps(Slot):
+    def estimate(self):
+        point, v = self.run.x.copy(), self.run.zeros()
+        for k in range(self.steps):
+            g = self.gradient(point, self.run.t * self.steps + k)
+            v = v + g
+            point = point + F(-self.rate) * g
+        return v
+
+
+class LocalAdam(Slot):
+    def estimate(self):
+        point, v = self.run.x.copy(), self.run.zeros()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for k in range(self.steps):
+                g = self.gradient(point, self.run.t * self.steps + k)
+                self.m = F(self.beta) * self.m + F(1 - self.beta) * g
+                v = v + F(1 / self.steps) * self.m
+                move = self.m / (np.sqrt(self.variance / F(self.correction)) + F(self.epsilon))
+                point = point + F(-self.run.lr) * np.where(self.variance > 0, move, F(0))
+        return v
+
+    def observe(self, levels, scales, in_x):
+        self.m = self.run.table(levels, scales, in_x, lr=1.0)
+
+
+class ZerothOrder(Slot):
+    def estimate(self):
+        run, d = self.run, len(self.run.coordinates)
+        value = lambda x: run.oracle.value(self.voter, run.t, x)  # noqa: E731
+        v = run.zeros()
+        for k in range(self.directions):
+            u = run.zeros()
+            for i in run.coordinates:
+                u[i] = run.random.normal(i, run.t * self.directions + k, self.voter, "direction")
+            length = norm(u, run.tensors)
+            there = value(run.x + F(self.smoothing / length) * u)
+            behind = value(run.x + F(-self.smoothing / length) * u) if self.central else value(run.x)
+            slope = (there - behind) / (self.smoothing * (2 if self.central else 1))
+            v = v + F(d / self.directions * slope / length) * u
+        return v
+
+
+class CalibratedMomentum(Slot):
+    def begin(self):
+        self.m = self.run.zeros()
+
+    def estimate(self):
+        g = self.gradient()
+        self.m = F(self.beta) * self.m + F(1 - self.beta) * g
+        self.told = (abs(self.total(np.sign(self.m) * g)) / (norm(g, self.run.tensors) ** 2 + 1e-30),)
+        return self.m
+
+
+class Differences(Slot):
+    def begin(self):
+        self.g, self.decided = self.run.zeros(), self.run.zeros()
+
+    def estimate(self):
+        before, self.g = self.g, self.gradient()
+        if self.run.t == 0:
+            self.told = (0.0, 0.0)
+            return self.g
+        if self.same_batch:
+            before = self.gradient(self.run.x_before)
+        self.told = (self.total(np.abs(self.g - before)), self.total(self.decided * self.g))
+        return self.g
+
+    def observe(self, levels, scales, in_x):
+        self.decided = levels.astype(F)

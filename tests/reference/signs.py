@@ -45,7 +45,8 @@ class NoisySign(Slot):
 
         noisy = v.copy()
         for i in self.run.coordinates if self.scale else ():
-            noisy[i] = v[i] + F(F(self.scale) * self.run.random.normal(i, self.run.t, self.voter, "dither"))
+            scale = self.scale / (self.run.t + 1) ** self.decay
+            noisy[i] = v[i] + F(F(scale) * self.run.random.normal(i, self.run.t, self.voter, "dither"))
         return Message(self.signed(noisy, self.zeros))
 
 

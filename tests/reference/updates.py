@@ -20,7 +20,76 @@ class Slot:
 class Descent(Slot):
     def move(self, levels, scales, in_x):
         if self.run.t >= self.first:
-            self.put(self.decayed() - self.run.table(levels, scales, in_x))
+            self.put(self.decayed() - self.run.table(levels, scales, in_x, self.run.lr * self.factor))
+
+
+class RawDescent(Slot):
+    def move(self, v, scales, in_x):
+        rate = F(1.0 if self.in_x else self.run.lr * self.factor)
+        self.put(F(1 - self.run.lr * self.factor * self.weight_decay) * self.run.x + -rate * v)
+
+
+class BetterPoint(Descent):
+    def move(self, levels, scales, in_x):
+        before = self.run.x.copy()
+        if self.run.t == 0:
+            self.value = self.run.oracle.objective(before)
+        super().move(levels, scales, in_x)
+        value = self.run.oracle.objective(self.run.x)
+        if value < self.value:
+            self.value = value
+        else:
+            self.run.x = before
+
+
+class Rprop(Slot):
+    def begin(self):
+        self.before = self.run.zeros()
+
+    def move(self, levels, scales, in_x):
+        x = self.run.x
+        if self.run.t == 0:
+            self.size = np.full(len(x), F(self.run.lr))
+        for i in self.run.coordinates:
+            s, size = F(levels[i]), self.size[i]
+            turn = self.before[i] * s
+            size = size * F(self.increase) if turn > 0 else size * F(self.decrease) if turn < 0 else size
+            self.size[i] = min(max(size, F(self.least)), F(self.most))
+            s = F(0) if turn < 0 else s
+            x[i] -= self.size[i] * s
+            self.before[i] = s
+
+
+class CalibratingDescent(Descent):
+    def move(self, levels, scales, in_x):
+        told = sum(t[0] for t in self.run.told) / self.run.n
+        mixed = told if self.run.t == 0 else self.average * self.ratio[0] + (1 - self.average) * told
+        self.ratio = np.array([mixed])
+        super().move(levels, scales, in_x)
+
+
+class CalibratedDescent(RawDescent):
+    def move(self, v, scales, in_x):
+        lr = self.run.lr
+        self.run.lr = lr * self.ratio[0]
+        super().move(v, scales, in_x)
+        self.run.lr = lr
+
+
+class ParameterFree(Descent):
+    def move(self, levels, scales, in_x):
+        lr = self.run.lr
+        if self.run.t == 0:
+            self.curvature, self.gained = self.smoothness, 0.0
+        else:
+            difference, along = (sum(t[k] for t in self.run.told) / self.run.n for k in (0, 1))
+            self.curvature += difference / self.moved
+            self.gained += self.moved * along
+            self.gap = max(self.gap, self.gained)
+        gamma = min(np.sqrt(self.gap / self.curvature), self.most)
+        self.moved = self.run.lr = lr * gamma
+        super().move(levels, scales, in_x)
+        self.run.lr = lr
 
 
 class Sgd(Slot):
@@ -53,4 +122,4 @@ class FrozenAdam(Slot):
     def move(self, levels, scales, in_x):
         m = self.run.table(levels, scales, in_x, lr=1.0)
         moved = np.where(self.v > 0, m / (np.sqrt(self.v / F(self.correction)) + F(self.epsilon)), F(0))
-        self.put(self.decayed() - F(self.run.lr) * moved)
+        self.put(self.decayed() - F(self.run.lr * self.factor) * moved)

@@ -161,6 +161,11 @@ class Mean(Slot):
         return mean(messages), None, False
 
 
+class ScaledMean(Slot):
+    def decide(self, messages):
+        return self.mean_of_scaled(messages), None, self.in_x
+
+
 class Median(Slot):
     def decide(self, messages):
         return np.median(np.array([m.raw for m in messages]), axis=0), None, False

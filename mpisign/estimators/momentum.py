@@ -1,0 +1,116 @@
+"""Moving averages of gradients, through bits.blend, whose rounding is fixed: a trajectory is a matter of bits."""
+
+from dataclasses import dataclass, field
+
+from mpisign import bits
+from mpisign.estimators.plain import Minibatch
+from mpisign.slots import Estimator
+
+
+@dataclass(frozen=True)
+class Momentum(Estimator):
+    """m = beta*m + (1 - beta)*u, an exponential moving average of another estimate u.
+
+    start: "zero" for m = 0 before the first step, "estimate" for m = u at the first step.
+    """
+
+    beta: float = 0.9
+    start: str = "zero"
+    of: Estimator = field(default_factory=Minibatch)
+
+    @property
+    def needs(self):
+        return self.of.needs
+
+    @property
+    def two_points(self):
+        return self.of.two_points
+
+    @property
+    def elementwise(self):
+        return self.of.elementwise
+
+    @property
+    def sampling(self):
+        return self.of.sampling
+
+    @property
+    def by_parts(self):
+        return "m" if self.of.by_parts == "g" else ""
+
+    def init(self, layout):
+        return self.of.init(layout) | {"m": layout.zeros()}
+
+    def estimate(self, oracle, x, state, step):
+        u, m = self.of.estimate(oracle, x, state, step), state["m"]
+        if step.age == 0 and self.start == "estimate":
+            return m.copy_(u)
+        bits.blend(m, u, self.beta, 1 - self.beta)
+        return m
+
+    def evaluations(self, batch, rows, age):
+        return self.of.evaluations(batch, rows, age)
+
+
+@dataclass(frozen=True)
+class Nesterov(Estimator):
+    """m = momentum*m + g, v = momentum*m + g: the heavy ball, looked at one step ahead."""
+
+    momentum: float = 0.9
+
+    elementwise, by_parts = True, "v"
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, m, v = state["g"], state["m"], state["v"]
+        oracle.gradient(x, g)
+        bits.blend(m, g, self.momentum, 1.0)
+        v.copy_(m)
+        bits.blend(v, g, self.momentum, 1.0)
+        return v
+
+
+@dataclass(frozen=True)
+class Lion(Estimator):
+    """v = beta1*m + (1 - beta1)*g, then m = beta2*m + (1 - beta2)*g."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    elementwise, by_parts = True, "v"
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, m, v = state["g"], state["m"], state["v"]
+        oracle.gradient(x, g)
+        v.copy_(m)
+        bits.blend(v, g, self.beta1, 1 - self.beta1)
+        bits.blend(m, g, self.beta2, 1 - self.beta2)
+        return v
+
+
+@dataclass(frozen=True)
+class DecidedMomentum(Estimator):
+    """v = beta*m + (1 - beta)*g, where m is what was decided at the step before, the same for all voters."""
+
+    beta: float = 0.9
+
+    averages = False
+
+    def init(self, layout):
+        return {name: layout.zeros() for name in ("g", "m", "v")}
+
+    def estimate(self, oracle, x, state, step):
+        g, v = state["g"], state["v"]
+        oracle.gradient(x, g)
+        v.copy_(state["m"])
+        bits.blend(v, g, self.beta, 1 - self.beta)
+        return v
+
+    def observe(self, direction, state, step):
+        for span, values in direction.values(step.layout):
+            state["m"][span.coordinates] = values

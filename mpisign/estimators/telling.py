@@ -1,0 +1,76 @@
+"""Estimates that tell the updates of all voters a few numbers, from which those find their rates."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mpisign import bits
+from mpisign.estimators.corrected import TWO_POINTS
+from mpisign.slots import Estimator
+
+LEAST = 1e-30  # added to a square that is divided by
+
+
+@dataclass(frozen=True)
+class CalibratedMomentum(Estimator):
+    """m = beta*m + (1 - beta)*g; tells |<sign(m), g>|/|g|^2, in units of lr the rate of SGD that goes as far along g."""
+
+    beta: float = 0.9
+
+    tells = 1
+
+    def init(self, layout):
+        return {"g": layout.zeros(), "m": layout.zeros(), "told": torch.zeros(1, dtype=torch.float64)}
+
+    def estimate(self, oracle, x, state, step):
+        g, m = state["g"], state["m"]
+        oracle.gradient(x, g)
+        bits.blend(m, g, self.beta, 1 - self.beta)
+        along = step.layout.total(torch.sign(m) * g)
+        state["told"][0] = abs(along) / (step.layout.norm(g) ** 2 + LEAST)
+        return m
+
+
+@dataclass(frozen=True)
+class Differences(Estimator):
+    """v = g; tells |g_t - g_{t-1}|_1 and <g_t, what was decided at t-1>; zeros at the first step.
+
+    same_batch: g_{t-1} is taken again, on the batch of g_t, so that no noise enters the difference.
+    """
+
+    same_batch: bool = False
+
+    tells = 2
+
+    @property
+    def needs(self):
+        return TWO_POINTS if self.same_batch else frozenset()
+
+    @property
+    def two_points(self):
+        return self.same_batch
+
+    def init(self, layout):
+        vectors = {name: layout.zeros() for name in ("g", "g_before", "decided")}
+        return vectors | {"told": torch.zeros(2, dtype=torch.float64)}
+
+    def estimate(self, oracle, x, state, step):
+        g, before, layout = state["g"], state["g_before"], step.layout
+        if not self.same_batch:
+            before.copy_(g)
+        oracle.gradient(x, g)
+        if step.age == 0:
+            return g
+        if self.same_batch:
+            oracle.gradient(step.x_before, before, again=True)
+        sums = layout.block_sums(bits.tile_sums(g - before, layout.tiles(0, layout.length)))
+        state["told"][0] = float(sums.sum())
+        state["told"][1] = layout.total(state["decided"] * g)
+        return g
+
+    def observe(self, direction, state, step):
+        for span, values in direction.values(step.layout):
+            state["decided"][span.coordinates] = values
+
+    def evaluations(self, batch, rows, age):
+        return 2 * batch if self.same_batch and age else batch
