@@ -68,8 +68,8 @@ class BetterPoint(Descent):
 class Rprop(Update):
     """x -= size*s, s the direction's sign and `size` each coordinate's own [Riedmiller & Braun 1993].
 
-    size starts as lr; it is multiplied by `increase` where s is as before and by `decrease` where it is opposite; there x stays, and s
-    counts as 0 at the next step. It is kept within [least, most].
+    size starts as lr. It is multiplied by `increase` where s is as before and by `decrease` where it is opposite; there
+    x stays, and s counts as 0 at the next step. It is kept within [least, most].
     """
 
     increase: float = 1.2
@@ -121,18 +121,19 @@ class ParameterFree(Descent):
     most: float = 1e-3
 
     def init(self, layout):
-        return {name: _number() for name in ("smoothness", "gained", "gap", "gamma")}
+        return {name: _number() for name in ("smoothness", "gained", "gap", "gamma", "moved")}
 
     def begin(self, x, state, step, objective):
         smoothness, gained, gap, gamma = (state[k] for k in ("smoothness", "gained", "gap", "gamma"))
         if step.age == 0:
             smoothness[0], gap[0] = self.smoothness, self.gap
-        elif moved := float(gamma[0]) * float(step.rates.max()):
+        elif moved := float(state["moved"][0]):
             difference, along = (total / len(step.told) for total in ordered_total(step.told))
             smoothness += difference / moved
             gained += moved * along
             gap.copy_(torch.maximum(gap, gained))
         gamma.copy_(torch.sqrt(gap / smoothness).clamp_(max=self.most))
+        state["moved"].copy_(gamma * float(step.rates.max()))
 
     def apply(self, x, direction, state, step):
         super().apply(x, direction, state, replace(step, rates=step.rates * float(state["gamma"][0])))

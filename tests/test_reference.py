@@ -124,7 +124,7 @@ def test_the_claim_holds(name, n):
     setup = Setup(problem, n, batch_size=4)
     stepper = setup.stepper(setup.algorithm(name, **claim.hyper))
     for t in range(claim.steps):
-        stepper.step(claim.lr / (t + 1) ** 0.5)
+        stepper.step(claim.rate(t))
     x = np.concatenate([p.numpy().ravel() for p in setup.layout.views(stepper.x).values()])
     assert problem.gap(x.astype(float)) <= claim.gap
 

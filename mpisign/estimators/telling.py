@@ -13,7 +13,7 @@ LEAST = 1e-30  # added to a square that is divided by
 
 @dataclass(frozen=True)
 class CalibratedMomentum(Estimator):
-    """m = beta*m + (1 - beta)*g; tells |<sign(m), g>|/|g|^2, in units of lr the rate of SGD that goes as far along g."""
+    """m = beta*m + (1 - beta)*g; tells |<sign(m), g>|/|g|^2: the rate, in units of lr, at which SGD goes as far."""
 
     beta: float = 0.9
 
@@ -38,7 +38,7 @@ class Differences(Estimator):
     same_batch: g_{t-1} is taken again, on the batch of g_t, so that no noise enters the difference.
     """
 
-    same_batch: bool = False
+    same_batch: bool = True
 
     tells = 2
 

@@ -122,7 +122,6 @@ def rprop(increase: Positive = 1.2, decrease: Positive = 0.5, least: Positive = 
     lr=1.0,
     known=(
         "The rate of signSGD with the best constant step, up to logarithms, without knowing it (seen second-hand). "
-        "Noise counts as curvature unless both gradients are of one batch. "
         f"{ONE_NODE}"
     ),
 )
@@ -130,7 +129,7 @@ def signsgd_free(
     gap: Positive = 1e-3,
     smoothness: Positive = 1.0,
     most: Positive = 1e-3,
-    same_batch: bool = False,
+    same_batch: bool = True,
     weight_decay: NonNegative = 0.0,
 ):
     """signSGD whose steps come from the differences of gradients; lr multiplies them, and 1 is the paper's.
@@ -138,7 +137,8 @@ def signsgd_free(
     gamma_t = sqrt(d_t)/sqrt(sum |g_{i+1} - g_i|_1/|x_{i+1} - x_i|_inf),
     d_t = max(d_{t-1}, sum gamma_i <g_{i+1}, sign g_i>), after the authors' code, which seeds the sum and caps gamma at
     1e-3. Where d starts (`gap`) and what the sum is seeded with (`smoothness`) are ours. same_batch takes both
-    gradients of a difference on one batch, at twice the cost. Two numbers a voter travel in the header; their means
+    gradients of a difference on one batch, at twice the cost; the code takes each on its own, so that noise counts as
+    curvature, and with small batches its steps soon vanish. Two numbers a voter travel in the header; their means
     take the place of the norms of mean gradients.
     """
     update = ParameterFree(weight_decay, gap=gap, smoothness=smoothness, most=most)
