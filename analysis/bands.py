@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from span import out_of_span
 
 from mpisign import sweep
 from mpisign.errors import MpisignError, UsageError, choices
@@ -33,6 +34,20 @@ def _drift(run: Run) -> float:
     return -_x(run)[-1].mean() / (run["steps"]["learning_rate"][-1] * run["steps"]["step"][-1])
 
 
+def _not_right(run: Run) -> float:
+    """How often a coordinate did not move against its gradient: it moved along it, or not at all."""
+    zeros = run["steps"]["zeros"].sum() / (len(run["steps"]["step"]) * run.attributes["d"])
+    return (1 - _drift(run) + zeros) / 2
+
+
+def _loss_at(run: Run, at: int) -> float:
+    return float(run["eval"]["train_loss"][run["eval"]["step"] == at][0])
+
+
+def _loss_from(run: Run, at: int) -> float:
+    return float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean())
+
+
 QUANTITIES = {
     "final_loss": lambda run: run["eval"]["train_loss"][-1],
     "final_accuracy": lambda run: run["eval"]["test_accuracy"][-1],
@@ -40,7 +55,12 @@ QUANTITIES = {
     "tail_x": lambda run: _tail(_x(run)).mean(),
     "mean_abs_x": lambda run: np.abs(_x(run)).mean(),
     "tail_abs_x": lambda run: np.abs(_tail(_x(run))).mean(),
+    "final_test_loss": lambda run: run["eval"]["test_loss"][-1],
+    "out_of_span": lambda run: out_of_span(run)[-1],
+    "loss_at": _loss_at,  # after the step that the band's `at` says
+    "loss_from": _loss_from,  # mean of the steps after that one
     "drift": _drift,
+    "not_right": _not_right,
     "wrong": lambda run: (1 - _drift(run)) / 2,
 }
 
@@ -59,10 +79,21 @@ def rows(job: Path, settings: tuple[str, ...] = ()) -> list[tuple]:
         for band in bands if isinstance(bands, list) else [bands]:
             if band["what"] not in QUANTITIES:
                 raise UsageError(f"{job}: no quantity {band['what']!r}; known: {choices(QUANTITIES)}")
-            value = float(np.mean([QUANTITIES[band["what"]](Run(p.file)) for p in mine]))
+            at = (band["at"],) if "at" in band else ()
+            value = float(np.mean([QUANTITIES[band["what"]](Run(p.file), *at) for p in mine]))
             inside = band["low"] <= value <= band["high"]
             name = case.get("name") or mine[0].name
-            found.append((name, band["what"], band["expected"], band["low"], band["high"], value, inside))
+            found.append(
+                (
+                    name,
+                    " ".join([band["what"], *map(str, at)]),
+                    band["expected"],
+                    band["low"],
+                    band["high"],
+                    value,
+                    inside,
+                )
+            )
     return found
 
 

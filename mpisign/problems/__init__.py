@@ -13,6 +13,7 @@ from mpisign.problems.mnist import Mnist
 from mpisign.problems.oracle import OFFERS, Oracle
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
+from mpisign.problems.wilson import Wilson
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "digits": Digits,
@@ -23,6 +24,7 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "rosenbrock": Rosenbrock,
     "targets": Targets,
     "two-planes": TwoPlanes,
+    "wilson": Wilson,
 }
 
 
