@@ -86,7 +86,10 @@ class Observer:
         run, error = self.config.run, None
         if run.keep != "none" and self.ranks.root:
             x, step = (self.stepper.x, self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
-            parameters, file = self.stepper.layout.views(x), self.path.with_suffix(".model")
+            parameters, file = (
+                self.stepper.layout.views(x) | self.oracles[0].statistics,
+                self.path.with_suffix(".model"),
+            )
             try:
                 checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
             except (OSError, RuntimeError) as found:

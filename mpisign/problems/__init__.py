@@ -6,6 +6,7 @@ from collections.abc import Callable
 from mpisign import plugins
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.cifar10 import Cifar10
 from mpisign.problems.crew import Crew, assemble
 from mpisign.problems.digits import Digits
 from mpisign.problems.logistic import Logistic
@@ -16,6 +17,7 @@ from mpisign.problems.toys import Linear, Targets, TwoPlanes
 from mpisign.problems.wilson import Wilson
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "cifar10": Cifar10,
     "digits": Digits,
     "linear": Linear,
     "logistic": Logistic,
