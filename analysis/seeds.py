@@ -71,6 +71,10 @@ def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
             panel.grid(alpha=0.3)
             if row in LOGARITHMIC:
                 panel.set_yscale("log")
+        if row not in LOGARITHMIC:
+            # from where the methods differ: the first evaluations would fill the panel
+            worst = min(over_seeds(group, row)[0][len(group[0]["eval"]["step"]) // 6] for group in groups.values())
+            line[0].set_ylim(bottom=worst - 0.02)
         line[0].set_ylabel(ROWS[row])
     for axis, panel in zip(axes, panels[-1], strict=True):
         panel.set_xlabel(AXES[axis])

@@ -13,7 +13,7 @@ VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 def listing(entries: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
     head = f"bits a coordinate at n = {VOTERS}; gradient evaluations a row of the batch and step\n"
-    return head + "\n".join(f"{e.name:16} {e.summary}\n{'':16} {e.paper}; {_costs(e)}" for e in entries)
+    return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in entries)
 
 
 def describe(entry: Entry) -> str:
@@ -27,6 +27,8 @@ def describe(entry: Entry) -> str:
         "preset": "theory" if entry.theory else "none",
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
     }
+    if values := function_values(entry):
+        facts["function values"] = f"{values:.3g} a row of the batch and step"
     for k, stage in enumerate(built.stages):
         which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
         facts[f"{which}up"], facts[f"{which}down"] = _formats(stage)
@@ -44,7 +46,8 @@ def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (f.bits for f in formats(stage))
     beside = " beside shared radii" if stage.sign.beside() else ""
-    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}"
+    values = f"; function values {v:.3g}" if (v := function_values(entry)) else ""
+    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}{values}"
 
 
 def formats(stage: Algorithm) -> tuple[Format, Format]:
@@ -70,4 +73,13 @@ def evaluations(entry: Entry) -> float:
     """Gradients of single rows a step, over the rows of a batch."""
     turns = entry.build()
     spent = sum(turns.stages[turns.stage(t)].estimator.evaluations(BATCH, ROWS, t) for t in range(STEPS))
+    return spent / STEPS / BATCH
+
+
+def function_values(entry: Entry) -> float:
+    """Function values of single rows a step, likewise."""
+    turns, spent = entry.build(), 0
+    for t in range(STEPS):
+        slots = turns.stages[turns.stage(t)]
+        spent += slots.estimator.values(BATCH, ROWS, t) + slots.update.values(ROWS, t)
     return spent / STEPS / BATCH

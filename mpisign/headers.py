@@ -22,6 +22,15 @@ def first_of(found: list[np.ndarray]) -> np.ndarray:
     return first
 
 
+def compose(bad: np.ndarray, estimates, request: int, losses, beside: list[list[np.ndarray]]) -> np.ndarray:
+    """The rows of the local voters. bad: the first bad coordinate of each; beside: lists of what follows the flags."""
+    rows = np.zeros((len(bad), FLAGS))
+    rows[:, 0], rows[:, 1], rows[:, 2] = bad, request, losses
+    for i in np.flatnonzero(bad >= 0):
+        rows[i, 1] = float(estimates[i][int(bad[i])])
+    return np.hstack([rows, *map(np.array, beside)]) if beside else rows
+
+
 def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int) -> None:
     """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite."""
     if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():

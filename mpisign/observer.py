@@ -13,6 +13,7 @@ from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
 from mpisign.errors import MpisignError, StorageError, UsageError
+from mpisign.measure import gradient_norms, measure
 from mpisign.mpi import Ranks
 from mpisign.plan import Plan
 from mpisign.problems.share import Share
@@ -158,9 +159,9 @@ class Observer:
 
     def evaluate(self, loss: float, lr: float) -> None:
         """A row of /eval at the present point."""
-        step = self.stepper.t
-        with self.stepper.timer("evaluate"):
-            found = self._measure() | self._gradient()
+        stepper, step = self.stepper, self.stepper.t
+        with stepper.timer("evaluate"):
+            found = measure(stepper, self.test) | gradient_norms(stepper, self.config.run.exact_gradient)
             self._add("eval", step=step, **found, **self._costs())
             if self.config.run.trace:
                 point = [p.reshape(-1).numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
@@ -199,40 +200,6 @@ class Observer:
         for name in ("evaluations", "values", "clipped"):
             now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
         return {name: self.before[name] + value for name, value in self.world.sums(now).items()}
-
-    def _measure(self) -> dict[str, float]:
-        x = self.stepper.x
-        total = self.world.sums_over_voters([self._measure_voter(i, x) for i in range(len(self.oracles))])
-        rows = total.get("test_rows", 0)
-        return {
-            "train_loss": total["train"] + self.oracles[0].penalty(x),
-            "test_loss": total["test_loss"] / rows if rows else math.nan,
-            "test_accuracy": total["test_correct"] / rows if rows and "test_correct" in total else math.nan,
-        }
-
-    def _gradient(self) -> dict[str, float]:
-        """Norms of the gradient of the objective, of all rows of all voters, where the job asks for them."""
-        norms, stepper = {"gradient_l1": math.nan, "gradient_l2": math.nan}, self.stepper
-        if not self.config.run.exact_gradient:
-            return norms
-        gradients = [stepper.layout.zeros() for _ in self.oracles]
-        for oracle, g in zip(self.oracles, gradients, strict=True):
-            oracle.exact_gradient(stepper.x, g)
-            g *= float(stepper.weights[oracle.voter])
-        with self.world.uncounted():
-            mean = self.world.mean(gradients)
-        return {"gradient_l1": stepper.layout.total(mean.abs()), "gradient_l2": stepper.layout.norm(mean)}
-
-    def _measure_voter(self, i: int, x: Tensor) -> dict[str, float]:
-        """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
-        oracle, test = self.oracles[i], self.test[i]
-        weight = float(self.stepper.weights[oracle.voter]) / self.world.n
-        own = oracle.measure(x, oracle.rows)
-        found = {"train": weight * own["loss"] / own["rows"]}
-        if test is None:
-            return found
-        held_out = oracle.measure(x, test) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
-        return found | {f"test_{name}": value for name, value in held_out.items()}
 
     # What is written once
 

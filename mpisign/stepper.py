@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.exchange import Exchange
-from mpisign.headers import FLAGS, first_of, refuse_drift, refuse_nonfinite
+from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
 from mpisign.problems import Oracle, assemble
 from mpisign.rng import Streams
@@ -219,7 +219,7 @@ class Stepper:
                 if not moving:
                     moving = True
                     if self._tells:
-                        everyone = replace(everyone, told=self._told())
+                        everyone = replace(everyone, told=self._header[:, -self._tells :].copy())
                     lane.update.begin(x, lane.update_state, everyone, self.objective)
                 lane.update.apply(x, direction, lane.update_state, everyone)
                 if not self.stage.together:
@@ -227,23 +227,16 @@ class Stepper:
                         self.algorithm.estimator.observe(direction, state, step)
 
     def _headers(self, flight: Flight, request: int) -> np.ndarray:
-        """A row a local voter: (first bad coordinate or -1, its value or the request, loss), scales, what it tells."""
         losses = self.crew.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
-        rows = np.zeros((len(self.world.local), FLAGS))
-        rows[:, 0], rows[:, 1], rows[:, 2] = first_of([post.search_on() for post in flight.posts]), request, losses
-        for i in np.flatnonzero(rows[:, 0] >= 0):
-            rows[i, 1] = float(flight.estimates[i][int(rows[i, 0])])
-        scaled = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
-        told = [[state["told"].numpy() for state in self.stage.estimator_states]] if self._tells else []
-        return np.hstack([rows, *map(np.array, (*scaled, *told))]) if scaled or told else rows
+        bad = first_of([post.search_on() for post in flight.posts])
+        beside = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
+        if self._tells:
+            beside.append([state["told"].numpy() for state in self.stage.estimator_states])
+        return compose(bad, flight.estimates, request, losses, beside)
 
     @property
     def _tells(self) -> int:
         return self.algorithm.estimator.tells
-
-    def _told(self) -> np.ndarray:
-        """What all estimators told of this step, float64 (n, tells)."""
-        return self._header[:, -self._tells :].copy()
 
     def _agree(self, lane: Lane, check: Check | None) -> np.ndarray | None:
         """Waits for all headers, once a step, and returns a lane's scales in them, if any."""

@@ -160,12 +160,15 @@ def test_chunks_do_not_matter(name, hyper):
 def test_evaluations_are_those_foretold(name, hyper):
     setup = Setup(Awkward(size=77), 3)
     stepper = setup.stepper(setup.algorithm(name, **hyper))
-    foretold = 0
+    foretold = values = 0
     for t in range(12):
         estimator = stepper.turns.stages[stepper.turns.stage(t)].estimator
         foretold += sum(estimator.evaluations(2, rows.count, t) for rows in setup.rows)
+        update = stepper.turns.stages[stepper.turns.stage(t)].update
+        values += sum(estimator.values(2, rows.count, t) + update.values(rows.count, t) for rows in setup.rows)
         stepper.step(rates(t))
         assert sum(oracle.evaluations for oracle in stepper.oracles) == foretold
+        assert sum(oracle.values for oracle in stepper.oracles) == values
 
 
 @pytest.mark.parametrize("name", ["signum-mv", "ssvr-mv", "dist-ef-signsgd"])

@@ -15,6 +15,10 @@ class Minibatch(Estimator):
 
     elementwise, by_parts = True, "g"
 
+    @property
+    def needs(self):
+        return FINITE_SUM if self.sampling else frozenset()
+
     def init(self, layout):
         return {"g": layout.zeros()}
 

@@ -1,0 +1,44 @@
+"""What a run is measured by at a point: the objective, held-out rows, the exact gradient. Collective; moves nothing."""
+
+import math
+
+from mpisign.problems import Oracle, Rows
+from mpisign.stepper import Stepper
+
+
+def measure(stepper: Stepper, test: list[Rows | None]) -> dict[str, float]:
+    """train_loss, test_loss and test_accuracy at x; NaN where there are no held-out rows.
+
+    test: the slice of the held-out rows of each local voter.
+    """
+    pairs = zip(stepper.oracles, test, strict=True)
+    total = stepper.world.sums_over_voters([_of_voter(stepper, oracle, rows) for oracle, rows in pairs])
+    rows = total.get("test_rows", 0)
+    return {
+        "train_loss": total["train"] + stepper.oracles[0].penalty(stepper.x),
+        "test_loss": total["test_loss"] / rows if rows else math.nan,
+        "test_accuracy": total["test_correct"] / rows if rows and "test_correct" in total else math.nan,
+    }
+
+
+def _of_voter(stepper: Stepper, oracle: Oracle, test: Rows | None) -> dict[str, float]:
+    """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
+    own = oracle.measure(stepper.x, oracle.rows)
+    found = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}
+    if test is None:
+        return found
+    held_out = oracle.measure(stepper.x, test) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
+    return found | {f"test_{name}": value for name, value in held_out.items()}
+
+
+def gradient_norms(stepper: Stepper, wanted: bool) -> dict[str, float]:
+    """gradient_l1 and gradient_l2 of the objective, over all rows of all voters; NaN unless they are wanted."""
+    if not wanted:
+        return {"gradient_l1": math.nan, "gradient_l2": math.nan}
+    gradients = [stepper.layout.zeros() for _ in stepper.oracles]
+    for oracle, g in zip(stepper.oracles, gradients, strict=True):
+        oracle.exact_gradient(stepper.x, g)
+        g *= float(stepper.weights[oracle.voter])
+    with stepper.world.uncounted():
+        mean = stepper.world.mean(gradients)
+    return {"gradient_l1": stepper.layout.total(mean.abs()), "gradient_l2": stepper.layout.norm(mean)}
