@@ -33,15 +33,16 @@ def out_of_span(run: Run) -> np.ndarray:
 def draw(runs: list[Run], output: Path) -> None:
     """Three panels against steps."""
     figure, panels = plt.subplots(ncols=3, figsize=(10, 3.2), layout="constrained")
-    for run in runs:
+    for k, run in enumerate(runs):
         evals = run["eval"]
         for panel, values in zip(panels, (evals["train_loss"], evals["test_loss"], out_of_span(run)), strict=True):
-            panel.plot(evals["step"], values, label=run.path.stem)
+            panel.plot(evals["step"], values, label=run.path.stem, linestyle=("-", "--", "-", ":")[k % 4])
     for panel, title in zip(panels, ("training loss", "held-out loss", "|x out of the span| / |x|"), strict=True):
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("steps")
         panel.grid(alpha=0.3)
     panels[0].set_yscale("log")
+    panels[0].set_ylim(bottom=1e-7)
     panels[1].set_yscale("log")
     panels[2].set_ylim(-0.05, 1.05)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
