@@ -53,6 +53,10 @@ class Algorithm:
         """Which of the stages takes the step of that age; see slots.Step.age."""
         return 0
 
+    def minibatches(self, steps: int) -> int:
+        """Minibatches that a voter has seen after so many steps."""
+        return steps * self.estimator.minibatches
+
     def of(self, section: Section) -> "Algorithm":
         """The slots that move a section of x: these, or those for what is averaged."""
         return self if section.vote or self.dense is None else self.dense
@@ -122,6 +126,10 @@ class Stages(_Turns):
     def stage(self, age: int) -> int:
         return int(age >= self.until)
 
+    def minibatches(self, steps: int) -> int:
+        before = min(steps, self.until)
+        return self.first.minibatches(before) + self.then.minibatches(steps - before)
+
 
 @dataclass(frozen=True)
 class Cycle(_Turns):
@@ -131,6 +139,10 @@ class Cycle(_Turns):
 
     def stage(self, age: int) -> int:
         return int(age % self.every != 0)
+
+    def minibatches(self, steps: int) -> int:
+        firsts = -(-steps // self.every)
+        return self.first.minibatches(firsts) + self.then.minibatches(steps - firsts)
 
 
 def _has_rule(algorithm: Algorithm, rule: str) -> bool:

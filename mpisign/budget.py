@@ -1,6 +1,7 @@
 """How long a run is, what it costs in gradients, and what each voter weighs: all from the sizes of the shares."""
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 
@@ -46,21 +47,21 @@ def _at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: 
 
 
 def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
-    """Steps of the run, and rows that all voters see in a step (0 without rows)."""
+    """Steps of the run, and rows that all voters see in a minibatch (0 without rows)."""
     rows, run, batches = share.rows, config.run, _batches(config, share)
-    minibatches = turns.stages[-1].estimator.minibatches
-    a_step = sum(batch for batch, _ in batches) * minibatches if rows.any() else 0
+    a_minibatch = sum(batch for batch, _ in batches) if rows.any() else 0
     if run.steps:
-        return run.steps, a_step
+        return run.steps, a_minibatch
     if run.evaluations:
-        return _affordable(run.evaluations, turns, batches), a_step
-    if not a_step:
+        return _affordable(run.evaluations, turns, batches), a_minibatch
+    if not a_minibatch:
         raise UsageError(
             f"run.epochs = {run.epochs}: problem {config.problem.name!r} has no rows to pass over; "
             "set run.steps instead",
             agreed=True,
         )
-    return math.ceil(run.epochs * rows.sum() / a_step), a_step
+    wanted = math.ceil(run.epochs * rows.sum() / a_minibatch)
+    return bisect_left(range(wanted + 1), wanted, key=turns.minibatches), a_minibatch
 
 
 def _affordable(budget: int, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]]) -> int:

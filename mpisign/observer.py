@@ -35,12 +35,13 @@ class Observer:
         ranks: Ranks,
         share: Share,
         stepper: Stepper,
-        rows_a_step: int,
+        rows_a_minibatch: int,
         quiet: bool = False,
     ):
-        """config: with run.steps filled in. rows_a_step: rows that all voters see in a step."""
+        """config: with run.steps filled in. rows_a_minibatch: of all voters."""
         self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
-        self.rows_a_step, self.world, self.oracles, self.quiet = rows_a_step, stepper.world, stepper.oracles, quiet
+        self.rows_a_minibatch, self.quiet = rows_a_minibatch, quiet
+        self.world, self.oracles = stepper.world, stepper.oracles
         self.test = [part.tensors() if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
@@ -182,8 +183,9 @@ class Observer:
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""
         total, n = self._totals(), self.world.n
+        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_a_minibatch
         return {
-            "epoch": self.stepper.t * self.rows_a_step / max(self.share.rows.sum(), 1),
+            "epoch": seen / max(self.share.rows.sum(), 1),
             "bytes_up": round(total["up"] / n),
             "bytes_down": round(total["down"] / n),
             "bytes_other": round(total["other"] / n),

@@ -124,7 +124,7 @@ class Job:
         x = layout.flatten(start)
         ranks.bcast(x.numpy())
 
-        self.steps, rows_a_step = budget.length(config, plan.algorithm, share)
+        self.steps, rows_a_minibatch = budget.length(config, plan.algorithm, share)
         if config.run.preset == "theory":
             plan = with_theory(plan, self.steps, voters, layout.size, budget.batches_a_pass(config, share))
             config = plan.config
@@ -145,7 +145,7 @@ class Job:
         weights = budget.weights(config, share)
         self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights)
         self.ranks = ranks
-        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_step, quiet)
+        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet)
 
     def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
         """Takes all steps, or only tells what they would cost."""

@@ -19,7 +19,12 @@ RATE = 1e-3
 
 @dataclass(frozen=True)
 class Given(Estimator):
-    """Whatever the oracle holds, at no cost."""
+    """Whatever the oracle holds, at no cost; tells as many numbers as the estimator in whose place it is."""
+
+    tells: int = 0
+
+    def init(self, layout):
+        return {"told": torch.zeros(self.tells, dtype=torch.float64)} if self.tells else {}
 
     def estimate(self, oracle, x, state, step):
         return oracle.estimate
@@ -37,6 +42,9 @@ class Maker:
 
     def constrain(self, x: Tensor) -> None: ...
 
+    def objective(self, x: Tensor) -> float:
+        return 0.0
+
 
 class Trial(Stepper):
     """Steps of an algorithm by one exchange, all but the estimate; each voter's estimate is uniform in (-1, 1)."""
@@ -45,7 +53,7 @@ class Trial(Stepper):
         self, choice: Choice, algorithm: Algorithm, world: World, d: int, chunk: int = 0, progress: str = "calls"
     ):
         layout = Layout({"x": (d,)})
-        slots = replace(algorithm, estimator=Given())
+        slots = replace(algorithm, estimator=Given(algorithm.estimator.tells))
         carriers = exchange.build((choice,), world, layout, slots, chunk, progress)
         oracles = [Maker(_estimate(layout.length, voter)) for voter in world.local]
         super().__init__(slots, layout, carriers, world, Streams(0), oracles, layout.zeros())

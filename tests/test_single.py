@@ -7,16 +7,21 @@ import pytest
 import torch
 
 from mpisign import optim
+from mpisign.algorithm import find
 from mpisign.config import make
 from mpisign.errors import UsageError
+from mpisign.exchange import Choice
 from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
 from mpisign.results import Run
 from mpisign.train import simulate
+from mpisign.trial import Trial
+from mpisign.world import Local
 from mpisign.zoo.single import warmup_of
 from tests.building import Setup
 from tests.problems import Awkward, Regression
+from tests.table import FORMS_BY_ROW
 from tests.test_simulate import here
 
 
@@ -121,6 +126,26 @@ def test_local_batches_are_rows_of_one_pass_after_another():
 def test_scaled_means_go_by_allgather(tmp_path):
     setup = Setup(Awkward(size=77), 3)
     assert setup.stepper(setup.algorithm("ef-signsgd")).exchange.imitates == "allgather"
+
+
+@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW)
+def test_every_entry_can_be_tried_without_its_gradient(name, hyper):
+    """As `exchange = "auto"` and the benchmarks do."""
+    for stage in find(name).build(**hyper).with_rules("auto", "auto", 1).stages:
+        trial = Trial(Choice("local", ""), stage, Local(1), 1000)
+        trial.once()
+        trial.once()
+
+
+def test_epochs_count_the_minibatches_of_each_stage(tmp_path):
+    """150 rows a voter and 5 a batch: 20 warm-up steps of one minibatch, then rounds of four."""
+    file, job = tmp_path / "a.h5", {"name": "zeroone-adam", "warmup_steps": 20}
+    problem = {"name": "tests.problems:Awkward", "rows": 300, "size": 10, "batch_size": 5}
+    simulate(make({"run": {"epochs": 2, "file": str(file)}, "problem": problem, "algorithm": job}), 2, quiet=True)
+    run = Run(file)
+    assert run["steps"]["step"][-1] == 20 + 10
+    assert run["steps"]["epoch"][-1] == 2
+    assert run["steps"]["gradient_evaluations"][-1] == 600
 
 
 @pytest.mark.parametrize(
