@@ -7,6 +7,7 @@ The band is one standard deviation to each side. Norms of the gradient are there
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import matplotlib
@@ -39,7 +40,12 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
         differing = [k for k in own if len({str(r.get(k)) for r in alike}) > 1]
         name = ", ".join([_name(run), *(f"{k.rpartition('.')[2]} {own[k]}" for k in differing)])
         found.setdefault(name, []).append(run)
-    return found
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> list:
+    """Numbers in a name in the order of their values."""
+    return [float(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))]
 
 
 def _name(run: Run) -> str:

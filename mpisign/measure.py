@@ -35,10 +35,8 @@ def gradient_norms(stepper: Stepper, wanted: bool) -> dict[str, float]:
     """gradient_l1 and gradient_l2 of the objective, over all rows of all voters; NaN unless they are wanted."""
     if not wanted:
         return {"gradient_l1": math.nan, "gradient_l2": math.nan}
-    gradients = [stepper.layout.zeros() for _ in stepper.oracles]
-    for oracle, g in zip(stepper.oracles, gradients, strict=True):
-        oracle.exact_gradient(stepper.x, g)
-        g *= float(stepper.weights[oracle.voter])
+    weights, x = stepper.weights, stepper.x
+    gradients = [oracle.exact_gradient(x) * float(weights[oracle.voter]) for oracle in stepper.oracles]
     with stepper.world.uncounted():
         mean = stepper.world.mean(gradients)
     return {"gradient_l1": stepper.layout.total(mean.abs()), "gradient_l2": stepper.layout.norm(mean)}

@@ -53,6 +53,7 @@ class Oracle:
         # what a model gathers besides its parameters, such as BatchNorm's running statistics: one set a voter
         self.statistics = {name: array.clone() for name, array in problem.statistics().items()}
         self._piece: Tensor | None = None
+        self._exact: Tensor | None = None
         self._views: dict[tuple[int, int], tuple[dict, dict]] = {}
         self._orders: dict[int, np.ndarray] = {}
 
@@ -88,10 +89,13 @@ class Oracle:
         self.loss = self._mean_over(self.rows, x, out)
         self.evaluations += self.rows.count
 
-    def exact_gradient(self, x: Tensor, out: Tensor) -> None:
-        """full_gradient for a record: neither counted nor noted."""
+    def exact_gradient(self, x: Tensor) -> Tensor:
+        """full_gradient for a record: neither counted nor noted. Valid until the next one."""
+        if self._exact is None:
+            self._exact = self.layout.zeros()
         self._seed()
-        self._mean_over(self.rows, x, out)
+        self._mean_over(self.rows, x, self._exact)
+        return self._exact
 
     def _mean_over(self, rows: Rows, x: Tensor, out: Tensor) -> float:
         """The mean gradient over rows, in pieces that fit into memory; returns the loss."""
