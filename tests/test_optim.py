@@ -155,7 +155,7 @@ def test_what_a_loop_cannot_give_is_refused():
     model = nn.Linear(2, 2)
     for how, words in (
         ({"algorithm": "dist-signrvr"}, ["finite sum", "signum-mv"]),
-        ({"algorithm": "signum"}, ["unknown algorithm", "signum-mv"]),
+        ({"algorithm": "signam"}, ["unknown algorithm", "signum-mv"]),
         ({"beta": 2.0}, ["algorithm.beta", "2.0"]),
         ({"bta": 0.5}, ["algorithm.bta", "beta"]),
         ({"lr": -1.0}, ["lr = -1.0"]),

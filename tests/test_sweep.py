@@ -8,7 +8,6 @@ import pytest
 
 from mpisign import sweep
 from mpisign.errors import UsageError
-from mpisign.plan import resolve
 from mpisign.results import Run
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_commands import refused
@@ -145,17 +144,6 @@ def test_a_point_that_diverges_ends_and_the_others_go_on(job):
     assert ended.values["ended"] == "2"
 
 
-SWEEPS = [p for p in sorted((ROOT / "jobs").rglob("*.toml")) if "[sweep]" in p.read_text()]
-
-
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda p: p.stem)
-def test_all_points_of_our_jobs_are_jobs(file):
-    reads_files = any(name in file.read_text() for name in ("mnist", "cifar10"))
-    for point in sweep.read(file, ("problem.path=nowhere",) if reads_files else ()):
-        if point.settings is not None:
-            resolve(point.config, point.config.run.voters)
-
-
 def test_mean_and_band_over_seeds(job, tmp_path):
     file = job('"run.seed" = [1, 2, 3]\n"problem.noise" = [0.1, 10.0]')
     assert mpisign("simulate", file).code == 0
@@ -163,7 +151,7 @@ def test_mean_and_band_over_seeds(job, tmp_path):
     script = (BIN / "python", ROOT / "analysis/seeds.py", *done)
     table = run(*script, "--table").out.splitlines()
     assert [line.split("|")[1].strip() for line in table[2:]] == ["signum-mv, noise 0.1", "signum-mv, noise 10.0"]
-    losses = [Run(f)["eval"]["train_loss"][-1] for f in done[:3]]
+    losses = [Run(f)["eval"]["train_loss"][-1] for f in done if "noise0.1" in f.stem]
     assert table[2].split("|")[4].strip() == f"{np.mean(losses):.3g} +- {np.std(losses):.2g}"
     picture = tmp_path / "seeds.png"
     drawn = run(*script, "--axes", "step", "--output", picture)

@@ -2,7 +2,6 @@
 
 import gzip
 import lzma
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,13 @@ class Cifar10(Problem):
 
     offers = frozenset({"finite sum", "two points", "function values"})
 
-    def __init__(self, path: str, model: str = "resnet18", augment: bool = True, test: Sequence[str] = ("test_batch",)):
+    def __init__(
+        self,
+        path: str,
+        model: str = "resnet18",
+        augment: bool = True,
+        test: list[str] = ["test_batch"],  # noqa: B006
+    ):
         if model not in MODELS:
             raise UsageError(f"problem.model = {model!r}: known: {choices(MODELS)}")
         self.path, self.augment, self.held_out = Path(path), augment, tuple(test)
