@@ -28,6 +28,7 @@ AXES = {
     "step": "steps",
     "epoch": "epochs",
     "gradient_evaluations": "gradient evaluations",
+    "function_evaluations": "function evaluations",
     "seconds": "seconds",
     "bytes": "bytes sent a rank",
 }
@@ -54,6 +55,8 @@ def _algorithm(run: Run) -> str:
 def against(run: Run, axis: str) -> np.ndarray:
     """An axis of the rows of /eval."""
     evals = run["eval"]
+    if axis not in evals and axis != "bytes":  # a run of an older mpisign
+        return np.zeros(len(evals["step"]))
     return evals["bytes_up"] + evals["bytes_down"] if axis == "bytes" else evals[axis]
 
 
@@ -65,8 +68,7 @@ def title(run: Run) -> str:
 def draw(runs: list[Run], output: Path) -> None:
     """One column an axis; loss above, held-out accuracy below where there is any. Seeds share a colour."""
     has_accuracy = any(np.isfinite(run["eval"]["test_accuracy"]).any() for run in runs)
-    axes = [a for a in AXES if a != "epoch" or any(run["eval"]["epoch"].any() for run in runs)]
-    axes = [a for a in axes if a != "bytes" or any(against(run, a).any() for run in runs)]
+    axes = [a for a in AXES if any(against(run, a).any() for run in runs)] or ["step"]
     rows = ["train_loss", "test_accuracy"] if has_accuracy else ["train_loss"]
     shape = {"nrows": len(rows), "ncols": len(axes), "sharex": "col", "sharey": "row", "squeeze": False}
     named = labels(runs)

@@ -132,6 +132,9 @@ class Run:
             lines["seconds"] = round(seconds, 2)
             lines["steps_per_second"] = round(float(steps["step"][-1]) / seconds, 1)
             lines["gradient_evaluations"] = int(steps["gradient_evaluations"][-1])
+            # a run of an older mpisign has no such column
+            if len(values := steps.get("function_evaluations", ())) and values[-1]:
+                lines["function_evaluations"] = int(values[-1])
             lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
             lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
         return lines | {"run_file": str(self.path)}
