@@ -92,7 +92,8 @@ def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
         f"{first.attributes['problem']}, n = {first.attributes['n']}; mean and band of {max(seeds)} seed(s)",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
-    figure.legend(panels[0, 0].get_lines(), groups, loc="outside lower center", ncols=3, frameon=False)
+    columns = 3 if max(map(len, groups)) < 40 else 1
+    figure.legend(panels[0, 0].get_lines(), groups, loc="outside lower center", ncols=columns, frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
 

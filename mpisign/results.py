@@ -133,7 +133,7 @@ class Run:
             lines["steps_per_second"] = round(float(steps["step"][-1]) / seconds, 1)
             lines["gradient_evaluations"] = int(steps["gradient_evaluations"][-1])
             # a run of an older mpisign has no such column
-            if len(values := steps.get("function_evaluations", ())) and values[-1]:
+            if (values := steps.get("function_evaluations")) is not None and values[-1]:
                 lines["function_evaluations"] = int(values[-1])
             lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
             lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
