@@ -95,6 +95,18 @@ def test_statistics_move_once_a_step_and_by_the_first_point_alone(folder, name):
         torch.testing.assert_close(moved, alone.statistics[key], rtol=1e-5, atol=1e-6)
 
 
+def test_statistics_move_with_every_minibatch_of_a_local_walk(folder):
+    setup = setup_of(folder)
+    stepper = setup.stepper(setup.algorithm("z-signfedavg", local_steps=3, local_lr=1e-9))
+    stepper.step(0.01)
+    alone = setup.oracle(0)
+    for t in range(3):
+        alone.begin(t)
+        alone.gradient(setup.x, setup.layout.zeros())
+    for key, moved in stepper.oracles[0].statistics.items():
+        torch.testing.assert_close(moved, alone.statistics[key], rtol=1e-5, atol=1e-6)
+
+
 def test_both_points_of_storm_see_the_same_images_and_batch_statistics(folder):
     """Where x did not move, the two gradients of a batch are the same bits, augmentation and BatchNorm included."""
     setup = setup_of(folder)

@@ -22,11 +22,13 @@ class _Local(Estimator):
 
     def walk(self, oracle, x, state, step):
         """Yields the gradient at each point of the walk; the caller moves state["point"]."""
-        point, g = state["point"].copy_(x), state["g"]
+        point, g, losses = state["point"].copy_(x), state["g"], []
         for k in range(self.steps):
             oracle.begin(step.t * self.steps + k)
-            oracle.gradient(point, g, again=k > 0)
+            oracle.gradient(point, g)
+            losses.append(oracle.loss)
             yield point, g
+        oracle.loss = losses[0]  # what is recorded is the loss before the step
 
     def evaluations(self, batch, rows, age):
         return self.steps * batch

@@ -342,7 +342,7 @@ def test_different_models_and_settings_are_refused(comm, everywhere):
     kind, text = told(lambda: SignOptimizer(parameters, comm=comm))
     everywhere(kind is UsageError and "torch.float64" in text and "parameter0" in text, f"{kind}: {text}")
     kind, text = told(
-        lambda: SignOptimizer([nn.Parameter(torch.zeros(3))], "signum-mv" if last else "signum", comm=comm)
+        lambda: SignOptimizer([nn.Parameter(torch.zeros(3))], "signum-mv" if last else "signam", comm=comm)
     )
     if loop.n > 1:
         everywhere(kind is UsageError and "known:" in text, f"{kind}: {text}")
