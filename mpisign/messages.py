@@ -135,13 +135,19 @@ class Direction:
         units = scales if self.in_x else rates * scales
         return (units[:, None] * self.levels).astype(np.float32)
 
+    def write(self, out: Tensor, layout: Layout) -> None:
+        """Fills this stretch of out (flat) with what was decided there."""
+        for span, table in self._decoded(layout):
+            here = out[span.coordinates].zero_()
+            bits.add_levels(here, self.planes[:, span.words(self.lo)], table)
+
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
         """Each span of the stretch with what was decided there, as new float32 values."""
-        tables = None if self.levels is None else self.tables(np.ones(len(layout.segments)))
-        for span in layout.spans(self.lo, self.hi):
-            if tables is None:
-                yield span, self.planes[0, span.items(self.lo)].clone()
-                continue
+        for span, table in self._decoded(layout):
             found = torch.zeros(span.hi - span.lo)
-            bits.add_levels(found, self.planes[:, span.words(self.lo)], tables[span.segment])
+            bits.add_levels(found, self.planes[:, span.words(self.lo)], table)
             yield span, found
+
+    def _decoded(self, layout: Layout) -> Iterator[tuple[Span, np.ndarray]]:
+        tables = self.tables(np.ones(len(layout.segments)))
+        return ((span, tables[span.segment]) for span in layout.spans(self.lo, self.hi))

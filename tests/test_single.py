@@ -156,6 +156,7 @@ def test_epochs_count_the_minibatches_of_each_stage(tmp_path):
         (["algorithm.name=signrr", "problem.name=quadratic", "run.epochs=none"], []),
         (["algorithm.name=ssvr-fs", "problem.name=rosenbrock"], ["finite sum"]),
         (["algorithm.name=signsgd", "problem.name=quadratic", "run.exact_gradient=true"], ["exact_gradient"]),
+        (["algorithm.name=signsgd-free", "dense.parameters=*"], ["can't average", "Differences"]),
         (["algorithm.name=signsgd", "algorithm.option=2", "dense.parameters=*"], ["BetterPoint", "all of x"]),
     ],
 )

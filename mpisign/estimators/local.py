@@ -81,5 +81,4 @@ class LocalAdam(_Local):
         return v
 
     def observe(self, direction, state, step):
-        for span, values in direction.values(step.layout):
-            state["m"][span.coordinates] = values
+        direction.write(state["m"], step.layout)

@@ -112,5 +112,4 @@ class DecidedMomentum(Estimator):
         return v
 
     def observe(self, direction, state, step):
-        for span, values in direction.values(step.layout):
-            state["m"][span.coordinates] = values
+        direction.write(state["m"], step.layout)

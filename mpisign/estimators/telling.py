@@ -40,7 +40,7 @@ class Differences(Estimator):
 
     same_batch: bool = True
 
-    tells = 2
+    tells, averages = 2, False  # what was decided must be signs of all of x
 
     @property
     def needs(self):
@@ -69,8 +69,7 @@ class Differences(Estimator):
         return g
 
     def observe(self, direction, state, step):
-        for span, values in direction.values(step.layout):
-            state["decided"][span.coordinates] = values
+        direction.write(state["decided"], step.layout)
 
     def evaluations(self, batch, rows, age):
         return 2 * batch if self.same_batch and age else batch
