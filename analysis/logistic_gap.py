@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from mpisign.errors import MpisignError, UsageError
-from mpisign.problems.logistic import read_libsvm
+from mpisign.problems.readers.libsvm import read_libsvm
 from mpisign.results import Run
 
 

@@ -126,6 +126,8 @@ class Run:
                 lines["test_accuracy"] = round(float(accuracy[-1]), 6)
                 lines["best_test_accuracy"] = round(float(accuracy[best]), 6)
                 lines["best_step"] = int(evals["step"][best])
+            if np.isfinite(loss := evals["test_loss"][-1]):
+                lines["test_loss"] = float(f"{loss:.6g}")
             lines["final_loss"] = float(f"{evals['train_loss'][-1]:.6g}")
         if len(steps["step"]):
             seconds = float(steps["seconds"][-1])

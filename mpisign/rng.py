@@ -22,11 +22,12 @@ STREAMS = {
     "zero": 5,  # the coin where an estimate is exactly zero
     "tie": 6,  # the coin where a vote is tied
     "server": 7,  # randomised votes
-    "torch": 8,  # the seed torch gets before an estimate (dropout, augmentation)
+    "torch": 8,  # the seed torch gets before an estimate (dropout)
     "dither": 9,  # noise before the sign
     "output": 10,  # which iterate a run with keep = "uniform" puts out
     "start": 11,  # rows, or noise, of the batches that a first estimate takes beyond its own
     "direction": 12,  # directions along which function values are compared
+    "augment": 13,  # how training images are varied
 }
 
 

@@ -4,7 +4,7 @@
     kind = "grid"                        # or "zip": the lists go side by side
     folder = "runs/study"                # where the products go; runs/NAME-OF-THE-JOB by default
     best = "schedule.lr"                 # optional: seeds after the first run only at the best of its values
-    metric = "test_accuracy"             # by which it is the best, at the end of the run; or "train_loss"
+    metric = "test_accuracy"             # by which it is the best, at the end of the run; or "test_loss", "train_loss"
     "schedule.lr" = [0.1, 0.01]          # any table.key with a list
     "run.seed" = [1, 2, 3]
     "run.voters" = [3, 27]
@@ -43,7 +43,7 @@ class Sweep(Table):
     kind: Literal["grid", "zip"] = "grid"
     folder: str = ""
     best: str | None = None
-    metric: Literal["test_accuracy", "train_loss"] = "test_accuracy"
+    metric: Literal["test_accuracy", "test_loss", "train_loss"] = "test_accuracy"
     case: list[dict[str, Any]] = Field(default_factory=lambda: [{}])
 
 

@@ -1,7 +1,8 @@
-"""cifar10 and what models with BatchNorm need: statistics that move once a step, and come back from a checkpoint."""
+"""CIFAR's batches, models for images, and statistics that move once a step and come back from a checkpoint."""
 
 import gzip
 import lzma
+import pickle
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from mpisign import mpi, restart
 from mpisign.checkpoint import Checkpoint
 from mpisign.errors import UsageError
-from mpisign.problems.cifar10 import Cifar10, _augmented, read_batch
-from mpisign.problems.models import MODELS
+from mpisign.problems.cifar import Cifar10, Cifar100
+from mpisign.problems.images import choices_of, varied
+from mpisign.problems.models import IMAGES, Recipe
+from mpisign.problems.readers.cifar import read_batch
+from mpisign.rng import Streams
 from tests.building import Setup, digest
 
 
@@ -29,11 +33,11 @@ def folder(tmp_path):
 
 
 def setup_of(folder, n=1, **oracle):
-    return Setup(Cifar10(str(folder), model="convnet"), n, batch_size=4, **oracle)
+    return Setup(Cifar10(str(folder), model="cnn"), n, batch_size=4, **oracle)
 
 
 def test_batches_of_any_length_are_read_whole(folder):
-    tables = Cifar10(str(folder), model="convnet").read()
+    tables = Cifar10(str(folder), model="cnn").read()
     assert tables.train.count == 40
     assert tables.test.count == 10
     first = records(24)[0]
@@ -42,40 +46,88 @@ def test_batches_of_any_length_are_read_whole(folder):
 
 
 def test_a_training_batch_can_be_held_out(folder):
-    tables = Cifar10(str(folder), model="convnet", test=["data_batch_2"]).read()
+    tables = Cifar10(str(folder), model="cnn", test=["data_batch_2"]).read()
     assert (tables.train.count, tables.test.count) == (24, 16)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"", "0 bytes"), (b"x" * 3074, "no whole records"), (b"\xff" * 3073, "a label of 255")]
+    ("content", "told"),
+    [
+        (b"", "0 bytes"),
+        (b"x" * 3074, "no whole records"),
+        (b"\x7f" * 3073, "a label of 127"),
+        (b"\x80\x04.", "can't be read as a Python batch"),
+        (pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}), "it is no batch"),
+        (pickle.dumps({b"data": print}), "which no batch of CIFAR does"),
+    ],
 )
 def test_other_files_are_refused(tmp_path, content, told):
     file = tmp_path / "data_batch_1.bin"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=told):
-        read_batch(file)
+        read_batch(file, 10)
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(UsageError, match=r"problem\.path"):
-        Cifar10(str(tmp_path / "nowhere"), model="convnet").read()
+        Cifar10(str(tmp_path / "nowhere"), model="cnn").read()
     with pytest.raises(UsageError, match=r"problem\.test"):
-        Cifar10(str(folder), model="convnet", test=["data_batch_5"]).read()
-    with pytest.raises(UsageError, match="convnet, resnet18"):
+        Cifar10(str(folder), model="cnn", test=["data_batch_5"]).read()
+    with pytest.raises(UsageError, match="cnn, mlp, resnet18, resnet20"):
         Cifar10(str(folder), model="vgg")
 
 
-def test_resnet18_has_its_size():
-    assert sum(p.numel() for p in MODELS["resnet18"](10).parameters()) == 11_173_962
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_python_batches_hold_what_binary_ones_do(tmp_path, classes, protocol):
+    images, labels = records(12)[:, 1:], np.arange(12) % classes
+    head = labels[:, None] if classes == 10 else np.stack([labels // 5, labels], axis=1)
+    (tmp_path / "one.bin").write_bytes(np.hstack([head, images]).astype(np.uint8).tobytes())
+    key = b"labels" if classes == 10 else b"fine_labels"
+    batch = {b"data": images, key: labels.tolist(), b"batch_label": b"one", b"filenames": [b"a.png"] * 12}
+    (tmp_path / "one").write_bytes(pickle.dumps(batch, protocol=protocol))
+    binary, python = (read_batch(tmp_path / name, classes) for name in ("one.bin", "one"))
+    for name in ("inputs", "labels"):
+        np.testing.assert_array_equal(binary[name], python[name])
+    np.testing.assert_array_equal(python["labels"], labels)
 
 
-def test_augmented_images_are_shifted_or_mirrored_whole():
-    torch.manual_seed(0)
-    images = torch.randint(1, 256, (20, 3, 32, 32), dtype=torch.uint8)
-    for image, got in zip(images, _augmented(images), strict=True):
+def test_cifar100_is_read_from_its_folder(tmp_path):
+    for stem in ("train", "test"):
+        content = {b"data": records(6)[:, 1:], b"fine_labels": [0, 99, 5, 6, 7, 8], b"coarse_labels": [0] * 6}
+        (tmp_path / stem).write_bytes(pickle.dumps(content))
+    problem = Cifar100(str(tmp_path), model="resnet20", norm="group")
+    assert problem.read().train["labels"].tolist() == [0, 99, 5, 6, 7, 8]
+    assert problem.statistics() == {}
+    assert problem.initial(np.random.default_rng(0))["14.weight"].shape == (100, 64)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 11_173_962), ("resnet20", 269_722), ("cnn", 24_346)])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_models_have_their_sizes(name, size, norm):
+    model = IMAGES[name](3, 10, norm)
+    assert sum(p.numel() for p in model.parameters()) == size
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_row_that_is_no_image_is_refused():
+    with pytest.raises(UsageError, match=r"shape \[64\]"):
+        Recipe("cnn").build((64,), 10)
+
+
+def test_images_are_shifted_or_mirrored_whole_by_the_runs_own_draws():
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(1, 256, (40, 3, 32, 32), dtype=np.uint8))
+    draw = Streams(3).draw("augment", 5, 1)
+    shifts, mirrored = choices_of(40, draw, 7)
+    blocks = draw.blocks(7, 40)
+    for k, (image, got) in enumerate(zip(images, varied(images, shifts, mirrored), strict=True)):
+        down, right = (int(word) * 9 >> 32 for word in blocks[k, :2])
         padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
-        windows = [padded[:, i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
-        assert any(torch.equal(got, w) or torch.equal(got, w.flip(2)) for w in windows)
+        wanted = padded[:, down : down + 32, right : right + 32]
+        assert torch.equal(got, wanted.flip(2) if blocks[k, 2] >> 31 else wanted)
+    assert len(set(shifts.ravel().tolist())) == 9
+    assert 0 < mirrored.sum() < 40
 
 
 @pytest.mark.parametrize("name", ["ssvr", "ssvr-fs", "signsvrg", "zo-signsgd"])

@@ -6,25 +6,30 @@ from collections.abc import Callable
 from mpisign import plugins
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Problem, Rows, Tables
-from mpisign.problems.cifar10 import Cifar10
+from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.crew import Crew, assemble
 from mpisign.problems.digits import Digits
+from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
 from mpisign.problems.oracle import OFFERS, Oracle
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
+from mpisign.problems.text import Text
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
 from mpisign.problems.wilson import Wilson
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "cifar10": Cifar10,
+    "cifar100": Cifar100,
     "digits": Digits,
+    "hdf5": Hdf5,
     "linear": Linear,
     "logistic": Logistic,
     "mnist": Mnist,
     "quadratic": Quadratic,
     "rosenbrock": Rosenbrock,
     "targets": Targets,
+    "text": Text,
     "two-planes": TwoPlanes,
     "wilson": Wilson,
 }

@@ -6,11 +6,13 @@ key of [problem] becomes a keyword argument of the factory.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.errors import UsageError
 from mpisign.rng import Draw
 
 Parameters = Mapping[str, Tensor]
@@ -60,6 +62,10 @@ class Rows:
         """The same rows with numpy arrays as torch tensors that share their memory."""
         return Rows(**{n: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for n, a in self.arrays.items()})
 
+    def to(self, device: torch.device) -> "Rows":
+        """Rows of tensors on a device."""
+        return Rows(**{name: a.to(device, non_blocking=True) for name, a in self.arrays.items()})
+
 
 @dataclass
 class Tables:
@@ -82,6 +88,10 @@ class Problem:
     # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
     # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
     elementwise: bool = False
+    # whether read() only looks, on every rank, and each then takes its own rows from the file itself
+    everywhere: bool = False
+    devices: tuple[str, ...] = ("cpu",)  # on which rows and parameters may lie
+    augments: bool = False  # whether training rows are varied by augment()
     # of x, where that is known before it is made: too many for this machine are then refused in time
     coordinates: int | None = None
 
@@ -92,11 +102,11 @@ class Problem:
         """
         return None
 
-    def describe(self, tables: Tables) -> dict[str, int]:
+    def describe(self, tables: Tables) -> dict[str, Any]:
         """Sizes that ranks without the data need, such as the number of features; see `adopt`."""
         return {}
 
-    def adopt(self, sizes: dict[str, int]) -> None:
+    def adopt(self, sizes: dict[str, Any]) -> None:
         """Takes the sizes that `describe` found, on every rank, before anything else is asked."""
 
     def initial(self, generator: np.random.Generator) -> dict[str, Tensor]:
@@ -109,6 +119,14 @@ class Problem:
         draw: what it may depend on; `draw.generator()` is a numpy generator, `bits.normals(count, draw)` is faster.
         """
         return None
+
+    def augment(self, batch: Rows, draw: Draw, first: int) -> Rows:
+        """A batch of training rows as this step shall see them, by draws from block `first` on, one or more a row."""
+        raise NotImplementedError
+
+    def compile(self) -> None:
+        """From now on what is called most is made by torch.compile. Raises UsageError where nothing is."""
+        raise UsageError("run.compile: this problem has no model for torch.compile; leave it out")
 
     def loss(self, parameters: Parameters, batch) -> Tensor:
         """Mean loss over a batch (Rows of tensors, or what `draw` made), a scalar that autograd can follow."""

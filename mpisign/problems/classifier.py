@@ -1,68 +1,63 @@
-"""A multilayer perceptron on rows of pixels: what `digits` and `mnist` share."""
+"""Cross-entropy of a model on labelled rows: what all problems with a network share."""
 
-import math
-from itertools import pairwise
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mpisign.errors import UsageError
-from mpisign.problems.base import Problem, Rows
+from mpisign.problems.base import Problem
+from mpisign.problems.models import Network, Recipe
+
+PIECE = 1024  # rows of a measurement taken at a time
 
 
 class Classifier(Problem):
-    """Cross-entropy of inputs - hidden... - classes with ReLU in between."""
+    """Mean cross-entropy over rows (inputs, labels); of a row with several labels, their mean."""
 
     offers = frozenset({"finite sum", "two points", "function values"})
+    devices = ("cpu", "cuda")
 
-    def __init__(self, hidden: list[int], dropout: float):
-        if any(h < 1 for h in hidden):
-            raise UsageError(f"problem.hidden = {hidden}: the width of a layer is at least 1")
-        if not 0 <= dropout < 1:
-            raise UsageError(f"problem.dropout = {dropout}: a fraction in [0, 1)")
-        self.hidden, self.dropout = hidden, dropout
+    network: Network
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self._compiled = recipe, False
 
     def describe(self, tables):
-        return {"features": tables.train["inputs"].shape[1], "classes": int(tables.train["labels"].max()) + 1}
+        inputs, labels = tables.train["inputs"], tables.train["labels"]
+        return {"shape": tuple(inputs.shape[1:]), "classes": int(labels.max()) + 1}
 
     def adopt(self, sizes):
-        self._widths = [sizes["features"], *self.hidden, sizes["classes"]]
-        self.coordinates = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
+        self.use(self.recipe.build(sizes["shape"], sizes["classes"]))
+
+    def use(self, network: Network) -> None:
+        """From now on the model is this one."""
+        self.network, self.coordinates = network, network.coordinates
+        if self._compiled:
+            network.compile()
+
+    def compile(self):
+        self._compiled = True
 
     def initial(self, generator):
-        # torch.nn.Linear's own start, uniform in +-1/sqrt(fan in), from the run's random stream
-        point = {}
-        for k, (inputs, outputs) in enumerate(pairwise(self._widths)):
-            bound = 1 / math.sqrt(inputs)
-            for name, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
-                values = generator.uniform(-bound, bound, shape).astype(np.float32)
-                point[f"layer{k}.{name}"] = torch.from_numpy(values)
-        return point
+        return self.network.initial(generator)
 
-    def _logits(self, parameters, inputs, training):
-        h, last = inputs, len(self._widths) - 2
-        for k in range(last + 1):
-            h = F.linear(h, parameters[f"layer{k}.weight"], parameters[f"layer{k}.bias"])
-            if k < last:
-                h = F.dropout(F.relu(h), self.dropout, training)
-        return h
+    def statistics(self):
+        return self.network.statistics()
+
+    def prepared(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as the model takes them."""
+        return inputs
 
     def loss(self, parameters, batch):
-        return F.cross_entropy(self._logits(parameters, batch["inputs"], True), batch["labels"])
+        logits = self.network.logits(parameters, self.prepared(batch["inputs"]), True)
+        return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten())
 
     def measure(self, parameters, rows):
-        loss, correct = 0.0, 0
+        loss, correct = 0.0, 0.0
         with torch.no_grad():
-            for lo in range(0, rows.count, 4096):
-                part = rows.take(slice(lo, lo + 4096))
-                logits = self._logits(parameters, part["inputs"], False)
-                loss += float(F.cross_entropy(logits, part["labels"], reduction="sum"))
-                correct += int((logits.argmax(dim=1) == part["labels"]).sum())
+            for lo in range(0, rows.count, PIECE):
+                part = rows.take(slice(lo, lo + PIECE))
+                logits, labels = self.network.logits(parameters, self.prepared(part["inputs"]), False), part["labels"]
+                each = labels[0].numel()
+                total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+                loss += float(total) / each
+                correct += int((logits.argmax(dim=-1) == labels).sum()) / each
         return {"loss": loss, "correct": correct, "rows": rows.count}
-
-
-def pixel_rows(images: np.ndarray, labels: np.ndarray, scale: float) -> Rows:
-    """Images (n, ...) flattened and scaled to float32, labels as int64."""
-    inputs = images.reshape(len(images), -1).astype(np.float32) / np.float32(scale)
-    return Rows(inputs=inputs, labels=labels.astype(np.int64))

@@ -3,15 +3,16 @@
 import numpy as np
 
 from mpisign.errors import UsageError
-from mpisign.problems.base import Tables
-from mpisign.problems.classifier import Classifier, pixel_rows
+from mpisign.problems.base import Rows, Tables
+from mpisign.problems.classifier import Classifier
+from mpisign.problems.models import Recipe
 
 
 class Digits(Classifier):
     """A perceptron on scikit-learn's bundled digits, a fifth of them held out."""
 
     def __init__(self, hidden: list[int] = [64], dropout: float = 0.0, test_fraction: float = 0.2):  # noqa: B006
-        super().__init__(hidden, dropout)
+        super().__init__(Recipe("mlp", hidden=hidden, dropout=dropout))
         if not 0 < test_fraction < 1:
             raise UsageError(f"problem.test_fraction = {test_fraction}: a fraction in (0, 1)")
         self.test_fraction = test_fraction
@@ -25,7 +26,11 @@ class Digits(Classifier):
         cut = round(len(labels) * self.test_fraction)
         test, train = order[:cut], order[cut:]
         return Tables(
-            train=pixel_rows(images[train], labels[train], 16),
-            test=pixel_rows(images[test], labels[test], 16),
+            train=_rows(images[train], labels[train]),
+            test=_rows(images[test], labels[test]),
             classes=labels[train],
         )
+
+
+def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:
+    return Rows(inputs=images.astype(np.float32) / np.float32(16), labels=labels.astype(np.int64))

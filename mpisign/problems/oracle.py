@@ -17,6 +17,7 @@ from mpisign.problems.base import Problem, Rows
 from mpisign.rng import Streams
 
 PIECE = 1024  # rows of a full gradient taken at a time
+OTHERS, WHOLE = 1 << 28, 1 << 29  # blocks from which batches beyond a step's own, and full gradients, are varied
 OFFERS = frozenset({"several batches"})  # what an oracle adds to any problem
 
 
@@ -86,7 +87,7 @@ class Oracle:
     def full_gradient(self, x: Tensor, out: Tensor) -> None:
         """The mean gradient over all of this voter's rows at x, written to out."""
         self._seed()
-        self.loss = self._mean_over(self.rows, x, out)
+        self.loss = self._mean_over(self.rows, x, out, vary=True)
         self.evaluations += self.rows.count
 
     def exact_gradient(self, x: Tensor) -> Tensor:
@@ -94,11 +95,11 @@ class Oracle:
         if self._exact is None:
             self._exact = self.layout.zeros()
         self._seed()
-        self._mean_over(self.rows, x, self._exact)
+        self._mean_over(self.rows, x, self._exact, vary=False)
         return self._exact
 
-    def _mean_over(self, rows: Rows, x: Tensor, out: Tensor) -> float:
-        """The mean gradient over rows, in pieces that fit into memory; returns the loss."""
+    def _mean_over(self, rows: Rows, x: Tensor, out: Tensor, vary: bool) -> float:
+        """The mean gradient over rows, in pieces that fit into memory; returns the loss. vary: as in training."""
         out.zero_()
         piece = out
         if rows.count > PIECE:
@@ -109,6 +110,8 @@ class Oracle:
             part = rows if rows.count <= PIECE else rows.take(slice(lo, lo + PIECE))
             piece.zero_()
             share = part.count / rows.count
+            if vary:
+                part = self._varied(part, self._t, WHOLE + lo)
             loss += share * float(self.problem.gradient(parameters, part, gradients))
             if piece is not out:
                 bits.blend(out, piece, 1.0, share)
@@ -199,12 +202,17 @@ class Oracle:
             number = self._t * self.accumulate + (k if own else k - self.accumulate)
             if self.rows is None:
                 yield self.problem.draw(self.streams.draw("noise" if own else "start", number, self.voter)), 1
-            elif self.batch_size == self.rows.count:
-                yield self.rows, self.rows.count
-            elif own:
-                yield self.rows.take(self._sample(number)), self.batch_size
             else:
-                yield self.rows.take(self._drawn("start", number)), self.batch_size
+                batch = self.rows
+                if self.batch_size < self.rows.count:
+                    batch = batch.take(self._sample(number) if own else self._drawn("start", number))
+                yield self._varied(batch, number, 0 if own else OTHERS), self.batch_size
+
+    def _varied(self, batch: Rows, number: int, first: int) -> Rows:
+        """A batch as the problem varies it in training, if it does."""
+        if not self.problem.augments:
+            return batch
+        return self.problem.augment(batch, self.streams.draw("augment", number, self.voter), first)
 
     def _drawn(self, stream: str, batch: int) -> np.ndarray:
         """Row numbers drawn with replacement."""

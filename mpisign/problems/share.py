@@ -24,11 +24,11 @@ class Share:
 def share_rows(problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, **how) -> Share:
     """This process's share of the problem's data; `how` are the arguments of partition().
 
-    voters: as many as ranks, or any number in a single process. Every node's first rank reads. Raises UsageError
-    on all ranks if one of them can't.
+    voters: as many as ranks, or any number in a single process. Every node's first rank reads, or every rank where the
+    problem says so. Raises UsageError on all ranks if one of them can't.
     """
     tables, parts, error = None, [], None
-    if ranks.local_rank == 0:
+    if ranks.local_rank == 0 or problem.everywhere:
         try:
             tables = problem.read()
             if tables:
@@ -46,7 +46,7 @@ def share_rows(problem: Problem, ranks: Ranks, voters: int, generator: np.random
         none = np.zeros(voters, dtype=np.int64)
         return Share([None] * local, [None] * local, none, np.zeros((voters, 0), dtype=np.int64))
     if ranks.size > 1:
-        dealt = [_hand_out(tables, parts, ranks)]
+        dealt = [_rows_of(tables, parts, ranks.rank, voters) if problem.everywhere else _hand_out(tables, parts, ranks)]
     else:
         dealt = [_rows_of(tables, parts, voter, voters) for voter in range(voters)]
     train, test = zip(*dealt, strict=True)

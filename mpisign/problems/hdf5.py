@@ -1,0 +1,65 @@
+"""`hdf5`: rows of arrays x and y in an HDF5 file; every rank reads its own from the file."""
+
+from pathlib import Path
+
+import torch
+
+from mpisign.errors import UsageError
+from mpisign.problems.base import Tables
+from mpisign.problems.classifier import Classifier
+from mpisign.problems.models import Recipe
+from mpisign.problems.readers.hdf5 import StoredRows, names
+
+
+class Hdf5(Classifier):
+    """Cross-entropy of a model on x (rows, ...) and the integer labels y (rows,) in the file `path`.
+
+    inputs, labels: names of the datasets. Held out is what lies in `test_path`, or in datasets of the same names with
+    _test behind, if there are any. classes: how many labels there are, 0 for the largest one and those below.
+    model, norm, hidden, dropout: as in `mnist`. Bytes are divided by 255; images are (channels, height, width).
+    """
+
+    everywhere = True
+
+    def __init__(
+        self,
+        path: str,
+        test_path: str = "",
+        inputs: str = "x",
+        labels: str = "y",
+        classes: int = 0,
+        model: str = "mlp",
+        norm: str = "batch",
+        hidden: list[int] = [128],  # noqa: B006
+        dropout: float = 0.0,
+    ):
+        super().__init__(Recipe(model, norm, hidden, dropout))
+        if classes < 0:
+            raise UsageError(f"problem.classes = {classes}: a number of labels, or 0 to look for the largest")
+        self.path, self.test_path, self.classes = Path(path), Path(test_path) if test_path else None, classes
+        self.names = inputs, labels
+
+    def read(self):
+        train, test, beside = StoredRows(self.path, *self.names), None, tuple(f"{name}_test" for name in self.names)
+        if self.test_path:
+            test = StoredRows(self.test_path, *self.names)
+        elif beside[0] in names(self.path):
+            test = StoredRows(self.path, *beside)
+        self._known = self.classes or int(train.labels.max()) + 1
+        for rows in (train, test) if test else (train,):
+            low, high = int(rows.labels.min()), int(rows.labels.max())
+            if low < 0 or high >= self._known:
+                wrong = low if low < 0 else high
+                raise UsageError(
+                    f"{rows.file}: a label of {wrong}, but there are {self._known} classes, 0 to {self._known - 1}; "
+                    "labels count from 0, and problem.classes says how many there are"
+                )
+            if rows.shape != train.shape:
+                raise UsageError(f"{rows.file}: held-out rows of shape {rows.shape}, others of shape {train.shape}")
+        return Tables(train, test, classes=train.labels)
+
+    def describe(self, tables):
+        return {"shape": tuple(tables.train.shape), "classes": self._known}
+
+    def prepared(self, inputs):
+        return inputs / 255 if inputs.dtype == torch.uint8 else inputs
