@@ -49,6 +49,13 @@ class Algorithm:
         """What batches must be, "reshuffle" or "replacement"; "" for either."""
         return self.estimator.sampling
 
+    @property
+    def whole(self) -> str:
+        """What it needs the whole gradient for before it can send a part of it; "" for nothing."""
+        if not self.estimator.by_parts:
+            return f"{type(self.estimator).__name__} asks for gradients itself"
+        return f"{type(self.sign).__name__} needs {self.sign.whole} first" if self.sign.whole else ""
+
     def stage(self, age: int) -> int:
         """Which of the stages takes the step of that age; see slots.Step.age."""
         return 0

@@ -14,6 +14,7 @@ import numpy as np
 
 from mpisign.algorithm import Algorithm
 from mpisign.exchange import Choice
+from mpisign.exchange.nodes import nodes_of
 from mpisign.trial import Trial
 from mpisign.world import Mpi
 
@@ -56,14 +57,20 @@ class Prediction:
 
 def candidates(stage: Algorithm) -> tuple[str, ...]:
     """The exchanges that can carry a stage's words and give the same bits."""
-    sums = not (stage.vote.needs_ballots or stage.vote.shares)
-    return ("sharded", "allgather", *(("allreduce",) if sums else ()))
+    counts = not (stage.vote.needs_ballots or stage.vote.shares)
+    return ("sharded", "allgather", *(("allreduce", "hierarchical") if counts else ()))
+
+
+def _sensible(stage: Algorithm, comm, node_size: int = 0, **_) -> tuple[str, ...]:
+    """The candidates, without hierarchical where every rank has a node of its own."""
+    shared = any(len(members) > 1 for members in nodes_of(comm, node_size).members)
+    return tuple(name for name in candidates(stage) if shared or name != "hierarchical")
 
 
 def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **how) -> tuple[Choice, ...]:
     """The choices, those left open replaced by the exchange predicted fastest at d coordinates, with the reason.
 
-    comm: all ranks take part, and get the same choices. how: chunk, progress.
+    comm: all ranks take part, and get the same choices. how: chunk, progress, node_size.
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
@@ -90,7 +97,10 @@ def predict(
     stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **how
 ) -> list[Prediction]:
     """A prediction for each exchange, alike on all ranks."""
-    found, begin = [Prediction(Choice(name, ""), link) for name in names or candidates(stage)], time.perf_counter()
+    found, begin = (
+        [Prediction(Choice(name, ""), link) for name in names or _sensible(stage, comm, **how)],
+        time.perf_counter(),
+    )
     sizes = [size for size in SIZES if size < d]
     for size in [*sizes, d][: len(SIZES)]:
         # root's clock decides for all whether there is time for so many coordinates
@@ -103,9 +113,11 @@ def predict(
         # in turns, as no step of a run finds its buffers in the cache either
         rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
         for p, trial, *seconds in zip(found, trials, *rounds, strict=True):
-            p.bytes = sum(trial.exchange.bytes_a_step()) / trial.layout.length
+            p.bytes = max(comm.allgather(sum(trial.exchange.bytes_a_step()))) / trial.layout.length
             p.sizes.append(size)
             p.seconds.append(median(seconds))
+        for trial in trials:
+            trial.close()
     return found
 
 

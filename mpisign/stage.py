@@ -97,6 +97,15 @@ class Stage:
         """Bytes of words and floats that this rank sends in a step."""
         return sum(sum(lane.exchange.bytes_a_step()) for lane in self.lanes)
 
+    def memory(self) -> int:
+        """Bytes of the exchanges' buffers and of the vote's arrays."""
+        return sum(lane.exchange.memory() for lane in self.lanes)
+
+    def close(self) -> None:
+        """Collective; see Exchange.close."""
+        for lane in self.lanes:
+            lane.exchange.close()
+
 
 def _rows(state: State, count: int) -> State:
     return {name: array.repeat(count, 1) for name, array in state.items()}

@@ -139,13 +139,13 @@ class Stepper:
         return float(np.add.accumulate(values * self.weights)[-1]) / self.world.n
 
     def open(self, rates: np.ndarray) -> Flight | None:
-        """Begins a step whose gradients come part by part, if its slots work by parts; see whole_of.
+        """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.whole.
 
         The caller fills v and calls posts[lane](c) for chunks of `at_once`, all ranks in the same order; step() does
         what is left, at rates of its own.
         """
         stage = self.stages[self.turns.stage(self.t - self.begun)]
-        if whole_of(stage.algorithm):
+        if stage.algorithm.whole:
             return None
         v = [state[stage.algorithm.estimator.by_parts] for state in stage.estimator_states]
         self._flight = self._depart(rates, True, v)
@@ -273,7 +273,7 @@ class Stepper:
 
     @staticmethod
     def prefix(k: int) -> str:
-        """What the names of the k-th stage's arrays begin with."""
+        """Of the names of the k-th stage's arrays."""
         return f"stage{k}/" if k else ""
 
     def restart(self, t: int, begun: int) -> None:
@@ -285,14 +285,12 @@ class Stepper:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
         refuse_drift(self.world.gather_bytes(self.layout.digest(self.x)), self.t)
 
+    def close(self) -> None:
+        """Gives back what the exchanges hold besides memory of this process. Collective."""
+        for stage in self.stages:
+            stage.close()
+
     def memory(self) -> int:
         """Bytes held for x, states and messages."""
         slots = sum(a.nbytes for name, a in self.states().items() if "vote/" not in name)
-        return slots + sum(lane.exchange.memory() for stage in self.stages for lane in stage.lanes)
-
-
-def whole_of(algorithm: Algorithm) -> str:
-    """What an algorithm needs the whole gradient for before it can send a part of it; "" for nothing."""
-    if not algorithm.estimator.by_parts:
-        return f"{type(algorithm.estimator).__name__} asks for gradients itself"
-    return f"{type(algorithm.sign).__name__} needs {algorithm.sign.whole} first" if algorithm.sign.whole else ""
+        return slots + sum(stage.memory() for stage in self.stages)

@@ -139,7 +139,7 @@ class Job:
             Oracle(plan.problem, layout, rows, voter, streams, **how)
             for voter, rows in zip(world.local, share.train, strict=True)
         ]
-        how = {"chunk": config.exchange.chunk, "progress": config.exchange.progress}
+        how = config.exchange.model_dump(exclude={"name"})
         plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
         carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
         weights = budget.weights(config, share)

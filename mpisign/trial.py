@@ -50,11 +50,18 @@ class Trial(Stepper):
     """Steps of an algorithm by one exchange, all but the estimate; each voter's estimate is uniform in (-1, 1)."""
 
     def __init__(
-        self, choice: Choice, algorithm: Algorithm, world: World, d: int, chunk: int = 0, progress: str = "calls"
+        self,
+        choice: Choice,
+        algorithm: Algorithm,
+        world: World,
+        d: int,
+        chunk: int = 0,
+        progress: str = "calls",
+        node_size: int = 0,
     ):
         layout = Layout({"x": (d,)})
         slots = replace(algorithm, estimator=Given(algorithm.estimator.tells))
-        carriers = exchange.build((choice,), world, layout, slots, chunk, progress)
+        carriers = exchange.build((choice,), world, layout, slots, chunk, progress, node_size=node_size)
         oracles = [Maker(_estimate(layout.length, voter)) for voter in world.local]
         super().__init__(slots, layout, carriers, world, Streams(0), oracles, layout.zeros())
 

@@ -130,6 +130,17 @@ def test_count(ballots):
     assert_same("count", ballots, planes(len(ballots).bit_length(), 64 * ballots.shape[1]))
 
 
+@given(boxes, st.integers(1, 40), st.integers(0, 2**32))
+def test_add(ballots, others, seed):
+    """A count of so many others, in as many planes as it needs, is added to a count."""
+    n, words = ballots.shape
+    more = counted(ballot_box(np.random.default_rng(seed), others, words, "random"))
+    total = planes((n + others).bit_length(), 64 * words)
+    total[:] = 0
+    total[: n.bit_length()] = counted(ballots)
+    assert_same("add", total, more)
+
+
 def test_count_of_more_words_than_a_block():
     ballots = ballot_box(np.random.default_rng(0), 5, 1300, "random")
     assert_same("count", ballots, planes(3, 64 * 1300))

@@ -4,7 +4,7 @@ Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
 coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Draw.
 
-Every function here is defined, bit for bit, by the function of the same name in reference.py. A chunk of x holds parts
+Every function here is defined, bit for bit, by the function of the same name in reference. A chunk of x holds parts
 of several tensors: `parts`, int64 (3, k), has first coordinate, end and segment of each, as Layout.parts tells, so that
 one call serves them all. pack_parts, pack_stochastic_parts and add_normal also take a row for each of several voters:
 v (n, d), planes (P, n, W), draw that of the first one. Long vectors are cut into slices for several threads, as many as
@@ -129,6 +129,12 @@ def count(ballots: Tensor, planes: Tensor) -> None:
     in_slices(votes.shape[1], lambda lo, hi: cpu.count(votes[:, lo:hi], counts[:, lo:hi]), each=64)
 
 
+def add(planes: Tensor, more: Tensor) -> None:
+    """planes += more: binary numbers, lowest plane first; more has no more planes, and the sums fit."""
+    to, of = _words(planes), _words(more)
+    in_slices(to.shape[1], lambda lo, hi: cpu.add(to[:, lo:hi], of[:, lo:hi]), each=64)
+
+
 def majority(
     plus: Tensor, minus: Tensor | None, voters: int, at: int, ties: str, draw: Draw, verdict: Tensor
 ) -> tuple[int, int]:
@@ -156,7 +162,7 @@ def weighted_majority(
 ) -> None:
     """Signs of a vote whose integer weights are learned from score (n, d), which is brought up to date.
 
-    rule: (plain, resolution, limit, least, forget); see reference.py.
+    rule: (plain, resolution, limit, least, forget); see reference.
     """
     cpu.weighted_majority(_words(ballots), score.numpy(), rounds, rule, at, ties, draw, _words(verdict))
 

@@ -41,7 +41,10 @@ def compile_ahead(voters: int = 2) -> None:
         bits.new_planes(bits.width(voters), 2),
         torch.zeros(bits.fields_for(128, voters), dtype=torch.int64),
     )
-    bits.count(bits.new_planes(voters, 2), counts)
+    for some in (bits.new_planes(voters, 2), bits.new_planes(voters, 3)[:, :2]):
+        bits.count(some, counts)
+        bits.add(counts, counts.clone())
+    bits.add(counts, bits.new_planes(1, 3)[:, :2])
     bits.spread(plus[0], voters, fields)
     bits.gather(fields, voters, counts)
     verdict = bits.new_planes(1, 2)

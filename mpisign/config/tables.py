@@ -96,11 +96,15 @@ class Dense(Table):
 
 
 class Exchange(Table):
-    """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB."""
+    """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB.
+
+    node_size: ranks of a node for `hierarchical`, 0 for what a host has.
+    """
 
     name: str = "auto"
     chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
     progress: Literal["calls", "thread"] = "calls"
+    node_size: int = Field(0, ge=0)
 
 
 class Checkpoint(Table):

@@ -10,7 +10,7 @@ from mpisign.exchange.local import Local
 from mpisign.layout import Layout
 from mpisign.world import Mpi, World
 
-NAMES = ("auto", "sharded", "allgather", "allreduce", "dense", "dense-mpi")
+NAMES = ("auto", "sharded", "allgather", "allreduce", "hierarchical", "dense", "dense-mpi")
 RAW = ("dense", "dense-mpi")
 MANY = 32  # voters up to which n - 1 words a coordinate are fewer than the floats of a verdict
 LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says how many
@@ -60,8 +60,8 @@ def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
         if stage.vote.down(stage.sign.up(), voters).raw and voters <= MANY:
             return Choice("allgather", "verdicts are floats, which nobody has to send where everyone counts", open=free)
         return Choice("sharded", "fewest bytes for sign words", open=free)
-    if name == "allreduce" and (stage.vote.needs_ballots or stage.vote.shares):
-        return Choice("sharded", f"allreduce sums votes, but {vote} needs single messages")
+    if name in ("allreduce", "hierarchical") and (stage.vote.needs_ballots or stage.vote.shares):
+        return Choice("sharded", f"{name} counts votes on the way, but {vote} needs single messages")
     if name == "dense-mpi" and stage.vote.needs_ballots:
         return Choice("dense", f"dense-mpi sums floats, but {vote} needs single messages")
     return Choice(name, "as asked for")
@@ -75,11 +75,12 @@ def build(
     chunk: int = 0,
     progress: str = "calls",
     backwards: bool = False,
+    node_size: int = 0,
 ) -> list[list[Exchange]]:
     """For each stage one exchange a section of the layout; of a section, all cut x into the same chunks.
 
     chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. backwards:
-    whether the last coordinates of a section travel first.
+    whether the last coordinates of a section travel first. node_size: see nodes.py.
     """
     together = None
     if isinstance(world, Mpi):
@@ -93,7 +94,7 @@ def build(
             slots, raw = stage.of(section), any(s.of(section).sign.up().raw for s in algorithm.stages)
             size = coordinates_of(chunk, section.layout.length, raw)
             name = choice.name if slots is stage or choice.name == "local" else "dense"
-            given = (world, section.layout, slots.sign.up(), slots.vote, size, backwards)
+            given = (world, section.layout, slots.sign.up(), slots.vote, size, backwards, node_size)
             built[-1].append(_class(name)(*given) if together else Local(*given, imitates=name))
             built[-1][-1].progress = together
     return built
@@ -113,9 +114,10 @@ def _class(name: str) -> type[Exchange]:
     # imported late: a process of one voter, or a reader of results, may have no MPI
     from mpisign.exchange.allgather import Allgather
     from mpisign.exchange.allreduce import Allreduce, DenseMpi
+    from mpisign.exchange.hierarchical import Hierarchical
     from mpisign.exchange.sharded import Dense, Sharded
 
-    return {e.name: e for e in (Sharded, Allgather, Allreduce, Dense, DenseMpi)}[name]
+    return {e.name: e for e in (Sharded, Allgather, Allreduce, Hierarchical, Dense, DenseMpi)}[name]
 
 
 __all__ = ["NAMES", "Choice", "Exchange", "build", "choose"]

@@ -44,9 +44,21 @@ class Exchange:
     ahead = 2  # messages on their way before the first is counted
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
-    def __init__(self, world: World, layout: Layout, up: Format, vote: Vote, chunk: int, backwards: bool = False):
-        """chunk: coordinates of a chunk, rounded up to a multiple of 4096. backwards: the last one travels first."""
-        self.world, self.layout, self.vote = world, layout, vote
+    def __init__(
+        self,
+        world: World,
+        layout: Layout,
+        up: Format,
+        vote: Vote,
+        chunk: int,
+        backwards: bool = False,
+        node_size: int = 0,
+    ):
+        """chunk: coordinates of a chunk, rounded up to a multiple of 4096. backwards: the last one travels first.
+
+        node_size: ranks of a node, where nodes are not the hosts.
+        """
+        self.world, self.layout, self.vote, self.node_size = world, layout, vote, node_size
         self.up, self.down = up, vote.down(up, world.n)
         self.levels = vote.levels(up, world.n)
         size = max(-(-chunk // TILE) * TILE, TILE)
@@ -201,9 +213,15 @@ class Exchange:
 
     def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
         """An array a chunk: `depth` of them, which later chunks use again."""
+        return self.cut_into([torch.zeros(size, dtype=dtype) for size in self.held(shapes)], shapes)
+
+    def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
+        """Items of the arrays that a ring of these shapes, one a chunk, needs."""
         # the last chunk of x is shorter than all others, and the first where they go backwards
-        largest = [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
-        held = [torch.zeros(size, dtype=dtype) for size in largest]
+        return [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
+
+    def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+        """Views of these shapes into flat arrays, which take turns."""
         flat = [held[c % self.depth] for c in range(len(shapes))]
         return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
 
@@ -231,6 +249,9 @@ class Exchange:
         arrays = [t for some in lists for t in some if isinstance(t, Tensor)]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in arrays}
         return self.room.nbytes + sum(storages.values())
+
+    def close(self) -> None:
+        """Gives back what is not just memory of this process; collective. The exchange is then of no more use."""
 
     def outgoing(self, voter: int, c: int) -> Tensor:
         """The buffer (planes, items) for the message of the voter-th local voter in chunk c."""

@@ -28,7 +28,7 @@ class Local(Exchange):
 
     def prepare(self):
         self._messages = self.messages(self.up, self.world.n)
-        sizes = Sizes(self.chunks, self.up, self.down, self.world.n)
+        sizes = Sizes(self.chunks, self.up, self.down, self.vote, self.world.n, self.node_size)
         self._bytes = FORMULAS[self.imitates](sizes)
 
     def bytes_a_step(self):

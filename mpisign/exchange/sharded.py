@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisign.exchange.base import Exchange
-from mpisign.layout import TILE, WORD
+from mpisign.exchange.costs import cut, grain_of
 from mpisign.messages import Ballots
 
 
@@ -46,12 +46,7 @@ class Sharded(Exchange):
         return up, others * sum(buffer.nbytes for buffer in self._own)
 
     def share_of(self, rank, lo, hi):
-        # a vote that shares tile sums needs whole tiles, and so do two whose arrays go from one to the other;
-        # for others a word is the grain
-        grain = TILE if self.vote.shares or self.vote.stateful else WORD
-        grains = -(-(hi - lo) // grain)
-        ends = [min(lo + grains * r // self.world.n * grain, hi) for r in (rank, rank + 1)]
-        return ends[0], ends[1]
+        return cut(lo, hi, grain_of(self.vote), self.world.n, rank)
 
     def _parts(self, c, form):
         """Counts and displacements, in items of chunk c, of every rank's share."""

@@ -23,7 +23,7 @@ from mpisign.optim.parameters import Given, check_alike, fault_of, named
 from mpisign.optim.statistics import Statistics, told
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
-from mpisign.stepper import Stepper, whole_of
+from mpisign.stepper import Stepper
 from mpisign.world import Local, Mpi
 
 assert zoo  # its entries are in the registry
@@ -156,7 +156,7 @@ class SignOptimizer(torch.optim.Optimizer):
     ) -> None:
         ranks = self.ranks
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
-        wholes = [reason for stage in turns.stages if (reason := whole_of(stage))]
+        wholes = [reason for stage in turns.stages if (reason := stage.whole)]
         self.overlaps = bool(overlap) and len(wholes) < len(turns.stages) and ranks.size > 1
         if overlap and wholes and ranks.root:
             warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)

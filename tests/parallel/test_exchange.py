@@ -21,7 +21,8 @@ from tests.table import FORMS_BY_ROW, TABLE
 
 pytestmark = pytest.mark.mpi
 
-WORDS = ("sharded", "allgather", "allreduce")
+WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
+NODES = {2: 1, 3: 2, 5: 2, 8: 3}  # ranks of a node, of which the last may have fewer
 RULES = list(itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")))
 
 
@@ -59,10 +60,13 @@ def on_root(comm):
 
 @pytest.fixture
 def compare(comm, everywhere, on_root):
-    def compare(setup, algorithm, name, steps, chunk):
-        key = (repr(algorithm), name, setup.layout.length, steps, chunk)
-        expected, expected_counts = on_root(key, lambda: run(setup.stepper(algorithm, name, chunk=chunk), steps))
-        got, counts = run(setup.stepper(algorithm, name, comm, chunk), steps)
+    def compare(setup, algorithm, name, steps, chunk, node_size=0):
+        key = (repr(algorithm), name, setup.layout.length, steps, chunk, node_size)
+        how = {"chunk": chunk, "node_size": node_size}
+        expected, expected_counts = on_root(key, lambda: run(setup.stepper(algorithm, name, **how), steps))
+        stepper = setup.stepper(algorithm, name, comm, **how)
+        got, counts = run(stepper, steps)
+        stepper.close()
         everywhere(got == expected, f"{algorithm.name} by {name}: direction")
         total = comm.allreduce(counts)
         everywhere(np.array_equal(total, expected_counts), f"{algorithm.name} by {name}: votes and bytes counted")
@@ -102,7 +106,25 @@ def test_every_exchange_takes_the_same_steps(comm, compare, name, hyper, chunk):
     setup = Setup(Awkward(), comm.Get_size())
     algorithm = setup.algorithm(name, **hyper)
     for exchange_name in allowed(setup, algorithm):
-        compare(setup, algorithm, exchange_name, 8, chunk)
+        node_size = NODES.get(setup.n, 0) if exchange_name == "hierarchical" else 0
+        compare(setup, algorithm, exchange_name, 8, chunk, node_size)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_node_sends_its_counts_and_its_share(comm, everywhere):
+    """(w(g) + 1)(N-1)/N bits a coordinate and node, for N nodes of g ranks each: what its first rank sends."""
+    n, d, steps = comm.Get_size(), 1 << 20, 3
+    g = 4 if n == 8 else 1 if n == 3 else n
+    setup = Setup(Quadratic(dimension=d), n)
+    stepper = setup.stepper(setup.algorithm("signum-mv"), "hierarchical", comm, node_size=g)
+    for _ in range(steps):
+        stepper.step(1e-3)
+    sent = comm.allgather((stepper.world.traffic.up + stepper.world.traffic.down) * 8 / steps / d)
+    stepper.close()
+    nodes, headers = n // g, 0.01
+    for rank, bits in enumerate(sent):
+        wanted = (g.bit_length() + 1) * (nodes - 1) / nodes if rank % g == 0 else 0.0
+        everywhere(wanted <= bits <= wanted + headers, f"rank {rank}: {bits} bits, not {wanted}")
 
 
 def test_dense_mpi_is_the_same_mean_up_to_rounding(comm, everywhere):

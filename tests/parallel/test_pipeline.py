@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpi
 
 D, CHUNK = 100_003, 512  # 25 chunks of 4096 coordinates: more than travel at once
 STEPS = 3
-WORDS = ("sharded", "allgather", "allreduce")
+WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
 FORMS = [
     ("signum-mv", {}),
     ("signum-mv", {"zeros": "abstain", "ties": "zero"}),
@@ -61,9 +61,11 @@ def test_pipelines_change_no_bit(comm, everywhere, expected, name, hyper, progre
     carriers = ("dense",) if algorithm.sign.up().raw else WORDS
     for carrier in dict.fromkeys(choose(c, algorithm, setup.n)[0].name for c in carriers):
         wanted = carrier if carrier != "local" else "auto"
-        stepper = setup.stepper(algorithm, wanted, comm, CHUNK, progress)
+        node_size = 2 if carrier == "hierarchical" else 0
+        stepper = setup.stepper(algorithm, wanted, comm, CHUNK, progress, node_size)
         assert len(stepper.exchange.chunks) > 8
         everywhere(steps_of(stepper) == expected(setup, algorithm), f"{name} by {carrier}, {progress}")
+        stepper.close()
 
 
 @pytest.mark.parametrize("carrier", WORDS)
@@ -109,7 +111,7 @@ def test_memory_is_bounded(comm, everywhere, carrier):
         plane = (trial.exchange.chunks[0][1]) / 8
         # besides, a share's tally, w planes of a chunk's n-th part: of no weight from a few chunks on
         tally = n.bit_length() / n * plane
-        bound = 0.5 * d + tally if carrier == "sharded" else 0.25 * d + 2 * (n + 2) * plane
+        bound = 0.5 * d + tally if carrier in ("sharded", "hierarchical") else 0.25 * d + 2 * (n + 2) * plane
         slack = 2 * n * 4096 + 1024  # shares are of whole words, chunks of whole tiles
         everywhere(held <= bound + slack, f"{carrier} at d = {d}, chunks of {plane:.0f}: {held} bytes, not {bound}")
 

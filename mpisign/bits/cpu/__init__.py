@@ -1,10 +1,11 @@
-"""The kernels for one CPU thread, compiled by numba: same names, arguments and bits as reference.py.
+"""The kernels for one CPU thread, compiled by numba: same names, arguments and bits as reference.
 
 Loops go over slices and release the GIL; callers bring their own threads. Nothing is contracted to a
 fused multiply-add and nothing is reassociated, since rounding is part of a kernel's definition.
 """
 
 from mpisign.bits.cpu.deciding import (
+    add,
     agreement,
     codes,
     count,
@@ -39,6 +40,7 @@ from mpisign.bits.cpu.packing import (
 )
 
 __all__ = [
+    "add",
     "add_and_sum",
     "add_levels",
     "add_normal",

@@ -36,7 +36,7 @@ def _counter(voters):
 
 
 @njit(**OPTIONS)
-def _add_numbers(planes, more):
+def add(planes, more):
     """planes += more, binary numbers in planes, lowest first."""
     for i in range(planes.shape[1]):
         carry = uint64(0)
@@ -59,7 +59,7 @@ def count(ballots, planes):
             group = ballots[r : r + 15, lo : lo + 1024]
             more = np.empty((len(group).bit_length(), total.shape[1]), dtype=np.uint64)
             _counter(len(group))(group, more)
-            _add_numbers(total, more)
+            add(total, more)
 
 
 @njit(inline="always")

@@ -1,0 +1,59 @@
+"""What the reference kernels share: bits and words, draws, parts of a chunk."""
+
+import math
+
+import numpy as np
+
+from mpisign.rng import Draw
+
+WORD = 64
+
+
+def to_words(bits: np.ndarray) -> np.ndarray:
+    """Booleans (d,) as words (ceil(d/64),), the last one filled up with zeros."""
+    padded = np.zeros(-(-len(bits) // WORD) * WORD, dtype=np.uint8)
+    padded[: len(bits)] = bits
+    return np.packbits(padded, bitorder="little").view("<u8")
+
+
+def to_bits(words: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` bits of words as booleans."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little")[:count].astype(bool)
+
+
+def coin(draw: Draw, at: int, count: int) -> np.ndarray:
+    """One 64-bit word of coins for 64 coordinates: outputs 0 (low half) and 1 of the block of that word."""
+    blocks = draw.blocks(at // WORD, -(-count // WORD)).astype(np.uint64)
+    words = blocks[:, 0] | blocks[:, 1] << np.uint64(32)
+    return to_bits(~words if draw.negate else words, count)
+
+
+def uniform(draw: Draw, at: int, count: int) -> np.ndarray:
+    """u = ((2k + 1) - 2**24) / 2**24 for the upper 24 bits k of one output a coordinate, float32 in (-1, 1)."""
+    k = draw.blocks(at // 4, -(-count // 4)).reshape(-1)[:count] >> np.uint32(8)
+    return ((2 * k.astype(np.int64) + 1 - 2**24) / 2**24).astype(np.float32)
+
+
+def normal(draw: Draw, at: int, count: int) -> np.ndarray:
+    """N(0, 1) a coordinate, float32: Box and Muller in float64 on the two halves of a Philox block."""
+    found = []
+    for block in draw.blocks(at // 4, -(-count // 4)).tolist():
+        for k, turn in (block[:2], block[2:]):
+            length = math.sqrt(-2.0 * math.log((k + 1.0) * 2.0**-32))
+            angle = (2.0 * math.pi * 2.0**-32) * turn
+            found += [length * math.cos(angle), length * math.sin(angle)]
+    return np.array(found[:count], dtype=np.float32)
+
+
+def of_parts(parts, at, items):
+    """(items, words, first coordinate, segment) of each part that lies in a vector which starts at `at`."""
+    for first, end, segment in parts.T:
+        lo, hi = max(first - at, 0), min(end - at, items)
+        if lo < hi:
+            yield slice(lo, hi), slice(lo // WORD, -(-hi // WORD)), at + lo, segment
+
+
+def first_nonfinite(v):
+    """Index of the first infinite or NaN value, or -1."""
+    found = np.flatnonzero(~np.isfinite(v))
+    return int(found[0]) if len(found) else -1

@@ -1,0 +1,250 @@
+"""`hierarchical`: a node's ranks count in shared memory what they packed there; counts travel between nodes, sharded.
+
+    1. send     nothing travels: words are packed where all ranks of the node see them
+    2. receive  each of a node's g ranks counts its part of the node's words into w(g) planes; the node's first rank
+                sends them by Alltoall over N nodes, w(g) * (N-1)/N bits a coordinate and node; each rank adds up all
+                nodes' counts of its part of the node's share, and the vote decides it
+    3. publish  verdicts go into shared memory, and by Allgather to other nodes: (N-1)/N bits
+    4. collect  everyone sees the whole verdict
+
+Nodes may have different numbers of ranks. Ranks of a node wait for each other by flags in shared memory that hold the
+step at which something was last done. Counts and verdicts have a communicator each, since which of them is ready first
+is a matter of time.
+"""
+
+from itertools import chain
+
+from mpi4py import MPI
+
+from mpisign import bits
+from mpisign.exchange.base import Exchange
+from mpisign.exchange.costs import cut, grain_of, planes_of
+from mpisign.exchange.nodes import Shared, nodes_of
+from mpisign.layout import WORD
+from mpisign.messages import Ballots, Tally
+
+PACKED, COUNTED, CAME, DECIDED, HERE = range(5)  # what flags tell of a chunk: each rank's, or the first rank's
+
+
+class Hierarchical(Exchange):
+    """Counts inside a node through shared memory, sharded across nodes."""
+
+    name = "hierarchical"
+    shards = True
+
+    @property
+    def ahead(self):
+        return len(self.chunks) if self.up.planes == 1 else 8
+
+    @property
+    def _nodes(self):
+        return nodes_of(self.world.comm, self.node_size)
+
+    def prepare(self):
+        nodes, chunks = self._nodes, range(len(self.chunks))
+        self._g, self._local, self._several = len(nodes.mine), nodes.local, len(nodes.members) > 1
+        self._planes = [planes_of(self.up, len(members)) for members in nodes.members]  # of each node's counts
+        # words of every node's share of each chunk: (first, end) in the chunk
+        self._shares = [
+            [self._words(c, self._share(k, *self.chunks[c])) for k in range(len(nodes.members))] for c in chunks
+        ]
+        self._own_share = [share[nodes.index] for share in self._shares]
+        self._allocate(self._planes[nodes.index])
+        self._own = [self.down.empty(coordinates=hi - lo) for lo, hi, _ in self.stretches]
+        self._turn = 0
+        self._going_up, self._going_down = {}, {}
+
+    def _allocate(self, planes):
+        """Arrays in the node's window: all ranks' messages, the node's counts, all nodes' counts, and the verdict.
+
+        planes: of the node's counts.
+        """
+        words = [(hi - lo) // WORD for lo, hi in self.chunks]
+        shares = [end - start for start, end in self._own_share]
+        messages = [(self.up.planes, self._g, w) for w in words]
+        counts = [(planes * w,) for w in words] if self._several else []
+        came = [(sum(self._planes) * w,) for w in shares] if self._several else []
+        verdicts = [(self.down.planes, w) for w in words]
+        sizes = [self.held(shapes) for shapes in (messages, counts, came)] + [[p * w for p, w in verdicts]]
+        self._window = Shared(self._nodes.node, list(chain(*sizes)), 5 * len(words) * self._g)
+        arrays = iter(self._window.arrays)
+        messages_held, counts_held, came_held, whole = ([next(arrays) for _ in part] for part in sizes)
+        self._messages = self.cut_into(messages_held, messages)
+        self._counts, self._came = self.cut_into(counts_held, counts), self.cut_into(came_held, came)
+        self.decided = [flat.view(shape) for flat, shape in zip(whole, verdicts, strict=True)]
+
+    def share_of(self, rank, lo, hi):
+        index, members = next((k, m) for k, m in enumerate(self._nodes.members) if rank in m)
+        start, end = self._share(index, lo, hi)
+        return cut(start, end, grain_of(self.vote), len(members), members.index(rank))
+
+    def _share(self, node, lo, hi):
+        return cut(lo, hi, grain_of(self.vote), len(self._nodes.members), node)
+
+    def _words(self, c, stretch):
+        lo = self.chunks[c][0]
+        return (stretch[0] - lo) // WORD, (stretch[1] - lo) // WORD
+
+    def bytes_a_step(self):
+        if not self._nodes.up or not self._several:
+            return 0, 0
+        planes, own = self._planes[self._nodes.index], [end - start for start, end in self._own_share]
+        whole = sum((hi - lo) // WORD for lo, hi in self.chunks)
+        return 8 * planes * (whole - sum(own)), 8 * self.down.planes * sum(own) * (len(self._planes) - 1)
+
+    def open(self, counting):
+        super().open(counting)
+        self._turn += 1
+        self._sent = self._counted = self._posted = self._gathered = 0
+
+    def outgoing(self, voter, c):
+        if c >= self.depth and not self._several:
+            # of a single node, others may still be reading what is about to be packed over
+            before = c - self.depth
+            self._until(lambda: self._raised(DECIDED, before), f"the node's verdicts on chunk {before}")
+        return self._messages[c][:, self._local]
+
+    # 1. send
+    def send(self, c):
+        self._raise(PACKED, c)
+        self._sent = c + 1
+
+    # 2. receive
+    def receive(self, c):
+        self._until(lambda: self._raised(PACKED, c), f"the node's words of chunk {c}")
+        self._count(c)
+        while self._counted < self._sent and self._raised(PACKED, self._counted):
+            self._count(self._counted)  # so that more counts are on their way
+        lo, hi, _ = stretch = self.stretches[c]
+        if not self._several:
+            return Ballots(*stretch, self.world.n, planes=self._messages[c][:, :, slice(*self._words(c, (lo, hi)))])
+        self._until(lambda: self._raised(CAME, c, 1), f"the counts of chunk {c} from other nodes")
+        return Ballots(*stretch, self.world.n, counted=self._added_up(c, self._words(c, (lo, hi))))
+
+    def _count(self, c):
+        """Counts this rank's part of every node's share of chunk c, once."""
+        if c < self._counted:
+            return
+        self._counted = c + 1
+        if not self._several:
+            return
+        whole, planes = self._messages[c], self._planes[self._nodes.index]
+        for start, end in self._shares[c]:
+            block = self._counts[c][planes * start : planes * end].view(planes, end - start)
+            lo, hi = cut(start, end, 1, self._g, self._local)
+            tally = Ballots(0, 0, 0, self._g, planes=whole[:, :, lo:hi], room=self.room).tally
+            block[: len(tally.plus), lo - start : hi - start] = tally.plus
+            if tally.minus is not None:
+                block[len(tally.plus) :, lo - start : hi - start] = tally.minus
+        self._raise(COUNTED, c)
+
+    def _added_up(self, c, words):
+        """The tally of all voters for some words of the chunk, which lie in this node's share."""
+        sets, at = self.up.planes, 0
+        start, end = self._own_share[c]
+        total = [
+            self.room(name, bits.width(self.world.n), words[1] - words[0]).zero_()
+            for name in ("all plus", "all minus")[:sets]
+        ]
+        for planes in self._planes:
+            size = planes * (end - start)
+            block = self._came[c][at : at + size].view(sets, planes // sets, end - start)
+            for counts, more in zip(total, block, strict=True):
+                bits.add(counts, more[:, words[0] - start : words[1] - start])
+            at += size
+        return Tally(total[0], total[1] if total[1:] else None, self.world.n)
+
+    def own_verdict(self, c):
+        return self._own[c]
+
+    # 3. publish
+    def publish(self, c):
+        self.decided[c][:, slice(*self._words(c, self.stretches[c][:2]))] = self._own[c]
+        self._raise(DECIDED, c)
+        self._advance()
+
+    # 4. collect
+    def has_come(self, c):
+        while self._counted <= c and self._raised(PACKED, self._counted):
+            self._count(self._counted)
+        self._advance()
+        return self._counted > c and (not self._several or self._raised(CAME, c, 1))
+
+    def is_here(self, c):
+        self._advance()
+        return self._raised(HERE, c, 1) if self._several else self._raised(DECIDED, c)
+
+    def collect(self, c):
+        self._until(lambda: self.is_here(c), f"the verdict of chunk {c}")
+
+    def proceed(self):
+        self._advance()
+        super().proceed()
+
+    # Between nodes: what the first rank of a node does whenever it is asked
+
+    def _advance(self):
+        """Posts what all ranks of the node have made ready, in order of chunks, and tells them of what has come."""
+        if not self._several or not self._nodes.up:
+            return
+        while self._posted < self._sent and self._raised(COUNTED, self._posted):
+            self._going_up[self._posted] = self._send_counts(self._posted)
+            self._posted += 1
+        while self._gathered < self._posted and self._raised(DECIDED, self._gathered):
+            self._going_down[self._gathered] = self._send_verdicts(self._gathered)
+            self._gathered += 1
+        for going, flag in ((self._going_up, CAME), (self._going_down, HERE)):
+            for c in [c for c, requests in going.items() if MPI.Request.Testall(requests)]:
+                del going[c]
+                self._raise(flag, c)
+
+    def _send_counts(self, c):
+        own, (start, end) = self._planes[self._nodes.index], self._own_share[c]
+        out = [own * (last - first) for first, last in self._shares[c]]
+        into = [planes * (end - start) for planes in self._planes]
+        sides = [
+            [array.numpy(), (sizes, _places(sizes)), MPI.INT64_T]
+            for array, sizes in ((self._counts[c], out), (self._came[c], into))
+        ]
+        return [self._nodes.up.Ialltoallv(*sides)]
+
+    def _send_verdicts(self, c):
+        sizes = [last - first for first, last in self._shares[c]]
+        places = [first for first, _ in self._shares[c]]
+        return [
+            self._nodes.down.Iallgatherv(MPI.IN_PLACE, [plane, (sizes, places), MPI.INT64_T])
+            for plane in self.decided[c].numpy()
+        ]
+
+    # Flags
+
+    def _raise(self, kind, c):
+        self._window.raise_flag(self._flag(kind, c) + (self._local if kind not in (CAME, HERE) else 0), self._turn)
+
+    def _raised(self, kind, c, count=0):
+        return self._window.raised(self._flag(kind, c), count or self._g, self._turn)
+
+    def _flag(self, kind, c):
+        return (kind * len(self.chunks) + c) * self._g
+
+    def _until(self, ready, what):
+        if ready():
+            return
+        with self.world.watch(what):
+            while not ready():
+                self.proceed()
+
+    def memory(self):
+        # the window belongs to all ranks of the node
+        window = [self._messages, self._counts, self._came, self.decided]
+        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for some in window for t in some}
+        return super().memory() - sum(held.values()) + self._window.nbytes // self._g
+
+    def close(self):
+        for some in (self._messages, self._counts, self._came, self.decided):
+            some.clear()
+        self._window.close()
+
+
+def _places(sizes):
+    return [sum(sizes[:k]) for k in range(len(sizes))]

@@ -1,0 +1,120 @@
+"""Which ranks share a node's memory, who speaks for each node, and arrays that all ranks of a node see."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from mpisign.errors import UsageError
+
+LINE = 8  # 64-bit words in a cache line, so that no two flags share one
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a communicator, in order of their first ranks, and this rank's place.
+
+    node: this node's ranks. up and down: the first rank of each node, for messages that nothing ties to each other;
+    None on other ranks.
+    """
+
+    members: tuple[tuple[int, ...], ...]
+    index: int
+    node: MPI.Intracomm
+    up: MPI.Intracomm | None
+    down: MPI.Intracomm | None
+
+    @property
+    def mine(self) -> tuple[int, ...]:
+        """The ranks of this node."""
+        return self.members[self.index]
+
+    @property
+    def local(self) -> int:
+        """This rank's number in its node."""
+        return self.node.Get_rank()
+
+
+_known: dict[tuple[int, int], tuple[MPI.Intracomm, Nodes]] = {}
+
+
+def nodes_of(comm: MPI.Intracomm, size: int = 0) -> Nodes:
+    """The nodes of comm: as its ranks share memory, or, as a test of what nodes would do, `size` ranks each.
+
+    Collective. Raises UsageError, on all ranks, where a node of that size would span two hosts.
+    """
+    key = (comm.py2f(), size)
+    if key not in _known or _known[key][0] is not comm:
+        _known[key] = comm, _look_around(comm, size)
+    return _known[key][1]
+
+
+def _look_around(comm: MPI.Intracomm, size: int) -> Nodes:
+    rank, node = comm.Get_rank(), comm.Split_type(MPI.COMM_TYPE_SHARED)
+    if size:
+        wanted = comm.Split(rank // size)
+        missing = wanted.Get_size() - wanted.allreduce(int(_within(wanted, node)))
+        if comm.allreduce(missing):
+            raise UsageError(
+                f"exchange.node_size = {size}: ranks of such a node would lie on different hosts; leave it out, and "
+                "nodes are the hosts",
+                agreed=True,
+            )
+        node = wanted
+    first = node.bcast(rank)
+    firsts = sorted(set(comm.allgather(first)))
+    up = comm.Split(0 if first == rank else MPI.UNDEFINED)
+    alone = up == MPI.COMM_NULL
+    gathered = comm.allgather((first, rank))
+    members = tuple(tuple(r for f, r in gathered if f == one) for one in firsts)
+    return Nodes(members, firsts.index(first), node, None if alone else up, None if alone else up.Dup())
+
+
+def _within(wanted: MPI.Intracomm, node: MPI.Intracomm) -> bool:
+    """Whether all ranks of one communicator are in another."""
+    one, other = wanted.Get_group(), node.Get_group()
+    return MPI.Group.Intersection(one, other).Get_size() == wanted.Get_size()
+
+
+class Shared:
+    """Arrays of 64-bit words in memory that all ranks of a node see, and flags by which they tell each other."""
+
+    def __init__(self, node: MPI.Intracomm, sizes: list[int], flags: int):
+        """sizes: words of each array. Collective over the node."""
+        ends = list(accumulate([flags * LINE, *(-(-size // LINE) * LINE for size in sizes)]))
+        self.nbytes = 8 * ends[-1]
+        self._window = MPI.Win.Allocate_shared(self.nbytes if node.Get_rank() == 0 else 0, 8, comm=node)
+        memory, _ = self._window.Shared_query(0)
+        words = np.frombuffer(memory, dtype=np.int64, count=ends[-1])
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        if node.Get_rank() == 0:
+            words[:] = 0
+        self._window.Sync()
+        node.Barrier()
+        self._window.Sync()
+        self._flags = words[: ends[0]].reshape(flags, LINE)[:, 0]
+        whole = torch.from_numpy(words)
+        self.arrays: list[Tensor] = [whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
+
+    def raise_flag(self, flag: int, value: int) -> None:
+        """Tells all that what was written before is there."""
+        self._window.Sync()
+        self._flags[flag] = value
+        self._window.Sync()
+
+    def raised(self, first: int, count: int, value: int) -> bool:
+        """Whether all of `count` flags stand at a value or beyond; what was written before them is then seen."""
+        if self._flags[first : first + count].min() < value:
+            return False
+        self._window.Sync()
+        return True
+
+    def close(self) -> None:
+        """Gives the memory back. Collective over the node."""
+        self._window.Unlock_all()
+        self.arrays.clear()
+        del self._flags
+        self._window.Free()
