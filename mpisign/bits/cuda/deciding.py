@@ -1,0 +1,107 @@
+"""Words -> tally -> verdict: count and majority."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mpisign.bits.cuda import detour
+from mpisign.bits.cuda.common import COINS, DRAW, RULES, WORDS, coin_words, draw_of, ones, programs, words_of
+
+MOST = 255  # voters that eight planes can count
+
+
+@triton.jit
+def _count(ballots, ballot, planes, plane, voters, words, PLANES: tl.constexpr, WORDS: tl.constexpr):
+    word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    inside = word < words
+    p0 = tl.zeros((WORDS,), tl.int32)
+    p1, p2, p3, p4, p5, p6, p7 = p0, p0, p0, p0, p0, p0, p0
+    for r in range(voters):
+        # a carry runs through the planes; those that no count reaches stay zero
+        carry = tl.load(ballots + r * ballot + word, mask=inside, other=0)
+        p0, carry = p0 ^ carry, p0 & carry
+        p1, carry = p1 ^ carry, p1 & carry
+        p2, carry = p2 ^ carry, p2 & carry
+        p3, carry = p3 ^ carry, p3 & carry
+        p4, carry = p4 ^ carry, p4 & carry
+        p5, carry = p5 ^ carry, p5 & carry
+        p6, carry = p6 ^ carry, p6 & carry
+        p7 = p7 ^ carry
+    tl.store(planes + word, p0, mask=inside)
+    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
+    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
+    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
+    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
+    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
+    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
+    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
+
+
+def count(ballots: Tensor, planes: Tensor):
+    if len(ballots) > MOST or not ballots.shape[1]:
+        detour.count(ballots, planes)
+        return
+    votes, counts = words_of(ballots), words_of(planes)
+    given = (votes, votes.stride(0), counts, counts.stride(0), len(votes), votes.shape[1])
+    _count[(programs(votes.shape[1]),)](*given, PLANES=len(counts), WORDS=WORDS.value)
+
+
+@triton.jit(do_not_specialize=(*DRAW, "voters"))
+def _majority(
+    plus, plus_plane, minus, minus_plane, verdict, verdict_plane, found, voters, words, first,
+    step, voter, stream, k0, k1,
+    PLANES: tl.constexpr, ABSTENTIONS: tl.constexpr, RULE: tl.constexpr, NEGATE: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    inside = word < words
+    greater = tl.zeros((WORDS,), tl.int32)
+    equal = ~greater
+    total = greater
+    for j in tl.static_range(PLANES):
+        # binary numbers are compared from the highest plane down: with -1, or with half of the voters
+        k = PLANES - 1 - j
+        p = tl.load(plus + k * plus_plane + word, mask=inside, other=0)
+        if ABSTENTIONS:
+            q = tl.load(minus + k * minus_plane + word, mask=inside, other=0)
+        else:
+            q = tl.zeros((WORDS,), tl.int32) - ((voters >> (k + 1)) & 1)
+        greater |= equal & p & ~q
+        equal &= ~(p ^ q)
+    if not ABSTENTIONS:
+        equal = equal & ((voters & 1) - 1)
+    less = ~(greater | equal)
+    for k in tl.static_range(PLANES):
+        p = tl.load(plus + k * plus_plane + word, mask=inside, other=0)
+        gain = ones(p & greater) - ones(p & less)
+        if ABSTENTIONS:
+            q = tl.load(minus + k * minus_plane + word, mask=inside, other=0)
+            gain -= ones(q & greater) - ones(q & less)
+        else:
+            gain *= 2
+        total += gain << k
+    if not ABSTENTIONS:
+        total -= voters * (ones(greater) - ones(less))
+    tl.atomic_add(found, tl.sum(tl.where(inside, total, 0).to(tl.int64)))
+    tl.atomic_add(found + 1, tl.sum(tl.where(inside, ones(equal), 0).to(tl.int64)))
+    if RULE == 0:
+        greater |= equal & coin_words(first + word, step, voter, stream, k0, k1, NEGATE)
+    if RULE == 1:
+        greater |= equal
+    if RULE == 2:
+        tl.store(verdict + verdict_plane + word, ~equal, mask=inside)
+    tl.store(verdict + word, greater, mask=inside)
+
+
+def majority(plus, minus, voters, at, ties, draw, verdict):
+    if not verdict.shape[1]:
+        return 0, 0
+    p, out = words_of(plus), words_of(verdict)
+    q = p if minus is None else words_of(minus)
+    found = torch.zeros(2, dtype=torch.int64, device=plus.device)
+    given = (p, p.stride(0), q, q.stride(0), out, out.stride(0), found, voters, out.shape[1], at // 32)
+    coins = ties in COINS
+    how = {"PLANES": len(p), "ABSTENTIONS": minus is not None, "RULE": RULES[ties], "NEGATE": coins and draw.negate}
+    drawn = draw_of(draw) if coins else (0,) * 5
+    _majority[(programs(out.shape[1]),)](*given, *drawn, WORDS=WORDS.value, **how)
+    return tuple(found.tolist())

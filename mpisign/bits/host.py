@@ -1,0 +1,194 @@
+"""The kernels for tensors of the CPU: slices for several threads over those in cpu/, with its names and arguments."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign.bits import cpu
+from mpisign.bits.slices import in_slices
+
+
+def _words(planes):
+    return planes.numpy().view(np.uint64)
+
+
+def _joined(items, work):
+    """What the slices of a vector found, as one."""
+    total, first = 0, -1
+
+    def shifted(lo, hi):
+        count, bad = work(lo, hi)
+        return count, bad + lo if bad >= 0 else -1
+
+    for count, bad in in_slices(items, shifted):
+        total, first = total + count, first if first >= 0 else bad
+    return total, first
+
+
+def _within(lo, hi):
+    """The words of coordinates lo to hi - 1; lo is a multiple of 64."""
+    return slice(lo // 64, -(-hi // 64))
+
+
+def pack(v, at, zeros, draw, planes):
+    values, words = v.numpy(), _words(planes)
+    return _joined(len(v), lambda lo, hi: cpu.pack(values[lo:hi], at + lo, zeros, draw, words[:, _within(lo, hi)]))
+
+
+def pack_parts(v, parts, at, zeros, draw, planes):
+    values, words = v.numpy(), _words(planes)
+    if values.ndim > 1:
+        return cpu.pack_rows(values, parts, at, zeros, draw, words)
+
+    def work(lo, hi):
+        return cpu.pack_parts(values[lo:hi], parts, at + lo, zeros, draw, words[:, _within(lo, hi)])
+
+    return _joined(len(values), work)
+
+
+def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
+    values, words = v.numpy(), _words(planes)
+
+    def work(lo, hi):
+        return cpu.pack_scaled_parts(values[lo:hi], scales, parts, at + lo, zeros, draw, words[:, _within(lo, hi)])
+
+    return _joined(len(values), work)
+
+
+def pack_stochastic(v, radius, at, draw, planes):
+    values, words = v.numpy(), _words(planes)
+    return _joined(
+        len(v), lambda lo, hi: cpu.pack_stochastic(values[lo:hi], radius, at + lo, draw, words[:, _within(lo, hi)])
+    )
+
+
+def pack_stochastic_parts(v, radii, parts, at, draw, planes):
+    each = isinstance(radii, Tensor)
+    values, limits, words = v.numpy(), radii.numpy() if each else radii, _words(planes)
+    if values.ndim > 1:
+        return cpu.pack_stochastic_rows(values, limits, each, parts, at, draw, words)
+
+    def work(lo, hi):
+        own = limits[lo:hi] if each else limits
+        return cpu.pack_stochastic_parts(values[lo:hi], own, each, parts, at + lo, draw, words[:, _within(lo, hi)])
+
+    return _joined(len(values), work)
+
+
+def count(ballots, planes):
+    votes, counts = _words(ballots), _words(planes)
+    in_slices(votes.shape[1], lambda lo, hi: cpu.count(votes[:, lo:hi], counts[:, lo:hi]), each=64)
+
+
+def add(planes, more):
+    to, of = _words(planes), _words(more)
+    in_slices(to.shape[1], lambda lo, hi: cpu.add(to[:, lo:hi], of[:, lo:hi]), each=64)
+
+
+def majority(plus, minus, voters, at, ties, draw, verdict: Tensor):
+    p, q, out = _words(plus), _optional(minus), _words(verdict)
+
+    def work(lo, hi):
+        absent = None if q is None else q[:, lo:hi]
+        return cpu.majority(p[:, lo:hi], absent, voters, at + 64 * lo, ties, draw, out[:, lo:hi])
+
+    found = in_slices(out.shape[1], work, each=64)
+    return sum(agreement for agreement, _ in found), sum(ties for _, ties in found)
+
+
+def randomised_majority(plus, minus, voters, at, draw, verdict):
+    cpu.randomised_majority(_words(plus), _optional(minus), voters, at, draw, _words(verdict))
+
+
+def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict: Tensor):
+    cpu.weighted_majority(_words(ballots), score.numpy(), rounds, rule, at, ties, draw, _words(verdict))
+
+
+def codes(plus, minus, voters, verdict):
+    cpu.codes(_words(plus), _optional(minus), voters, _words(verdict))
+
+
+def agreement(plus, minus, voters):
+    return cpu.agreement(_words(plus), _optional(minus), voters)
+
+
+def apply(x, planes, parts, at, tables, decays):
+    values, words = x.numpy(), _words(planes)
+
+    def work(lo, hi):
+        cpu.apply(values[lo:hi], words[:, _within(lo, hi)], parts, at + lo, tables, decays)
+
+    in_slices(len(values), work)
+
+
+def blend(y, x, a, b):
+    to, of = y.view(-1).numpy(), x.view(-1).numpy()
+    in_slices(len(to), lambda lo, hi: cpu.blend(to[lo:hi], of[lo:hi], a, b))
+
+
+def add_signed(total, planes, scale):
+    values, words = total.numpy(), _words(planes)
+    in_slices(len(total), lambda lo, hi: cpu.add_signed(values[lo:hi], words[:, _within(lo, hi)], scale))
+
+
+def add_levels(total, planes, table):
+    values, words = total.numpy(), _words(planes)
+    in_slices(len(total), lambda lo, hi: cpu.add_levels(values[lo:hi], words[:, _within(lo, hi)], table))
+
+
+def add_normal(y, scale, at, draw):
+    values = y.numpy()
+    if y.dim() > 1:
+        cpu.add_normal_rows(values, scale, at, draw)
+    else:
+        in_slices(len(y), lambda lo, hi: cpu.add_normal(values[lo:hi], scale, at + lo, draw))
+
+
+def uniforms(count, draw, voters: int | None = None):
+    found = torch.empty(voters or 1, count)
+    cpu.uniform_rows(found.numpy(), draw)
+    return found[0] if voters is None else found
+
+
+def tile_maxima(v, tiles):
+    maxima, values = np.empty(tiles.shape[1]), v.numpy()
+    in_slices(len(maxima), lambda lo, hi: cpu.tile_maxima(values, tiles[:, lo:hi], maxima[lo:hi]), each=4096)
+    return maxima
+
+
+def tile_sums(v, tiles, squares=False):
+    sums, values = np.empty(tiles.shape[1]), v.numpy()
+    in_slices(len(sums), lambda lo, hi: cpu.tile_sums(values, tiles[:, lo:hi], squares, sums[lo:hi]), each=4096)
+    return sums
+
+
+def add_and_sum(y, x, factors, tiles):
+    sums, to, of = np.empty(tiles.shape[1]), y.numpy(), x.numpy()
+    in_slices(len(sums), lambda lo, hi: cpu.add_and_sum(to, of, factors, tiles[:, lo:hi], sums[lo:hi]), each=4096)
+    return sums
+
+
+def first_nonfinite(v):
+    values = v.numpy()
+
+    def work(lo, hi):
+        found = cpu.first_nonfinite(values[lo:hi])
+        return found + lo if found >= 0 else -1
+
+    return next((found for found in in_slices(len(v), work) if found >= 0), -1)
+
+
+def differing(a, b):
+    return cpu.differing(_words(a), _words(b))
+
+
+def spread(plane, voters, fields):
+    cpu.spread(_words(plane), voters.bit_length(), _words(fields))
+
+
+def gather(fields, voters, planes):
+    cpu.gather(_words(fields), voters.bit_length(), _words(planes))
+
+
+def _optional(planes):
+    return None if planes is None else _words(planes)
