@@ -9,6 +9,7 @@ from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.problems.share import Share
+from mpisign.stepper import Stepper
 
 FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 
@@ -87,3 +88,18 @@ def weights(config: Config, share: Share) -> np.ndarray:
     if config.run.objective == "ranks" or not rows.any():
         return np.ones(len(rows))
     return rows / rows.sum() * len(rows)
+
+
+def foretold(config: Config, stepper: Stepper, share: Share, steps: int) -> dict[str, object]:
+    """What a run would cost, by name. Collective."""
+    world, turns = stepper.world, stepper.turns
+    sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
+    found: dict[str, object] = {
+        "d": stepper.layout.size,
+        "bytes_per_step": " or ".join(map(str, sent)),
+        f"memory_per_{'rank' if len(world.local) == 1 else 'process'}": stepper.memory(),
+        "evaluations_per_step": f"{evaluations_a_step(config, turns, share, steps):.10g}",
+    }
+    if values := values_a_step(config, turns, share, steps):
+        found["function_evaluations_per_step"] = f"{values:.10g}"
+    return found

@@ -174,6 +174,6 @@ def save_model(path: Path, parameters: Mapping[str, Tensor], **attributes) -> No
         # one dataset a parameter, dots and all: no nested groups
         group = file.create_group("parameters")
         for name, tensor in parameters.items():
-            group.create_dataset(name, data=tensor.numpy())
+            group.create_dataset(name, data=tensor.cpu().numpy())
 
     write_aside(path, fill)

@@ -95,7 +95,14 @@ class Layout:
     Parameters that do not vote come last.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], groups: Mapping[str, Group] | None = None):
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        groups: Mapping[str, Group] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """device: on which x and all vectors like it lie."""
+        self.device = torch.device(device)
         segments, offset, groups = [], 0, groups or {}
         for name in sorted(shapes, key=lambda name: not groups.get(name, Group()).vote):
             shape = shapes[name]
@@ -116,7 +123,7 @@ class Layout:
         if not all(kinds):
             return (Section(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
         for segments in kinds:
-            own = Layout({s.name: s.shape for s in segments}, {s.name: s.group for s in segments})
+            own = Layout({s.name: s.shape for s in segments}, {s.name: s.group for s in segments}, self.device)
             lo, first = segments[0].offset, self.segments.index(segments[0])
             found.append(Section(lo, lo + own.length, first, own, segments[0].group.vote))
         return tuple(found)
@@ -225,9 +232,9 @@ class Layout:
         """Coordinates of [lo, hi) that belong to no parameter."""
         return hi - lo - sum(s.hi - s.lo for s in self.spans(lo, hi))
 
-    def zeros(self, device="cpu") -> Tensor:
+    def zeros(self) -> Tensor:
         """A new float32 vector of `length` zeros."""
-        return torch.zeros(self.length, dtype=torch.float32, device=device)
+        return torch.zeros(self.length, dtype=torch.float32, device=self.device)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view into a flat vector of `length` coordinates."""

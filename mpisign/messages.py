@@ -41,9 +41,9 @@ class Format:
         """(planes, *between, items); raw floats count as one plane."""
         return (self.planes or 1, *between, self.items(coordinates))
 
-    def empty(self, *between: int, coordinates: int) -> Tensor:
+    def empty(self, *between: int, coordinates: int, device: torch.device | str = "cpu") -> Tensor:
         """A buffer of that shape."""
-        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype)
+        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype, device=device)
 
 
 RAW = Format(planes=0)
@@ -59,16 +59,17 @@ class Tally:
 
 
 class Room:
-    """Scratch arrays of a stretch, kept from step to step so that none is allocated in a step."""
+    """Scratch arrays of a stretch on a device, kept from step to step so that none is allocated in a step."""
 
-    def __init__(self):
+    def __init__(self, device: torch.device | str = "cpu"):
         self._held: dict[str, Tensor] = {}
+        self._device = device
 
     def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         """An uninitialised array of that name, which is lent until it is asked for again."""
         size, held = math.prod(shape), self._held.get(name)
         if held is None or len(held) < size:
-            held = self._held[name] = torch.empty(size, dtype=dtype)
+            held = self._held[name] = torch.empty(size, dtype=dtype, device=self._device)
         return held[:size].view(shape)
 
     @property
@@ -144,7 +145,7 @@ class Direction:
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
         """Each span of the stretch with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):
-            found = torch.zeros(span.hi - span.lo)
+            found = torch.zeros(span.hi - span.lo, device=self.planes.device)
             bits.add_levels(found, self.planes[:, span.words(self.lo)], table)
             yield span, found
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
+from mpisign.device import name_of, peak
 from mpisign.errors import MpisignError, StorageError, UsageError
 from mpisign.measure import gradient_norms, measure
 from mpisign.mpi import Ranks
 from mpisign.plan import Plan
+from mpisign.problems.feed import Feed
 from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run
@@ -42,7 +44,7 @@ class Observer:
         self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
         self.rows_a_minibatch, self.quiet = rows_a_minibatch, quiet
         self.world, self.oracles = stepper.world, stepper.oracles
-        self.test = [part.tensors() if part else None for part in share.test]
+        self.test = [Feed(part, stepper.layout.device) if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
         self.path = run_path(config, stepper.world.n)
@@ -154,9 +156,10 @@ class Observer:
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""
         self.stepper.check_replicas()
-        seconds = self.world.gather(np.array(self.stepper.timer.take()))
-        for rank, row in enumerate(seconds):
-            self._add("phases", step=self.stepper.t, rank=rank, **dict(zip(PHASES, row, strict=True)))
+        here = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
+        for rank, (*seconds, memory) in enumerate(self.world.gather(np.array(here))):
+            row = dict(zip(PHASES, seconds, strict=True)) | {"memory": int(memory)}
+            self._add("phases", step=self.stepper.t, rank=rank, **row)
 
     def evaluate(self, loss: float, lr: float) -> None:
         """A row of /eval at the present point."""
@@ -165,7 +168,7 @@ class Observer:
             found = measure(stepper, self.test) | gradient_norms(stepper, self.config.run.exact_gradient)
             self._add("eval", step=step, **found, **self._costs())
             if self.config.run.trace:
-                point = [p.reshape(-1).numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
+                point = [p.reshape(-1).cpu().numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
                 self._add("trace", step=step, x=np.concatenate(point))
         shown = {k: v for k, v in found.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
         self.printer.update(step, loss if step else found["train_loss"], lr, shown)
@@ -236,7 +239,7 @@ class Observer:
         return {
             "n": self.world.n,
             "hosts": self.ranks.hosts,
-            "device": self.config.run.device,
+            "device": name_of(self.stepper.layout.device),
             "threads": self.ranks.threads,
             "mpi": self.ranks.library,
             "versions": ", ".join([f"python {platform.python_version()}", *packages]),
@@ -249,7 +252,7 @@ class Observer:
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
         say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}; voters: {self.world.n}")
-        say(f"device: {config.run.device}, {ranks.threads} thread(s) a rank")
+        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) a rank")
         for choice in plan.choices:
             say(f"exchange: {choice.name} ({choice.reason})")
         if (rows := self.share.rows).any():

@@ -42,6 +42,10 @@ def resolve(config: Config, voters: int) -> Plan:
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
     problem = factory(**arguments)
+    if isinstance(problem, Problem):
+        problem.use_precision(config.run.precision)
+        if config.run.compile:
+            problem.compile()
     _check_needs(entry, algorithm, problem, config)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)

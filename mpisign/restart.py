@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mpisign import checkpoint, mpi
 from mpisign.checkpoint import Checkpoint, Writer
+from mpisign.device import spread
 from mpisign.errors import MpisignError, StorageError, UsageError
 from mpisign.layout import Layout
 from mpisign.mpi import Ranks
@@ -68,7 +69,8 @@ def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[
         _take(stepper, arrays)
         for k, stage in enumerate(stepper.stages):
             name = f"{stepper.prefix(k)}verdict"
-            stage.exchange.before = torch.from_numpy(opened[name]) if name in opened else None
+            exchange = stage.exchange
+            exchange.before = torch.from_numpy(opened[name]).to(exchange.device) if name in opened else None
         kept = torch.from_numpy(opened["kept"]) if "kept" in opened else None
         return _take_common(stepper, ranks, opened), kept
 
@@ -84,7 +86,7 @@ def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> Non
         except MpisignError as found:
             error = found
     ranks.agree(error)
-    ranks.bcast(stepper.x.numpy())
+    spread(ranks, stepper.x)
     if stepper.x_before is not None:
         stepper.x_before.copy_(stepper.x)
     step = ranks.share(step)
@@ -105,7 +107,7 @@ def _rank_arrays(stepper: Stepper) -> Arrays:
     for k, stage in enumerate(stepper.stages):
         if stage.exchange.shards or stepper.world.rank == 0:
             named |= {stepper.prefix(k) + name: array for name, array in stage.counted().items()}
-    return {name: array.numpy() for name, array in named.items()}
+    return {name: array.cpu().numpy() for name, array in named.items()}
 
 
 @contextmanager
@@ -129,12 +131,12 @@ def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[Iterator[tuple[int, Arrays]
 
 def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]], kept: Tensor | None) -> None:
     for name, array in stepper.common().items():
-        writer.put(name, array.numpy())
+        writer.put(name, array.cpu().numpy())
     for k, stage in enumerate(stepper.stages):
         if stage.exchange.before is not None:
-            writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.numpy())
+            writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.cpu().numpy())
     if kept is not None:
-        writer.put("kept", kept.numpy())
+        writer.put("kept", kept.cpu().numpy())
     for rank, arrays in parts:
         for name, array in arrays.items():
             if not (stretches := _stretches(name, rank, stepper)):
@@ -173,11 +175,11 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
     for name, array in stepper.common().items():
         if opened:
             array.copy_(torch.from_numpy(opened[name]))
-        ranks.bcast(array.numpy())
+        spread(ranks, array)
     for stage in stepper.stages:
         # where everyone counts everything, root's copy is everybody's
         for array in () if stage.exchange.shards else stage.counted().values():
-            ranks.bcast(array.numpy())
+            spread(ranks, array)
     facts, progress = ranks.share(opened and (opened.attributes, json.loads(opened.text("progress"))))
     stepper.restart(facts["step"], facts["begun"])
     return progress

@@ -63,6 +63,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("update", "f8", "s", "moving x"),
         Column("evaluate", "f8", "s", "full losses and held-out accuracy"),
         Column("record", "f8", "s", "gathering and writing rows"),
+        Column("memory", "i8", "bytes", "most so far: allocated by torch on a GPU, resident memory on a CPU"),
     ),
     "eval": (
         Column("step", "i8", "", "as in steps; 0 is the starting point"),

@@ -138,14 +138,14 @@ class Posting:
         lo, hi = exchange.chunks[c]
         with self._phase:
             for i, ((signal, scales), state, step) in self._work:
-                out = exchange.outgoing_rows(c) if signal.dim() > 1 else exchange.outgoing(i, c)
+                out = exchange.outgoing_rows(c) if signal.dim() > 1 else exchange.packed_into(i, c)
                 packed = self._lane.sign.pack(signal, scales, lo, hi, out, state, step)
                 self.zeros, self.clips = self.zeros + packed.zeros, self.clips + packed.clips
                 if c in self._unsearched:
                     self._note(i, packed.bad, lo, hi)
             self._unsearched.pop(c, None)
             self.sent[c] = True
-            exchange.send(c)
+            exchange.depart(c)
             exchange.proceed()
 
     def search_on(self) -> np.ndarray:

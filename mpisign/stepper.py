@@ -114,6 +114,7 @@ class Stepper:
             for c in lane.exchange.at_once:
                 if not post.sent[c]:
                     post(c)
+            lane.exchange.flush()
         with self.timer("sign"):
             self.world.start_header(self._headers(flight, request))
         self._header = None

@@ -1,17 +1,23 @@
 """Seconds a phase of the step takes on this rank."""
 
 import time
+from collections.abc import Callable
 
 PHASES = ("estimate", "sign", "exchange", "update", "evaluate", "record")
 
 
 class Phase:
-    """Adds up the seconds spent inside `with` blocks, less those of phases that are entered in between."""
+    """Adds up the seconds spent inside `with` blocks, less those of phases that are entered in between.
 
-    def __init__(self, entered: list["Phase"]):
-        self.seconds, self._entered = 0.0, entered
+    settle: waits for what a device still does, where that is not done when a call returns.
+    """
+
+    def __init__(self, entered: list["Phase"], settle: Callable[[], None] | None = None):
+        self.seconds, self._entered, self._settle = 0.0, entered, settle
 
     def __enter__(self):
+        if self._settle:
+            self._settle()
         now = time.perf_counter()
         if self._entered:
             self._entered[-1].seconds += now - self._entered[-1]._begin
@@ -19,6 +25,8 @@ class Phase:
         self._begin = now
 
     def __exit__(self, *_):
+        if self._settle:
+            self._settle()
         now = time.perf_counter()
         self.seconds += now - self._begin
         self._entered.pop()
@@ -29,9 +37,9 @@ class Phase:
 class Timer:
     """The phases of a step: `with timer("exchange"): ...`."""
 
-    def __init__(self):
+    def __init__(self, settle: Callable[[], None] | None = None):
         entered: list[Phase] = []
-        self.phases = {name: Phase(entered) for name in PHASES}
+        self.phases = {name: Phase(entered, settle) for name in PHASES}
         self.start = time.perf_counter()
 
     def __call__(self, phase: str) -> Phase:

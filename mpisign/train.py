@@ -15,6 +15,7 @@ from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.ahead import compile_ahead
 from mpisign.choosing import measured
 from mpisign.config import Config
+from mpisign.device import settle, spread
 from mpisign.errors import MpisignError, Stopped, UsageError
 from mpisign.keeper import Keeper
 from mpisign.layout import Layout
@@ -22,13 +23,14 @@ from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
 from mpisign.plan import Plan, groups, resolve, with_theory
-from mpisign.problems import Oracle
+from mpisign.problems import Oracle, pick_for
 from mpisign.problems.share import share_rows
 from mpisign.results import Run
 from mpisign.rng import Streams
 from mpisign.schedules import Schedule
 from mpisign.stepper import Stepper
 from mpisign.stopping import Request
+from mpisign.timing import Timer
 from mpisign.watchdog import Watchdog
 from mpisign.world import Local, Mpi
 
@@ -120,9 +122,10 @@ class Job:
         _check_size(plan, ranks, voters)  # again: some problems know their size only now
         # x comes from root: a generator may differ between hosts, its bits may not
         start = plan.problem.initial(streams.draw("initial", 0).generator())
-        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)))
+        device = pick_for(plan.problem, config.run.device, ranks)
+        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)), device)
         x = layout.flatten(start)
-        ranks.bcast(x.numpy())
+        spread(ranks, x)
 
         self.steps, rows_a_minibatch = budget.length(config, plan.algorithm, share)
         if config.run.preset == "theory":
@@ -135,15 +138,18 @@ class Job:
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(voters)
         a, p = config.algorithm, config.problem
         how = {"batch_size": p.batch_size, "sampling": p.sampling, "accumulate": a.accumulate, "clip": a.clip}
+        how["sharing"] = len(ranks.members)  # of a GPU's memory, at most
         oracles = [
             Oracle(plan.problem, layout, rows, voter, streams, **how)
             for voter, rows in zip(world.local, share.train, strict=True)
         ]
-        how = config.exchange.model_dump(exclude={"name"})
+        how = config.exchange.model_dump(exclude={"name", "gpu_aware"})
         plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
+        how["gpu_aware"] = config.exchange.gpu_aware
         carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
         weights = budget.weights(config, share)
-        self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights)
+        timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
+        self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights, timer)
         self.ranks = ranks
         self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet)
 
@@ -265,18 +271,9 @@ class Job:
             keeper.edge(Request(outcome.request), last)
 
     def _print_costs(self) -> None:
-        world, say, stepper = self.stepper.world, self.observer.printer.line, self.stepper
         self.observer.print_header()
-        totals = [stage.bytes_a_step() for stage in stepper.stages]
-        sent = [round(world.sums({"bytes": total})["bytes"] / world.n) for total in totals]
-        share = self.observer.share
-        cost = budget.evaluations_a_step(self.config, stepper.turns, share, self.steps)
-        say(f"d: {stepper.layout.size}")
-        say(f"bytes_per_step: {' or '.join(map(str, sent))}")
-        say(f"memory_per_{'rank' if len(world.local) == 1 else 'process'}: {stepper.memory()}")
-        say(f"evaluations_per_step: {cost:.10g}")
-        if values := budget.values_a_step(self.config, stepper.turns, share, self.steps):
-            say(f"function_evaluations_per_step: {values:.10g}")
+        for name, value in budget.foretold(self.config, self.stepper, self.observer.share, self.steps).items():
+            self.observer.printer.line(f"{name}: {value}")
         self.observer.close()
 
 

@@ -202,6 +202,7 @@ class Mpi(World):
         width = -(-len(vector) // self.n)
         padded = torch.zeros(self.n, width)
         padded.view(-1)[: len(vector)] = vector
+        # over the host, whatever device the vector lies on
         own, step = torch.empty(self.n, width), max(PIECE // self.n, 1)
         for lo in range(0, width, step):
             part = padded[:, lo : lo + step].contiguous()

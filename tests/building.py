@@ -42,11 +42,13 @@ class Setup:
     def algorithm(self, name, zeros="auto", ties="auto", **hyper):
         return find(name).build(**hyper).with_rules(zeros, ties, self.n)
 
-    def stepper(self, algorithm, name="auto", comm=None, chunk=1 << 20, progress="calls", node_size=0):
+    def stepper(self, algorithm, name="auto", comm=None, chunk=1 << 20, progress="calls", node_size=0, staged=None):
         """All voters here, or, with a communicator, this rank's. chunk: bytes of a plane."""
         world = Mpi(comm) if comm and self.n > 1 else Local(self.n)
         chosen = exchange.choose(name, algorithm, self.n)
-        carriers = exchange.build(chosen, world, self.layout, algorithm, chunk, progress, node_size=node_size)
+        carriers = exchange.build(
+            chosen, world, self.layout, algorithm, chunk, progress, node_size=node_size, staged=staged
+        )
         oracles = [self.oracle(v, algorithm.sampling) for v in world.local]
         return Stepper(algorithm, self.layout, carriers, world, self.streams, oracles, self.x.clone())
 

@@ -1,9 +1,10 @@
-"""The GPU's kernels under Triton's interpreter, on the CPU; and that they compile for a GPU, without a fused operation."""
+"""The GPU's kernels under Triton's interpreter, on the CPU; and that they compile for a GPU, and fuse nothing."""
 
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,9 @@ def fused(tmp_path, *arguments):
     # the machine code is made by what Triton brings along, no GPU is needed; but not under the interpreter
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "tests.compiled_kernels", *arguments]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, env=environment, capture_output=True, text=True, timeout=100
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = re.findall(r"^(\w+) .* (\d+) instructions, (\d+) fused$", ended.stdout, re.MULTILINE)
     assert all(int(count) > 100 for _, count, _ in found), ended.stdout

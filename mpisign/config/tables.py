@@ -37,7 +37,9 @@ class Run(Table):
     file: str = "runs/{problem}-{algorithm}-n{n}-seed{seed}.h5"
     overwrite: bool = False
     keep: Literal["none", "last", "best", "uniform"] = "last"
-    device: Literal["cpu"] = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
     threads: int = Field(0, ge=0, le=1024)
     objective: Literal["ranks", "rows"] = "ranks"
     record_every: int = Field(10, ge=1)
@@ -98,13 +100,14 @@ class Dense(Table):
 class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one, 0 for an eighth from 64 KiB to 1 MiB.
 
-    node_size: ranks of a node for `hierarchical`, 0 for what a host has.
+    node_size: ranks of a node for `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
     """
 
     name: str = "auto"
     chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
     progress: Literal["calls", "thread"] = "calls"
     node_size: int = Field(0, ge=0)
+    gpu_aware: bool = False
 
 
 class Checkpoint(Table):

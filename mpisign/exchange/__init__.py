@@ -76,16 +76,23 @@ def build(
     progress: str = "calls",
     backwards: bool = False,
     node_size: int = 0,
+    gpu_aware: bool = False,
+    staged: bool | None = None,
 ) -> list[list[Exchange]]:
     """For each stage one exchange a section of the layout; of a section, all cut x into the same chunks.
 
     chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. backwards:
-    whether the last coordinates of a section travel first. node_size: see nodes.py.
+    whether the last coordinates of a section travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
+    the GPU, after a test. staged: whether words cross to the host first; by default where they lie on a GPU otherwise.
     """
     together = None
     if isinstance(world, Mpi):
         from mpisign.exchange.progress import LONG_PAUSE, PAUSE, Progress
 
+        if gpu_aware and layout.device.type != "cpu":
+            from mpisign.exchange.aware import check_aware
+
+            check_aware(world.comm, layout.device)
         together = Progress(world.comm, progress, LONG_PAUSE if backwards else PAUSE)
     built = []
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
@@ -95,7 +102,12 @@ def build(
             size = coordinates_of(chunk, section.layout.length, raw)
             name = choice.name if slots is stage or choice.name == "local" else "dense"
             given = (world, section.layout, slots.sign.up(), slots.vote, size, backwards, node_size)
-            built[-1].append(_class(name)(*given) if together else Local(*given, imitates=name))
+            if together:
+                kind = _class(name)
+                crosses = layout.device.type != "cpu" and not (gpu_aware and kind.anywhere)
+                built[-1].append(kind(*given, crosses if staged is None else staged))
+            else:
+                built[-1].append(Local(*given, imitates=name))
             built[-1][-1].progress = together
     return built
 

@@ -10,6 +10,7 @@ For small d, where one latency is all that counts, and for n = 2, where it sends
 from mpi4py import MPI
 
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.buffers import buffer
 from mpisign.messages import Ballots
 
 
@@ -30,8 +31,8 @@ class Allgather(Exchange):
 
     # 1. send
     def send(self, c):
-        for plane in self._in[c].numpy():
-            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, plane))
+        for plane in self._in[c]:
+            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, buffer(plane)))
 
     # 2. receive
     def has_come(self, c):

@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from mpisign import bits
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.buffers import buffer
 from mpisign.messages import Ballots, Tally
 
 
@@ -34,7 +35,7 @@ class _Summed(Exchange):
         return self._out[c]
 
     def _post(self, c, total):
-        self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, total.numpy(), MPI.SUM))
+        self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, buffer(total), MPI.SUM))
 
     def _wait(self, c):
         with self.world.watch(f"the Iallreduce of chunk {c}"):

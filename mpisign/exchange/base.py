@@ -11,7 +11,6 @@ is waited for, and whoever waits for one lets all of them proceed. Buffers of me
 chunks. An exchange fills in four hooks, in every file in this order: send, receive, publish, collect.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +19,9 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.device import settle
+from mpisign.exchange.buffers import Buffers
+from mpisign.exchange.staging import Staging, pin
 from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Ballots, Direction, Format, Room
 from mpisign.slots import Step, Vote
@@ -35,13 +37,12 @@ class VoteCounts:
     flips: int = 0  # signs of the verdict that differ from the step counted before
 
 
-class Exchange:
+class Exchange(Buffers):
     """How messages travel. Every exchange gives the same direction, bit for bit."""
 
     name: str
     raw = False  # carries raw floats
     shards = False  # counts only this rank's share of each chunk
-    ahead = 2  # messages on their way before the first is counted
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
     def __init__(
@@ -53,12 +54,15 @@ class Exchange:
         chunk: int,
         backwards: bool = False,
         node_size: int = 0,
+        staged: bool = False,
     ):
         """chunk: coordinates of a chunk, rounded up to a multiple of 4096. backwards: the last one travels first.
 
-        node_size: ranks of a node, where nodes are not the hosts.
+        node_size: ranks of a node, where nodes are not the hosts. staged: whether messages and verdicts lie on the
+        host, whatever the layout's device.
         """
         self.world, self.layout, self.vote, self.node_size = world, layout, vote, node_size
+        self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
         self.up, self.down = up, vote.down(up, world.n)
         self.levels = vote.levels(up, world.n)
         size = max(-(-chunk // TILE) * TILE, TILE)
@@ -67,17 +71,22 @@ class Exchange:
             self.chunks.reverse()
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
         self.aside = backwards
-        self.decided = [self.down.empty(coordinates=hi - lo) for lo, hi in self.chunks]
+        self.decided = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi in self.chunks]
         self.stretches = self.stretches_of(world.rank)
-        self.state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
-        self.counts, self.room = VoteCounts(), Room()
+        state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
+        self.state = {name: array.to(self.device) for name, array in state.items()}
+        self.counts, self.room = VoteCounts(), Room(self.device)
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
+        self.staging = self._stage() if staged else None
+        self._lifting: int | None = None  # the chunk that is on its way to the host
 
-    @property
-    def depth(self) -> int:
-        """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
-        return len(self.chunks) if self.aside else self.ahead
+    def _stage(self) -> Staging:
+        """The device's side of this exchange's messages."""
+        if self.layout.device.type != "cpu":
+            pin(self, self.arrays())
+        shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
+        return Staging(shapes, self.up.dtype, self.decided, self.layout.device)
 
     def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
@@ -109,6 +118,7 @@ class Exchange:
                 self._decide(c, ballots, step)
             if c + self.depth < len(self.chunks):
                 post(c + self.depth)  # into the buffers of the messages just counted
+                self.flush()
             if not early and c == self.at_once[-1]:
                 agree()
             if not self.vote.shares and (early or c >= self.at_once[-1]):
@@ -142,7 +152,32 @@ class Exchange:
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None
         if self._flips and not self._known:
-            self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64)
+            self.before = torch.empty(self.layout.length // WORD, dtype=torch.int64, device=self.device)
+
+    def packed_into(self, voter: int, c: int) -> Tensor:
+        """Where the voter-th local voter packs its message (planes, items) for chunk c: on the layout's device."""
+        return self.staging.messages[c] if self.staging else self.outgoing(voter, c)
+
+    def depart(self, c: int) -> None:
+        """Sends what was packed for chunk c, once it is where MPI takes it from.
+
+        Where words are staged, a chunk is sent when the next one departs, or by flush(): so one is packed while
+        another is copied, and every rank sends in the same order.
+        """
+        if self.staging:
+            self.staging.lift(c, self.outgoing(0, c))
+            self.flush()
+            self._lifting = c
+        else:
+            settle(self.device)
+            self.send(c)
+
+    def flush(self) -> None:
+        """Sends the chunk that is still on its way to the host, if any."""
+        if self._lifting is not None:
+            c, self._lifting = self._lifting, None
+            self.staging.lifted(c)
+            self.send(c)
 
     def proceed(self) -> None:
         """Lets messages that are on their way move on."""
@@ -151,6 +186,7 @@ class Exchange:
 
     def count_ahead(self, step: Step, sent: int) -> None:
         """Counts and decides what has come of the first `sent` chunks, without waiting, if the vote allows it."""
+        self.flush()
         while not self._waits and self._absorbed < min(sent, self.at_once[-1]) and self.has_come(self._absorbed):
             c = self._absorbed
             self._decide(c, self._absorb(c, None, step), step)
@@ -167,6 +203,7 @@ class Exchange:
 
     def _decide(self, c: int, ballots: Ballots, step: Step) -> None:
         self.vote.verdict(ballots, self._shared, self.state, self.own_verdict(c), step)
+        settle(self.device)
         self.publish(c)
         self._published = c + 1
         if not self.vote.shares:
@@ -179,7 +216,8 @@ class Exchange:
             self.collect(c)
             if self._flips:
                 self._count_flips(c, self._known)
-            yield Direction(*self.chunks[c], self.decided[c], self.levels, self._shared, self.vote.in_x)
+            verdict = self.staging.lower(c, self.decided[c]) if self.staging else self.decided[c]
+            yield Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
 
     def _count_agreement(self, ballots: Ballots) -> None:
         if not self._counting or self.up.raw or not (self.shards or self.world.rank == 0):
@@ -198,33 +236,6 @@ class Exchange:
             self.counts.flips += bits.differing(now[span.words(lo)], before[span.words(lo)])
         before.copy_(now)
 
-    @property
-    def at_once(self) -> range:
-        """The chunks that travel before any is waited for."""
-        return range(min(self.depth, len(self.chunks)))
-
-    def messages(self, form: Format, *between: int) -> list[Tensor]:
-        """A buffer (planes, *between, items) a chunk."""
-        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi in self.chunks], form.dtype)
-
-    def parts(self, form: Format, *between: int) -> list[Tensor]:
-        """The same for this rank's part of each chunk."""
-        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.stretches], form.dtype)
-
-    def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-        """An array a chunk: `depth` of them, which later chunks use again."""
-        return self.cut_into([torch.zeros(size, dtype=dtype) for size in self.held(shapes)], shapes)
-
-    def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
-        """Items of the arrays that a ring of these shapes, one a chunk, needs."""
-        # the last chunk of x is shorter than all others, and the first where they go backwards
-        return [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
-
-    def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        """Views of these shapes into flat arrays, which take turns."""
-        flat = [held[c % self.depth] for c in range(len(shapes))]
-        return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
-
     # What an exchange fills in
 
     def prepare(self) -> None:
@@ -242,13 +253,6 @@ class Exchange:
             self.collect(c)
         if self.progress:
             self.progress.rest()
-
-    def memory(self) -> int:
-        """Bytes in this exchange's buffers and the vote's state."""
-        lists = [self.state.values(), *(v for v in vars(self).values() if isinstance(v, list))]
-        arrays = [t for some in lists for t in some if isinstance(t, Tensor)]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in arrays}
-        return self.room.nbytes + sum(storages.values())
 
     def close(self) -> None:
         """Gives back what is not just memory of this process; collective. The exchange is then of no more use."""

@@ -31,6 +31,7 @@ class Hierarchical(Exchange):
 
     name = "hierarchical"
     shards = True
+    anywhere = False
 
     @property
     def ahead(self):
@@ -50,7 +51,7 @@ class Hierarchical(Exchange):
         ]
         self._own_share = [share[nodes.index] for share in self._shares]
         self._allocate(self._planes[nodes.index])
-        self._own = [self.down.empty(coordinates=hi - lo) for lo, hi, _ in self.stretches]
+        self._own = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi, _ in self.stretches]
         self._turn = 0
         self._going_up, self._going_down = {}, {}
 

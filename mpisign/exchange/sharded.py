@@ -13,6 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.buffers import buffer
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.messages import Ballots
 
@@ -36,7 +37,7 @@ class Sharded(Exchange):
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
         self._out, self._in = self.messages(self.up), self.parts(self.up, n)
         # verdicts may travel for long after the messages they were made of
-        self._own = [self.down.empty(coordinates=hi - lo) for lo, hi, _ in self.stretches]
+        self._own = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi, _ in self.stretches]
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
@@ -63,9 +64,9 @@ class Sharded(Exchange):
     def send(self, c):
         counts, places = self._up_parts[c]
         own, n, kind = counts[self.world.rank], self.world.n, self._type(self.up)
-        for out, into in zip(self._out[c].numpy(), self._in[c].numpy(), strict=True):
+        for out, into in zip(self._out[c], self._in[c], strict=True):
             request = self.world.comm.Ialltoallv(
-                [out, (counts, places), kind], [into, ([own] * n, [own * r for r in range(n)]), kind]
+                [buffer(out), (counts, places), kind], [buffer(into), ([own] * n, [own * r for r in range(n)]), kind]
             )
             self._requests[c].append(request)
 
@@ -80,8 +81,8 @@ class Sharded(Exchange):
     # 3. publish
     def publish(self, c):
         kind = self._type(self.down)
-        for own, whole in zip(self._own[c].numpy(), self.decided[c].numpy(), strict=True):
-            request = self._down.Iallgatherv([own, kind], [whole, self._down_parts[c], kind])
+        for own, whole in zip(self._own[c], self.decided[c], strict=True):
+            request = self._down.Iallgatherv([buffer(own), kind], [buffer(whole), self._down_parts[c], kind])
             self._requests[c].append(request)
 
     # 4. collect

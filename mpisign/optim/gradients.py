@@ -36,7 +36,7 @@ class Gradients:
         self.grads: list[Tensor | None] = []  # of this step, in the order of segments
         self.missing: tuple[int, ...] = ()  # segments without one
         self._views: dict[int, list[Tensor]] = {}
-        self._generator: Tensor | None = None
+        self._generator: list[Tensor] | None = None
 
     def begin(self, t: int) -> None:
         """Nothing turns with the step: batches are the loop's own."""
@@ -56,7 +56,7 @@ class Gradients:
                 "opt.step(closure), where closure() zeroes gradients, computes the loss, calls backward and returns it"
             )
         if closure is not None:
-            self._generator = torch.default_generator.get_state() if twice else None
+            self._generator = self._draws() if twice else None
             with torch.enable_grad():
                 returned = closure()
             self.loss = float(returned) if returned is not None else 0.0
@@ -101,10 +101,10 @@ class Gradients:
     def _elsewhere(self, point: Tensor) -> Iterator[None]:
         """Parameters at another point, with the draws of the first look; all else is afterwards as it was."""
         here, gradients = self.x.clone(), [p.grad for p in self.parameters]
-        buffers, generator = [b.clone() for b in self.buffers], torch.default_generator.get_state()
+        buffers, generator = [b.clone() for b in self.buffers], self._draws()
         self.x.copy_(point)
         if self._generator is not None:
-            torch.default_generator.set_state(self._generator)
+            self._draw_on(self._generator)
         for p in self.parameters:
             p.grad = None
         try:
@@ -112,11 +112,24 @@ class Gradients:
                 yield
         finally:
             self.x.copy_(here)
-            torch.default_generator.set_state(generator)
+            self._draw_on(generator)
             for buffer, before in zip(self.buffers, buffers, strict=True):
                 buffer.copy_(before)
             for p, gradient in zip(self.parameters, gradients, strict=True):
                 p.grad = gradient
+
+    @property
+    def _generators(self) -> list[torch.Generator]:
+        """What draws the masks of a dropout: torch's generator, and the GPU's, if parameters lie on one."""
+        found, device = [torch.default_generator], self.x.device
+        return found if device.type == "cpu" else [*found, torch.cuda.default_generators[device.index]]
+
+    def _draws(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
+
+    def _draw_on(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
 
     def _fault_of_gradients(self) -> UsageError | None:
         if [p.data_ptr() for p in self.parameters] == self.places and not any(

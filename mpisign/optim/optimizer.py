@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mpisign import bits, dense, exchange, mpi, zoo
 from mpisign.choosing import measured
+from mpisign.device import spread
 from mpisign.errors import MpisignError, UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import saving
@@ -50,8 +51,7 @@ class SignOptimizer(torch.optim.Optimizer):
     an Allgather of a few numbers, 0 for none. model: names parameters that were given without, and its buffers come
     from root too.
 
-    Raises UsageError, on all ranks, for unknown names, parameters that are not float32 on the CPU, and models or
-    settings that differ between ranks.
+    Raises UsageError, on all ranks, for unknown names, parameters not float32, models or settings that differ.
     """
 
     def __init__(
@@ -137,7 +137,8 @@ class SignOptimizer(torch.optim.Optimizer):
         if dense_steps:
             slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()})
+        device = next(iter(parameters.values())).device
+        layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()}, device)
         # the groups' rates and decays are read at every step, in the order of the layout
         places = {name: k for k, name in enumerate(parameters)}
         numbers = [k for k, group in enumerate(self.param_groups) for _ in group["params"]]
@@ -145,7 +146,7 @@ class SignOptimizer(torch.optim.Optimizer):
         return layout, slots
 
     def _broadcast(self, x: Tensor) -> None:
-        self.ranks.bcast(x.numpy())
+        spread(self.ranks, x)
         for buffer in self.gradients.buffers:
             whole = buffer.detach().cpu().contiguous()
             self.ranks.bcast(whole.reshape(-1).view(torch.uint8).numpy())

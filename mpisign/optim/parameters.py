@@ -58,8 +58,10 @@ def fault_of(parameters: dict[str, Tensor]) -> UsageError | None:
                 f"parameter {name!r} is {p.dtype}; mpisign keeps parameters in torch.float32: model.float(), "
                 "and torch.autocast for a forward pass in fewer bits"
             )
-        if p.device.type != "cpu":
-            return UsageError(f"parameter {name!r} lies on {p.device}; only the CPU is used yet: model.cpu()")
+        if p.device.type not in ("cpu", "cuda"):
+            return UsageError(f"parameter {name!r} lies on {p.device}; the CPU and CUDA are known: model.to(...)")
+        if p.device != (first := next(iter(parameters.values())).device):
+            return UsageError(f"parameter {name!r} lies on {p.device}, others on {first}; a rank has one device")
         if p.layout is not torch.strided:
             return UsageError(f"parameter {name!r} is sparse ({p.layout}); only dense parameters are optimised")
     return None

@@ -3,8 +3,12 @@
 import importlib
 from collections.abc import Callable
 
+import torch
+
 from mpisign import plugins
+from mpisign.device import pick
 from mpisign.errors import UsageError, choices
+from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.crew import Crew, assemble
@@ -55,4 +59,19 @@ def find(name: str) -> Callable[..., Problem]:
         ) from error
 
 
-__all__ = ["OFFERS", "PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find"]
+def pick_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
+    """The device for this rank's rows and parameters; see device.pick. Collective; raises UsageError on all ranks."""
+    found, error = torch.device("cpu"), None
+    try:
+        if "cuda" in problem.devices:
+            found = pick(wanted, ranks.local_rank)
+        elif wanted == "cuda":
+            name = type(problem).__name__
+            raise UsageError(f'run.device = "cuda": the problem {name} works on the CPU only; use "cpu" or "auto"')
+    except UsageError as met:
+        error = met
+    ranks.agree(error)
+    return found
+
+
+__all__ = ["OFFERS", "PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find", "pick_for"]

@@ -124,6 +124,11 @@ class Problem:
         """A batch of training rows as this step shall see them, by draws from block `first` on, one or more a row."""
         raise NotImplementedError
 
+    def use_precision(self, precision: str) -> None:
+        """From now on forward passes are made in "float32" or under autocast to "bf16"; x stays float32."""
+        if precision != "float32":
+            raise UsageError(f'run.precision = "{precision}": this problem has no model for autocast; use "float32"')
+
     def compile(self) -> None:
         """From now on what is called most is made by torch.compile. Raises UsageError where nothing is."""
         raise UsageError("run.compile: this problem has no model for torch.compile; leave it out")

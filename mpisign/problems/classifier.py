@@ -18,7 +18,7 @@ class Classifier(Problem):
     network: Network
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self._compiled = recipe, False
+        self.recipe, self._compiled, self._bf16 = recipe, False, False
 
     def describe(self, tables):
         inputs, labels = tables.train["inputs"], tables.train["labels"]
@@ -36,6 +36,9 @@ class Classifier(Problem):
     def compile(self):
         self._compiled = True
 
+    def use_precision(self, precision):
+        self._bf16 = precision == "bf16"
+
     def initial(self, generator):
         return self.network.initial(generator)
 
@@ -46,8 +49,12 @@ class Classifier(Problem):
         """Inputs as the model takes them."""
         return inputs
 
+    def _logits(self, parameters, inputs, training):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16):
+            return self.network.logits(parameters, self.prepared(inputs), training).float()
+
     def loss(self, parameters, batch):
-        logits = self.network.logits(parameters, self.prepared(batch["inputs"]), True)
+        logits = self._logits(parameters, batch["inputs"], True)
         return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten())
 
     def measure(self, parameters, rows):
@@ -55,7 +62,7 @@ class Classifier(Problem):
         with torch.no_grad():
             for lo in range(0, rows.count, PIECE):
                 part = rows.take(slice(lo, lo + PIECE))
-                logits, labels = self.network.logits(parameters, self.prepared(part["inputs"]), False), part["labels"]
+                logits, labels = self._logits(parameters, part["inputs"], False), part["labels"]
                 each = labels[0].numel()
                 total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
                 loss += float(total) / each

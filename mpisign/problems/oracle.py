@@ -14,6 +14,7 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.layout import Layout
 from mpisign.problems.base import Problem, Rows
+from mpisign.problems.feed import Feed
 from mpisign.rng import Streams
 
 PIECE = 1024  # rows of a full gradient taken at a time
@@ -26,7 +27,7 @@ class Oracle:
 
     rows: this voter's own rows, or None. batch_size: rows of a minibatch; 0 is all of them.
     accumulate: minibatches averaged into one gradient. clip: largest Euclidean norm of a gradient, 0 for none.
-    sampling: "reshuffle" (each pass in a new order) or "replacement".
+    sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see feed.py.
     """
 
     def __init__(
@@ -41,9 +42,12 @@ class Oracle:
         accumulate: int = 1,
         clip: float = 0.0,
         sampling: str = "reshuffle",
+        resident: bool | None = None,
+        sharing: int = 1,
     ):
         self.problem, self.layout, self.voter, self.streams = problem, layout, voter, streams
-        self.rows = rows.tensors() if rows else None
+        self.device = layout.device
+        self.rows = Feed(rows, self.device, resident, sharing) if rows else None
         self.accumulate, self.clip, self.sampling = accumulate, clip, sampling
         self.batch_size = min(batch_size or math.inf, rows.count) if rows else 1
         self.loss = math.nan  # of the latest batch
@@ -52,7 +56,7 @@ class Oracle:
         self._t = 0
         self.values = 0  # rows (or draws) whose function value was taken so far
         # what a model gathers besides its parameters, such as BatchNorm's running statistics: one set a voter
-        self.statistics = {name: array.clone() for name, array in problem.statistics().items()}
+        self.statistics = {name: a.to(self.device, copy=True) for name, a in problem.statistics().items()}
         self._piece: Tensor | None = None
         self._exact: Tensor | None = None
         self._views: dict[tuple[int, int], tuple[dict, dict]] = {}
@@ -98,7 +102,7 @@ class Oracle:
         self._mean_over(self.rows, x, self._exact, vary=False)
         return self._exact
 
-    def _mean_over(self, rows: Rows, x: Tensor, out: Tensor, vary: bool) -> float:
+    def _mean_over(self, rows: Feed, x: Tensor, out: Tensor, vary: bool) -> float:
         """The mean gradient over rows, in pieces that fit into memory; returns the loss. vary: as in training."""
         out.zero_()
         piece = out
@@ -107,7 +111,7 @@ class Oracle:
         parameters, gradients = self._bound(x, piece)
         parameters, loss = self._with_statistics(parameters, moving=False), 0.0
         for lo in range(0, rows.count, PIECE):
-            part = rows if rows.count <= PIECE else rows.take(slice(lo, lo + PIECE))
+            part = rows.take(slice(lo, lo + PIECE))
             piece.zero_()
             share = part.count / rows.count
             if vary:
@@ -145,7 +149,10 @@ class Oracle:
 
     def _seed(self) -> None:
         # torch.manual_seed also seeds every other device, at a millisecond a call
-        torch.default_generator.manual_seed(self.streams.draw("torch", self._t, self.voter).seed())
+        seed = self.streams.draw("torch", self._t, self.voter).seed()
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     def _with_statistics(self, parameters: dict, moving: bool) -> dict:
         """The parameters with the model's statistics: its own, which move, or copies."""
@@ -180,7 +187,7 @@ class Oracle:
         """Steps in which this voter's rows are seen once."""
         return -(-self.rows.count // (self.batch_size * self.accumulate))
 
-    def measure(self, x: Tensor, rows: Rows | None) -> dict[str, float]:
+    def measure(self, x: Tensor, rows: Feed | Rows | None) -> dict[str, float]:
         """Sums of the problem over rows (or the function itself) at x."""
         return self.problem.measure(self.layout.views(x) | self.statistics, rows)
 
@@ -203,10 +210,16 @@ class Oracle:
             if self.rows is None:
                 yield self.problem.draw(self.streams.draw("noise" if own else "start", number, self.voter)), 1
             else:
-                batch = self.rows
-                if self.batch_size < self.rows.count:
-                    batch = batch.take(self._sample(number) if own else self._drawn("start", number))
+                batch = self._rows_of(number, own)
                 yield self._varied(batch, number, 0 if own else OTHERS), self.batch_size
+
+    def _rows_of(self, number: int, own: bool) -> Rows:
+        """A minibatch: the number-th of the run, or another one of that step."""
+        if self.batch_size == self.rows.count:
+            return self.rows.take(slice(None))
+        if not own:
+            return self.rows.take(self._drawn("start", number))
+        return self.rows.take(self._sample(number), ahead=self._sample(number + 1) if self.rows.fetches else None)
 
     def _varied(self, batch: Rows, number: int, first: int) -> Rows:
         """A batch as the problem varies it in training, if it does."""

@@ -68,6 +68,20 @@ def test_pipelines_change_no_bit(comm, everywhere, expected, name, hyper, progre
         stepper.close()
 
 
+@pytest.mark.parametrize("carrier", [*WORDS, "dense"])
+@pytest.mark.mpi(min_size=2)
+def test_words_that_cross_to_the_host_change_no_bit(comm, everywhere, expected, carrier):
+    """As from a GPU: messages are packed elsewhere and copied to MPI's buffers, verdicts are copied back."""
+    setup = Setup(Quadratic(dimension=D), comm.Get_size())
+    forms = [("sgd", {})] if carrier == "dense" else [("signum-mv", {}), ("signum-mv", {"zeros": "abstain"})]
+    for name, hyper in forms:
+        algorithm = setup.algorithm(name, **hyper)
+        stepper = setup.stepper(algorithm, carrier, comm, CHUNK, node_size=2, staged=True)
+        everywhere(steps_of(stepper) == expected(setup, algorithm), f"{name} by {carrier}, staged")
+        everywhere(stepper.exchange.staging.nbytes >= D // 8, "there was something to copy")
+        stepper.close()
+
+
 @pytest.mark.parametrize("carrier", WORDS)
 @pytest.mark.parametrize("where", [0, D // 2, D - 1])
 def test_a_nan_in_any_chunk_of_any_rank_moves_nothing(comm, everywhere, carrier, where):

@@ -1,0 +1,56 @@
+"""Where a rank's tensors lie: the CPU, or the GPU that its place among the node's ranks gives it."""
+
+import resource
+
+import torch
+from torch import Tensor
+
+from mpisign.errors import UsageError
+from mpisign.mpi import Ranks
+
+KILOBYTE = 1024  # what the system counts resident memory in
+
+
+def pick(wanted: str, local_rank: int) -> torch.device:
+    """The device for a rank of a node, before anything is allocated on it. Ranks take GPUs in turns and may share one.
+
+    wanted: "auto" for a GPU if there is one, "cpu" or "cuda". Raises UsageError for a GPU that is not there.
+    """
+    there = torch.cuda.is_available() if wanted != "cpu" else False
+    if wanted == "cuda" and not there:
+        built = "was built without CUDA" if torch.version.cuda is None and torch.version.hip is None else "sees none"
+        raise UsageError(
+            f'run.device = "cuda", but there is no GPU for this rank: torch {torch.__version__} {built}; '
+            'use run.device = "cpu", ask the scheduler for GPUs (--gpus-per-task), or install torch for your driver'
+        )
+    if not there:
+        return torch.device("cpu")
+    # where the scheduler shows each rank a GPU of its own, that is number 0
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def name_of(device: torch.device) -> str:
+    """As the header and the run file tell it."""
+    return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def settle(device: torch.device) -> None:
+    """Waits until the device has done what it was told."""
+    if device.type != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that were in use so far: allocated by torch on a GPU, or resident in memory."""
+    if device.type != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
+
+
+def spread(ranks: Ranks, tensor: Tensor) -> None:
+    """Overwrites a tensor with root's, on whatever devices they lie."""
+    host = tensor.cpu()
+    ranks.bcast(host.numpy())
+    tensor.copy_(host)

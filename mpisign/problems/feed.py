@@ -1,0 +1,79 @@
+"""Rows as a voter's device takes them: kept there where they fit, else batch by batch, each before it is needed."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign.problems.base import Rows
+
+SHARE = 0.4  # of the free memory of a GPU, that rows of all ranks on it may take
+
+
+class Feed:
+    """A voter's rows (numpy or scipy arrays) and the batches of them on a device, as Rows of tensors.
+
+    resident: whether all rows lie on the device; by default where they fit. sharing: ranks that use the device.
+    """
+
+    def __init__(self, rows: Rows, device: torch.device, resident: bool | None = None, sharing: int = 1):
+        self.count, self._device = rows.count, device
+        self._rows = rows.tensors()
+        self._ahead: tuple[bytes, Future[Rows]] | None = None
+        if resident is None:
+            resident = device.type == "cpu" or _fits(self._rows, sharing)
+        self.fetches = not resident
+        if resident and device.type != "cpu":
+            self._rows = self._rows.to(device)
+        if self.fetches:
+            self._pool, self._stream = ThreadPoolExecutor(1, "mpisign-feed"), None
+            if device.type != "cpu":
+                self._stream = torch.cuda.Stream(device)
+
+    def __getitem__(self, name: str):
+        return self._rows[name]
+
+    @property
+    def arrays(self) -> dict:
+        """All arrays by name, where they lie."""
+        return self._rows.arrays
+
+    def take(self, rows: np.ndarray | slice, ahead: np.ndarray | None = None) -> Rows:
+        """The rows of these numbers, or of a slice, on the device. ahead: those that will be asked for next."""
+        if not self.fetches:
+            return self._rows.take(rows)
+        wanted, found = _key(rows), None
+        if self._ahead is not None and self._ahead[0] == wanted:
+            found = self._ahead[1].result()
+        found = found or self._fetch(rows)
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        if ahead is not None:
+            self._ahead = _key(ahead), self._pool.submit(self._fetch, ahead)
+        return found
+
+    def _fetch(self, rows: np.ndarray | slice) -> Rows:
+        """Gathers rows in pinned memory and starts to copy them, by a stream of its own."""
+        if self._stream is None:
+            return self._rows.take(rows)
+        with torch.cuda.stream(self._stream):
+            there = {k: _pinned(a, rows).to(self._device, non_blocking=True) for k, a in self._rows.arrays.items()}
+            self._stream.synchronize()  # of this thread alone: the pinned memory may then be given back
+        return Rows(**there)
+
+
+def _pinned(array: Tensor, rows: np.ndarray | slice) -> Tensor:
+    if isinstance(rows, slice):
+        return array[rows].pin_memory()
+    out = torch.empty((len(rows), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
+    return torch.index_select(array, 0, torch.from_numpy(rows), out=out)
+
+
+def _key(rows: np.ndarray | slice) -> bytes:
+    return rows.tobytes() if isinstance(rows, np.ndarray) else repr(rows).encode()
+
+
+def _fits(rows: Rows, sharing: int) -> bool:
+    free, _ = torch.cuda.mem_get_info()
+    return sum(a.nbytes for a in rows.arrays.values()) * sharing <= SHARE * free
