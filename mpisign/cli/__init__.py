@@ -8,6 +8,7 @@ import click
 from mpisign import __version__, mpi, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
+from mpisign.cli.data import data
 from mpisign.errors import StorageError
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -52,6 +53,7 @@ def cli():
 
 
 cli.add_command(bench)
+cli.add_command(data)
 
 
 @cli.command()

@@ -1,0 +1,95 @@
+"""`mpisign data show`: what a file or folder of data holds, and which rows each rank would own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mpisign.data.sets import Say
+from mpisign.errors import UsageError
+from mpisign.problems import find
+from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.partition import partition
+from mpisign.problems.readers import opening
+from mpisign.rng import Streams
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
+    """Tells what lies at a path, and the rows of each rank as a run with that seed deals them.
+
+    how: kind, alpha, labels and min_rows of a partition. Raises UsageError for what is no data.
+    """
+    name, arguments = recognise(path)
+    problem = find(name)(**arguments)
+    tables = problem.read()
+    problem.adopt(problem.describe(tables))
+    settings = [f"problem.name={name}", *(f"problem.{key}={_toml(value)}" for key, value in arguments.items())]
+    say(f"{path}: problem {name}; {' '.join(f'--set {s}' for s in settings)}")
+    say(_told("train", tables.train))
+    if tables.test is not None:
+        say(_told("held out", tables.test))
+    _show_model(problem, say)
+    _show_ranks(tables, ranks, seed, say, how)
+
+
+def recognise(path: Path) -> tuple[str, dict[str, object]]:
+    """The problem that reads what lies at a path, and its arguments. Raises UsageError if none does."""
+    if path.is_dir():
+        if opening.find(path, "train-images-idx3-ubyte"):
+            return "mnist", {"path": str(path)}
+        stems = [f"data_batch_{k}" for k in range(1, 6)]
+        batches = [stem for stem in stems if opening.find(path, f"{stem}.bin", stem)]
+        if batches:
+            test = "test_batch" if opening.find(path, "test_batch.bin", "test_batch") else batches[-1]
+            return "cifar10", {"path": str(path), "test": [test]}
+        if opening.find(path, "train.bin", "train"):
+            return "cifar100", {"path": str(path)}
+        raise UsageError(f"{path}: no IDX files and no batches of CIFAR in this folder; see mpisign data fetch")
+    if not path.is_file():
+        raise UsageError(f"no file or folder {path}")
+    data = opening.read(path)
+    if data.startswith(HDF5):
+        return "hdf5", {"path": str(path)}
+    return "logistic" if _is_libsvm(data) else "text", {"path": str(path)}
+
+
+def _is_libsvm(data: bytes) -> bool:
+    """Whether the first line is a number and pairs index:value."""
+    words = data[: 1 << 16].splitlines()[:1]
+    label, *pairs = words[0].split() if words and words[0].split() else [b"?"]
+    try:
+        float(label)
+        return all(len([float(x) for x in pair.split(b":")]) == 2 for pair in pairs)
+    except ValueError:
+        return False
+
+
+def _toml(value: object) -> str:
+    return str(value).replace("'", '"').replace(" ", "") if isinstance(value, list) else str(value)
+
+
+def _told(what: str, rows: Rows) -> str:
+    arrays = getattr(rows, "arrays", None)
+    if arrays is None:  # an HDF5 file, whose rows are not read yet
+        return f"{what}: {rows.count:,} rows, inputs {rows.dtype} {list(rows.shape)}"
+    each = ", ".join(f"{name} {a.dtype} {list(a.shape[1:])}" for name, a in arrays.items())
+    return f"{what}: {rows.count:,} rows, {each}"
+
+
+def _show_model(problem: Problem, say: Say) -> None:
+    start = problem.initial(np.random.default_rng(0))
+    say(f"with its default model: {sum(p.numel() for p in start.values()):,} coordinates")
+
+
+def _show_ranks(tables: Tables, ranks: int, seed: int, say: Say, how: dict) -> None:
+    generator = Streams(seed).draw("partition", 0).generator()
+    parts = partition(rows=tables.train.count, classes=tables.classes, ranks=ranks, generator=generator, **how)
+    say(f"partition {how['kind']} over {ranks} ranks, seed {seed}:")
+    for rank, rows in enumerate(parts):
+        line = f"  rank {rank:3}: {len(rows):8,} rows"
+        if tables.classes is not None:
+            counts = np.bincount(tables.classes[rows], minlength=int(tables.classes.max()) + 1)
+            shown = " ".join(map(str, counts[:20].tolist())) + (" ..." if len(counts) > 20 else "")
+            line += f"; of each class: {shown}"
+        say(line)
