@@ -2,7 +2,7 @@
 # The wire, measured: kernels, loopback by shared memory and by TCP, links of 200 Mbit/s and 1 Gbit/s on simulated hosts.
 # Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
 #
-#   analysis/wire.sh [PART...]       parts: kernels step loopback tcp profile links library (all by default)
+#   analysis/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes library (all by default)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 cd "$ROOT"
@@ -54,6 +54,15 @@ links() {
     done
 }
 
-[ $# -gt 0 ] || set -- kernels step loopback tcp profile links library
+nodes() { # several ranks a host: what leaves a host, and the time
+    for rate in 200mbit 1gbit; do
+        for hosts in 2x2 4x2; do
+            measure "nodes-$rate-$hosts" analysis/links.sh $hosts $rate bench exchange \
+                --exchange sharded --exchange hierarchical -d 1e6 -d 8.4e6
+        done
+    done
+}
+
+[ $# -gt 0 ] || set -- kernels step loopback tcp profile links nodes library
 for part in "$@"; do "$part"; done
 $BIN/python analysis/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md

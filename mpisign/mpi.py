@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mpisign import ending
 from mpisign.errors import MpisignError, UsageError
 from mpisign.launchers import NOT_OPEN_MPI, OPEN_MPI, launch
 from mpisign.schema import SIMULATED
@@ -258,6 +259,7 @@ def finish_at_once(code: int) -> None:
     if _started is not None and _started.comm:
         from mpi4py import MPI
 
+        ending.end()
         MPI.Finalize()
     os._exit(code)
 

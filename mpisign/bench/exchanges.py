@@ -6,7 +6,7 @@ from copy import deepcopy
 from statistics import median
 
 from mpisign.algorithm import Algorithm
-from mpisign.bench.measuring import Times, in_turns, resident
+from mpisign.bench.measuring import Times, hosts, in_turns, resident
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import candidates, measure_link, measured, predict
 from mpisign.exchange import Choice, choose
@@ -16,7 +16,8 @@ from mpisign.world import Mpi
 
 COLUMNS = {
     "n": "d", "d": ",d", "exchange": "", "ms": ".3f", "predicted ms": ".3f", "error": "+.0%", "ideal ms": ".3f",
-    "bits": ".4f", "bits by the OS": ".4f", "work ns": ".3f", "bytes a coordinate": ".3f", "auto": "",
+    "bits": ".4f", "bits by the OS": ".4f", "bits a host": ".4f", "work ns": ".3f", "bytes a coordinate": ".3f",
+    "auto": "",
 }  # fmt: skip
 PHASES = {"phase": "", "ms": ".3f", "share": ".0%"}
 
@@ -26,8 +27,9 @@ def exchanges(
 ) -> Table:
     """Medians of steps without their gradient, each lasting until the last rank is done.
 
-    predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. work ns: of the
-    kernels, a coordinate and rank. bytes a coordinate: memory of the exchange's buffers on this rank.
+    predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. bits a host: by
+    the OS, over each host's link. work ns: of the kernels, a coordinate and rank. bytes a coordinate: memory of the
+    exchange's buffers on this rank.
     """
     link = measure_link(ranks.comm)
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
@@ -55,6 +57,7 @@ def _row(trial: "Watched", times: Times, repeats: int, ranks: Ranks, d: int) -> 
         "ms": times.median * 1e3,
         "bits": counted * 8 / d,
         "bits by the OS": by_system and by_system * 8 / d,
+        "bits a host": by_system and by_system * 8 / d * ranks.size / hosts(ranks),
         "work ns": work / d * 1e9,
         "bytes a coordinate": trial.exchange.memory() / d,
     }

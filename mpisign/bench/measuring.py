@@ -77,12 +77,12 @@ def interfaces(ranks: Ranks) -> list[str]:
     """The network interfaces by which these ranks talk: loopback within a host, all others between hosts."""
     if not NETWORK.exists():
         return []
-    return [link.name for link in NETWORK.iterdir() if (link.name == "lo") == one_host(ranks)]
+    return [link.name for link in NETWORK.iterdir() if (link.name == "lo") == (hosts(ranks) == 1)]
 
 
-def one_host(ranks: Ranks) -> bool:
-    """Whether all ranks run on one host, whatever MPI makes of it."""
-    return len(set(ranks.comm.allgather(socket.gethostname()))) == 1
+def hosts(ranks: Ranks) -> int:
+    """On how many hosts these ranks run, whatever MPI makes of it."""
+    return len(set(ranks.comm.allgather(socket.gethostname())))
 
 
 def sent_bytes(ranks: Ranks) -> float | None:

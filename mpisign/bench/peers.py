@@ -12,7 +12,7 @@ import torch
 from mpi4py import MPI
 
 from mpisign.algorithm import Algorithm
-from mpisign.bench.measuring import in_turns, interfaces, one_host
+from mpisign.bench.measuring import hosts, in_turns, interfaces
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measured
 from mpisign.exchange import choose
@@ -73,7 +73,7 @@ def start_gloo(ranks: Ranks) -> str:
     with socket.socket() as free:
         free.bind(("", 0))
         meeting = ranks.comm.bcast((socket.gethostname(), free.getsockname()[1]))
-    within = one_host(ranks)
+    within = hosts(ranks) == 1
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if within else min(interfaces(ranks), default="lo"))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     host = "127.0.0.1" if within else meeting[0]

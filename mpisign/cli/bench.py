@@ -18,6 +18,7 @@ def options(command):
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
         click.option("--progress", type=click.Choice(["calls", "thread"]), default="calls", show_default=True),
         click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
+        click.option("--node-size", type=click.IntRange(min=0), default=0, help="Ranks of a node, 0: those of a host."),
         click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True),
         click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once."),
         click.option("--algorithm", "name", default="signsgd-mv", show_default=True, help="Whose messages travel."),

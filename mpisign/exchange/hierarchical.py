@@ -12,7 +12,8 @@ step at which something was last done. Counts and verdicts have a communicator e
 is a matter of time.
 """
 
-from itertools import chain
+import os
+from itertools import chain, count
 
 from mpi4py import MPI
 
@@ -23,6 +24,7 @@ from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.layout import WORD
 from mpisign.messages import Ballots, Tally
 
+PUSH = 16  # looks at a flag for each call into MPI, where a rank has nothing of its own on its way
 PACKED, COUNTED, CAME, DECIDED, HERE = range(5)  # what flags tell of a chunk: each rank's, or the first rank's
 
 
@@ -112,23 +114,23 @@ class Hierarchical(Exchange):
 
     # 2. receive
     def receive(self, c):
-        self._until(lambda: self._raised(PACKED, c), f"the node's words of chunk {c}")
-        self._count(c)
-        while self._counted < self._sent and self._raised(PACKED, self._counted):
-            self._count(self._counted)  # so that more counts are on their way
+        self._until(lambda: self._counted > c, f"the node's words of chunk {c}")
         lo, hi, _ = stretch = self.stretches[c]
         if not self._several:
             return Ballots(*stretch, self.world.n, planes=self._messages[c][:, :, slice(*self._words(c, (lo, hi)))])
         self._until(lambda: self._raised(CAME, c, 1), f"the counts of chunk {c} from other nodes")
         return Ballots(*stretch, self.world.n, counted=self._added_up(c, self._words(c, (lo, hi))))
 
+    def _work(self):
+        """Counts what all ranks of the node have packed, in order of chunks, and sends on what all have counted."""
+        while self._counted < self._sent and self._raised(PACKED, self._counted):
+            if self._several:
+                self._count(self._counted)
+            self._counted += 1
+        self._advance()
+
     def _count(self, c):
-        """Counts this rank's part of every node's share of chunk c, once."""
-        if c < self._counted:
-            return
-        self._counted = c + 1
-        if not self._several:
-            return
+        """Counts this rank's part of every node's share of chunk c."""
         whole, planes = self._messages[c], self._planes[self._nodes.index]
         for start, end in self._shares[c]:
             block = self._counts[c][planes * start : planes * end].view(planes, end - start)
@@ -166,9 +168,7 @@ class Hierarchical(Exchange):
 
     # 4. collect
     def has_come(self, c):
-        while self._counted <= c and self._raised(PACKED, self._counted):
-            self._count(self._counted)
-        self._advance()
+        self._work()
         return self._counted > c and (not self._several or self._raised(CAME, c, 1))
 
     def is_here(self, c):
@@ -179,7 +179,7 @@ class Hierarchical(Exchange):
         self._until(lambda: self.is_here(c), f"the verdict of chunk {c}")
 
     def proceed(self):
-        self._advance()
+        self._work()
         super().proceed()
 
     # Between nodes: what the first rank of a node does whenever it is asked
@@ -232,8 +232,15 @@ class Hierarchical(Exchange):
         if ready():
             return
         with self.world.watch(what):
-            while not ready():
-                self.proceed()
+            for turn in count():
+                if ready():
+                    break
+                # only the node's first rank has something on its way; what others sent before still needs a push
+                if self._nodes.up or turn % PUSH == 0:
+                    self.proceed()
+                else:
+                    self._work()
+                    os.sched_yield()
 
     def memory(self):
         # the window belongs to all ranks of the node

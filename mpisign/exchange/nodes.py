@@ -8,6 +8,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from mpisign.ending import at_end
 from mpisign.errors import UsageError
 
 LINE = 8  # 64-bit words in a cache line, so that no two flags share one
@@ -98,6 +99,9 @@ class Shared:
         self._flags = words[: ends[0]].reshape(flags, LINE)[:, 0]
         whole = torch.from_numpy(words)
         self.arrays: list[Tensor] = [whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
+        if not _open:
+            at_end(_close_all)
+        _open.append(self)
 
     def raise_flag(self, flag: int, value: int) -> None:
         """Tells all that what was written before is there."""
@@ -114,7 +118,17 @@ class Shared:
 
     def close(self) -> None:
         """Gives the memory back. Collective over the node."""
+        _open.remove(self)
         self._window.Unlock_all()
         self.arrays.clear()
         del self._flags
         self._window.Free()
+
+
+_open: list[Shared] = []
+
+
+def _close_all() -> None:
+    """MPI is not to end with open windows. All ranks opened them in one order."""
+    while _open:
+        _open[0].close()
