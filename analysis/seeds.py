@@ -27,7 +27,9 @@ ROWS = {
     "gradient_l1": "|gradient|_1",
     "gradient_l2": "|gradient|_2",
     "test_accuracy": "held-out accuracy",
+    "bits": "held-out bits a character",
 }
+TEXT = ("bits", "test_accuracy")  # the rows of a job on text, whose losses are in nats a character
 LOGARITHMIC = ("train_loss", "gradient_l1", "gradient_l2")
 
 
@@ -54,15 +56,22 @@ def _name(run: Run) -> str:
 
 def over_seeds(runs: list[Run], row: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of a column of /eval, as far as all runs have come."""
-    columns = [run["eval"][row] for run in runs]
+    columns = [run["eval"]["test_loss"] / np.log(2) if row == "bits" else run["eval"][row] for run in runs]
     values = np.array([column[: min(map(len, columns))] for column in columns])
     return values.mean(axis=0), values.std(axis=0)
 
 
+def recorded(groups: dict[str, list[Run]]) -> list[str]:
+    """The quantities that all runs have."""
+    runs = [run for group in groups.values() for run in group]
+    if all(run.attributes["problem"] == "text" for run in runs):
+        return list(TEXT)
+    return [row for row in ROWS if row != "bits" and all(np.isfinite(run["eval"][row]).all() for run in runs)]
+
+
 def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
     """A row of panels for each quantity that was recorded, a column an axis."""
-    everything = [run for group in groups.values() for run in group]
-    rows = [row for row in ROWS if all(np.isfinite(run["eval"][row]).all() for run in everything)]
+    everything, rows = [run for group in groups.values() for run in group], recorded(groups)
     shape = {"nrows": len(rows), "ncols": len(axes), "sharex": "col", "sharey": "row", "squeeze": False}
     figure, panels = plt.subplots(**shape, figsize=(4.4 * len(axes), 2.3 * len(rows) + 0.7), layout="constrained")
     for row, line in zip(rows, panels, strict=True):
@@ -77,7 +86,10 @@ def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
             panel.grid(alpha=0.3)
             if row in LOGARITHMIC:
                 panel.set_yscale("log")
-        if row not in LOGARITHMIC:
+        if row == "bits":
+            best = min(over_seeds(group, row)[0][-1] for group in groups.values())
+            line[0].set_ylim(best - 0.05, best + 1.0)
+        elif row not in LOGARITHMIC:
             # from where the methods differ: the first evaluations would fill the panel
             worst = min(over_seeds(group, row)[0][len(group[0]["eval"]["step"]) // 6] for group in groups.values())
             line[0].set_ylim(bottom=worst - 0.02)
@@ -86,6 +98,9 @@ def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
         panel.set_xlabel(AXES[axis])
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ends = [against(group[0], axis)[-1] for group in groups.values()]
+        if axis == "bytes" and max(ends) > 10 * min(ends) > 0:
+            panel.set_xscale("log", nonpositive="mask")  # bits and floats fit on one axis only so
     seeds = {len(group) for group in groups.values()}
     first = everything[0]
     figure.suptitle(
@@ -100,8 +115,7 @@ def draw(groups: dict[str, list[Run]], axes: list[str], output: Path) -> None:
 
 def table(groups: dict[str, list[Run]]) -> str:
     """The last values of each group as a markdown table."""
-    everything = [run for group in groups.values() for run in group]
-    rows = [row for row in ROWS if all(np.isfinite(run["eval"][row]).all() for run in everything)]
+    rows = recorded(groups)
     lines = ["method | rate | seeds | " + " | ".join(ROWS[r] for r in rows) + " | evaluations | bytes a rank"]
     lines.append(" | ".join("---" for _ in lines[0].split("|")))
     for name, group in groups.items():

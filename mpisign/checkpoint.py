@@ -15,7 +15,7 @@ that damage is found before HDF5 reads anything.
     /arrays/update/m        an array of the update, the same on every rank
     /arrays/stage1/...      the arrays of an algorithm's later stages
     /arrays/verdict         int64 words: signs of the verdict counted last, for the column `flips`
-    /arrays/kept            float32 (length,): the point kept for the end of the run, if any
+    /arrays/kept/x          float32 (length,): the point kept for the end of the run, if any; beside it its statistics
 """
 
 import hashlib
@@ -126,6 +126,13 @@ class Checkpoint:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._file[f"arrays/{name}"][()]
+
+    def names(self) -> list[str]:
+        """All arrays."""
+        found: list[str] = []
+        keep = lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None  # noqa: E731
+        self._file["arrays"].visititems(keep)
+        return found
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of an array, or None if there is none of that name."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from mpisign.algorithm import Algorithm
 from mpisign.exchange import Choice
-from mpisign.exchange.nodes import nodes_of
 from mpisign.trial import Trial
 from mpisign.world import Mpi
 
@@ -63,6 +62,8 @@ def candidates(stage: Algorithm) -> tuple[str, ...]:
 
 def _sensible(stage: Algorithm, comm, node_size: int = 0, **_) -> tuple[str, ...]:
     """The candidates, without hierarchical where every rank has a node of its own."""
+    from mpisign.exchange.nodes import nodes_of  # late: a process of one voter may have no MPI
+
     shared = any(len(members) > 1 for members in nodes_of(comm, node_size).members)
     return tuple(name for name in candidates(stage) if shared or name != "hierarchical")
 

@@ -2,17 +2,33 @@
 
 import math
 
-from mpisign.problems import Oracle, Rows
+import torch
+
+from mpisign.problems import Oracle
+from mpisign.problems.feed import Feed
+from mpisign.slots import State
 from mpisign.stepper import Stepper
 
 
-def measure(stepper: Stepper, test: list[Rows | None]) -> dict[str, float]:
+def statistics(stepper: Stepper) -> State:
+    """What a model gathered besides its parameters (BatchNorm), averaged over all voters: for measurements."""
+    own = [oracle.statistics for oracle in stepper.oracles]
+    if not own[0]:
+        return {}
+    sizes = [array.numel() for array in own[0].values()]
+    flat = [torch.cat([array.reshape(-1) for array in arrays.values()]) for arrays in own]
+    with stepper.world.uncounted():
+        parts = stepper.world.mean(flat).split(sizes)
+    return {k: part.view(a.shape).to(a.device) for (k, a), part in zip(own[0].items(), parts, strict=True)}
+
+
+def measure(stepper: Stepper, test: list[Feed | None], gathered: State) -> dict[str, float]:
     """train_loss, test_loss and test_accuracy at x; NaN where there are no held-out rows.
 
-    test: the slice of the held-out rows of each local voter.
+    test: the slice of the held-out rows of each local voter. gathered: see statistics().
     """
     pairs = zip(stepper.oracles, test, strict=True)
-    total = stepper.world.sums_over_voters([_of_voter(stepper, oracle, rows) for oracle, rows in pairs])
+    total = stepper.world.sums_over_voters([_of_voter(stepper, oracle, rows, gathered) for oracle, rows in pairs])
     rows = total.get("test_rows", 0)
     return {
         "train_loss": total["train"] + stepper.oracles[0].penalty(stepper.x),
@@ -21,13 +37,15 @@ def measure(stepper: Stepper, test: list[Rows | None]) -> dict[str, float]:
     }
 
 
-def _of_voter(stepper: Stepper, oracle: Oracle, test: Rows | None) -> dict[str, float]:
+def _of_voter(stepper: Stepper, oracle: Oracle, test: Feed | None, gathered: State) -> dict[str, float]:
     """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
-    own = oracle.measure(stepper.x, oracle.rows)
+    own = oracle.measure(stepper.x, oracle.rows, gathered)
     found = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}
     if test is None:
         return found
-    held_out = oracle.measure(stepper.x, test) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
+    held_out = (
+        oracle.measure(stepper.x, test, gathered) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
+    )
     return found | {f"test_{name}": value for name, value in held_out.items()}
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
 from mpisign.device import name_of, peak
 from mpisign.errors import MpisignError, StorageError, UsageError
-from mpisign.measure import gradient_norms, measure
+from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
 from mpisign.plan import Plan
 from mpisign.problems.feed import Feed
 from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run
+from mpisign.slots import State
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
 
@@ -48,7 +48,7 @@ class Observer:
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
         self.recorder = NoRecorder()
         self.path = run_path(config, stepper.world.n)
-        self.best, self.kept, self.kept_step = math.inf, stepper.x, 0
+        self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
         self.before = dict.fromkeys(COUNTERS, 0)  # what was counted before this stretch of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
 
@@ -87,13 +87,11 @@ class Observer:
 
     def complete(self) -> None:
         """Keeps the parameters and marks the run as complete. Raises StorageError on all ranks if that can't be."""
-        run, error = self.config.run, None
+        run, error, gathered = self.config.run, None, statistics(self.stepper)
         if run.keep != "none" and self.ranks.root:
-            x, step = (self.stepper.x, self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
-            parameters, file = (
-                self.stepper.layout.views(x) | self.oracles[0].statistics,
-                self.path.with_suffix(".model"),
-            )
+            kept, step = (self._point(gathered), self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
+            x, file = kept["x"], self.path.with_suffix(".model")
+            parameters = self.stepper.layout.views(x) | {k: a for k, a in kept.items() if k != "x"}
             try:
                 checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
             except (OSError, RuntimeError) as found:
@@ -116,11 +114,11 @@ class Observer:
         kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
         return {"counters": totals | {"seconds": seconds}, **kept, "rows": {t: self.rows[t] for t in COUNTED}}
 
-    def take_back(self, progress: dict, kept: Tensor | None) -> None:
+    def take_back(self, progress: dict, kept: State | None) -> None:
         """Goes on counting from what progress() told."""
         self.before |= progress["counters"]
         self.best = math.inf if progress["best"] is None else progress["best"]
-        self.kept, self.kept_step = self.stepper.x if kept is None else kept, progress["kept_step"]
+        self.kept, self.kept_step = self.kept if kept is None else kept, progress["kept_step"]
 
     def _add(self, table: str, **row) -> None:
         self.recorder.append(table, **row)
@@ -165,7 +163,8 @@ class Observer:
         """A row of /eval at the present point."""
         stepper, step = self.stepper, self.stepper.t
         with stepper.timer("evaluate"):
-            found = measure(stepper, self.test) | gradient_norms(stepper, self.config.run.exact_gradient)
+            gathered = statistics(stepper)
+            found = measure(stepper, self.test, gathered) | gradient_norms(stepper, self.config.run.exact_gradient)
             self._add("eval", step=step, **found, **self._costs())
             if self.config.run.trace:
                 point = [p.reshape(-1).cpu().numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
@@ -176,12 +175,17 @@ class Observer:
         better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
         if self.config.run.keep == "best" and better < self.best:
             self.best = better
-            self.keep(step)
+            self.keep(step, gathered)
 
-    def keep(self, step: int) -> None:
-        """Keeps the present point, after `step` steps, for the end of the run."""
+    def keep(self, step: int, gathered: State | None = None) -> None:
+        """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
+        gathered = statistics(self.stepper) if gathered is None else gathered
         if self.ranks.root:
-            self.kept, self.kept_step = self.stepper.x.clone(), step
+            self.kept, self.kept_step = {k: a.clone() for k, a in self._point(gathered).items()}, step
+
+    def _point(self, gathered: State) -> State:
+        """x, and a model's statistics beside it, by name."""
+        return {"x": self.stepper.x} | gathered
 
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""

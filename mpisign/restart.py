@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mpisign import checkpoint, mpi
 from mpisign.checkpoint import Checkpoint, Writer
@@ -21,10 +20,11 @@ from mpisign.stepper import Stepper
 Arrays = dict[str, np.ndarray]
 
 
-def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: Tensor | None) -> None:
+def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: State | None) -> None:
     """Writes a checkpoint of all ranks. Collective.
 
-    progress: what else is to be remembered, for JSON; root's counts. kept: a point kept for the end of the run.
+    progress: what else is to be remembered, for JSON; root's counts. kept: a point kept for the end of the run, and
+    what goes with it, by name.
     Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
     """
     mine, error = _rank_arrays(stepper), None
@@ -43,7 +43,7 @@ def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict
     ranks.agree(error)
 
 
-def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, Tensor | None]:
+def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
     """Fills a Stepper with a checkpoint, which root has opened. Collective.
 
     Returns what save() was given: progress, and the point kept for the end, which is root's alone. Raises UsageError
@@ -71,7 +71,8 @@ def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[
             name = f"{stepper.prefix(k)}verdict"
             exchange = stage.exchange
             exchange.before = torch.from_numpy(opened[name]).to(exchange.device) if name in opened else None
-        kept = torch.from_numpy(opened["kept"]) if "kept" in opened else None
+        names = [name for name in opened.names() if name.startswith("kept/")]
+        kept = {name.removeprefix("kept/"): torch.from_numpy(opened[name]) for name in names} or None
         return _take_common(stepper, ranks, opened), kept
 
 
@@ -129,14 +130,14 @@ def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[Iterator[tuple[int, Arrays]
             ranks.comm.send(False, rank)
 
 
-def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]], kept: Tensor | None) -> None:
+def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]], kept: State | None) -> None:
     for name, array in stepper.common().items():
         writer.put(name, array.cpu().numpy())
     for k, stage in enumerate(stepper.stages):
         if stage.exchange.before is not None:
             writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.cpu().numpy())
-    if kept is not None:
-        writer.put("kept", kept.cpu().numpy())
+    for name, array in (kept or {}).items():
+        writer.put(f"kept/{name}", array.cpu().numpy())
     for rank, arrays in parts:
         for name, array in arrays.items():
             if not (stretches := _stretches(name, rank, stepper)):

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from mpisign import config as configuration
 from mpisign import mpi, restart
-from mpisign.checkpoint import Checkpoint
+from mpisign.checkpoint import Checkpoint, saved
 from mpisign.errors import UsageError
+from mpisign.measure import statistics
+from mpisign.plan import resolve
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.images import choices_of, varied
 from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
+from mpisign.results import load_parameters
 from mpisign.rng import Streams
+from mpisign.train import Job
 from tests.building import Setup, digest
 
 
@@ -187,3 +192,34 @@ def test_statistics_are_each_voters_own_and_go_on_from_a_checkpoint(folder, tmp_
     assert digest(stepper) == digest(restored)
     for one, other in zip(stepper.oracles, restored.oracles, strict=True):
         assert all(torch.equal(v, other.statistics[k]) for k, v in one.statistics.items())
+
+
+def test_a_model_is_measured_and_kept_with_the_mean_of_all_voters_statistics(folder, tmp_path):
+    """By train.simulate, and at the best of its points, also after a stop in between."""
+    job = {
+        "run": {"epochs": 5, "file": str(tmp_path / "run.h5"), "keep": "best", "eval_every": 1, "record_every": 1},
+        "problem": {"name": "cifar10", "path": str(folder), "model": "cnn", "batch_size": 4},
+        "schedule": {"lr": 0.01},
+        "checkpoint": {"every_steps": 2},
+    }
+    config = configuration.make(job)
+    plan = resolve(config, 3)
+    whole = Job(plan, mpi.alone(3), 3, quiet=True)
+    whole.run()
+    stepper = whole.stepper
+    mean = {k: sum(o.statistics[k] for o in stepper.oracles) / 3 for k in stepper.oracles[0].statistics}
+    found = statistics(stepper)
+    for name, array in mean.items():
+        torch.testing.assert_close(found[name], array)
+    best = whole.observer.kept_step
+    kept = load_parameters(tmp_path / "run.model")
+    assert set(kept) == {*stepper.layout.views(stepper.x), *mean}
+    assert best < stepper.t, "so that what is kept is not what is there at the end"
+    assert not np.array_equal(kept["1.running_mean"], found["1.running_mean"].numpy())
+    # the point that was best before the checkpoint comes back with its statistics
+    checkpoints = [f for f in saved(tmp_path / "run.h5") if int(f.stem[5:]) >= best]
+    again = Job(plan, mpi.alone(3), 3, quiet=True)
+    with Checkpoint(checkpoints[-1]) as opened:
+        _, point = restart.restore(opened, again.stepper, mpi.alone(3))
+    for name in mean:
+        np.testing.assert_array_equal(point[name].numpy(), kept[name])

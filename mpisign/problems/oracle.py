@@ -187,9 +187,10 @@ class Oracle:
         """Steps in which this voter's rows are seen once."""
         return -(-self.rows.count // (self.batch_size * self.accumulate))
 
-    def measure(self, x: Tensor, rows: Feed | Rows | None) -> dict[str, float]:
-        """Sums of the problem over rows (or the function itself) at x."""
-        return self.problem.measure(self.layout.views(x) | self.statistics, rows)
+    def measure(self, x: Tensor, rows: Feed | Rows | None, statistics: dict | None = None) -> dict[str, float]:
+        """Sums of the problem over rows (or the function itself) at x, with these statistics or this voter's own."""
+        gathered = self.statistics if statistics is None else statistics
+        return self.problem.measure(self.layout.views(x) | gathered, rows)
 
     def penalty(self, x: Tensor) -> float:
         """The problem's regulariser at x."""
