@@ -77,4 +77,7 @@ def _phases(run: Run) -> list[str]:
     if not whole:
         return []
     shares = "  ".join(f"{name} {100 * s / whole:.0f}%" for name, s in total.items())
-    return ["", f"seconds a rank: {whole:.2f} ({shares})"]
+    lines = ["", f"seconds a rank: {whole:.2f} ({shares})"]
+    if "memory" in phases:  # a file of an older mpisign has no such column
+        lines.append(f"most memory of a rank: {int(phases['memory'].max()) / 1e6:,.0f} MB")
+    return lines

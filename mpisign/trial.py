@@ -9,6 +9,7 @@ from mpisign import exchange
 from mpisign.algorithm import Algorithm
 from mpisign.exchange import Choice
 from mpisign.layout import Layout
+from mpisign.problems import Problem
 from mpisign.rng import Streams
 from mpisign.slots import Estimator
 from mpisign.stepper import Stepper
@@ -33,7 +34,7 @@ class Given(Estimator):
 class Maker:
     """In an oracle's place: holds one estimate."""
 
-    loss, rows, accumulate, clip, statistics = 0.0, None, 1, 0.0, {}
+    loss, rows, accumulate, clip, statistics, problem = 0.0, None, 1, 0.0, {}, Problem()
 
     def __init__(self, estimate: Tensor):
         self.estimate = estimate
@@ -58,11 +59,12 @@ class Trial(Stepper):
         chunk: int = 0,
         progress: str = "calls",
         node_size: int = 0,
+        device: torch.device | str = "cpu",
     ):
-        layout = Layout({"x": (d,)})
+        layout = Layout({"x": (d,)}, device=device)
         slots = replace(algorithm, estimator=Given(algorithm.estimator.tells))
         carriers = exchange.build((choice,), world, layout, slots, chunk, progress, node_size=node_size)
-        oracles = [Maker(_estimate(layout.length, voter)) for voter in world.local]
+        oracles = [Maker(_estimate(layout.length, voter).to(layout.device)) for voter in world.local]
         super().__init__(slots, layout, carriers, world, Streams(0), oracles, layout.zeros())
 
     def once(self) -> None:

@@ -9,29 +9,38 @@ from mpisign import bits
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bits.ahead import compile_ahead
+from mpisign.device import name_of, pick, settle
 from mpisign.rng import Streams
 
 COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
 
 
-def kernels(d: int, voters: int, threads: int, repeats: int, say: Say) -> Table:
-    """Medians over vectors of d coordinates, on so many threads, counts for so many voters."""
+def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: str = "cpu") -> Table:
+    """Medians over vectors of d coordinates, on so many threads, counts for so many voters.
+
+    wanted: "cpu" or "cuda", whose kernels are timed until the device has done its work.
+    """
+    device = pick(wanted, 0)
     torch.set_num_threads(threads)
     bits.use_threads(threads)
     compile_ahead(voters)
     d = max(d // 4096, 1) * 4096
-    about = {"d": d, "voters": voters, "threads": threads, "median of": repeats} | machine()
+    about = {"d": d, "voters": voters, "device": name_of(device), "threads": threads, "median of": repeats} | machine()
     table = Table("kernels", COLUMNS, about)
-    v, x = torch.empty(d).uniform_(-1, 1), torch.empty(d).uniform_(-1, 1)
+    v, x = (torch.empty(d, device=device).uniform_(-1, 1) for _ in range(2))
+
+    def timed(work: Callable) -> float:
+        return alone(lambda: (work(), settle(device)), repeats)
+
     bandwidth = {
-        "read": 4 * d / alone(lambda: torch.max(v.view(torch.int32)), repeats),
-        "copy": 8 * d / alone(lambda: x.copy_(v), repeats),
+        "read": 4 * d / timed(lambda: torch.max(v.view(torch.int32))),
+        "copy": 8 * d / timed(lambda: x.copy_(v)),
     }
     for name, rate in bandwidth.items():
         table.add(kernel=f"(torch {name})", **{"ns a coordinate": _bytes(name) * 1e9 / rate, "GB/s": rate / 1e9})
     for name, work, moved, kind in _works(v, x, d, voters):
         say(f"kernel {name}")
-        took = alone(work, repeats)
+        took = timed(work)
         numbers = {"ns a coordinate": took / d * 1e9, "GB/s": moved * d / took / 1e9}
         share = moved * d / took / bandwidth[kind] if kind else None
         table.add(kernel=name, share=share, of=kind or None, **numbers)
@@ -46,16 +55,16 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     """(name, work, bytes a coordinate that it moves, the bandwidth it is compared with)."""
     streams, words = Streams(1), d // 64
     coin, draw = streams.coin("zero", 3, 2), streams.draw("sign", 3, 2)
-    plane, two, four = (bits.new_planes(k, words) for k in (1, 2, 4))
+    new = lambda planes: bits.new_planes(planes, words).to(v.device)  # noqa: E731
+    plane, two, four = map(new, (1, 2, 4))
     for planes in (plane, two, four):
         planes.random_()
-    ballots = bits.new_planes(voters, words).random_()
-    counted, verdict = bits.new_planes(bits.width(voters), words), bits.new_planes(1, words)
+    ballots, counted, verdict = new(voters).random_(), new(bits.width(voters)), new(1)
     signs, levels = (np.linspace(-1e-3, 1e-3, k, dtype=np.float32)[None] for k in (2, 16))
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
-    radii, parts = torch.full((d,), 2.0), np.array([[0], [d], [0]])
-    return [
+    radii, parts = torch.full_like(v, 2.0), np.array([[0], [d], [0]])
+    found = [
         ("pack", lambda: bits.pack_parts(v, parts, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
         ("pack, abstaining", lambda: bits.pack_parts(v, parts, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
         ("stochastic pack", lambda: bits.pack_stochastic_parts(v, one * 2, parts, 0, draw, plane), 4 + 1 / 8, "read"),
@@ -76,17 +85,18 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("sums of tiles", lambda: bits.tile_sums(v, tiles), 4, "read"),
         ("count", lambda: bits.count(ballots, counted), voters / 8, ""),
         ("majority", lambda: bits.majority(counted, None, voters, 0, "coin", coin, verdict), len(counted) / 8, ""),
-        (
-            "randomised majority",
-            lambda: bits.randomised_majority(counted, None, voters, 0, draw, verdict),
-            len(counted) / 8,
-            "",
-        ),
         ("apply", lambda: bits.apply(x, plane, parts, 0, signs, one), 8 + 1 / 8, "copy"),
         ("apply, abstaining", lambda: bits.apply(x, two, parts, 0, np.tile(signs, 2), one), 8 + 2 / 8, "copy"),
         ("apply, four planes", lambda: bits.apply(x, four, parts, 0, levels, one), 8 + 4 / 8, "copy"),
         ("moving average", lambda: bits.blend(x, v, 0.9, 0.1), 12, "copy"),
+        ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
+    ]
+    if v.is_cuda:
+        return found
+    drawn = lambda: bits.randomised_majority(counted, None, voters, 0, draw, verdict)  # noqa: E731
+    return [
+        *found,
+        ("randomised majority", drawn, len(counted) / 8, ""),
         ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),
-        ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
     ]

@@ -40,17 +40,18 @@ def bench():
 
 
 @bench.command()
-@click.option("-d", "size", type=float, default=2**24, show_default=True, help="Coordinates of a vector.")
+@click.option("-d", "size", type=float, help="Coordinates of a vector; 2**24, or 2**27 on a GPU.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--voters", type=click.IntRange(min=2), default=8, show_default=True, help="Whose votes are counted.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
-def kernels(size, voters, threads, repeats, output):
+def kernels(size, device, voters, threads, repeats, output):
     """Nanoseconds a coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
     from mpisign.bench.kernels import kernels
 
-    (d,) = _sizes((size,))
-    _tell([kernels(d, voters, threads, repeats, _progress(True))], output, True)
+    (d,) = _sizes((size or (2**27 if device == "cuda" else 2**24),))
+    _tell([kernels(d, voters, threads, repeats, _progress(True), device)], output, True)
 
 
 @bench.command()
