@@ -4,6 +4,8 @@
 # Further:
 #   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
+#   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
+#                       PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make demo
 #   make endure         kills runs at random moments, for a quarter of an hour; goes on where it was cut short
 # TORCH_INDEX=URL takes torch from another package index, as for a CPU-only or another CUDA build.
 
@@ -21,7 +23,7 @@ READY = $(VENV)/.ready
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup demo test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
+.PHONY: setup wheelhouse demo test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
 
 setup: $(READY)
 
@@ -33,6 +35,12 @@ $(READY): pyproject.toml constraints.txt
 	    --editable '.[$(MPI),analysis,test]'
 	$(BIN)/python -m mpisign.bits
 	touch $@
+
+wheelhouse:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse \
+	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse --find-links wheelhouse \
+	    --constraint constraints.txt setuptools wheel '.[$(MPI),analysis,test]'
 
 demo: $(READY)
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/mpisign train --overwrite --set run.file=$(DEMO).h5

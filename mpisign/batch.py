@@ -40,7 +40,7 @@ set -uo pipefail
 
 MPISIGN=$${MPISIGN:-$$SLURM_SUBMIT_DIR/.venv/bin/mpisign} # where it is installed
 SRUN_MPI=$${SRUN_MPI:-pmi2}                              # how srun starts your MPI; `srun --mpi=list` tells them
-DEVICE=$${DEVICE:-cpu}                                   # of every rank
+DEVICE=$${DEVICE:-$device}                                  # of every rank: auto, cpu or cuda
 
 $body
 # exit code 75: the run was saved and wants to go on
@@ -85,6 +85,7 @@ def script(asked: Request) -> str:
         command=f"mpisign sbatch{'' if asked.job or asked.kind == 'train' else f' --kind {asked.kind}'}",
         directives="\n".join(f"#SBATCH {directive}" for directive in _directives(asked)),
         body=body,
+        device="cuda" if asked.gpus else "auto",
     ).replace("\n\n# Printed", "\n# Printed")
 
 
