@@ -170,6 +170,35 @@ def test_missing_data_is_one_message(tmp_path):
     refused(train(*settings, n=2), "no file", "problem.path")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "words"),
+    [
+        ("data_batch_1.bin", b"x" * 5000, ("problem.name=cifar10", "problem.test=[]"), ["5000 bytes", "cut short"]),
+        ("text", b"caf\xe9 " * 99, ("problem.name=text",), ["not text in utf-8", "problem.encoding"]),
+        ("data.h5", b"", ("problem.name=hdf5",), ["no dataset 'x'", "its datasets: y"]),
+        (
+            "data.h5",
+            b"",
+            ("problem.name=hdf5", "problem.inputs=y2", "problem.classes=2"),
+            ["a label of 3", "2 classes"],
+        ),
+        ("data.h5", b"", ("problem.name=hdf5", "run.device=cuda"), ["no GPU for this rank", "run.device"]),
+    ],
+)
+def test_data_that_cant_be_used_is_told_once(tmp_path, monkeypatch, name, content, settings, words):
+    file = tmp_path / name
+    file.write_bytes(content)
+    if not content:
+        with h5py.File(file, "w") as f:
+            f["y"], f["y2"] = np.arange(40) % 4, np.zeros((40, 2))
+            if "run.device=cuda" in settings:
+                f["x"] = f["y2"][:]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    path = tmp_path if name.endswith(".bin") else file
+    refused(train(*settings, f"problem.path={path}", f"run.file={tmp_path}/r.h5", *QUICK, n=2), *words)
+    assert not (tmp_path / "r.h5").exists()
+
+
 def test_more_ranks_than_rows_is_refused(tmp_path):
     ended = train("problem.name=tests.problems:Awkward", "problem.rows=2", *QUICK, f"run.file={tmp_path}/r.h5", n=3)
     refused(ended, "2 rows", "3 ranks")

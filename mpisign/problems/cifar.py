@@ -44,7 +44,7 @@ class _Cifar(Images):
             raise UsageError(
                 f"not all of {choices(self.held_out)} in {self.path}; set problem.test to the batches that are held out"
             )
-        rows = [_joined([read_batch(file, self.classes) for file in part]) for part in (train, test)]
+        rows = [_joined([read_batch(file, self.classes) for file in part]) for part in (train, test) if part]
         return Tables(*rows, classes=rows[0]["labels"])
 
     def _find(self, stem: str) -> Path | None:

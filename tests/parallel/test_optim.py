@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mpisign.errors import MpisignError, NumericalError, UsageError
+from mpisign.exchange import hierarchical
+from mpisign.exchange.nodes import nodes_of
 from mpisign.optim import SignOptimizer
 from mpisign.problems.digits import Digits
 from tests.building import SEED, Setup, digest
@@ -111,6 +113,21 @@ def test_overlap_changes_no_bit(comm, everywhere, name, hyper, dense):
         everywhere(loop.optimizer.overlaps == expected, "it says whether it overlaps")
         found.append(digests_of(loop))
     everywhere(found[0] == found[1], f"{name} with overlap")
+
+
+@pytest.mark.parametrize("hyper", [{}, {"zeros": "abstain", "ties": "zero"}], ids=["one plane", "two planes"])
+@pytest.mark.mpi(min_size=2)
+def test_overlap_of_a_vote_by_nodes_changes_no_bit(comm, everywhere, monkeypatch, hyper):
+    """Counted and sent between nodes of two ranks while backward works, in whatever order of time."""
+    monkeypatch.setattr(hierarchical, "nodes_of", lambda comm, _: nodes_of(comm, 2))
+    found = []
+    for exchange, overlap in (("sharded", False), ("hierarchical", False), ("hierarchical", True)):
+        loop = Loop(comm)
+        loop.make("signum-mv", exchange=exchange, overlap=overlap, chunk=512, **hyper)
+        everywhere(loop.optimizer.choices[0].name == exchange, "by that exchange")
+        found.append(digests_of(loop))
+        loop.optimizer.stepper.close()
+    everywhere(found[0] == found[1] == found[2], "the same bits")
 
 
 def test_several_backward_passes_before_a_step(comm, everywhere):

@@ -1,10 +1,14 @@
 """Rows are handed out whole: every row to exactly one rank, dense or sparse."""
 
+import h5py
 import numpy as np
 import pytest
 
 from mpisign import mpi
 from mpisign.problems import Problem, Rows, Tables
+from mpisign.problems.hdf5 import Hdf5
+from mpisign.problems.partition import partition
+from mpisign.problems.readers.hdf5 import StoredRows
 from mpisign.problems.share import share_rows
 from mpisign.rng import Streams
 
@@ -39,3 +43,27 @@ def test_every_row_has_one_owner(comm, everywhere, kind):
     everywhere(share.class_counts[ranks.rank].tolist() == counts.tolist(), "class counts recorded")
     test = sorted(i for part in comm.allgather(share.test[0]["ids"].tolist()) for i in part)
     everywhere(test == list(range(-23, 0)), "held-out rows each once")
+
+
+def test_every_rank_reads_its_own_rows_of_an_hdf5_file(comm, everywhere, monkeypatch, tmp_path_factory):
+    """And no others: what a rank asks the file for is what it owns."""
+    ranks = mpi.start()
+    path = comm.bcast(str(tmp_path_factory.mktemp("data") / "data.h5") if ranks.root else None)
+    if ranks.root:
+        with h5py.File(path, "w") as f:
+            f["x"], f["y"] = np.arange(120, dtype=np.float32).reshape(40, 3), np.arange(40) % 4
+            f["x_test"], f["y_test"] = -f["x"][:9], f["y"][:9]
+    comm.Barrier()
+    asked, take = [], StoredRows.take
+    monkeypatch.setattr(StoredRows, "take", lambda self, rows: asked.append(self.count) or take(self, rows))
+    problem = Hdf5(path)
+    drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
+    share = share_rows(problem, ranks, ranks.size, drawn(), kind="labels", labels=4)
+    everywhere(asked == [40, 9], "training rows once, held-out rows once")
+    parts = partition(
+        "labels", 40, np.arange(40) % 4, ranks.size, Streams(3).draw("partition", 0).generator(), labels=4
+    )
+    everywhere(np.array_equal(share.train[0]["inputs"][:, 0], 3.0 * parts[ranks.rank]), "its own rows")
+    everywhere(np.array_equal(share.train[0]["labels"], parts[ranks.rank] % 4), "and their labels")
+    total = sum(comm.allgather(len(share.test[0]["labels"])))
+    everywhere(total == 9 and problem.coordinates == 3 * 128 + 128 + 128 * 4 + 4, "sizes reach every rank")
