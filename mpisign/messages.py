@@ -41,9 +41,9 @@ class Format:
         """(planes, *between, items); raw floats count as one plane."""
         return (self.planes or 1, *between, self.items(coordinates))
 
-    def empty(self, *between: int, coordinates: int, device: torch.device | str = "cpu") -> Tensor:
+    def empty(self, *between: int, coordinates: int) -> Tensor:
         """A buffer of that shape."""
-        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype, device=device)
+        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype)
 
 
 RAW = Format(planes=0)

@@ -55,7 +55,7 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     """(name, work, bytes a coordinate that it moves, the bandwidth it is compared with)."""
     streams, words = Streams(1), d // 64
     coin, draw = streams.coin("zero", 3, 2), streams.draw("sign", 3, 2)
-    new = lambda planes: bits.new_planes(planes, words).to(v.device)  # noqa: E731
+    new = lambda planes: bits.new_planes(planes, words, v.device)  # noqa: E731
     plane, two, four = map(new, (1, 2, 4))
     for planes in (plane, two, four):
         planes.random_()

@@ -48,9 +48,9 @@ def width(voters: int) -> int:
     return voters.bit_length()
 
 
-def new_planes(planes: int, words: int) -> Tensor:
+def new_planes(planes: int, words: int, device: torch.device | str = "cpu") -> Tensor:
     """Uninitialised planes."""
-    return torch.empty((planes, words), dtype=torch.int64)
+    return torch.empty((planes, words), dtype=torch.int64, device=device)
 
 
 def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.device import settle
 from mpisign.exchange.buffers import Buffers
-from mpisign.exchange.staging import Staging, pin
+from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Ballots, Direction, Format, Room
 from mpisign.slots import Step, Vote
@@ -71,7 +71,7 @@ class Exchange(Buffers):
             self.chunks.reverse()
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
         self.aside = backwards
-        self.decided = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi in self.chunks]
+        self.decided = [self.verdict_of(hi - lo) for lo, hi in self.chunks]
         self.stretches = self.stretches_of(world.rank)
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
@@ -83,8 +83,6 @@ class Exchange(Buffers):
 
     def _stage(self) -> Staging:
         """The device's side of this exchange's messages."""
-        if self.layout.device.type != "cpu":
-            pin(self, self.arrays())
         shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
         return Staging(shapes, self.up.dtype, self.decided, self.layout.device)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.layout import Layout
 from mpisign.messages import Format, Room
 from mpisign.slots import State
 
@@ -13,6 +14,8 @@ from mpisign.slots import State
 class Buffers:
     """What an exchange knows of its arrays."""
 
+    layout: Layout
+    down: Format
     chunks: list[tuple[int, int]]
     stretches: list[tuple[int, int, int]]
     device: torch.device  # of messages, verdicts and the vote's arrays
@@ -21,6 +24,16 @@ class Buffers:
     state: State
     anywhere = True  # whether it can work in the memory of a GPU
     ahead = 2  # messages on their way before the first is counted
+
+    def array(self, size: int, dtype: torch.dtype) -> Tensor:
+        """A new array of zeros for messages or verdicts; where a GPU copies from and to it, it is pinned."""
+        pinned = self.device.type == "cpu" and self.layout.device.type != "cpu"
+        return torch.zeros(size, dtype=dtype, device=self.device, pin_memory=pinned)
+
+    def verdict_of(self, coordinates: int) -> Tensor:
+        """A new array for the verdict on so many coordinates."""
+        shape = self.down.shape(coordinates=coordinates)
+        return self.array(math.prod(shape), self.down.dtype).view(shape)
 
     @property
     def depth(self) -> int:
@@ -42,7 +55,7 @@ class Buffers:
 
     def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
         """An array a chunk: `depth` of them, which later chunks use again."""
-        return self.cut_into([torch.zeros(s, dtype=dtype, device=self.device) for s in self.held(shapes)], shapes)
+        return self.cut_into([self.array(size, dtype) for size in self.held(shapes)], shapes)
 
     def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
         """Items of the arrays that a ring of these shapes, one a chunk, needs."""

@@ -21,6 +21,7 @@ from mpisign import bits
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of, planes_of
 from mpisign.exchange.nodes import Shared, nodes_of
+from mpisign.exchange.staging import pin
 from mpisign.layout import WORD
 from mpisign.messages import Ballots, Tally
 
@@ -53,7 +54,7 @@ class Hierarchical(Exchange):
         ]
         self._own_share = [share[nodes.index] for share in self._shares]
         self._allocate(self._planes[nodes.index])
-        self._own = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi, _ in self.stretches]
+        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.stretches]
         self._turn = 0
         self._going_up, self._going_down = {}, {}
 
@@ -70,6 +71,8 @@ class Hierarchical(Exchange):
         verdicts = [(self.down.planes, w) for w in words]
         sizes = [self.held(shapes) for shapes in (messages, counts, came)] + [[p * w for p, w in verdicts]]
         self._window = Shared(self._nodes.node, list(chain(*sizes)), 5 * len(words) * self._g)
+        if self.layout.device.type != "cpu":
+            pin(self, self._window.whole)
         arrays = iter(self._window.arrays)
         messages_held, counts_held, came_held, whole = ([next(arrays) for _ in part] for part in sizes)
         self._messages = self.cut_into(messages_held, messages)

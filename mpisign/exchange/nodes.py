@@ -97,8 +97,8 @@ class Shared:
         node.Barrier()
         self._window.Sync()
         self._flags = words[: ends[0]].reshape(flags, LINE)[:, 0]
-        whole = torch.from_numpy(words)
-        self.arrays: list[Tensor] = [whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
+        self.whole = torch.from_numpy(words)
+        self.arrays: list[Tensor] = [self.whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
         if not _open:
             at_end(_close_all)
         _open.append(self)
@@ -121,7 +121,7 @@ class Shared:
         _open.remove(self)
         self._window.Unlock_all()
         self.arrays.clear()
-        del self._flags
+        del self._flags, self.whole
         self._window.Free()
 
 

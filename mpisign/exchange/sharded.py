@@ -37,7 +37,7 @@ class Sharded(Exchange):
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
         self._out, self._in = self.messages(self.up), self.parts(self.up, n)
         # verdicts may travel for long after the messages they were made of
-        self._own = [self.down.empty(coordinates=hi - lo, device=self.device) for lo, hi, _ in self.stretches]
+        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.stretches]
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):

@@ -51,10 +51,9 @@ class Staging:
         return sum(held.values())
 
 
-def pin(owner: object, buffers: list[Tensor]) -> None:
-    """Locks buffers of the host into memory for as long as their owner lives, so that a GPU can copy by itself."""
-    runtime = torch.cuda.cudart()
-    places = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in buffers}
-    done = [place for place, size in places.items() if size and not int(runtime.cudaHostRegister(place, size, 0))]
+def pin(owner: object, memory: Tensor) -> None:
+    """Locks memory that torch did not allocate for as long as its owner lives, so that a GPU can copy by itself."""
+    runtime, place = torch.cuda.cudart(), memory.data_ptr()
     # what can't be locked still works, only slower
-    weakref.finalize(owner, lambda: [runtime.cudaHostUnregister(place) for place in done])
+    if not int(runtime.cudaHostRegister(place, memory.nbytes, 0)):
+        weakref.finalize(owner, runtime.cudaHostUnregister, place)

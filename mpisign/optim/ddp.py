@@ -30,7 +30,7 @@ class SignVote:
     """State of the hook on one rank: sign of momentum, majority vote (signum-mv; with beta = 0 signsgd-mv).
 
     beta: of each rank's momentum m = beta*m + (1 - beta)*g. seed: of the coins for zeros and ties. group: a process
-    group on the CPU (gloo, mpi), the default one if None.
+    group for tensors where gradients lie (gloo or mpi on the CPU, nccl on GPUs), the default one if None.
     """
 
     beta: float = 0.0
@@ -46,14 +46,14 @@ class SignVote:
         found = []
         for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
             if (m := self._momenta.get(id(p))) is None:
-                m = self._momenta[id(p)] = torch.zeros(g.numel())
+                m = self._momenta[id(p)] = torch.zeros_like(g).view(-1)
             bits.blend(m, g.reshape(-1).contiguous(), self.beta, 1 - self.beta)
             found.append(m)
         return torch.cat(found)
 
 
 def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """The hook: a bucket's gradient, float32 on the CPU, becomes the majority's signs. All ranks call it alike.
+    """The hook: a bucket's gradient, float32, becomes the majority's signs. All ranks call it alike.
 
     Raises NumericalError on a rank whose gradient is not finite.
     """
@@ -62,14 +62,14 @@ def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[
     streams, at = Streams(state.seed), bucket.index() * APART
     words = -(-d // 64)
     share = -(-words // n)
-    mine, came = torch.zeros(1, n * share, dtype=torch.int64), torch.empty(n * share, dtype=torch.int64)
+    mine, came = (torch.zeros(shape, dtype=torch.int64, device=buffer.device) for shape in ((1, n * share), n * share))
     zero = streams.coin("zero", state._step, rank)
     _, bad = bits.pack(state.estimate(bucket), at, "coin", zero, mine[:, :words])
     if bad is not None and bad >= 0:
         raise NumericalError(f"rank {rank}: a gradient is {float(buffer[bad])} in bucket {bucket.index()}")
 
     dist.all_to_all_single(came, mine[0], group=group)
-    counted, verdict = bits.new_planes(bits.width(n), share), bits.new_planes(1, share)
+    counted, verdict = (bits.new_planes(planes, share, buffer.device) for planes in (bits.width(n), 1))
     bits.count(came.view(n, share), counted)
     tie = streams.coin("tie", state._step)
     bits.majority(counted, None, n, at + 64 * rank * share, "coin", tie, verdict)

@@ -62,6 +62,10 @@ def fault_of(parameters: dict[str, Tensor]) -> UsageError | None:
             return UsageError(f"parameter {name!r} lies on {p.device}; the CPU and CUDA are known: model.to(...)")
         if p.device != (first := next(iter(parameters.values())).device):
             return UsageError(f"parameter {name!r} lies on {p.device}, others on {first}; a rank has one device")
+        if p.device.type == "cuda" and p.device.index != torch.cuda.current_device():
+            return UsageError(
+                f"parameter {name!r} lies on {p.device}: first call torch.cuda.set_device({p.device.index})"
+            )
         if p.layout is not torch.strided:
             return UsageError(f"parameter {name!r} is sparse ({p.layout}); only dense parameters are optimised")
     return None

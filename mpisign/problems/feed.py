@@ -48,7 +48,11 @@ class Feed:
             found = self._ahead[1].result()
         found = found or self._fetch(rows)
         if self._stream is not None:
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            # memory of the other stream, which must not be used again before this one is done with it
+            here = torch.cuda.current_stream(self._device)
+            here.wait_stream(self._stream)
+            for array in found.arrays.values():
+                array.record_stream(here)
         if ahead is not None:
             self._ahead = _key(ahead), self._pool.submit(self._fetch, ahead)
         return found

@@ -25,7 +25,9 @@ class Images(Classifier):
         self._normal = tuple(torch.tensor(values).view(-1, 1, 1) for values in (mean, deviation))
 
     def prepared(self, inputs):
-        mean, deviation = (values.to(inputs.device) for values in self._normal)
+        if self._normal[0].device != inputs.device:
+            self._normal = tuple(values.to(inputs.device) for values in self._normal)
+        mean, deviation = self._normal
         return (inputs.float() / 255 - mean) / deviation
 
     def augment(self, batch, draw, first):
