@@ -21,7 +21,7 @@ refuse() { echo "links.sh: $1" >&2; exit 2; }
 BIN=$ROOT/.venv/bin
 [ -x "$BIN/mpisign" ] || BIN=$(dirname "$(command -v mpisign || echo ./none)")
 MPISIGN=${MPISIGN:-$BIN/mpisign} MPIRUN=${MPIRUN:-$BIN/mpirun}
-[ "$HOSTS" -ge 1 ] && [ "$EACH" -ge 1 ] 2>/dev/null ||
+{ [ "$HOSTS" -ge 1 ] && [ "$EACH" -ge 1 ]; } 2>/dev/null ||
     refuse "first say how many hosts, as in: links.sh 4 200mbit bench peers; or hosts and ranks on each: 4x2"
 RANKS=$((HOSTS * EACH))
 [ -x "$MPISIGN" ] && [ -x "$MPIRUN" ] || refuse "no mpisign and mpirun in $BIN; make setup, or set MPISIGN and MPIRUN"

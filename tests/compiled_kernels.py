@@ -55,7 +55,7 @@ def main(capability: int, fuse: bool) -> None:
         source = ASTSource(kernel, types | dict.fromkeys(numbers, "constexpr"), numbers)
         target = GPUTarget("cuda", capability, 32)
         machine_code = triton.compile(source, target=target, options={"enable_fp_fusion": fuse}).asm["sass"]
-        instructions = re.findall(r"^\s+(?:@\S+ )?([A-Z][A-Z0-9_]*)", machine_code, re.MULTILINE)
+        instructions = re.findall(r"^\S+\t(?:@\S+ )?([A-Z][A-Z0-9]*)", machine_code, re.MULTILINE)
         fused = sum(name in ("FFMA", "DFMA") for name in instructions)
         print(f"{kernel.fn.__name__} {numbers}: {len(instructions)} instructions, {fused} fused")
 

@@ -44,7 +44,10 @@ def resolved(*settings, job=None, voters=2):
         (["schedule.lr=-0.1"], ["schedule.lr", "-0.1", "greater than 0"]),
         (["schedule.kind=linear"], ["schedule.kind", "cosine"]),
         (["run.steps"], ["table.key=value"]),
-        (["run.device=cuda"], ["run.device", "'cpu'"]),
+        (["run.device=tpu"], ["run.device", "'cpu'"]),
+        (["run.precision=half"], ["run.precision", "'bf16'"]),
+        (["run.compile=true", "problem.name=quadratic", "run.steps=5"], ["run.compile", "leave it out"]),
+        (["run.precision=bf16", "problem.name=quadratic", "run.steps=5"], ["run.precision", "float32"]),
         (["algorithm.name=ssdm", "algorithm.ties=zero"], ["algorithm.ties", "ssdm"]),
         (
             ["algorithm.name=ssvr-mv", "problem.name=tests.problems:OnePoint"],

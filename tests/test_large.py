@@ -7,7 +7,7 @@ import pytest
 
 from mpisign import exchange
 from mpisign.bits import fields_for, width
-from mpisign.exchange.costs import FORMULAS, Sizes
+from mpisign.exchange.costs import FORMULAS, Sizes, cut
 from mpisign.layout import Layout
 from mpisign.messages import Format
 from mpisign.votes import Majority
@@ -55,13 +55,19 @@ def test_layout_finds_its_places(d):
 
 
 @pytest.mark.parametrize("d", LARGE)
-@pytest.mark.parametrize("name", ["sharded", "allgather", "allreduce", "dense"])
+@pytest.mark.parametrize("name", ["sharded", "allgather", "allreduce", "hierarchical", "dense"])
 def test_bytes_are_exact(d, name):
     raw, n = name == "dense", 7
     length = Layout({"x": (d,)}).length
     form = Format(planes=0 if raw else 1)
-    sizes = Sizes(chunks_of(length, raw), form, form, n)
+    sizes = Sizes(chunks_of(length, raw), form, form, Majority(), n, node_size=2)
     up, down = FORMULAS[name](sizes)
+    if name == "hierarchical":
+        # of 7 ranks, nodes of 2, 2, 2 and 1: two planes of counts, or one, of what is not the node's share
+        assert down == 3 * length // 8
+        shares = [sum(end - lo for lo, end in (cut(*c, 64, 4, k) for c in chunks_of(length, raw))) for k in range(4)]
+        assert up == sum(planes * (length - own) // 8 for planes, own in zip((2, 2, 2, 1), shares, strict=True))
+        return
     each = {"sharded": length // 8, "allgather": length // 8 * n, "dense": 4 * length}
     if name == "allreduce":
         words = sum(fields_for(hi - lo, n) for lo, hi in chunks_of(length, raw))
