@@ -25,7 +25,7 @@ def pick(wanted: str, local_rank: int) -> torch.device:
         )
     if not there:
         return torch.device("cpu")
-    # where the scheduler shows each rank a GPU of its own, that is number 0
+    # where each rank sees a GPU of its own, that is number 0: see launchers.take_gpu
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device

@@ -1,7 +1,8 @@
-"""What a process knows from its environment before MPI starts: who launched it, its rank, how many there are."""
+"""What a process knows before MPI starts: who launched it, its rank, how many there are, and which GPU is its own."""
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 # rank and size in the environment of a process: by mpirun of Open MPI, of MPICH and its kin, by srun
 OPEN_MPI = "Open MPI's mpirun"
@@ -11,6 +12,10 @@ LAUNCHERS = (
     ("an mpirun that speaks PMI (MPICH, Intel MPI, MVAPICH) or srun", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
+# its number among the ranks of its node, by the same
+LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machine
 
 
 @dataclass(frozen=True)
@@ -28,3 +33,18 @@ def launch() -> Launch:
         if rank in os.environ and size in os.environ:
             return Launch(int(os.environ[rank]), int(os.environ[size]), by)
     return Launch()
+
+
+def take_gpu() -> None:
+    """Lets this process see one GPU of its node's, its own, where it sees several and knows its place.
+
+    To be called before MPI starts: an MPI that knows of GPUs opens whichever is current then.
+    """
+    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), None)
+    listed = os.environ.get(VISIBLE)
+    if listed is not None:
+        gpus = [name for name in listed.split(",") if name.strip()]
+    else:
+        gpus = [str(k) for k in range(len(list(DRIVER.iterdir())))] if DRIVER.is_dir() else []
+    if local is not None and len(gpus) > 1:
+        os.environ[VISIBLE] = gpus[int(local) % len(gpus)]

@@ -18,6 +18,7 @@ from mpisign.config import Config
 from mpisign.device import settle, spread
 from mpisign.errors import MpisignError, Stopped, UsageError
 from mpisign.keeper import Keeper
+from mpisign.launchers import take_gpu
 from mpisign.layout import Layout
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
@@ -46,6 +47,8 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
     Stopped if the run was asked to stop and saved a checkpoint.
     """
     plan = resolve(config, mpi.launch().size)
+    if config.run.device != "cpu":
+        take_gpu()
     ranks = mpi.start(config.run.threads)
     if ranks.size != mpi.launch().size:
         # a launcher that says nothing in the environment: only MPI knew how many there are

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import bits, device, problems
+from mpisign import bits, device, launchers, problems
 from mpisign.errors import UsageError
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Rows
@@ -149,6 +149,33 @@ def test_ranks_of_a_node_take_gpus_in_turns(monkeypatch):
     assert [device.pick("auto", rank).index for rank in range(5)] == [0, 1, 0, 1, 0]
     assert [d.index for d in chosen] == [0, 1, 0, 1, 0]
     assert problems.pick_for(Awkward(), "auto", Ranks()) == torch.device("cpu"), "where the problem has no use for one"
+
+
+@pytest.mark.parametrize(
+    ("visible", "local", "wanted"),
+    [("0,1,2", "4", "1"), ("GPU-a,GPU-b", "1", "GPU-b"), ("3", "5", "3"), ("", "1", ""), ("0,1", None, "0,1")],
+)
+def test_a_rank_takes_its_gpu_before_mpi_starts(monkeypatch, visible, local, wanted):
+    for name in launchers.LOCAL_RANKS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(launchers.VISIBLE, visible)
+    if local is not None:
+        monkeypatch.setenv("SLURM_LOCALID", local)
+    launchers.take_gpu()
+    assert launchers.os.environ[launchers.VISIBLE] == wanted
+
+
+def test_gpus_are_counted_where_nobody_lists_them(monkeypatch, tmp_path):
+    monkeypatch.delenv(launchers.VISIBLE, raising=False)
+    monkeypatch.setattr(launchers, "DRIVER", tmp_path)
+    monkeypatch.setenv("MPI_LOCALRANKID", "3")
+    launchers.take_gpu()
+    assert launchers.VISIBLE not in launchers.os.environ
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    launchers.take_gpu()
+    assert launchers.os.environ[launchers.VISIBLE] == "1"
+    monkeypatch.delenv(launchers.VISIBLE)
 
 
 def test_phases_wait_for_the_device():
