@@ -9,6 +9,8 @@ import numpy as np
 
 from mpisign.problems.readers.libsvm import read_libsvm
 
+Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class File:
@@ -116,6 +118,3 @@ def digest_of_rows(file: Path) -> str:
     for array, kind in ((x.data, "<f4"), (x.indices, "<i4"), (x.indptr, "<i8"), (rows["labels"], "<f4")):
         found.update(np.ascontiguousarray(array.astype(kind)).tobytes())
     return found.hexdigest()
-
-
-Say = Callable[[str], None]

@@ -42,7 +42,9 @@ class Feed:
     def take(self, rows: np.ndarray | slice, ahead: np.ndarray | None = None) -> Rows:
         """The rows of these numbers, or of a slice, on the device. ahead: those that will be asked for next."""
         if not self.fetches:
-            return self._rows.take(rows)
+            # all of them as they are: sparse rows would be copied
+            whole = isinstance(rows, slice) and rows.indices(self.count) == (0, self.count, 1)
+            return self._rows if whole else self._rows.take(rows)
         wanted, found = _key(rows), None
         if self._ahead is not None and self._ahead[0] == wanted:
             found = self._ahead[1].result()
