@@ -66,6 +66,7 @@ def test_rows_that_do_not_fit_come_batch_by_batch_each_ahead_of_its_turn(monkeyp
         batch = feed.take(now, ahead=then)
         assert torch.equal(batch["labels"], torch.from_numpy(now))
         assert torch.equal(batch["inputs"], feed["inputs"][now])
+        assert feed.take(now, ahead=then) is batch, "asked for again, as at a second point"
     assert len(fetched) == 3, "none was fetched twice"
     assert torch.equal(feed.take(slice(5, 9))["labels"], torch.arange(5, 9)), "what nobody foresaw comes, too"
 

@@ -20,6 +20,7 @@ class Feed:
     def __init__(self, rows: Rows, device: torch.device, resident: bool | None = None, sharing: int = 1):
         self.count, self._device = rows.count, device
         self._rows = rows.tensors()
+        self._latest: tuple[bytes, Rows] | None = None
         self._ahead: tuple[bytes, Future[Rows]] | None = None
         if resident is None:
             resident = device.type == "cpu" or _fits(self._rows, sharing)
@@ -45,17 +46,18 @@ class Feed:
             # all of them as they are: sparse rows would be copied
             whole = isinstance(rows, slice) and rows.indices(self.count) == (0, self.count, 1)
             return self._rows if whole else self._rows.take(rows)
-        wanted, found = _key(rows), None
-        if self._ahead is not None and self._ahead[0] == wanted:
-            found = self._ahead[1].result()
-        found = found or self._fetch(rows)
+        wanted = _key(rows)
+        if self._latest is None or self._latest[0] != wanted:  # a method may look at one batch more than once
+            foreseen = self._ahead is not None and self._ahead[0] == wanted
+            self._latest = wanted, self._ahead[1].result() if foreseen else self._fetch(rows)
+        found = self._latest[1]
         if self._stream is not None:
             # memory of the other stream, which must not be used again before this one is done with it
             here = torch.cuda.current_stream(self._device)
             here.wait_stream(self._stream)
             for array in found.arrays.values():
                 array.record_stream(here)
-        if ahead is not None:
+        if ahead is not None and (self._ahead is None or self._ahead[0] != _key(ahead)):
             self._ahead = _key(ahead), self._pool.submit(self._fetch, ahead)
         return found
 
