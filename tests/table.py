@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 class Claim:
     lr: float
     gap: float
-    steps: int = 1500
+    steps: int = 600
     hyper: dict = field(default_factory=dict)
     constant: bool = False
 
@@ -52,16 +52,18 @@ TABLE = {
     "noisy-signsgd": Row({"noise": 0.5}, Claim(0.1, 2e-4)),
     "noisy-median": Row({"noise": 0.5}, Claim(0.3, 2e-5), bitwise=False),
     "dp-sign": Row(
-        {"clip_rows": 0.5, "epsilon": 2.0}, Claim(0.3, 0.2, hyper={"clip_rows": 5.0, "epsilon": 8.0}), bitwise=False
+        {"clip_rows": 0.5, "epsilon": 2.0},
+        Claim(0.3, 0.2, 1500, hyper={"clip_rows": 5.0, "epsilon": 8.0}),
+        bitwise=False,
     ),
-    "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4)),
+    "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4, 1500)),
     "sto-signsgd-running": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-2, 500)),
-    "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4)),
+    "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4, 1500)),
     "dlion-avg": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
     "mv-signsgd-sim": Row({"beta": 0.8, "radius": "running"}, Claim(0.1, 1e-3)),
     "ssvr-mv": Row({"option": 2, "beta": 0.4, "radius": 3.0}, Claim(0.1, 2e-4)),
     "dvr-sign": Row({"beta": 0.3, "start_batches": 4}, Claim(0.1, 4e-4)),
-    "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4)),
+    "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4, 1500)),
     "dist-signrvr": Row({"every": 7}, Claim(0.1, 1e-4)),
     "dist-signrvm": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 6e-4)),
     "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, 500, hyper={"local_lr": 0.1})),
@@ -72,7 +74,7 @@ TABLE = {
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
-    "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4), bitwise=False),
+    "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
 }
 
 # other forms of an entry
