@@ -22,8 +22,6 @@ from tests.kernels import ballot_box, boxes, counted, cut_up, draws, origins, pi
 settings.register_profile("kernels", deadline=None, max_examples=60)
 settings.load_profile("kernels")
 
-voters = st.integers(1, 70)
-
 
 def kernel(name, *arguments):
     return getattr(cpu, name)(*arguments)
