@@ -14,7 +14,7 @@ from mpisign.errors import UsageError
 from mpisign.results import Run
 
 # tables that belong to the trajectory; /events and /segments tell all that ever happened
-COUNTED = ("steps", "phases", "eval", "trace")
+COUNTED = ("steps", "phases", "eval", "probes", "trace")
 
 
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
@@ -22,6 +22,7 @@ FREE = {
     "run": ("file", "overwrite", "recorder", "max_minutes", "watchdog", "threads", "epochs", "evaluations"),
     "exchange": None,
     "checkpoint": None,
+    "probe": None,
 }
 
 

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from mpisign.problems import Oracle
 from mpisign.problems.feed import Feed
@@ -53,8 +54,12 @@ def gradient_norms(stepper: Stepper, wanted: bool) -> dict[str, float]:
     """gradient_l1 and gradient_l2 of the objective, over all rows of all voters; NaN unless they are wanted."""
     if not wanted:
         return {"gradient_l1": math.nan, "gradient_l2": math.nan}
-    weights, x = stepper.weights, stepper.x
-    gradients = [oracle.exact_gradient(x) * float(weights[oracle.voter]) for oracle in stepper.oracles]
-    with stepper.world.uncounted():
-        mean = stepper.world.mean(gradients)
+    _, mean = exact_gradients(stepper, stepper.x)
     return {"gradient_l1": stepper.layout.total(mean.abs()), "gradient_l2": stepper.layout.norm(mean)}
+
+
+def exact_gradients(stepper: Stepper, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The full gradient at x of every local voter, times its weight, and their mean over all voters, on the host."""
+    own = [oracle.exact_gradient(x) * float(stepper.weights[oracle.voter]) for oracle in stepper.oracles]
+    with stepper.world.uncounted():
+        return own, stepper.world.mean(own).cpu()

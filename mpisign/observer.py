@@ -2,6 +2,7 @@
 
 import math
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mpisign.problems.feed import Feed
 from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run
+from mpisign.schema import SNR_EDGES
 from mpisign.slots import State
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
@@ -67,7 +69,7 @@ class Observer:
                     self._arrays(),
                     overwrite=run.overwrite or beginning.run is not None,
                     mode=run.recorder,
-                    width=self.stepper.layout.size if run.trace else 0,
+                    widths=self._widths(),
                     tables=tables,
                 )
             except MpisignError as found:
@@ -177,6 +179,10 @@ class Observer:
             self.best = better
             self.keep(step, gathered)
 
+    def probed(self, found: Mapping[str, object]) -> None:
+        """A row of /probes for the step just taken."""
+        self._add("probes", step=self.stepper.t, epoch=self._epoch(), **found)
+
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
         gathered = statistics(self.stepper) if gathered is None else gathered
@@ -190,9 +196,8 @@ class Observer:
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""
         total, n = self._totals(), self.world.n
-        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_a_minibatch
         return {
-            "epoch": seen / max(self.share.rows.sum(), 1),
+            "epoch": self._epoch(),
             "bytes_up": round(total["up"] / n),
             "bytes_down": round(total["down"] / n),
             "bytes_other": round(total["other"] / n),
@@ -201,6 +206,11 @@ class Observer:
             "clipped": int(total["clipped"]),
             "seconds": self.before["seconds"] + self.clock.elapsed(),
         }
+
+    def _epoch(self) -> float:
+        """Rows of minibatches so far, over all rows."""
+        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_a_minibatch
+        return seen / max(self.share.rows.sum(), 1)
 
     def _totals(self) -> dict[str, float]:
         """Bytes, gradients taken and gradients clipped, over all ranks, since the run began."""
@@ -237,6 +247,10 @@ class Observer:
             "partition/rows": self.share.rows,
             "partition/class_counts": self.share.class_counts,
         }
+
+    def _widths(self) -> dict[str, int]:
+        traced = self.stepper.layout.size if self.config.run.trace else 0
+        return {"coordinate": traced, "voter": self.world.n, "bin": len(SNR_EDGES) + 1}
 
     def _segment(self) -> dict[str, object]:
         packages = [f"{p} {version(p)}" for p in ("torch", "numpy", "mpi4py", "h5py", "numba")]

@@ -9,6 +9,7 @@ from mpisign import dense, problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
 from mpisign.config import Config
+from mpisign.config.tables import Adversary
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.layout import Group
@@ -47,6 +48,7 @@ def resolve(config: Config, voters: int) -> Plan:
         if config.run.compile:
             problem.compile()
     _check_needs(entry, algorithm, problem, config)
+    _check_adversary(entry, algorithm, config.adversary, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
@@ -104,9 +106,32 @@ def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: P
             f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer "
             f"(it offers: {choices(problem.offers) or 'nothing'}); algorithms that fit: {choices(fitting)}"
         )
-    if config.run.exact_gradient and "finite sum" not in problem.offers:
+    wanting = {"run.exact_gradient": config.run.exact_gradient, "probe.every": config.probe.every}
+    for key, wanted in wanting.items():
+        if wanted and not problem.offers & {"finite sum", "exact gradient"}:
+            raise UsageError(
+                f"{key}: problem {name!r} has no rows whose full gradient could be taken, nor one by a formula; "
+                "leave it out"
+            )
+
+
+def _check_adversary(entry: Entry, algorithm: Algorithm | Stages | Cycle, lies: Adversary, voters: int) -> None:
+    """Refuses lies that nobody would notice, and more liars than there can be."""
+    if not lies.voters:
+        return
+    if lies.voters > voters:
+        raise UsageError(f"adversary.voters = {lies.voters}, but there are {voters} voters")
+    if lies.kind == "colluding" and lies.voters == voters:
+        raise UsageError(f'adversary.kind = "colluding" looks at honest messages, but all {voters} voters lie')
+    formats = [stage.sign.up() for stage in algorithm.stages]
+    numbers = any(form.raw or form.scaled for form in formats)
+    if lies.kind == "scale" and lies.factor == 1:
+        raise UsageError('adversary.kind = "scale" with adversary.factor = 1 changes nothing; set another factor')
+    if not numbers and (lies.kind == "scale" or lies.factor != 1):
+        fitting = [e.name for e in entries() if any(s.sign.up().raw or s.sign.up().scaled for s in e.build().stages)]
         raise UsageError(
-            f"run.exact_gradient: problem {name!r} has no rows whose full gradient could be taken; leave it out"
+            f'adversary.kind = "{lies.kind}", factor = {lies.factor:g}: {entry.name} sends signs without scales, so '
+            f"nothing is multiplied; leave the factor out and take another kind, or one of: {choices(fitting)}"
         )
 
 

@@ -57,13 +57,12 @@ class Recorder(NoRecorder):
         *,
         overwrite: bool = False,
         mode: str = "auto",
-        width: int = 0,
+        widths: Mapping[str, int] | None = None,
         tables: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     ):
-        """attributes, config and arrays ("group/name" -> array) are written once. width: of wide columns.
-
-        tables: rows of the run so far, columns by table, of a run that goes on. Raises UsageError if the file
-        exists and overwrite is False, or can't be written.
+        """attributes, config and arrays ("group/name" -> array) are written once. widths: how many values a row has in
+        columns with one for `each` of these things. tables: rows of the run so far, columns by table, of a run that
+        goes on. Raises UsageError if the file exists and overwrite is False, or can't be written.
         """
         self.path = path
         self._rows: dict[str, list[dict]] = {table: [] for table in TABLES}
@@ -78,7 +77,7 @@ class Recorder(NoRecorder):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent, glob.escape(path.name))
-            self._file, self.mode = self._create(mode, attributes, config, arrays, width, tables or {})
+            self._file, self.mode = self._create(mode, attributes, config, arrays, widths or {}, tables or {})
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
@@ -109,7 +108,7 @@ class Recorder(NoRecorder):
         return file, "rewrite"
 
     @staticmethod
-    def lay_out(file, attributes, config, arrays, width, tables):
+    def lay_out(file, attributes, config, arrays, widths, tables):
         # text of fixed length: HDF5 may read damaged text of other lengths for ever
         texts = {k: np.bytes_(v.encode()) if isinstance(v, str) else v for k, v in attributes.items()}
         file.attrs.update(texts, filetype=np.bytes_(FILETYPE), format_version=FORMAT_VERSION)
@@ -119,7 +118,7 @@ class Recorder(NoRecorder):
         for table, columns in TABLES.items():
             group = file.create_group(table)
             for c in columns:
-                row = (width,) if c.wide and width else ()
+                row = (width,) if (width := widths.get(c.each, 0)) else ()
                 chunk = (max(1, 512 // max(width, 1)) if row else 512, *row)
                 before = tables.get(table, {}).get(c.name, ())
                 shapes = {"shape": (len(before), *row), "maxshape": (None, *row), "chunks": chunk}
@@ -184,8 +183,9 @@ def rewrite(run: Run, path: Path) -> None:
     arrays = {f"layout/{name}": array for name, array in run.layout.items()}
     arrays |= {f"partition/{name}": array for name, array in run.partition.items()}
     tables = {table: run[table] for table in TABLES}
-    width = tables["trace"]["x"].shape[1] if tables["trace"]["x"].ndim == 2 else 0
-    contents = (run.attributes, run.config_text, arrays, width, tables)
+    wide = {c.each: tables[t].get(c.name) for t, columns in TABLES.items() for c in columns if c.each}
+    widths = {each: column.shape[1] for each, column in wide.items() if column is not None and column.ndim == 2}
+    contents = (run.attributes, run.config_text, arrays, widths, tables)
     write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")
 
 

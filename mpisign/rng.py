@@ -28,6 +28,8 @@ STREAMS = {
     "start": 11,  # rows, or noise, of the batches that a first estimate takes beyond its own
     "direction": 12,  # directions along which function values are compared
     "augment": 13,  # how training images are varied
+    "attack": 14,  # what lying voters make up
+    "probe": 15,  # rows, or noise, of the minibatches whose noise is measured
 }
 
 

@@ -5,7 +5,7 @@
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns
-    /steps /phases /eval /trace /events /segments: tables that grow, one dataset a column (below)
+    /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest.
 """
@@ -17,6 +17,11 @@ FORMAT_VERSION = 1
 SIMULATED = "none (simulated)"  # in place of an MPI library
 
 
+# the bins of probes/snr: |g_i|/sigma_i below the first edge, between two, and above the last
+SNR_EDGES = tuple(10 ** (k / 2) for k in range(-8, 5))
+CRITICAL_SNR = 2 / 3**0.5  # above it a sign is right with a probability that grows fast [Bernstein et al. 2019 thm. 1]
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: numpy dtype ("S..." is fixed-length text), its unit, what it means."""
@@ -25,7 +30,7 @@ class Column:
     dtype: str
     unit: str
     meaning: str
-    wide: bool = False  # a row of it has one value a coordinate of x
+    each: str = ""  # what a row of it has a value for, "coordinate" (of x), "voter" or "bin" (of SNR); one value if ""
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -85,9 +90,41 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("function_evaluations", "i8", "rows", "as in steps; those for this record are not counted"),
         Column("seconds", "f8", "s", "as in steps"),
     ),
+    "probes": (
+        Column("step", "i8", "", "as in steps: of that step's messages; gradients are at the point before it"),
+        Column("epoch", "f8", "passes", "as in steps"),
+        Column("gradient_l1", "f8", "", "l1 norm of the exact gradient g, over all rows of all voters"),
+        Column("gradient_l2", "f8", "", "its Euclidean norm"),
+        Column("gradient_density", "f8", "", "phi(g) = |g|_1^2 / (d |g|_2^2): 1 if dense, 1/d if sparse"),
+        Column("gradient_zeros", "i8", "coordinates", "where g is exactly 0: left out of the successes"),
+        Column("rho_norm", "f8", "", "sum of (2 rho_i - 1)|g_i|, as <signs, g>: mean over voters of what was sent"),
+        Column("rho_norm_vote", "f8", "", "the same of what was decided: an unbiased draw of the rho_M norm"),
+        Column("success", "f8", "", "share of coordinates whose sent sign is that of g, mean over voters"),
+        Column("success_vote", "f8", "", "share of coordinates whose decided sign is that of g"),
+        Column("noise_l1", "f8", "", "|sigma|_1, sigma_i^2 the variance of a minibatch gradient, mean over voters"),
+        Column("noise_density", "f8", "", "phi(sigma)"),
+        Column(
+            "smoothness_l1",
+            "f8",
+            "",
+            "|L|_1, L_i = |change of g_i| / h along the step's signs, h its size",
+        ),
+        Column("smoothness_density", "f8", "", "phi(L) over the coordinates that moved"),
+        Column("dissimilarity", "f8", "", "sqrt(mean over voters of |g_j - g|_2^2) / |g|_2"),
+        Column("critical", "f8", "", "share of coordinates with |g_i|/sigma_i above 2/sqrt(3)"),
+        Column(
+            "snr",
+            "i8",
+            "coordinates",
+            "histogram of |g_i|/sigma_i by schema.SNR_EDGES",
+            "bin",
+        ),
+        Column("voter_success", "f8", "", "share of coordinates whose sign is that of g, a voter", "voter"),
+        Column("voter_agreement", "f8", "", "share of decided coordinates where it sent what was decided", "voter"),
+    ),
     "trace": (
         Column("step", "i8", "", "as in eval; filled only where run.trace is set"),
-        Column("x", "f4", "", "the parameters as they lie in x, without pads", wide=True),
+        Column("x", "f4", "", "the parameters as they lie in x, without pads", each="coordinate"),
     ),
     "events": (
         Column("step", "i8", "", "steps taken when it happened"),

@@ -128,6 +128,8 @@ class Posting:
         self.zeros = self.clips = 0
         self.bad = [-1] * len(estimates)  # first coordinate of each local voter's estimate that is not finite
         self.scales = [scales for _, scales in signals]
+        if lane.scaled and lane.exchange.adversary:
+            self.scales = lane.exchange.adversary.inflate(self.scales)
         self._lane, self._phase, self._estimates = lane, phase, estimates
         self._work = list(enumerate(zip(signals, states, steps, strict=True)))
         chunks = len(lane.exchange.chunks)

@@ -66,6 +66,10 @@ class World:
         """One short byte string a process, in rank order; all of one length."""
         raise NotImplementedError
 
+    def everyone(self, rows: list[Tensor]) -> Tensor:
+        """Tensors of one shape, one a local voter, of all voters as (n, ...) on the host; not counted."""
+        raise NotImplementedError
+
     def stack(self, vectors: list[Tensor]) -> "Shards":
         """Float32 vectors (d,), one a local voter, dealt out so that each process holds all voters' parts."""
         raise NotImplementedError
@@ -142,6 +146,9 @@ class Local(World):
         self.traffic.other += self.n * (self.n - 1) * len(value)
         return [value]
 
+    def everyone(self, rows):
+        return torch.stack(rows).cpu()
+
     def stack(self, vectors):
         sent = self.n * 4 * -(-len(vectors[0]) // self.n) * (self.n - 1)
         self.traffic.up += sent
@@ -196,6 +203,14 @@ class Mpi(World):
             self.comm.Allgather(np.frombuffer(value, dtype=np.uint8), rows)
         self.traffic.other += (self.n - 1) * len(value)
         return [row.tobytes() for row in rows]
+
+    def everyone(self, rows):
+        (row,) = rows
+        row = row.cpu().contiguous()
+        every = torch.empty(self.n, *row.shape, dtype=row.dtype)
+        with self.watch("an Allgather of messages for onlookers"):
+            self.aside.Allgather(row.numpy(), every.numpy())
+        return every
 
     def stack(self, vectors):
         (vector,) = vectors

@@ -119,6 +119,25 @@ class Checkpoint(Table):
     margin_seconds: float = Field(60.0, ge=0)
 
 
+class Probe(Table):
+    """[probe]: what the papers measure, every so many steps; 0 for never. It moves no bit of x.
+
+    batches: of each voter, from which the noise is estimated. smoothness: costs a full gradient more; see schema.py.
+    """
+
+    every: int = Field(0, ge=0)
+    batches: int = Field(8, ge=2, le=1 << 16)
+    smoothness: bool = True
+
+
+class Adversary(Table):
+    """[adversary]: the first `voters` voters lie; see adversary.py. factor: of their scales, or of their floats."""
+
+    voters: int = Field(0, ge=0)
+    kind: Literal["invert", "random", "constant", "colluding", "scale"] = "invert"
+    factor: float = Field(1.0, ge=-1e6, le=1e6)
+
+
 class Theory(Table):
     """[theory]: constants of the problem, for run.preset = "theory"; see theory.CONSTANTS."""
 
@@ -141,6 +160,8 @@ class Config(Table):
     exchange: Exchange = Exchange()
     checkpoint: Checkpoint = Checkpoint()
     theory: Theory = Theory()
+    probe: Probe = Probe()
+    adversary: Adversary = Adversary()
 
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""

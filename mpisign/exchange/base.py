@@ -21,6 +21,7 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.device import settle
 from mpisign.exchange.buffers import Buffers
+from mpisign.exchange.onlookers import Adversary, Witness
 from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Ballots, Direction, Format, Room
@@ -76,6 +77,8 @@ class Exchange(Buffers):
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
         self.counts, self.room = VoteCounts(), Room(self.device)
+        self.adversary: Adversary | None = None  # changes what some voters packed, before it departs
+        self.probe: Witness | None = None  # sees what departs and what was decided
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
         self.staging = self._stage() if staged else None
@@ -162,6 +165,10 @@ class Exchange(Buffers):
         Where words are staged, a chunk is sent when the next one departs, or by flush(): so one is packed while
         another is copied, and every rank sends in the same order.
         """
+        if self.adversary:
+            self.adversary.tamper(self, c)
+        if self.probe:
+            self.probe.departing(self, c)
         if self.staging:
             self.staging.lift(c, self.outgoing(0, c))
             self.flush()
@@ -215,7 +222,10 @@ class Exchange(Buffers):
             if self._flips:
                 self._count_flips(c, self._known)
             verdict = self.staging.lower(c, self.decided[c]) if self.staging else self.decided[c]
-            yield Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
+            direction = Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
+            if self.probe:
+                self.probe.decided(direction)
+            yield direction
 
     def _count_agreement(self, ballots: Ballots) -> None:
         if not self._counting or self.up.raw or not (self.shards or self.world.rank == 0):

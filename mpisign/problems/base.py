@@ -80,7 +80,8 @@ class Problem:
     """Base class of all problems.
 
     `offers` says what algorithms may rely on: "finite sum" (rows that can be asked for one by one),
-    "two points" (the gradient of one and the same batch at two points), "function values".
+    "two points" (the gradient of one and the same batch at two points), "function values", and for problems without
+    rows "exact gradient".
     """
 
     offers: frozenset[str] = frozenset({"two points", "function values"})
@@ -148,6 +149,10 @@ class Problem:
         loss = self.loss(parameters, batch)
         loss.backward()
         return float(loss.detach())
+
+    def exact_gradient(self, parameters: Parameters, gradients: Parameters) -> None:
+        """Adds the gradient without noise, of a problem without rows that offers it; for measurements."""
+        raise NotImplementedError
 
     def value(self, parameters: Parameters, batch) -> float:
         """The mean loss over a batch, for methods that see no gradient; its gradient is what `gradient` adds."""

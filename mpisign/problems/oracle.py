@@ -95,12 +95,33 @@ class Oracle:
         self.evaluations += self.rows.count
 
     def exact_gradient(self, x: Tensor) -> Tensor:
-        """full_gradient for a record: neither counted nor noted. Valid until the next one."""
+        """full_gradient, or that of a problem without rows, for a record: neither counted nor noted.
+
+        Valid until the next one.
+        """
         if self._exact is None:
             self._exact = self.layout.zeros()
         self._seed()
-        self._mean_over(self.rows, x, self._exact, vary=False)
+        if self.rows is None:
+            self._exact.zero_()
+            self.problem.exact_gradient(*self._bound(x, self._exact))
+        else:
+            self._mean_over(self.rows, x, self._exact, vary=False)
         return self._exact
+
+    def sampled_gradient(self, x: Tensor, out: Tensor, number: int) -> None:
+        """The gradient of a minibatch that no step takes, the number-th of these; as exact_gradient."""
+        parameters, gradients = self._bound(x, out)
+        parameters = self._with_statistics(parameters, moving=False)
+        self._seed("probe", number)
+        out.zero_()
+        for k in range(number * self.accumulate, (number + 1) * self.accumulate):
+            if self.rows is None:
+                batch = self.problem.draw(self.streams.draw("probe", k, self.voter))
+            else:
+                batch = self._varied(self._rows_of(k, "probe"), k, OTHERS)
+            self.problem.gradient(parameters, batch, gradients)
+        out /= self.accumulate
 
     def _mean_over(self, rows: Feed, x: Tensor, out: Tensor, vary: bool) -> float:
         """The mean gradient over rows, in pieces that fit into memory; returns the loss. vary: as in training."""
@@ -147,9 +168,9 @@ class Oracle:
         if self.problem.constrained:
             self.problem.constrain(self.layout.views(x))
 
-    def _seed(self) -> None:
+    def _seed(self, stream: str = "torch", number: int | None = None) -> None:
         # torch.manual_seed also seeds every other device, at a millisecond a call
-        seed = self.streams.draw("torch", self._t, self.voter).seed()
+        seed = self.streams.draw(stream, self._t if number is None else number, self.voter).seed()
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
@@ -211,15 +232,15 @@ class Oracle:
             if self.rows is None:
                 yield self.problem.draw(self.streams.draw("noise" if own else "start", number, self.voter)), 1
             else:
-                batch = self._rows_of(number, own)
+                batch = self._rows_of(number, "sample" if own else "start")
                 yield self._varied(batch, number, 0 if own else OTHERS), self.batch_size
 
-    def _rows_of(self, number: int, own: bool) -> Rows:
-        """A minibatch: the number-th of the run, or another one of that step."""
+    def _rows_of(self, number: int, stream: str) -> Rows:
+        """A minibatch: the number-th of the run ("sample"), or of another stream."""
         if self.batch_size == self.rows.count:
             return self.rows.take(slice(None))
-        if not own:
-            return self.rows.take(self._drawn("start", number))
+        if stream != "sample":
+            return self.rows.take(self._drawn(stream, number))
         return self.rows.take(self._sample(number), ahead=self._sample(number + 1) if self.rows.fetches else None)
 
     def _varied(self, batch: Rows, number: int, first: int) -> Rows:

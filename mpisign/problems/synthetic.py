@@ -9,6 +9,8 @@ from mpisign import bits
 from mpisign.errors import UsageError
 from mpisign.problems.base import Problem
 
+EXACT = Problem.offers | {"exact gradient"}
+
 
 class Quadratic(Problem):
     """f(x) = 1/2 sum h_i x_i^2, h from 1 to `condition`, started at N(0, I).
@@ -17,6 +19,7 @@ class Quadratic(Problem):
     coordinate of a hundred is the toy of Bernstein et al. 2018, fig. A.1.
     """
 
+    offers = EXACT
     elementwise = True
 
     def __init__(self, dimension: int = 100, condition: float = 1.0, noise: float = 1.0, noisy: int = 0):
@@ -44,6 +47,9 @@ class Quadratic(Problem):
         g[..., : self.noisy] += batch
         return self._value(x)
 
+    def exact_gradient(self, parameters, gradients):
+        gradients["x"] += self._curvature * parameters["x"]
+
     def value(self, parameters, batch):
         x = parameters["x"]
         return self._value(x) + float((batch.double() * x[: self.noisy].double()).sum())
@@ -61,6 +67,8 @@ class Rosenbrock(Problem):
     The estimate is (dimension - 1) * grad f_i + noise, unbiased for grad f [after Safaryan & Richtarik 2021,
     section on experiments; settings recalled]. Started at the customary (-1.2, 1, -1.2, 1, ...).
     """
+
+    offers = EXACT
 
     def __init__(self, dimension: int = 10, noise: float = 0.1):
         if dimension < 2 or noise < 0:
@@ -84,6 +92,12 @@ class Rosenbrock(Problem):
         g[i] += terms * (-400 * x[i] * valley - 2 * (1 - x[i]))
         g[i + 1] += terms * 200 * valley
         return float(terms * (100 * valley**2 + (1 - x[i]) ** 2))
+
+    def exact_gradient(self, parameters, gradients):
+        x, g = parameters["x"], gradients["x"]
+        valley = x[1:] - x[:-1] ** 2
+        g[:-1] += -400 * x[:-1] * valley - 2 * (1 - x[:-1])
+        g[1:] += 200 * valley
 
     def value(self, parameters, batch):
         x, (i, noise) = parameters["x"].double(), batch

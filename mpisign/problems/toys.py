@@ -91,6 +91,7 @@ class Linear(Problem):
     slope = rho*up + (1 - rho)*down. box: x stays in [-box, box]; 0 for no bound.
     """
 
+    offers = Problem.offers | {"exact gradient"}
     elementwise = True
 
     def __init__(
@@ -126,6 +127,9 @@ class Linear(Problem):
     def gradient(self, parameters, batch, gradients):
         gradients["x"] += batch
         return self._value(parameters["x"])
+
+    def exact_gradient(self, parameters, gradients):
+        gradients["x"] += self.slope
 
     def value(self, parameters, batch):
         return float((batch.double() * parameters["x"].double()).sum())

@@ -1,0 +1,117 @@
+"""Voters that lie: they change what they packed just before it departs, on the real wire and in simulations alike.
+
+What they do besides is honest: their losses, the radii and snapshots that methods share, and their own residuals.
+
+    kind        one bit a coordinate                           raw floats
+    invert      the negated sign                               -factor * v
+    random      a fair coin                                    factor * N(0, 1)
+    constant    +1                                             factor
+    colluding   against the majority of the honest, whose      -factor * mean of the honest
+                messages are seen first; a coin if those tie
+    scale       the honest sign                                factor * v
+
+Scales beside the signs are multiplied by `factor` whatever the kind. invert and random are the blind adversaries of
+Bernstein et al. 2019, whose code has the first voters lie and send N(0, 1); colluding is the strongest against a
+majority: whatever k voters can turn, it turns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpisign import bits
+from mpisign.exchange import Exchange
+from mpisign.layout import WORD, Layout
+from mpisign.messages import Ballots
+from mpisign.stepper import Stepper
+from mpisign.world import ordered_sum
+
+
+@dataclass
+class Adversary:
+    """The first `voters` voters of a Stepper lie, all in the same way."""
+
+    voters: int
+    kind: str
+    factor: float
+    stepper: Stepper
+
+    @property
+    def _liars(self) -> list[tuple[int, int]]:
+        """(place among the local voters, voter) of each that lies here."""
+        return [(i, v) for i, v in enumerate(self.stepper.world.local) if v < self.voters]
+
+    def tamper(self, exchange: Exchange, c: int) -> None:
+        """Changes what lying local voters packed for chunk c. Collective where they collude."""
+        lie = self._change_floats if exchange.up.raw else self._change_words
+        honest = self._honest(exchange, c) if self.kind == "colluding" else None
+        for i, voter in self._liars:
+            lie(exchange.packed_into(i, c), honest, exchange.layout, *exchange.chunks[c], voter)
+
+    def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
+        """The scales that local voters announce, float32 (segments,), given the honest ones."""
+        found = list(scales)
+        for i, _ in self._liars:
+            found[i] = found[i] * np.float32(self.factor)
+        return found
+
+    def _honest(self, exchange: Exchange, c: int) -> Tensor:
+        """The messages (honest, planes, items) for a chunk."""
+        here = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
+        return self.stepper.world.everyone(here)[self.voters :]
+
+    def _draw(self, voter: int | None):
+        to_whom = () if voter is None else (voter,)
+        return self.stepper.streams.draw("attack", self.stepper.t, *to_whom)
+
+    def _change_words(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
+        """message: (planes, W), the signs and, where voters may abstain, who does not."""
+        there, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
+        match self.kind:
+            case "invert":
+                signs ^= there
+            case "random":
+                nothing = torch.zeros(hi - lo, device=message.device)
+                bits.pack_parts(nothing, layout.parts(lo, hi), lo, "random", self._draw(voter), message[:1])
+            case "constant":
+                signs.copy_(there)
+            case "colluding":
+                signs.copy_(self._majority(honest, lo).to(message.device) ^ there).bitwise_and_(there)
+        if self.kind in ("random", "constant", "colluding"):
+            message[1:] = there
+
+    def _majority(self, honest: Tensor, lo: int) -> Tensor:
+        count, _, words = honest.shape
+        tally = Ballots(lo, lo + WORD * words, 0, count, planes=honest.transpose(0, 1).contiguous()).tally
+        verdict = bits.new_planes(1, words)
+        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(None), verdict)
+        return verdict[0]
+
+    def _change_floats(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
+        """message: (1, C)."""
+        v = message[0]
+        match self.kind:
+            case "invert":
+                v.mul_(-self.factor)
+            case "random":
+                bits.add_normal(v.zero_(), self.factor, lo, self._draw(voter))
+            case "constant":
+                v.fill_(self.factor)
+            case "colluding":
+                mean = ordered_sum(honest[:, 0]) / len(honest)
+                v.copy_(mean).mul_(-self.factor)
+            case "scale":
+                v.mul_(self.factor)
+
+
+def coordinates_of(layout: Layout, lo: int, hi: int) -> Tensor:
+    """The words of coordinates [lo, hi) with a 1 for each that belongs to a parameter, int64 (W,)."""
+    found = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
+    for span in layout.spans(lo, hi):
+        here = found[span.words(lo)]
+        here.fill_(-1)
+        if rest := (span.hi - span.lo) % WORD:
+            here[-1] = (1 << rest) - 1
+    return found

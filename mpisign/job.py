@@ -1,0 +1,238 @@
+"""One run from its plan to its summary.
+
+rows -> layout and x -> run file -> steps -> summary
+"""
+
+import math
+from dataclasses import replace
+from itertools import chain
+
+import torch
+
+from mpisign import bits, budget, exchange, memory, mpi, restart
+from mpisign.adversary import Adversary
+from mpisign.beginning import ANEW, Beginning, Wish, decide
+from mpisign.choosing import measured
+from mpisign.device import settle, spread
+from mpisign.errors import MpisignError, Stopped, UsageError
+from mpisign.keeper import Keeper
+from mpisign.layout import Layout
+from mpisign.lock import Lock
+from mpisign.mpi import Ranks
+from mpisign.observer import Observer
+from mpisign.plan import Plan, groups, with_theory
+from mpisign.probe import Probe
+from mpisign.problems import Oracle, pick_for
+from mpisign.problems.share import share_rows
+from mpisign.results import Run
+from mpisign.rng import Streams
+from mpisign.schedules import Schedule
+from mpisign.stepper import Stepper
+from mpisign.stopping import Request
+from mpisign.timing import Timer
+from mpisign.watchdog import Watchdog
+from mpisign.world import Local, Mpi
+
+EVALUATIONS = 30  # a run, where run.eval_every is 0
+PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file
+
+
+def use_threads(threads: int) -> None:
+    """So many threads for torch and for the kernels."""
+    torch.set_num_threads(threads)
+    bits.use_threads(threads)
+
+
+class Job:
+    """One run: everything that lives from the first step to the last."""
+
+    def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False):
+        """voters: one a rank, or any number in a process without MPI."""
+        config, streams = plan.config, Streams(plan.config.run.seed)
+        generator = streams.draw("partition", 0).generator()
+        _check_size(plan, ranks, voters)
+        share = share_rows(plan.problem, ranks, voters, generator, **config.partition.model_dump())
+
+        _check_size(plan, ranks, voters)  # again: some problems know their size only now
+        # x comes from root: a generator may differ between hosts, its bits may not
+        start = plan.problem.initial(streams.draw("initial", 0).generator())
+        device = pick_for(plan.problem, config.run.device, ranks)
+        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)), device)
+        x = layout.flatten(start)
+        spread(ranks, x)
+
+        self.steps, rows_a_minibatch = budget.length(config, plan.algorithm, share)
+        if config.run.preset == "theory":
+            plan = with_theory(plan, self.steps, voters, layout.size, budget.batches_a_pass(config, share))
+            config = plan.config
+        self.config = config.model_copy(update={"run": config.run.model_copy(update={"steps": self.steps})})
+        s = config.schedule
+        self.schedule = Schedule(s.kind, s.lr, self.steps, s.warmup, s.milestones, s.decay)
+
+        world = Mpi(ranks.comm) if ranks.size > 1 else Local(voters)
+        a, p = config.algorithm, config.problem
+        how = {"batch_size": p.batch_size, "sampling": p.sampling, "accumulate": a.accumulate, "clip": a.clip}
+        how["sharing"] = len(ranks.members)  # of a GPU's memory, at most
+        oracles = [
+            Oracle(plan.problem, layout, rows, voter, streams, **how)
+            for voter, rows in zip(world.local, share.train, strict=True)
+        ]
+        how = config.exchange.model_dump(exclude={"name", "gpu_aware"})
+        plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
+        how["gpu_aware"] = config.exchange.gpu_aware
+        carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
+        weights = budget.weights(config, share)
+        timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
+        self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights, timer)
+        if config.adversary.voters:
+            liars = Adversary(**config.adversary.model_dump(), stepper=self.stepper)
+            for carrier in chain.from_iterable(carriers):
+                carrier.adversary = liars
+        self.ranks = ranks
+        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet)
+
+    def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
+        """Takes all steps, or only tells what they would cost."""
+        if dry_run:
+            self._print_costs()
+            return
+        lock = None
+        try:
+            # a job that is queued again may meet its own last breath
+            lock = self._lock(PATIENCE if wish.resume == "auto" else 0.0)
+            beginning = self._begin(wish)
+            if beginning.kind == "done":
+                self.observer.printer.line(beginning.note)
+            else:
+                self._run(beginning)
+            self.observer.summarise()
+        finally:
+            if lock:
+                lock.release()
+
+    def _lock(self, patience: float) -> Lock | None:
+        lock, error = None, None
+        if self.ranks.root:
+            try:
+                lock = Lock(self.observer.path, patience)
+            except OSError as found:
+                what = f"can't write the run file {self.observer.path}: {found.strerror}"
+                error = UsageError(f"{what}; set run.file to a place that can be written")
+            except UsageError as found:
+                error = found
+        self.ranks.agree(error)
+        return lock
+
+    def _begin(self, wish: Wish) -> Beginning:
+        """Fills the Stepper as it shall begin; nothing on disk is changed."""
+        beginning, error, ranks = Beginning("new"), None, self.ranks
+        if ranks.root:
+            try:
+                beginning = decide(wish, self.observer.path, self.config)
+            except MpisignError as found:
+                error = found
+        ranks.agree(error)
+        kind = ranks.share(beginning.kind)
+        if kind == "resume":
+            self._keep_threads(beginning.run)
+            self.observer.take_back(*restart.restore(beginning.opened, self.stepper, ranks))
+        elif kind == "init":
+            restart.start_from(beginning.opened, self.stepper, ranks)
+            if self.stepper.t >= self.steps:
+                text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
+                raise UsageError(text, agreed=True)
+        return beginning if ranks.root else Beginning(kind)
+
+    def _keep_threads(self, before: Run | None) -> None:
+        """As many torch threads as before, unless the job says how many: another number may give other bits."""
+        ranks = self.ranks
+        threads = ranks.share(before and int(before["segments"]["threads"][-1]))
+        if not self.config.run.threads and threads != ranks.threads:
+            ranks.threads = threads
+            use_threads(threads)
+
+    def _run(self, beginning: Beginning) -> None:
+        """Takes all steps; the run file is closed whatever happens."""
+        observer = self.observer
+        observer.open(beginning)
+        observer.print_header()
+        watchdog = self._watchdog()
+        try:
+            if beginning.kind != "resume":
+                observer.evaluate(math.nan, self.schedule(self.stepper.t))
+            self._loop()
+            observer.complete()
+        except Stopped as stopped:
+            observer.recorder.event("stop", self.stepper.t, str(stopped))
+            raise
+        except Exception as error:
+            observer.recorder.event("error", self.stepper.t, str(error))
+            raise
+        finally:
+            watchdog.stop()
+            observer.close()
+
+    def _watchdog(self) -> Watchdog:
+        """A thread that ends the job if a collective never ends; it does not start where nothing is waited for."""
+
+        def bark(step: int, text: str) -> None:
+            # the main thread sits in MPI, so the run file is free
+            self.observer.recorder.event("error", step, text)
+            mpi.abort(f"mpisign: rank {world.rank}/{world.n}: step {step}: {text}\n")
+
+        limit, world = self.config.run.watchdog, self.stepper.world
+        watchdog = Watchdog(world.watch, limit, world.rank, bark)
+        if limit and self.ranks.size > 1:
+            watchdog.start()
+        return watchdog
+
+    def _loop(self) -> None:
+        run, observer, stepper = self.config.run, self.observer, self.stepper
+        eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
+        output = _drawn_step(run.seed, self.steps)
+        keeper = Keeper(self.config, self.ranks, stepper, observer)
+        probe = Probe(stepper, self.config.probe)
+        for t in range(stepper.t, self.steps):
+            lr, taken, last = self.schedule(t), t + 1, t + 1 == self.steps
+            recording = taken % run.record_every == 0 or last
+            if run.keep == "uniform" and t == output:
+                observer.keep(t)
+            if probing := probe.due(taken):
+                probe.begin()
+            outcome = stepper.step(lr, counting=recording, request=keeper.request())
+            if probing:
+                observer.probed(probe.end())
+            with stepper.timer("record"):
+                if recording:
+                    observer.record(outcome, lr)
+                if taken % run.check_every == 0 or last:
+                    observer.check()
+            if taken % eval_every == 0 or last:
+                observer.evaluate(outcome.loss, lr)
+            else:
+                observer.printer.update(taken, outcome.loss, lr)
+            keeper.edge(Request(outcome.request), last)
+
+    def _print_costs(self) -> None:
+        self.observer.print_header()
+        for name, value in budget.foretold(self.config, self.stepper, self.observer.share, self.steps).items():
+            self.observer.printer.line(f"{name}: {value}")
+        self.observer.close()
+
+
+def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
+    """Refuses a problem whose x and gradients alone do not fit into memory, as far as it knows its size."""
+    if d := plan.problem.coordinates:
+        here = len(ranks.members) if ranks.size > 1 else voters
+        error = None
+        try:
+            what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {here} voter(s) on this machine"
+            memory.demand(4 * d * 2 * here, what, "make it smaller, or spread the ranks")
+        except UsageError as found:
+            error = found
+        ranks.agree(error)
+
+
+def _drawn_step(seed: int, steps: int) -> int:
+    """The step before which the iterate that a theorem speaks of is taken, uniform over the run."""
+    return int(Streams(seed).draw("output", 0).generator().integers(steps))
