@@ -50,6 +50,7 @@ def _loss_from(run: Run, at: int) -> float:
 
 QUANTITIES = {
     "final_loss": lambda run: run["eval"]["train_loss"][-1],
+    "final_ratio": lambda run: run["eval"]["train_loss"][-1] / run["eval"]["train_loss"][0],
     "final_accuracy": lambda run: run["eval"]["test_accuracy"][-1],
     "final_x_sum": lambda run: _x(run)[-1].sum(),
     "tail_x": lambda run: _tail(_x(run)).mean(),
