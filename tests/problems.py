@@ -43,6 +43,16 @@ class Awkward(Problem):
             return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
 
 
+class Rowless(Problem):
+    """Noise around a slope that nobody knows a formula for."""
+
+    def initial(self, generator):
+        return {"x": torch.zeros(3)}
+
+    def measure(self, parameters, rows):
+        return {"loss": 0.0, "rows": 1}
+
+
 class Faulty(Awkward):
     """Something happens on one rank at one gradient: poison (NaN), raise, kill, stall, or signals usr1, term, both.
 
