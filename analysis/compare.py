@@ -1,26 +1,29 @@
 """Best of grid: a table of methods, from the run files of one or more sweeps.
 
-python analysis/compare.py runs/mnist_methods/*.h5 --target 0.9 --format markdown
+python analysis/compare.py runs/mnist_methods --target 0.9 --format markdown --output compare.png
 
 Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean is best at the
 end of the run, over the seeds that all rates have; then mean +- standard deviation over that rate's seeds, and the
 median over them of what it took to reach the target: bytes sent a rank (both ways) and gradient evaluations. A run
-that diverged counts as the worst; one that has not ended is left out. --files prints the rows' run files instead.
+that diverged counts as the worst; one that has not ended is left out. --files prints the rows' run files instead;
+--output draws the table: the metric, and the bytes to the target where there is one.
 """
 
-import argparse
 import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import style
+from matplotlib.figure import Figure
 
-from mpisign.errors import MpisignError
+from mpisign.errors import UsageError
 from mpisign.results import Run
 from mpisign.sweep import final
 
 RATE, IGNORED = ("schedule", "lr"), {("run", "seed"), ("run", "file"), ("run", "overwrite"), ("run", "threads")}
+NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
 LARGER_IS_BETTER = {"test_accuracy": True, "train_loss": False, "test_loss": False}
 
 
@@ -79,6 +82,9 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
     found = {
         "method": chosen[0].attributes["algorithm"],
         "_files": [run.path for run in chosen],
+        "_differing": differing,
+        "_mean": np.mean(values),
+        "_deviation": np.std(values),
         **{k: settings(chosen[0])[k] for k in differing},
         "rates": len(rates),
         "best rate": f"{best:g}" + (" (edge)" if len(rates) > 2 and best in (rates[0], rates[-1]) else ""),
@@ -98,45 +104,59 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
 
 def text(rows: list[dict[str, object]]) -> str:
     """Columns in line, for a terminal."""
-    cells = [[*rows[0]]] + [[_short(v) for v in r.values()] for r in rows]
+    cells = [[*rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
-def markdown(rows: list[dict[str, object]]) -> str:
-    """A table for a README."""
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(_short(v) for v in r.values()) for r in rows]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def _short(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def picture(rows: list[dict[str, object]], metric: str, target: float | None) -> Figure:
+    """A line a row of the table, the best on top: mean and standard deviation; and the bytes that the target took."""
+    reaching = f"bytes to {target:g}" if target is not None else None
+    names = [", ".join(str(v) for k, v in r.items() if k == "method" or k in r["_differing"]) for r in rows]
+    figure, (panels,) = style.panels(1, 2 if reaching else 1, 4.5, max(0.26 * len(rows), 1.5), sharey=True)
+    places = np.arange(len(rows))[::-1]
+    for place, r in zip(places, rows, strict=True):
+        panels[0].errorbar(r["_mean"], place, xerr=r["_deviation"], fmt="o", color=style.COLOURS[0], capsize=3)
+        if reaching and r[reaching] != "-":
+            panels[1].plot(r[reaching], place, "D", color=style.COLOURS[1])
+    panels[0].set_yticks(places, names)
+    panels[0].set_xlabel(NAMES[metric])
+    if reaching:
+        panels[1].set_xlabel(f"bytes a rank to {target:g}")
+        panels[1].set_xscale("log")
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    parser.add_argument("--metric", choices=LARGER_IS_BETTER, default="test_accuracy")
-    parser.add_argument("--target", type=float, help="of the metric, for the cost to reach it")
-    parser.add_argument("--files", action="store_true", help="print the run files of the best rates, for curves.py")
-    parser.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
-    options = parser.parse_args()
-    try:
-        runs = [run for run in map(Run, options.runs) if not run.status.startswith("incomplete")]
-        rows = table(runs, options.metric, options.target) if runs else parser.error("none of these runs has ended")
-    except MpisignError as error:
-        parser.error(str(error))
-    files = [path for r in rows for path in r["_files"]]
-    rows = [{k: v for k, v in r.items() if not k.startswith("_")} for r in rows]
-    if options.files:
-        print(*files, sep="\n")
-    elif options.format == "csv":
+    options = style.parser(__doc__)
+    options.add_argument("--metric", choices=LARGER_IS_BETTER, default="test_accuracy")
+    options.add_argument("--target", type=float, help="of the metric, for the cost to reach it")
+    options.add_argument("--files", action="store_true", help="print the run files of the best rates, for curves.py")
+    options.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
+    options.add_argument("--output", type=Path, help="a picture of the table: .png, .pdf or .svg")
+
+    def work(runs, arguments):
+        ended = [run for run in runs if not run.status.startswith("incomplete")]
+        if not ended:
+            raise UsageError("none of these runs has ended")
+        rows = table(ended, arguments.metric, arguments.target)
+        if arguments.output:
+            style.save(picture(rows, arguments.metric, arguments.target), arguments.output)
+        if arguments.files:
+            print(*(path for r in rows for path in r["_files"]), sep="\n")
+        else:
+            _print([{k: v for k, v in r.items() if not k.startswith("_")} for r in rows], arguments.format)
+
+    style.run(options, work)
+
+
+def _print(rows: list[dict[str, object]], form: str) -> None:
+    if form == "csv":
         writer = csv.DictWriter(sys.stdout, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(text(rows) if options.format == "text" else markdown(rows))
+        print(text(rows) if form == "text" else style.markdown(rows))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
 """How far x is out of the span of the gradients, beside training and held-out loss: for runs of problem `wilson`.
 
-python analysis/span.py runs/c13/*.h5 --output c13.png
+python analysis/span.py runs/c13 --output c13.png
 """
 
-import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+import style
+from matplotlib.figure import Figure
 
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.problems.wilson import Wilson
 from mpisign.results import Run
 
@@ -30,36 +27,29 @@ def out_of_span(run: Run) -> np.ndarray:
     return outside / np.maximum(np.linalg.norm(x, axis=1), 1e-30)
 
 
-def draw(runs: list[Run], output: Path) -> None:
+def picture(runs: list[Run]) -> Figure:
     """Three panels against steps."""
-    figure, panels = plt.subplots(ncols=3, figsize=(10, 3.2), layout="constrained")
-    for k, run in enumerate(runs):
+    figure, ((loss, held_out, outside),) = style.panels(1, 3)
+    looks = style.looks(run.path.stem for run in runs)
+    for run in runs:
         evals = run["eval"]
-        for panel, values in zip(panels, (evals["train_loss"], evals["test_loss"], out_of_span(run)), strict=True):
-            panel.plot(evals["step"], values, label=run.path.stem, linestyle=("-", "--", "-", ":")[k % 4])
-    for panel, title in zip(panels, ("training loss", "held-out loss", "|x out of the span| / |x|"), strict=True):
-        panel.set_title(title, fontsize=10)
-        panel.set_xlabel("steps")
-        panel.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    panels[0].set_ylim(bottom=1e-7)
-    panels[1].set_yscale("log")
-    panels[2].set_ylim(-0.05, 1.05)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+        for panel, values in ((loss, evals["train_loss"]), (held_out, evals["test_loss"]), (outside, out_of_span(run))):
+            panel.plot(evals["step"], values, label=run.path.stem, **looks[run.path.stem])
+    for panel, name in ((loss, "training loss"), (held_out, "held-out loss"), (outside, "|x out of the span| / |x|")):
+        panel.set_ylabel(name)
+        style.counted(panel, "steps")
+    loss.set_yscale("log")
+    loss.set_ylim(bottom=1e-7)
+    held_out.set_yscale("log")
+    outside.set_ylim(-0.05, 1.05)
+    style.legend(figure, [loss], columns=4)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    parser.add_argument("--output", type=Path, default=Path("span.png"), help="a .png, .pdf or .svg")
-    options = parser.parse_args()
-    try:
-        draw([Run(path) for path in options.runs], options.output)
-    except MpisignError as error:
-        parser.error(str(error))
-    print(f"picture: {options.output}")
+    options = style.parser(__doc__)
+    options.add_argument("--output", type=Path, default=Path("span.png"), help="a .png, .pdf or .svg")
+    style.run(options, lambda runs, arguments: style.save(picture(runs), arguments.output))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 import io
 import time
 import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,17 @@ class Run:
         sent = steps["bytes_up"][-1] + steps["bytes_down"][-1]
         return 8 * float(sent) / (self.attributes["d"] * float(steps["step"][-1]))
 
+    def columns(self, table: str) -> dict[str, np.ndarray]:
+        """A table as columns of single values, (rows,) each, for CSV, data frames and Parquet.
+
+        A column with several values a row, such as probes/voter_success, becomes one for each: voter_success_0, ...
+        """
+        flat = {}
+        for name, column in self[table].items():
+            parts = {name: column} if column.ndim == 1 else {f"{name}_{k}": part for k, part in enumerate(column.T)}
+            flat |= parts
+        return flat
+
     def summary(self) -> dict[str, object]:
         """The figures that `mpisign train` prints at its end."""
         steps, evals, a = self["steps"], self["eval"], self.attributes
@@ -140,6 +152,34 @@ class Run:
             lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
             lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
         return lines | {"run_file": str(self.path)}
+
+
+def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """Run files, and all those in folders and the folders below, in the order of their names.
+
+    Returns the runs, and a message for each file that can't be read or is none. Raises UsageError for a path that is
+    not there.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UsageError(f"no file or folder {path}")
+        found = sorted(filter(_may_be_run, path.rglob("*.h5"))) if path.is_dir() else [path]
+        if not found:
+            raise UsageError(f"no run file (*.h5) in the folder {path}")
+        files += found
+    runs, skipped = [], []
+    for file in dict.fromkeys(files):
+        try:
+            runs.append(Run(file))
+        except UsageError as error:
+            skipped.append(str(error))
+    return runs, skipped
+
+
+def _may_be_run(path: Path) -> bool:
+    """Not a file that is being written aside, nor a checkpoint."""
+    return not path.name.startswith(".") and path.parent.suffix != ".checkpoints"
 
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:

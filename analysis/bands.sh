@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The published counterexamples and identities of jobs/figures against their bands; with DIR, the folder of MNIST's
 # IDX files, also C12 and its picture.
-#   analysis/figures.sh [DIR]
+#   analysis/bands.sh [DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
