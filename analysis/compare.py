@@ -81,7 +81,7 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
     last = chosen[0]["steps"]
     found = {
         "method": chosen[0].attributes["algorithm"],
-        "_files": [run.path for run in chosen],
+        "_runs": chosen,
         "_differing": differing,
         "_mean": np.mean(values),
         "_deviation": np.std(values),
@@ -112,7 +112,7 @@ def text(rows: list[dict[str, object]]) -> str:
 def picture(rows: list[dict[str, object]], metric: str, target: float | None) -> Figure:
     """A line a row of the table, the best on top: mean and standard deviation; and the bytes that the target took."""
     reaching = f"bytes to {target:g}" if target is not None else None
-    names = [", ".join(str(v) for k, v in r.items() if k == "method" or k in r["_differing"]) for r in rows]
+    names = [", ".join([r["method"], *(f"{k.rpartition('.')[2]} {r[k]}" for k in r["_differing"])]) for r in rows]
     figure, (panels,) = style.panels(1, 2 if reaching else 1, 4.5, max(0.26 * len(rows), 1.5), sharey=True)
     places = np.arange(len(rows))[::-1]
     for place, r in zip(places, rows, strict=True):
@@ -143,7 +143,7 @@ def main() -> None:
         if arguments.output:
             style.save(picture(rows, arguments.metric, arguments.target), arguments.output)
         if arguments.files:
-            print(*(path for r in rows for path in r["_files"]), sep="\n")
+            print(*(run.path for r in rows for run in r["_runs"]), sep="\n")
         else:
             _print([{k: v for k, v in r.items() if not k.startswith("_")} for r in rows], arguments.format)
 

@@ -111,7 +111,7 @@ def picture(groups: dict[str, list[Run]], rows: list[str], axes: list[str]) -> F
     first, seeds = next(iter(groups.values()))[0], {len(group) for group in groups.values()}
     voters = "/".join(sorted({str(r.attributes["n"]) for g in groups.values() for r in g}, key=int))
     style.title(figure, f"{first.attributes['problem']}, n = {voters}; mean and band of {max(seeds)} seed(s)")
-    style.legend(figure, panels[0, :1], 3 if max(map(len, groups)) < 40 else 1)
+    style.legend(figure, panels[0, :1])
     return figure
 
 

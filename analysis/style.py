@@ -87,14 +87,17 @@ def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.nda
     return x[chosen], y[chosen]
 
 
-def legend(figure: Figure, axes: Iterable[Axes], columns: int = 3) -> None:
-    """One legend for all panels, below them, each name once."""
+def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
+    """One legend for all panels, below them, each name once, in no more columns than fit."""
     found = {}
     for panel in axes:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(columns, len(found)))
+        width, height = figure.get_size_inches()
+        columns = max(1, min(columns, len(found), int(width / (0.6 + 0.075 * max(map(len, found))))))
+        figure.set_size_inches(width, height + 0.17 * -(-len(found) // columns))
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def title(figure: Figure, text: str) -> None:
@@ -143,11 +146,12 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Namespace], None]) -> None:
     """Reads the runs and calls work(runs, arguments).
 
-    Files that can't be read are named and skipped; the exit code is then 2, though all else was done.
+    Files that can't be read are named, here and in arguments.skipped; the exit code is then 2, though all else is done.
     """
     arguments = options.parse_args()
     try:
         runs, skipped = read_all(arguments.runs)
+        arguments.skipped = skipped
         for message in skipped:
             print(f"skipped: {message}", file=sys.stderr)
         if runs:

@@ -27,7 +27,7 @@ class Request:
 PURPOSE = {
     "train": "One training run; when its time is nearly over it is saved, queued again and goes on.",
     "sweep": "Every point of a sweep as a task of an array; a point that is cut short goes on when it is queued again.",
-    "scaling": "One job on 1, 2, 4, ... nodes of one allocation, a run file each; `mpisign show` tells steps a second.",
+    "scaling": "One job on 1, 2, 4, ... nodes of one allocation, a run file each, for analysis/scaling.py.",
 }
 
 SCRIPT = Template("""\
@@ -66,8 +66,7 @@ LOOP = {
     "sweep": 'run {call} --point "$SLURM_ARRAY_TASK_ID"',
     "scaling": """\
 for ((nodes = 1; nodes <= SLURM_JOB_NUM_NODES; nodes *= 2)); do
-    run -N $nodes -n $((nodes * SLURM_NTASKS_PER_NODE)) \\
-        {call} --set run.file='runs/scaling/{{problem}}-{{algorithm}}-n{{n}}-seed{{seed}}.h5'
+    run -N $nodes -n $((nodes * SLURM_NTASKS_PER_NODE)) {call}
     [ $code = 0 ] || break
 done""",
 }
@@ -95,7 +94,8 @@ def _usage(kind: str) -> str:
             "#   sbatch --array=0-98 slurm/sweep.sbatch jobs/mnist_methods.toml --set problem.path=$HOME/mnist\n"
             "# `mpisign plan JOB` tells how many points there are, and `mpisign sbatch JOB` fills them in."
         )
-    return f"#   sbatch slurm/{kind}.sbatch jobs/mnist_mlp.toml --set problem.path=$HOME/mnist"
+    job = "strong_scaling" if kind == "scaling" else "mnist_mlp"
+    return f"#   sbatch slurm/{kind}.sbatch jobs/{job}.toml --set problem.path=$HOME/mnist"
 
 
 def _directives(asked: Request) -> list[str]:

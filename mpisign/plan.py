@@ -38,6 +38,7 @@ def resolve(config: Config, voters: int) -> Plan:
             f"run.voters = {config.run.voters}, but there are {voters} rank(s); start as many, "
             "or simulate them in one process: mpisign simulate"
         )
+    config = _with_batches(config, voters)
     entry = find(config.algorithm.name)
     algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
@@ -63,6 +64,17 @@ def resolve(config: Config, voters: int) -> Plan:
         }
     )
     return Plan(full, entry, algorithm, problem, chosen)
+
+
+def _with_batches(config: Config, voters: int) -> Config:
+    """The job with each rank's part of the global batch, if it states one."""
+    whole = config.problem.global_batch_size
+    if whole % voters:
+        raise UsageError(
+            f"problem.global_batch_size = {whole} can't be dealt evenly to {voters} ranks; take a multiple of {voters}"
+        )
+    own = {"batch_size": whole // voters} if whole else {}
+    return config.model_copy(update={"problem": config.problem.model_copy(update=own)})
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:

@@ -53,10 +53,14 @@ class Run(Table):
 
 
 class Problem(OpenTable):
-    """[problem]: what is minimised, and how a rank samples its rows."""
+    """[problem]: what is minimised, and how a rank samples its rows.
+
+    batch_size: of a rank. global_batch_size: of all ranks together, which sets batch_size; 0 for none.
+    """
 
     name: str = "digits"
     batch_size: int = Field(32, ge=0)
+    global_batch_size: int = Field(0, ge=0)
     sampling: Literal["auto", "reshuffle", "replacement"] = "auto"
 
 

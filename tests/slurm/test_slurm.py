@@ -99,7 +99,7 @@ def test_one_two_and_four_nodes(slurm, tmp_path):
     job = slurm.submit(ROOT / "slurm/scaling.sbatch", *settings, options=slurm_options)
     assert slurm.wait(job)["JobState"] == "COMPLETED", log.read_text()
     for n in (1, 2, 4):
-        file, whole = (tmp_path / where / f"quadratic-ssvr-mv-n{n}-seed1.h5" for where in ("runs/scaling", "here"))
+        file, whole = (tmp_path / where / f"quadratic-ssvr-mv-n{n}-seed1.h5" for where in ("runs", "here"))
         assert Run(file).attributes["n"] == n
         simulate(config.load(None, [*settings[1::2], f"run.file={whole}"]), n, quiet=True)
         x, y = (load_parameters(f.with_suffix(".model"))["x"] for f in (file, whole))

@@ -1,0 +1,165 @@
+"""One self-contained HTML page of a folder of runs: tables, pictures, configurations, environment.
+
+python analysis/report.py runs/heterogeneity --output report.html
+
+Pictures show the best of grid of the leading methods; whatever stands in them stands in the tables and run files too.
+"""
+
+import base64
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import compare
+import jinja2
+import numpy as np
+import scaling
+import seeds
+import style
+import vote
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mpisign.errors import MpisignError
+from mpisign.results import Run
+
+LEADING = 8  # methods in pictures
+TEMPLATE = Path(__file__).with_name("report.html")
+COLUMNS = ("status", "algorithm", "problem", "n", "d", "steps", "test_accuracy", "test_loss", "final_loss", "seconds",
+           "steps_per_second", "bits_per_coordinate", "gradient_evaluations")  # fmt: skip
+
+
+@dataclass
+class Section:
+    """A heading with a picture, a table, or both."""
+
+    name: str
+    note: str = ""
+    picture: str = ""
+    rows: list[dict[str, object]] | None = None
+
+
+def encoded(figure: Figure) -> str:
+    """A picture as base64, for an <img> that needs no file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def overview(runs: list[Run]) -> list[dict[str, object]]:
+    """One row a run, without columns that no run has."""
+    summaries = [run.summary() for run in runs]
+    used = [c for c in COLUMNS if any(c in s for s in summaries)]
+    rows = []
+    for run, summary in zip(runs, summaries, strict=True):
+        rows.append({"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used})
+    return rows
+
+
+def sections(runs: list[Run]) -> list[Section]:
+    """All sections for which there is something to show."""
+    found = [Section("Runs", rows=overview(runs))]
+    ended = [run for run in runs if not run.status.startswith("incomplete") and len(run["eval"]["step"])]
+    if not ended:
+        return found
+    accuracies = [run for run in ended if np.isfinite(run["eval"]["test_accuracy"][-1])]
+    metric, measured = ("test_accuracy", accuracies) if accuracies else ("train_loss", ended)
+    best = compare.table(measured, metric, None)
+    leading = [row for row in best if np.isfinite(row["_mean"])][:LEADING]
+    shown = [{k: style.short(v) for k, v in row.items() if not k.startswith("_")} for row in best]
+    drawn = encoded(compare.picture(leading, metric, None)) if leading else ""
+    note = f"By {compare.NAMES[metric]} at the end, mean and standard deviation over seeds; edge: the grid ended there."
+    found.append(Section("Best of grid", note, drawn, shown))
+    chosen = [run for row in leading for run in row["_runs"]]
+    if chosen:
+        groups = seeds.grouped(chosen)
+        found.append(Section("Curves", f"The leading {len(groups)}.", encoded(_curves(groups))))
+    found += _of_votes(chosen or ended) + _of_scaling(ended)
+    return found
+
+
+def _curves(groups: dict[str, list[Run]]) -> Figure:
+    return seeds.picture(groups, seeds.recorded(groups), ["step", "bytes", "seconds"])
+
+
+def _of_votes(runs: list[Run]) -> list[Section]:
+    voting = [r for r in runs if len(r["steps"]["step"]) and np.isfinite(r["steps"]["agreement"]).any()]
+    firsts = list({style.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
+    if not firsts:
+        return []
+    return [Section("Votes", "One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))]
+
+
+def _of_scaling(runs: list[Run]) -> list[Section]:
+    measured = [run for run in runs if not run.simulated]
+    if len({run.attributes["n"] for run in measured}) < 2:
+        return []
+    try:
+        lines = scaling.lines(measured)
+    except MpisignError as error:
+        return [Section("Scaling", f"Not shown: {error}")]
+    return [Section("Scaling", picture=encoded(scaling.picture(lines)), rows=scaling.rows(lines))]
+
+
+def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The keys that all jobs share, and a row of the others for each run."""
+    flat = [{f"{t}.{k}": v for t, table in run.config.items() for k, v in table.items()} for run in runs]
+    keys = dict.fromkeys(k for job in flat for k in job)
+    differing = [
+        k for k in keys if len({str(job.get(k)) for job in flat}) > 1 and k not in ("run.file", "run.overwrite")
+    ]
+    shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in (*differing, *names)]
+    own = [{"run": run.path.stem} | {k: job.get(k, "") for k in differing} for run, job in zip(runs, flat, strict=True)]
+    return shared, own if differing else []
+
+
+def environment(runs: list[Run]) -> list[dict[str, object]]:
+    """Each kind of machine and software once, with the number of runs on it."""
+    found: dict[str, tuple[dict[str, object], int]] = {}
+    for run in runs:
+        segments = run["segments"]
+        if len(segments["step"]):
+            row = {k: segments[k][-1] for k in ("device", "threads", "mpi", "versions", "torch_build")}
+            found[str(row)] = (row, found.get(str(row), (row, 0))[1] + 1)
+    return [row | {"runs": count} for row, count in found.values()] or [{"runs": len(runs)}]
+
+
+def page(runs: list[Run], skipped: list[str], title: str) -> str:
+    """The whole page."""
+    shared, own = configurations(runs)
+    texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
+    loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return loader.from_string(TEMPLATE.read_text()).render(
+        title=title,
+        runs=runs,
+        skipped=skipped,
+        sections=sections(runs),
+        shared=shared,
+        own=own,
+        configurations=texts,
+        environment=environment(runs),
+        versions=sorted({str(run.attributes["mpisign_version"]) for run in runs}),
+        date=time.strftime("%Y-%m-%d"),
+    )
+
+
+def main() -> None:
+    options = style.parser(__doc__)
+    options.add_argument("--title", help="by default the names of what was given")
+    options.add_argument("--output", type=Path, default=Path("report.html"))
+
+    def work(runs, arguments):
+        title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        aside = arguments.output.with_name(f".{arguments.output.name}.tmp")
+        aside.write_text(page(runs, arguments.skipped, title))
+        aside.replace(arguments.output)
+        print(f"report: {arguments.output}")
+
+    style.run(options, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Strong and weak scaling: speed-up, where the time goes, and what latency, bandwidth and compute explain of it.
+
+python analysis/scaling.py runs/strong_scaling --output strong.png
+python analysis/scaling.py runs/weak_scaling --predict 16 64 --interconnect 25gbe
+
+Runs of one job on ever more ranks, a line an algorithm. A step's time is that of its four phases, mean over ranks and
+over the rows of /phases but the first. The exchange is fitted by alpha * messages + bytes / beta, all algorithms
+together (least squares, neither negative; messages are 2(n-1) where votes are sharded, n-1 where all is gathered),
+and the estimate by overhead + rows * time a row. Nothing is said of another network unless you give it: --alpha
+(seconds) and --beta (bytes a second), or --interconnect, whose figures are nominal ones. A table is written beside
+the picture.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import style
+from matplotlib.figure import Figure
+from scipy.optimize import nnls
+from style import algorithm
+
+from mpisign.errors import UsageError, choices
+from mpisign.results import Run
+
+STEP = ("estimate", "sign", "exchange", "update")
+# messages that a rank sends one after another
+MESSAGES = {"sharded": lambda n: 2 * (n - 1), "dense": lambda n: 2 * (n - 1), "allgather": lambda n: n - 1}
+INTERCONNECTS = {  # nominal: latency in seconds, bytes a second of one port
+    "1gbe": (5e-5, 1.25e8),
+    "10gbe": (2e-5, 1.25e9),
+    "25gbe": (1e-5, 3.1e9),
+    "100gbe": (5e-6, 1.25e10),
+    "hdr100": (1.5e-6, 1.25e10),
+    "hdr200": (1.5e-6, 2.5e10),
+    "ndr400": (1.5e-6, 5e10),
+}
+
+
+@dataclass
+class Point:
+    """One run: ranks, rows of a rank and step, bytes of a rank and step, messages, and seconds of a step by phase."""
+
+    name: str
+    n: int
+    rows: int
+    bytes: float
+    messages: int
+    exchange: str
+    phases: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.phases.values())
+
+    @property
+    def sends_floats(self) -> bool:
+        return self.exchange == "dense"
+
+
+def point(run: Run) -> Point:
+    """What a run tells of a step. Raises UsageError where it has too few rows."""
+    phases, n = run["phases"], int(run.attributes["n"])
+    steps = np.unique(phases["step"])
+    if run.simulated:
+        raise UsageError(f"{run.path}: a simulation, whose seconds say nothing of scaling; use mpirun or srun")
+    if len(steps) < 3:
+        raise UsageError(f"{run.path}: {len(steps)} rows of /phases are too few; set run.check_every lower")
+    # the first row holds what happens once: first calls, first messages
+    later, taken = phases["step"] > steps[0], steps[-1] - steps[0]
+    seconds = {p: float(phases[p][later].sum()) / (n * taken) for p in STEP}
+    table, exchange = run["steps"], str(run.attributes["exchange"])
+    sent = (table["bytes_up"][-1] + table["bytes_down"][-1]) / table["step"][-1]
+    messages = MESSAGES[exchange](n) if exchange in MESSAGES else (n > 1) * 2
+    problem = run.config["problem"]
+    rows = problem["batch_size"] * run.config["algorithm"]["accumulate"]
+    return Point(algorithm(run), n, rows, float(sent), messages, exchange, seconds)
+
+
+def lines(runs: list[Run]) -> dict[str, list[Point]]:
+    """Points by algorithm, in the order of n; several runs at one n by their median."""
+    found: dict[str, dict[int, list[Point]]] = {}
+    for p in map(point, runs):
+        found.setdefault(p.name, {}).setdefault(p.n, []).append(p)
+    return {name: [_median(points) for _, points in sorted(by_n.items())] for name, by_n in sorted(found.items())}
+
+
+def _median(points: list[Point]) -> Point:
+    return sorted(points, key=lambda p: p.seconds)[len(points) // 2]
+
+
+def is_strong(points: list[Point]) -> bool:
+    """Whether all ranks together take as many rows at every n."""
+    return len({p.rows * p.n for p in points}) == 1 and len(points) > 1
+
+
+def speed_up(points: list[Point]) -> list[float]:
+    """Rows a second over those of the smallest n, times that n: n is perfect, strong or weak."""
+    first = points[0]
+    return [first.n * (p.rows * p.n / p.seconds) / (first.rows * first.n / first.seconds) for p in points]
+
+
+@dataclass
+class Fit:
+    """alpha (s), beta (bytes/s; inf if bytes cost nothing), overhead and time a row (s); and how well they explain."""
+
+    alpha: float
+    beta: float
+    overhead: float
+    a_row: float
+    error: float  # median of |predicted - measured| / measured of the exchange
+
+    def seconds(self, p: Point, alpha: float, beta: float) -> float:
+        """A step of that point on a network."""
+        here = self.overhead + self.a_row * p.rows
+        return here + p.phases["sign"] + p.phases["update"] + alpha * p.messages + p.bytes / beta
+
+
+def fit(found: dict[str, list[Point]]) -> Fit:
+    """Least squares over all runs, relative to what was measured; of two runs of several ranks, at least."""
+    everything = [p for points in found.values() for p in points]
+    several = [p for p in everything if p.n > 1]
+    if len(several) < 2:
+        raise UsageError("two runs of more than one rank, at least, are needed for a fit")
+    took = np.array([p.phases["exchange"] for p in several])
+    causes = np.array([[p.messages, p.bytes] for p in several])
+    (alpha, slope), _ = nnls(causes / took[:, None], np.ones(len(took)))
+    error = float(np.median(np.abs(causes @ [alpha, slope] / took - 1)))
+    spent = np.array([p.phases["estimate"] for p in everything])
+    rows = np.array([[1.0, p.rows] for p in everything])
+    (overhead, a_row), _ = nnls(rows / spent[:, None], np.ones(len(spent)))
+    return Fit(alpha, 1 / slope if slope else np.inf, overhead, a_row, error)
+
+
+def at(p: Point, n: int, strong: bool) -> Point:
+    """A point of the same job on n ranks, by the formulas of its exchange."""
+    if p.exchange not in MESSAGES or p.n < 2:
+        raise UsageError(
+            f"predictions are for runs of several ranks by {choices(MESSAGES)}; this one is by {p.exchange}"
+        )
+    share = (lambda k: k - 1) if p.exchange == "allgather" else (lambda k: (k - 1) / k)
+    rows = round(p.rows * p.n / n) if strong else p.rows
+    return Point(p.name, n, rows, p.bytes * share(n) / share(p.n), MESSAGES[p.exchange](n), p.exchange, p.phases)
+
+
+def break_even(found: dict[str, list[Point]], fitted: Fit) -> list[dict[str, object]]:
+    """The link below which signs win against float32 at each n: where bytes saved pay for the cores' time."""
+    rows = []
+    floats = {p.n: p for points in found.values() for p in points if p.sends_floats and p.n > 1}
+    for points in found.values():
+        for p in points:
+            if p.n not in floats or p.sends_floats:
+                continue
+            other = floats[p.n]
+            # what is not on the wire: packing, counting, applying
+            own, theirs = (q.seconds - q.phases["estimate"] - q.bytes / fitted.beta for q in (p, other))
+            saved, paid = other.bytes - p.bytes, own - theirs
+            link = f"below {8e-6 * saved / paid:,.0f} Mbit/s" if paid > 0 else "at every link"
+            rows.append({"algorithm": p.name, "against": other.name, "n": p.n, "signs win": link})
+    return rows
+
+
+def picture(found: dict[str, list[Point]]) -> Figure:
+    """Speed-up, and the phases of a step stacked, one panel an algorithm."""
+    figure, (panels,) = style.panels(1, 1 + len(found), 3.2, 2.8)
+    looks = style.looks(found)
+    ns = sorted({p.n for points in found.values() for p in points})
+    kind = "strong" if is_strong(next(iter(found.values()))) else "weak"
+    for k, (name, points) in enumerate(found.items()):
+        panels[0].plot([p.n for p in points], speed_up(points), label=name, **style.marked(looks[name], k))
+    panels[0].plot(ns, ns, color="grey", linewidth=0.8, linestyle=":", label="perfect")
+    panels[0].set_ylabel(f"{kind} scaling: speed-up")
+    panels[0].set_xlabel("ranks")
+    panels[0].set_xticks(ns)
+    panels[0].legend()
+    most = max(p.seconds for points in found.values() for p in points)
+    for panel, (name, points) in zip(panels[1:], found.items(), strict=True):
+        _stack(panel, points)
+        panel.set_title(name)
+        panel.set_ylim(0, 1050 * most)
+    style.legend(figure, panels[1:2])
+    return figure
+
+
+def _stack(panel, points: list[Point]) -> None:
+    places, floor = np.arange(len(points)), np.zeros(len(points))
+    hatches = ("", "///", "...", "xxx")
+    for phase, colour, hatch in zip(STEP, style.COLOURS, hatches, strict=False):
+        heights = np.array([1000 * p.phases[phase] for p in points])
+        panel.bar(places, heights, 0.7, floor, label=phase, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+        floor += heights
+    panel.set_xticks(places, [p.n for p in points])
+    panel.set_xlabel("ranks")
+    panel.set_ylabel("ms a step")
+    panel.grid(axis="x", visible=False)
+
+
+def rows(found: dict[str, list[Point]]) -> list[dict[str, object]]:
+    """The numbers of the picture."""
+    table = []
+    for name, points in found.items():
+        for p, up in zip(points, speed_up(points), strict=True):
+            phases = {f"{phase} ms": f"{1000 * p.phases[phase]:.2f}" for phase in STEP}
+            cells = {"algorithm": name, "ranks": p.n, "rows a rank": p.rows, "exchange": p.exchange}
+            cells |= {"ms a step": f"{1000 * p.seconds:.2f}", "speed-up": f"{up:.2f}", "efficiency": f"{up / p.n:.0%}"}
+            table.append(cells | phases | {"kB a step": f"{p.bytes / 1000:.1f}"})
+    return table
+
+
+def predicted(found, fitted: Fit, ns: list[int], alpha: float, beta: float) -> list[dict[str, object]]:
+    """Steps on more ranks and a network that the user named."""
+    table = []
+    for name, points in found.items():
+        for n in ns:
+            p = at(points[-1], n, is_strong(points))
+            seconds = fitted.seconds(p, alpha, beta)
+            table.append({"algorithm": name, "ranks": n, "ms a step": f"{1000 * seconds:.2f}",
+                          "of it on the wire": f"{(alpha * p.messages + p.bytes / beta) / seconds:.0%}"})  # fmt: skip
+    return table
+
+
+def text(found: dict[str, list[Point]], options) -> str:
+    """All tables, and the fit in words."""
+    parts, several = [style.markdown(rows(found))], sum(p.n > 1 for points in found.values() for p in points)
+    if several < 2:
+        return parts[0]
+    fitted = fit(found)
+    parts.append(
+        f"Fit: alpha {fitted.alpha * 1e6:.0f} us a message, beta {fitted.beta * 8e-6:,.0f} Mbit/s a rank (median error "
+        f"of the exchange {fitted.error:.0%}); estimate {fitted.overhead * 1e3:.2f} ms + {fitted.a_row * 1e6:.2f} us a "
+        "row."
+    )
+    if compared := break_even(found, fitted):
+        parts.append(style.markdown(compared))
+    if options.predict:
+        alpha, beta = _network(options)
+        head = f"Predicted for alpha {alpha * 1e6:g} us and beta {beta * 8e-6:,.0f} Mbit/s, compute as measured:"
+        parts += [head, style.markdown(predicted(found, fitted, options.predict, alpha, beta))]
+    return "\n\n".join(parts)
+
+
+def _network(options) -> tuple[float, float]:
+    if options.interconnect:
+        return INTERCONNECTS[options.interconnect]
+    if not (options.alpha and options.beta):
+        raise UsageError("--predict needs --alpha and --beta, or --interconnect: mpisign knows no network but yours")
+    return options.alpha, options.beta
+
+
+def main() -> None:
+    options = style.parser(__doc__)
+    options.add_argument("--predict", nargs="+", type=int, metavar="N", help="numbers of ranks")
+    options.add_argument("--alpha", type=float, help="seconds a message")
+    options.add_argument("--beta", type=float, help="bytes a second of a rank's link")
+    options.add_argument("--interconnect", choices=INTERCONNECTS, help="nominal alpha and beta")
+    options.add_argument("--output", type=Path, default=Path("scaling.png"), help="a .png, .pdf or .svg")
+
+    def work(runs, arguments):
+        found = lines(runs)
+        style.write(text(found, arguments), arguments.output.with_suffix(".md"))
+        style.save(picture(found), arguments.output)
+
+    style.run(options, work)
+
+
+if __name__ == "__main__":
+    main()

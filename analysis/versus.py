@@ -1,0 +1,132 @@
+"""Any figure of runs against any key of their jobs: accuracy against liars, loss against voters, success against skew.
+
+python analysis/versus.py runs/adversaries_mnist --x adversary.voters/run.voters --panels adversary.kind --output a.png
+python analysis/versus.py runs/heterogeneity --x partition.alpha --categories --y probes.success_vote --output b.png
+
+One point is the mean over seeds of the runs whose job is the same, at the best of their rates by --metric (see
+compare.py), with its standard deviation. --x takes a key or the quotient of two. The same numbers are written as a
+table beside the picture.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import style
+from compare import LARGER_IS_BETTER, settings, table
+from matplotlib.figure import Figure
+from seeds import ROWS, column
+
+from mpisign.errors import UsageError
+from mpisign.results import Run
+
+Points = dict[tuple[str, str], dict[float, tuple[float, float, int]]]  # (panel, line) -> x -> mean, deviation, seeds
+
+
+def value(run: Run, key: str) -> object:
+    """A key of the run's job, table.key, or the quotient of two."""
+    parts = []
+    for part in key.split("/"):
+        name, _, own = part.partition(".")
+        try:
+            parts.append(run.config[name][own])
+        except KeyError:
+            known = ", ".join(sorted(settings(run)))
+            raise UsageError(f"{run.path}: its job has no {part!r}; it has: {known}") from None
+    return parts[0] if len(parts) == 1 else parts[0] / parts[1]
+
+
+def figure_of(run: Run, y: str, tail: float, relative: bool) -> float:
+    """The last value of a row such as eval.train_loss, or its mean over the last share of the run."""
+    values = column(run, y)
+    found = float(np.mean(values[-max(1, round(tail * len(values))) :]))
+    return found / float(values[0]) if relative else found
+
+
+def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | None, **how) -> Points:
+    """The mean, deviation and number of seeds for every panel, line and x."""
+    found: Points = defaultdict(dict)
+    for row in table(runs, metric, None):
+        chosen = row["_runs"]
+        first = chosen[0]
+        line = ", ".join(_said(first, key, lines) for key in lines)
+        where = f"{panel.rpartition('.')[2]} {value(first, panel)}" if panel else ""
+        values = [figure_of(run, **how) for run in chosen]
+        at = found[where, line]
+        if (position := value(first, x)) in at:
+            raise UsageError(
+                f"several jobs at {x} = {position} for {line or 'the line'}; tell them apart by --lines or --panels"
+            )
+        at[position] = float(np.mean(values)), float(np.std(values)), len(values)
+    return {key: dict(sorted(at.items())) for key, at in sorted(found.items())}
+
+
+def _said(run: Run, key: str, lines: list[str]) -> str:
+    """algorithm.name speaks for itself; other keys are named."""
+    own = value(run, key)
+    return str(own) if key == "algorithm.name" else f"{key.rpartition('.')[2]} {own}"
+
+
+def picture(found: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
+    """Lines with error bars, side by side for each panel."""
+    names = list(dict.fromkeys(panel for panel, _ in found))
+    figure, (panels,) = style.panels(1, len(names), width, 2.8, sharey=True)
+    looks = style.looks(line for _, line in found)
+    every = sorted({x for at in found.values() for x in at})
+    for panel, name in zip(panels, names, strict=True):
+        for k, line in enumerate(looks):
+            at = found.get((name, line), {})
+            positions = [every.index(x) for x in at] if categories else list(at)
+            means, deviations, _ = zip(*at.values(), strict=True) if at else ((), (), ())
+            panel.errorbar(positions, means, deviations, label=line, capsize=2, **style.marked(looks[line], k))
+        panel.set_title(name)
+        panel.set_xlabel(x_label)
+        if "x" in log:
+            panel.set_xscale("log")
+        if "y" in log:
+            panel.set_yscale("log")
+        if categories:
+            panel.set_xticks(range(len(every)), [f"{x:g}" for x in every])
+    panels[0].set_ylabel(y_label)
+    style.legend(figure, panels)
+    return figure
+
+
+def rows(found: Points, x: str) -> list[dict[str, object]]:
+    """The same numbers: a row a panel and line, a column an x."""
+    every = sorted({at for line in found.values() for at in line})
+    lines = []
+    for (panel, line), at in found.items():
+        cells = {f"{x} = {p:g}": f"{style.short(at[p][0])} +- {at[p][1]:.2g}" if p in at else "" for p in every}
+        lines.append(({"": panel} if panel else {}) | {"line": line} | cells)
+    return lines
+
+
+def main() -> None:
+    options = style.parser(__doc__)
+    options.add_argument("--x", required=True, metavar="TABLE.KEY[/TABLE.KEY]")
+    options.add_argument("--y", default="eval.test_accuracy", metavar="TABLE.COLUMN")
+    options.add_argument("--lines", nargs="*", default=["algorithm.name"], metavar="TABLE.KEY")
+    options.add_argument("--panels", metavar="TABLE.KEY")
+    options.add_argument("--metric", choices=LARGER_IS_BETTER, default="test_accuracy", help="that decides on rates")
+    options.add_argument("--tail", type=float, default=0.0, help="the mean over this share of the rows, from the end")
+    options.add_argument("--relative", action="store_true", help="divided by the first value")
+    options.add_argument("--log", choices=("", "x", "y", "xy"), default="")
+    options.add_argument("--categories", action="store_true", help="values of x side by side, whatever their size")
+    options.add_argument("--xlabel")
+    options.add_argument("--ylabel")
+    options.add_argument("--width", type=float, default=3.2, help="of a panel, in inches")
+    options.add_argument("--output", type=Path, default=Path("versus.png"), help="a .png, .pdf or .svg")
+
+    def work(runs, a):
+        how = {"y": a.y, "tail": a.tail, "relative": a.relative}
+        found = points(runs, a.metric, a.x, a.lines, a.panels, **how)
+        label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
+        style.save(picture(found, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
+        style.write(style.markdown(rows(found, a.x.rpartition(".")[2])), a.output.with_suffix(".md"))
+
+    style.run(options, work)
+
+
+if __name__ == "__main__":
+    main()

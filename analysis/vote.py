@@ -1,0 +1,83 @@
+"""The vote, seen from inside: agreement, ties and flips against steps; and, where a run has probes, every voter.
+
+python analysis/vote.py runs/mine.h5 --output vote.png
+
+The heat maps are of the first run with probes (job table [probe]): how often each voter sends what is decided, how
+often it has the sign of the exact gradient, and the histogram of signal to noise, |g_i|/sigma_i.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import style
+from curves import labels, title
+from matplotlib.figure import Figure
+
+from mpisign.results import Run
+from mpisign.schema import CRITICAL_SNR, SNR_EDGES
+
+LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
+
+
+def series(run: Run, column: str) -> np.ndarray:
+    """A column of /steps; counts of coordinates as shares of d."""
+    values = run["steps"][column].astype(float)
+    return values if column == "agreement" else values / run.attributes["d"]
+
+
+def picture(runs: list[Run]) -> Figure:
+    """Lines above, one for each run; heat maps below."""
+    probed = next((run for run in runs if len(run["probes"]["step"])), None)
+    figure, panels = style.panels(2 if probed else 1, len(LINES), 3.6, 2.5)
+    looks = style.looks(names := labels(runs))
+    for (column, label), panel in zip(LINES.items(), panels[0], strict=True):
+        for run, name in zip(runs, names, strict=True):
+            at, values = style.envelope(run["steps"]["step"], series(run, column))
+            panel.plot(at, values, label=name, linewidth=0.9, **looks[name])
+        panel.set_ylabel(label)
+        style.counted(panel, "steps")
+    if probed:
+        _heat(figure, panels[1], probed)
+    style.title(figure, title(runs))
+    style.legend(figure, panels[0, :1])
+    return figure
+
+
+def _heat(figure: Figure, panels: np.ndarray, run: Run) -> None:
+    probes, n = run["probes"], run.attributes["n"]
+    for panel, column, label in (
+        (panels[0], "voter_agreement", "share sent as decided"),
+        (panels[1], "voter_success", "share with the sign of g"),
+    ):
+        image = panel.pcolormesh(*_edges(probes["step"], n), probes[column].T, cmap="cividis", vmin=0, vmax=1)
+        panel.set_ylabel("voter")
+        panel.yaxis.get_major_locator().set_params(integer=True)
+        figure.colorbar(image, ax=panel, label=label)
+    counts = probes["snr"].T / np.maximum(probes["snr"].sum(axis=1), 1)
+    first = SNR_EDGES[1] / SNR_EDGES[0]
+    edges = np.array([SNR_EDGES[0] / first, *SNR_EDGES, SNR_EDGES[-1] * first])
+    image = panels[2].pcolormesh(_edges(probes["step"], 1)[0], edges, counts, cmap="cividis")
+    panels[2].axhline(CRITICAL_SNR, color="white", linestyle="--", linewidth=0.8)
+    panels[2].set_yscale("log")
+    panels[2].set_ylabel("|g| / sigma (line: critical)")
+    figure.colorbar(image, ax=panels[2], label="share of coordinates")
+    for panel in panels:
+        panel.grid(False)
+        style.counted(panel, "steps")
+
+
+def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Borders of the cells of a heat map: half-way between probes, and half-way between voters."""
+    middle = (steps[1:] + steps[:-1]) / 2
+    last = steps[-1] + (steps[-1] - middle[-1] if len(middle) else 0.5)
+    return np.array([max(steps[0] - 0.5, 0), *middle, last]), np.arange(n + 1) - 0.5
+
+
+def main() -> None:
+    options = style.parser(__doc__)
+    options.add_argument("--output", type=Path, default=Path("vote.png"), help="a .png, .pdf or .svg")
+    style.run(options, lambda runs, arguments: style.save(picture(runs), arguments.output))
+
+
+if __name__ == "__main__":
+    main()
