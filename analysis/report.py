@@ -60,10 +60,10 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
 
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
-    found = [Section("Runs", rows=overview(runs))]
+    everything, found = Section("Runs", rows=overview(runs)), []
     ended = [run for run in runs if not run.status.startswith("incomplete") and len(run["eval"]["step"])]
     if not ended:
-        return found
+        return [everything]
     accuracies = [run for run in ended if np.isfinite(run["eval"]["test_accuracy"][-1])]
     metric, measured = ("test_accuracy", accuracies) if accuracies else ("train_loss", ended)
     best = compare.table(measured, metric, None)
@@ -76,8 +76,7 @@ def sections(runs: list[Run]) -> list[Section]:
     if chosen:
         groups = seeds.grouped(chosen)
         found.append(Section("Curves", f"The leading {len(groups)}.", encoded(_curves(groups))))
-    found += _of_votes(chosen or ended) + _of_scaling(ended)
-    return found
+    return [*found, *_of_votes(chosen or ended), *_of_scaling(ended), everything]
 
 
 def _curves(groups: dict[str, list[Run]]) -> Figure:
@@ -107,9 +106,9 @@ def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[
     """The keys that all jobs share, and a row of the others for each run."""
     flat = [{f"{t}.{k}": v for t, table in run.config.items() for k, v in table.items()} for run in runs]
     keys = dict.fromkeys(k for job in flat for k in job)
-    differing = [
-        k for k in keys if len({str(job.get(k)) for job in flat}) > 1 and k not in ("run.file", "run.overwrite")
-    ]
+    names = ("run.file", "run.overwrite")
+    values = {k: {str(job.get(k)) for job in flat} for k in keys}
+    differing = [k for k in keys if len(values[k]) > 1 and k not in names]
     shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in (*differing, *names)]
     own = [{"run": run.path.stem} | {k: job.get(k, "") for k in differing} for run, job in zip(runs, flat, strict=True)]
     return shared, own if differing else []

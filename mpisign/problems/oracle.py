@@ -77,7 +77,7 @@ class Oracle:
         self._seed()
         out.zero_()
         loss = 0.0
-        for batch, count in self._batches(batches):
+        for batch, count in self.batches(batches):
             loss += float(self.problem.gradient(parameters, batch, gradients))
             self.evaluations += count
         if (taken := self.accumulate * batches) > 1:
@@ -150,7 +150,7 @@ class Oracle:
         parameters = self._with_statistics(self.layout.views(x.detach()), moving=not again)
         self._seed()
         loss = 0.0
-        for batch, count in self._batches():
+        for batch, count in self.batches():
             loss += self.problem.value(parameters, batch)
             self.values += count
         if not again:
@@ -191,7 +191,7 @@ class Oracle:
         self._seed()
         out.zero_()
         loss, taken = 0.0, 0
-        for batch, count in self._batches():
+        for batch, count in self.batches():
             for k in range(count):
                 row.zero_()
                 loss += float(self.problem.gradient(parameters, batch.take(slice(k, k + 1)), gradients))
@@ -224,7 +224,7 @@ class Oracle:
             self._views[key] = (self.layout.views(x.detach()), self.layout.views(out))
         return self._views[key]
 
-    def _batches(self, batches: int = 1) -> Iterator[tuple[object, int]]:
+    def batches(self, batches: int = 1) -> Iterator[tuple[object, int]]:
         """The minibatches of this step, and of `batches` - 1 others, with the rows of each."""
         for k in range(self.accumulate * batches):
             own = k < self.accumulate
