@@ -6,6 +6,7 @@
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
 #                       PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make demo
+#   make figures        every picture and table of analysis/ from the run files in runs/
 #   make endure         kills runs at random moments, for a quarter of an hour; goes on where it was cut short
 # TORCH_INDEX=URL takes torch from another package index, as for a CPU-only or another CUDA build.
 
@@ -23,7 +24,7 @@ READY = $(VENV)/.ready
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
 
 setup: $(READY)
 
@@ -45,6 +46,9 @@ wheelhouse:
 demo: $(READY)
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/mpisign train --overwrite --set run.file=$(DEMO).h5
 	$(BIN)/python analysis/curves.py $(DEMO).h5 --output $(DEMO).png
+
+figures: $(READY)
+	$(BIN)/python analysis/figures.py
 
 test: lint test-serial test-parallel
 

@@ -1,7 +1,10 @@
 """Time to a target accuracy behind links: every method at its best rate, ranked at each link.
 
-python analysis/race.py runs/race_links --target 0.97 --output race.png      folders of links: runs/race_links/50mbit, ...
-python analysis/race.py runs/race runs/race_ddp --target 0.97 --best         the rates to replay: method, rate, seed, steps
+python analysis/race.py runs/race_links --target 0.97 --output race.png
+python analysis/race.py runs/race runs/race_ddp --target 0.97 --best
+
+The first ranks the runs in folders named by their links (runs/race_links/50mbit, ...), the second prints what to replay
+there: method, rate, seed and steps.
 
 Rates are compared by the steps to the target, mean over the seeds that all rates of a method have (trajectories do not
 depend on links, and a step's cost not on the rate). Seconds are those of training: evaluations are taken off. Mean and

@@ -111,7 +111,7 @@ def picture(groups: dict[str, list[Run]], rows: list[str], axes: list[str]) -> F
     first, seeds = next(iter(groups.values()))[0], {len(group) for group in groups.values()}
     voters = "/".join(sorted({str(r.attributes["n"]) for g in groups.values() for r in g}, key=int))
     style.title(figure, f"{first.attributes['problem']}, n = {voters}; mean and band of {max(seeds)} seed(s)")
-    style.legend(figure, panels[0, :1])
+    style.legend(figure, panels.flat)
     return figure
 
 
@@ -123,6 +123,8 @@ def _draw(panel, groups: dict[str, list[Run]], row: str, axis: str, looks: dict)
     for name, group in groups.items():
         mean, spread = over_seeds(group, row)
         at = against(group[0], axis, _table(row))[: len(mean)]
+        if axis == "bytes" and not at.any():
+            continue  # a single voter sends nothing
         # what is positive stays so, also below the mean of a logarithmic axis
         low = np.maximum(mean - spread, mean / 3) if row in LOGARITHMIC else mean - spread
         panel.plot(at, mean, label=name, **looks[name])

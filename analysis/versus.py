@@ -20,6 +20,7 @@ from seeds import ROWS, column
 from mpisign.errors import UsageError
 from mpisign.results import Run
 
+LABELLED = 8  # values of a logarithmic axis that are told one by one, up to this many
 Points = dict[tuple[str, str], dict[float, tuple[float, float, int]]]  # (panel, line) -> x -> mean, deviation, seeds
 
 
@@ -49,8 +50,8 @@ def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | 
     for row in table(runs, metric, None):
         chosen = row["_runs"]
         first = chosen[0]
-        line = ", ".join(_said(first, key, lines) for key in lines)
-        where = f"{panel.rpartition('.')[2]} {value(first, panel)}" if panel else ""
+        line = ", ".join(_said(first, key) for key in lines)
+        where = _said(first, panel) if panel else ""
         values = [figure_of(run, **how) for run in chosen]
         at = found[where, line]
         if (position := value(first, x)) in at:
@@ -61,10 +62,12 @@ def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | 
     return {key: dict(sorted(at.items())) for key, at in sorted(found.items())}
 
 
-def _said(run: Run, key: str, lines: list[str]) -> str:
-    """algorithm.name speaks for itself; other keys are named."""
-    own = value(run, key)
-    return str(own) if key == "algorithm.name" else f"{key.rpartition('.')[2]} {own}"
+def _said(run: Run, key: str) -> str:
+    """algorithm.name speaks for itself, schedule.kind is of the schedule, other keys are named."""
+    table, _, own = key.partition(".")
+    if own == "name":
+        return str(value(run, key))
+    return f"{table if own == 'kind' else own} {value(run, key)}"
 
 
 def picture(found: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
@@ -85,6 +88,9 @@ def picture(found: Points, x_label: str, y_label: str, log: str, categories: boo
             panel.set_xscale("log")
         if "y" in log:
             panel.set_yscale("log")
+        if "x" in log and len(every) <= LABELLED:
+            panel.set_xticks(every, [f"{x:g}" for x in every])
+            panel.minorticks_off()
         if categories:
             panel.set_xticks(range(len(every)), [f"{x:g}" for x in every])
     panels[0].set_ylabel(y_label)

@@ -1,5 +1,7 @@
 """A run file as text, for `mpisign show`."""
 
+import csv
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,16 @@ def describe(run: Run) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         lines.append(f"  {stamp}  step {step:<8} {kind:10} {text}".rstrip())
     return "\n".join(lines)
+
+
+def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
+    """A table of the run file as CSV, a column a value; see results.Run.columns."""
+    columns = run.columns(table)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    write(lines.getvalue())
 
 
 def follow(path: Path, say: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.errors import StorageError
+from mpisign.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
@@ -186,7 +187,8 @@ def algorithms(name):
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--config", "with_config", is_flag=True, help="Prints the job with every default.")
 @click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
-def show(run, with_config, follow):
+@click.option("--csv", "table", type=click.Choice(list(TABLES)), help="Prints a table as CSV.")
+def show(run, with_config, follow, table):
     """Prints what a run file holds: summary, machine, partition, events."""
     from mpisign import show
     from mpisign.results import Run
@@ -195,6 +197,9 @@ def show(run, with_config, follow):
         show.follow(run, click.echo)
         return
     found = Run(run)
+    if table:
+        show.as_csv(found, table, lambda text: click.echo(text, nl=False))
+        return
     click.echo(found.config_text if with_config else show.describe(found))
 
 

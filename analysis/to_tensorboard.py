@@ -1,0 +1,61 @@
+"""Runs for TensorBoard: every column of /steps, /eval and /probes as a scalar, a folder a run.
+
+pip install 'mpisign[tensorboard]'
+python analysis/to_tensorboard.py runs/ --logdir runs/tensorboard && tensorboard --logdir runs/tensorboard
+"""
+
+from pathlib import Path
+
+import numpy as np
+import style
+
+from mpisign.errors import UsageError
+from mpisign.results import Run
+
+LEFT_OUT = ("step", "snr")  # the axis; and a histogram, which scalars do not tell
+TABLES = ("steps", "eval", "probes")
+
+
+def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(steps, values) of each scalar by its tag, table/column, without what is not a number."""
+    found = {}
+    for table in TABLES:
+        columns = run.columns(table)
+        for name, column in columns.items():
+            if name.rpartition("_")[0] in LEFT_OUT or name in LEFT_OUT:
+                continue
+            real = np.isfinite(column)
+            if real.any():
+                found[f"{table}/{name}"] = columns["step"][real], column[real]
+    return found
+
+
+def export(run: Run, folder: Path) -> None:
+    """Writes one run's event file; times are those of the run."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(f"TensorBoard is missing ({error}); pip install 'mpisign[tensorboard]'") from error
+    began = float(run["events"]["time"][0]) if len(run["events"]["time"]) else 0.0
+    took = dict(zip(run["eval"]["step"].tolist(), run["eval"]["seconds"].tolist(), strict=True))
+    with SummaryWriter(str(folder)) as writer:
+        for tag, (steps, values) in scalars(run).items():
+            for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+                writer.add_scalar(tag, value, step, walltime=began + took.get(step, 0.0))
+        writer.add_text("job", f"```\n{run.config_text}\n```")
+
+
+def main() -> None:
+    options = style.parser(__doc__)
+    options.add_argument("--logdir", type=Path, default=Path("runs/tensorboard"))
+
+    def work(runs, arguments):
+        for run in runs:
+            export(run, arguments.logdir / run.path.stem)
+        print(f"logdir: {arguments.logdir}")
+
+    style.run(options, work)
+
+
+if __name__ == "__main__":
+    main()
