@@ -46,7 +46,7 @@ FIGURES = (
     study("breakdown", VERSUS + "--x adversary.voters --lines adversary.kind --y eval.train_loss --relative --log y "
           "--metric train_loss --xlabel 'lying voters of 27' --ylabel 'f / f at the start' --width 4.5"),
     study("adversaries_mnist", VERSUS + "--x adversary.voters/run.voters --panels adversary.kind "
-          "--xlabel 'share of lying voters'", "MNIST"),
+          "--lines algorithm.name adversary.factor --xlabel 'share of lying voters'", "MNIST"),
     study("votes_quadratic", VERSUS + "--x run.voters --panels problem.noise --lines schedule.kind --log xy "
           "--y eval.train_loss --tail 0.2 --metric train_loss --xlabel voters"),
     study("votes_rosenbrock", VERSUS + "--x run.voters --panels algorithm.accumulate --lines schedule.kind --log xy "

@@ -1,0 +1,309 @@
+"""Scripts over run files: numbers in pictures and tables are those of the runs; bad files are named and skipped."""
+
+import csv
+import importlib
+import io
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from mpisign import config
+from mpisign.errors import UsageError
+from mpisign.results import Run, read_all
+from mpisign.train import simulate
+from tests.running import BIN, ROOT, mpisign, run
+from tests.test_simulate import here
+
+sys.path.insert(0, str(ROOT / "analysis"))
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
+
+
+def script(name):
+    """A module of analysis/."""
+    return importlib.import_module(name)
+
+
+def analyse(name, *arguments, **how):
+    return run(BIN / "python", ROOT / f"analysis/{name}.py", *arguments, **how)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Votes of 3 and 5, two seeds each, with probes, and one run that sends floats."""
+    where = tmp_path_factory.mktemp("runs")
+    common = ("problem.name=quadratic", "run.steps=60", "run.eval_every=5", "run.record_every=1", "probe.every=20")
+    for n in (3, 5):
+        for seed in (1, 2):
+            own = (
+                "algorithm.name=signsgd-mv",
+                "schedule.lr=0.05",
+                f"run.seed={seed}",
+                f"run.file={where}/{n}-{seed}.h5",
+            )
+            here(*common, *own, n=n)
+    here(*common, "algorithm.name=sgd", "schedule.lr=0.1", f"run.file={where}/sgd.h5", n=3)
+    return where
+
+
+@pytest.fixture
+def spoilt(folder, tmp_path):
+    """The same with a damaged run file, one of another program, and a checkpoint, which is nobody's business."""
+    where = tmp_path / "spoilt"
+    shutil.copytree(folder, where)
+    whole = (folder / "3-1.h5").read_bytes()
+    (where / "cut.h5").write_bytes(whole[: len(whole) // 3])
+    (where / "foreign.h5").write_bytes(b"not HDF5 at all" * 100)
+    (where / "3-1.checkpoints").mkdir()
+    (where / "3-1.checkpoints" / "step-000000010.h5").write_bytes(b"x")
+    return where
+
+
+def test_a_folder_is_read_and_what_is_bad_is_told(spoilt):
+    runs, skipped = read_all([spoilt])
+    assert [r.path.stem for r in runs] == ["3-1", "3-2", "5-1", "5-2", "sgd"]
+    assert len(skipped) == 2
+    assert all(any(name in message for message in skipped) for name in ("cut.h5", "foreign.h5"))
+    with pytest.raises(UsageError, match="no file or folder"):
+        read_all([spoilt / "nowhere"])
+
+
+SCRIPTS = {
+    "curves": (),
+    "compare": ("--metric", "train_loss"),
+    "seeds": ("--rows", "probes.success_vote", "--axes", "step"),
+    "versus": ("--x", "run.voters", "--y", "eval.train_loss", "--metric", "train_loss"),
+    "vote": (),
+    "report": (),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_bad_files_are_named_and_skipped(spoilt, tmp_path, name):
+    output = tmp_path / ("out.html" if name == "report" else "out.png")
+    ended = analyse(name, spoilt, *SCRIPTS[name], "--output", output)
+    assert ended.code == 2, ended.err + ended.out
+    skipped = [line for line in ended.err.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 2
+    assert "cut.h5" in ended.err
+    assert "foreign.h5" in ended.err
+    assert output.stat().st_size > 5_000
+    assert not list(tmp_path.glob(".out*"))
+    if name == "report":
+        assert "foreign.h5" in output.read_text()
+
+
+def test_good_files_exit_with_0(folder, tmp_path):
+    assert analyse("vote", folder, "--output", tmp_path / "vote.svg").code == 0
+
+
+def test_a_picture_holds_the_numbers_of_its_table_and_of_the_runs(folder):
+    versus = script("versus")
+    runs, _ = read_all([folder])
+    how = {"y": "eval.train_loss", "tail": 0.5, "relative": True}
+    found = versus.points(runs, "train_loss", "run.voters", ["algorithm.name"], None, **how)
+    figure = versus.picture(found, "voters", "loss", "", False, 3.0)
+    drawn = {c.get_label(): c for c in figure.axes[0].containers}
+    (table,) = [r for r in versus.rows(found, "voters") if r["line"] == "signsgd-mv"]
+    for k, n in enumerate((3, 5)):
+        losses = [Run(folder / f"{n}-{seed}.h5")["eval"]["train_loss"] for seed in (1, 2)]
+        tails = [loss[-max(1, round(len(loss) / 2)) :].mean() / loss[0] for loss in losses]
+        assert found["", "signsgd-mv"][n] == pytest.approx((np.mean(tails), np.std(tails), 2))
+        assert drawn["signsgd-mv"].lines[0].get_ydata()[k] == pytest.approx(np.mean(tails))
+        assert table[f"voters = {n}"] == f"{np.mean(tails):.4g} +- {np.std(tails):.2g}"
+
+
+def test_jobs_that_one_line_would_mix_are_refused(folder):
+    ended = analyse("versus", folder, "--x", "run.voters", "--lines", "problem.name", "--metric", "train_loss", "--y",
+                    "eval.train_loss")  # fmt: skip
+    assert ended.code == 2
+    assert "tell them apart" in ended.err
+    ended = analyse("versus", folder, "--x", "run.colour")
+    assert ended.code == 2
+    assert "run.voters" in ended.err
+
+
+def test_an_envelope_keeps_every_extreme():
+    envelope, points = script("style").envelope, script("style").POINTS
+    rng = np.random.default_rng(0)
+    x, y = np.arange(100_000), rng.standard_normal(100_000)
+    y[[777, 50_001]] = 50, -50
+    y[1000:1400] = np.nan
+    at, values = envelope(x, y)
+    assert len(at) <= points
+    assert (np.diff(at) >= 0).all()
+    assert {50, -50} <= set(values)
+    short = envelope(x[:100], y[:100])
+    assert np.array_equal(short[1], y[:100])
+
+
+def test_votes_are_drawn_as_recorded(folder):
+    vote, (one, *_) = script("vote"), read_all([folder / "3-1.h5"])[0]
+    figure = vote.picture([one])
+    agreement, ties = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:2])
+    np.testing.assert_array_equal(agreement, one["steps"]["agreement"])
+    np.testing.assert_allclose(ties, one["steps"]["ties"] / one.attributes["d"])
+    meshes = [m for panel in figure.axes for m in panel.collections if hasattr(m, "get_coordinates")]
+    np.testing.assert_array_equal(meshes[0].get_array(), one["probes"]["voter_agreement"].T)
+
+
+def test_a_report_needs_nothing_but_itself(folder, tmp_path):
+    page = tmp_path / "report.html"
+    assert analyse("report", folder, "--output", page, "--title", "A <b> study").code == 0
+    text = page.read_text()
+    assert "A &lt;b&gt; study" in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
+    assert text.count("data:image/png;base64,") >= 3
+    for one in read_all([folder])[0]:
+        assert one.path.stem in text
+        assert f"{one['eval']['train_loss'][-1]:.4g}" in text
+    assert "signsgd-mv" in text
+    assert "problem.name" in text
+
+
+def test_a_report_opens_in_a_browser(folder, tmp_path):
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if not browser:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
+    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    assert analyse("report", folder, "--output", page).code == 0
+    # what the page itself logs, and what it could not load, is told as CONSOLE lines
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000")
+    command = [browser, *flags, f"--user-data-dir={tmp_path}/profile", "--window-size=1200,2000"]
+    shot = run(*command, f"--screenshot={picture}", page.as_uri(), timeout=90)
+    assert shot.code == 0, shot.err
+    assert "CONSOLE" not in shot.err, shot.err
+    assert picture.stat().st_size > 20_000
+    tree = run(*command, "--dump-dom", page.as_uri(), timeout=90).out
+    assert tree.count("<img") == page.read_text().count("<img")
+    assert '<h2 id="environment">' in tree
+
+
+def test_tables_as_csv(folder):
+    ended = mpisign("show", folder / "3-1.h5", "--csv", "probes")
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader(io.StringIO(ended.out)))
+    probes = Run(folder / "3-1.h5")["probes"]
+    assert [int(r["step"]) for r in rows] == probes["step"].tolist()
+    np.testing.assert_array_equal([float(r["voter_success_2"]) for r in rows], probes["voter_success"][:, 2])
+    wrong = mpisign("show", folder / "3-1.h5", "--csv", "stepz")
+    assert wrong.code == 2
+    assert "'steps'" in wrong.err
+    for table in ("steps", "eval", "phases", "events", "segments", "probes", "trace"):
+        columns = Run(folder / "3-1.h5").columns(table)
+        assert all(c.ndim == 1 for c in columns.values())
+
+
+def test_runs_for_tensorboard(folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    ended = analyse("to_tensorboard", folder / "3-1.h5", "--logdir", tmp_path)
+    assert ended.code == 0, ended.err
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "3-1"), size_guidance={"scalars": 0})
+    events.Reload()
+    one = Run(folder / "3-1.h5")
+    told = events.Scalars("eval/train_loss")
+    assert [e.step for e in told] == one["eval"]["step"].tolist()
+    np.testing.assert_allclose([e.value for e in told], one["eval"]["train_loss"], rtol=1e-6)
+    assert len(events.Scalars("probes/voter_success_1")) == 4
+
+
+def points(alpha, beta, rows=lambda n: 1024 // n):
+    """Steps on a network of that latency and bandwidth, exact to the last bit, of two methods."""
+    scaling = script("scaling")
+    found = {}
+    for name, exchange, bits in (("signum-mv", "sharded", 2), ("sgd", "dense", 64)):
+        found[name] = []
+        for n in (1, 2, 4, 8):
+            sent, messages = bits * 1e6 / 8 * (n - 1) / n, 2 * (n - 1)
+            phases = {"estimate": 1e-3 + 2e-5 * rows(n), "sign": 2e-4 * (bits == 2), "update": 3e-4}
+            phases["exchange"] = alpha * messages + sent / beta
+            found[name].append(scaling.Point(name, n, rows(n), sent, messages, exchange, phases))
+    return found
+
+
+def test_scaling_finds_latency_bandwidth_and_compute():
+    scaling = script("scaling")
+    found = points(4e-5, 2.5e7)
+    fitted = scaling.fit(found)
+    assert fitted.alpha == pytest.approx(4e-5)
+    assert fitted.beta == pytest.approx(2.5e7)
+    assert (fitted.overhead, fitted.a_row) == pytest.approx((1e-3, 2e-5))
+    assert fitted.error < 1e-9
+    first, last = found["sgd"][0], found["sgd"][-1]
+    assert scaling.speed_up(found["sgd"])[-1] == pytest.approx(first.seconds / last.seconds)
+    weak = points(4e-5, 2.5e7, lambda n: 128)["sgd"]
+    assert scaling.speed_up(weak)[-1] == pytest.approx(8 * weak[0].seconds / weak[-1].seconds)
+    assert not scaling.is_strong(weak)
+    # 16 ranks on a network ten times as fast, by hand
+    p = scaling.at(last, 16, strong=True)
+    wanted = 1e-3 + 2e-5 * 64 + 3e-4 + 4e-6 * 30 + 8e6 * 15 / 16 / 2.5e8
+    assert fitted.seconds(p, 4e-6, 2.5e8) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_signs_win_below_the_link_where_bytes_pay_for_packing():
+    rows = script("scaling").break_even(found := points(0.0, 2.5e7), script("scaling").fit(found))
+    (two,) = [r for r in rows if r["n"] == 2]
+    # 62 bits * 1e6 * (n-1)/n saved, 0.2 ms of packing paid
+    assert two["signs win"] == f"below {31e6 / 2e-4 / 1e6:,.0f} Mbit/s"
+
+
+def test_no_network_is_known_but_the_users(folder):
+    ended = analyse("scaling", folder)
+    assert ended.code == 2
+    assert "simulation" in ended.err
+    options = type("O", (), {"predict": [16], "alpha": None, "beta": None, "interconnect": None})
+    with pytest.raises(UsageError, match="--alpha and --beta"):
+        script("scaling").text(points(1e-5, 1e9), options)
+    options.interconnect = "hdr200"
+    assert "hdr200" not in (told := script("scaling").text(points(1e-5, 1e9), options))
+    assert "alpha 1.5 us and beta 200,000 Mbit/s" in told
+
+
+def test_a_race_is_ranked_by_seconds_of_training(folder):
+    race = script("race")
+    one = Run(folder / "3-1.h5")
+    one["eval"]["test_accuracy"][:] = np.linspace(0, 1, len(one["eval"]["step"]))
+    row = race.first(one, 0.5)
+    step = one["eval"]["step"][row]
+    evaluating = one["phases"]["evaluate"][one["phases"]["step"] <= step].sum() / 3
+    assert race.steps(one, 0.5) == step
+    assert race.seconds(one, 0.5) == pytest.approx(one["eval"]["seconds"][row] - evaluating)
+    assert race.seconds(one, 1.5) == np.inf
+    ranked = race.rows({"50mbit": {"slow": [3.0, 5.0], "fast": [1.0, 1.0], "never": [np.inf, 2.0]}})
+    assert [r["method"] for r in ranked] == ["fast", "slow", "never"]
+    assert ranked[1]["seconds"] == "4.00 +- 1.00"
+    assert ranked[2]["seconds"] == "not reached"
+
+
+def test_figures_name_what_makes_their_runs(tmp_path):
+    figures = script("figures")
+    names = [figure.name for figure in figures.FIGURES]
+    assert len(set(names)) == len(names)
+    for figure in figures.FIGURES:
+        for part in figure.draw.split(" | "):
+            assert (ROOT / "analysis" / part.split()[0]).exists(), figure
+        words = figure.made_by.split()
+        assert any((ROOT / word).exists() for word in words), figure
+    missing = figures.Figure("x.png", (str(tmp_path / "nowhere"),), "curves.py {runs}", "make it")
+    assert "make it by: make it" in figures.make(missing)
+    assert analyse("figures", "no-such").code == 2
+
+
+def test_ddp_takes_the_steps_of_sgd(tmp_path):
+    """The same model, start, rows and batches: float32 gradients averaged by gloo are our baseline up to rounding."""
+    job, ours, theirs = tmp_path / "job.toml", tmp_path / "ours.h5", tmp_path / "theirs.h5"
+    job.write_text('[run]\nsteps = 30\neval_every = 10\nvoters = 2\n[problem]\nname = "digits"\nbatch_size = 16\n')
+    settings = ("algorithm.name=sgd", "algorithm.momentum=0.9", "schedule.lr=0.1", f"run.file={ours}")
+    simulate(config.load(job, settings), quiet=True)
+    ended = run(BIN / "mpirun", "-n", 2, BIN / "python", ROOT / "analysis/ddp.py", job, "--lr", 0.1, "--file", theirs,
+                timeout=90)  # fmt: skip
+    assert ended.code == 0, ended.err
+    one, other = Run(ours), Run(theirs)
+    assert other.complete
+    assert other.attributes["algorithm"] == "ddp-float32-sgd"
+    for column in ("train_loss", "test_accuracy"):
+        np.testing.assert_allclose(one["eval"][column], other["eval"][column], rtol=2e-3, err_msg=column)
