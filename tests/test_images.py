@@ -20,7 +20,7 @@ from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
 from mpisign.results import load_parameters
 from mpisign.rng import Streams
-from mpisign.train import Job
+from mpisign.job import Job
 from tests.building import Setup, digest
 
 
