@@ -113,7 +113,7 @@ class Run:
 
         A column with several values a row, such as probes/voter_success, becomes one for each: voter_success_0, ...
         """
-        flat = {}
+        flat: dict[str, np.ndarray] = {}
         for name, column in self[table].items():
             parts = {name: column} if column.ndim == 1 else {f"{name}_{k}": part for k, part in enumerate(column.T)}
             flat |= parts

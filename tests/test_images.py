@@ -12,6 +12,7 @@ from mpisign import config as configuration
 from mpisign import mpi, restart
 from mpisign.checkpoint import Checkpoint, saved
 from mpisign.errors import UsageError
+from mpisign.job import Job
 from mpisign.measure import statistics
 from mpisign.plan import resolve
 from mpisign.problems.cifar import Cifar10, Cifar100
@@ -20,7 +21,6 @@ from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
 from mpisign.results import load_parameters
 from mpisign.rng import Streams
-from mpisign.job import Job
 from tests.building import Setup, digest
 
 
