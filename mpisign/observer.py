@@ -4,7 +4,6 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
 from mpisign.device import name_of, peak
-from mpisign.errors import MpisignError, StorageError, UsageError
+from mpisign.errors import MpisignError, StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
-from mpisign.plan import Plan
+from mpisign.plan import Plan, run_path
 from mpisign.problems.feed import Feed
 from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
@@ -275,26 +274,8 @@ class Observer:
             say(f"exchange: {choice.name} ({choice.reason})")
         if (rows := self.share.rows).any():
             say(f"rows a voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        if (lies := config.adversary).voters:
+            say(
+                f"adversary: the first {lies.voters} of {self.world.n} voters lie ({lies.kind}, factor {lies.factor:g})"
+            )
         say(f"steps: {config.run.steps}")
-
-
-def run_path(config: Config, n: int) -> Path:
-    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
-    fields = {
-        "problem": config.problem.name.rpartition(":")[2],
-        "algorithm": config.algorithm.name,
-        "n": n,
-        "seed": config.run.seed,
-    }
-    try:
-        path = Path(config.run.file.format(**fields))
-        if not path.name or path.is_dir():
-            raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
-        return path
-    except OSError as error:
-        raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        known = ", ".join(f"{{{name}}}" for name in fields)
-        raise UsageError(
-            f"run.file = {config.run.file!r}: {error} is none of its fields, which are: {known}", agreed=True
-        ) from error
