@@ -27,30 +27,27 @@ tune() {
 
 replay() {
     $BIN/python analysis/race.py runs/race runs/race_ddp --target $TARGET --best >runs/race_best.txt
-    for rate in 50mbit 200mbit 1gbit; do
-        mkdir -p runs/race_links/$rate
-        while read -r method lr _ steps; do
-            case $method in
-            ddp-*)
-                hook=${method#ddp-} optimizer=${method##*-}
-                for seed in 1 2 3; do
-                    file=runs/race_links/$rate/$method-seed$seed.h5
-                    [ -e "$file" ] || MPISIGN=$BIN/python timeout 600 analysis/links.sh 4 $rate $(ddp) \
-                        --hook "${hook%-*}" --optimizer "$optimizer" --lr "$lr" --set run.seed="$seed" --file "$file"
-                done
-                ;;
-            sgd) ;; # DDP's float32 SGD is the same trajectory
-            *)
-                for seed in 1 2 3; do # other seeds may take a few steps more
-                    file=runs/race_links/$rate/$method-seed$seed.h5
-                    [ -e "$file" ] || timeout 600 analysis/links.sh 4 $rate train runs/race_job.toml --overwrite \
-                        --set problem.path="$data" --set algorithm.name="$method" --set schedule.lr="$lr" \
-                        --set run.seed="$seed" --set run.steps=$((steps + 200)) --set run.file="$file"
-                done
-                ;;
-            esac </dev/null 2>>runs/race_links/log
-        done <runs/race_best.txt
+    for seed in 1 2 3; do
+        for rate in 50mbit 200mbit 1gbit; do
+            mkdir -p runs/race_links/$rate
+            while read -r method lr _ steps; do
+                [ "$method" != sgd ] || continue # DDP's float32 SGD is the same trajectory
+                one "$method" "$lr" "$steps" </dev/null >>runs/race_links/log 2>&1
+            done <runs/race_best.txt
+        done
     done
+}
+
+one() { # METHOD LR STEPS: a run behind links of $rate with $seed; evaluations every 50 steps
+    local file=runs/race_links/$rate/$1-seed$seed.h5 hook=${1#ddp-}
+    local how=(--set problem.path="$data" --set run.seed="$seed" --set run.eval_every=50 --set run.check_every=50)
+    [ ! -e "$file" ] || return 0
+    case $1 in
+    ddp-*) MPISIGN=$BIN/python timeout 600 analysis/links.sh 4 $rate $(ddp) --hook "${hook%-*}" \
+        --optimizer "${hook##*-}" --lr "$2" "${how[@]}" --file "$file" ;;
+    *) timeout 600 analysis/links.sh 4 $rate train runs/race_job.toml --overwrite "${how[@]}" \
+        --set algorithm.name="$1" --set schedule.lr="$2" --set run.steps=$(($3 + 200)) --set run.file="$file" ;;
+    esac
 }
 
 mkdir -p runs
