@@ -15,7 +15,7 @@ for kind in strong weak; do
         for n in 1 2 4 8; do
             timeout 600 analysis/links.sh $n "$rate" train jobs/${kind}_scaling.toml --overwrite \
                 --set problem.path="$data" --set algorithm.name=$method --set schedule.lr=$lr \
-                --set run.steps=100 >/dev/null
+                --set run.steps=100 --set run.threads=1 >/dev/null
         done
     done
     .venv/bin/python analysis/scaling.py runs/${kind}_scaling --output analysis/studies/${kind}_scaling.png
