@@ -19,6 +19,7 @@ import numpy as np
 import style
 from compare import rate
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from style import algorithm
 
 from mpisign.errors import UsageError
@@ -95,7 +96,7 @@ def picture(found: dict[str, dict[str, list[float]]], target: float) -> Figure:
     """A panel a link: seconds, mean and standard deviation; votes and floats in two colours."""
     names = sorted({name for methods in found.values() for name in methods}, key=lambda name: np.mean(
         [np.mean(methods[name]) for methods in found.values() if name in methods]), reverse=True)  # fmt: skip
-    figure, (panels,) = style.panels(1, len(found), 2.9, 0.24 * len(names) + 0.6, sharey=True)
+    figure, (panels,) = style.panels(1, len(found), 2.9, 0.24 * len(names) + 0.6, sharey=True, sharex=True)
     places = np.arange(len(names))
     for panel, (link, methods) in zip(panels, found.items(), strict=True):
         for place, name in zip(places, names, strict=True):
@@ -105,6 +106,9 @@ def picture(found: dict[str, dict[str, list[float]]], target: float) -> Figure:
                                fmt="s" if peer else "o", color=style.COLOURS[1 if peer else 0])  # fmt: skip
         panel.set_title(link)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
         panel.set_xlabel(f"seconds to {target:.0%}")
     panels[0].set_yticks(places, names)
     return figure
