@@ -53,8 +53,9 @@ LAUNCH = Template("""\
 # -K1: one dead rank ends the job instead of leaving the others waiting
 run() { srun -K1 --mpi="$$SRUN_MPI" "$$@" & step=$$!; code=0
         [ -z "$${warned:-}" ] || kill -USR1 $$step
-        wait $$step || code=$$?
-        while kill -0 $$step 2>/dev/null; do wait $$step; code=$$?; done; }
+        # the warning ends a wait, not the step, whose own code bash tells once it is gone
+        while kill -0 $$step 2>/dev/null; do wait $$step || :; done
+        wait $$step || code=$$?; }
 trap 'warned=1; [ -z "$${step:-}" ] || kill -USR1 $$step' USR1 # Slurm's warning, handed on to the ranks
 
 $loop""")

@@ -92,7 +92,7 @@ class SlowOracle:
         """Row by row, from gradients of single rows."""
         oracle, total, count = self.oracles[voter], np.zeros(self.layout.length), 0
         oracle.begin(t)
-        for batch, size in oracle._batches():
+        for batch, size in oracle.batches():
             for k in range(size):
                 g = self.layout.zeros()
                 oracle.problem.gradient(
