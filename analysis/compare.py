@@ -90,8 +90,8 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
         "best rate": f"{best:g}" + (" (edge)" if len(rates) > 2 and best in (rates[0], rates[-1]) else ""),
         "seeds": len(chosen),
         metric: f"{np.mean(values):.4g} +- {np.std(values):.2g}",
-        "evaluations": int(last["gradient_evaluations"][-1]),
-        "bytes": int(last["bytes_up"][-1] + last["bytes_down"][-1]),
+        "evaluations": _end(last["gradient_evaluations"]),
+        "bytes": _end(last["bytes_up"]) + _end(last["bytes_down"]),
     }
     if target is not None:
         costs = [cost(run, metric, target) for run in chosen]
@@ -100,6 +100,11 @@ def row(group: list[Run], metric: str, target: float | None, differing: list[str
         found[f"evaluations to {target:g}"] = int(np.median([c.evaluations for c in reached])) if reached else "-"
         found[f"bytes to {target:g}"] = int(np.median([c.bytes for c in reached])) if reached else "-"
     return found | {"_order": sign * np.mean(values)}
+
+
+def _end(column: np.ndarray) -> int:
+    """The last value; 0 of a run that diverged before its first row."""
+    return int(column[-1]) if len(column) else 0
 
 
 def text(rows: list[dict[str, object]]) -> str:

@@ -58,7 +58,7 @@ FIGURES = (
     study("heterogeneity", VERSUS + "--x partition.alpha --categories --panels run.voters --width 4.2 "
           "--xlabel 'Dirichlet alpha'", "MNIST"),
     study("heterogeneity", VERSUS + "--x partition.alpha --categories --panels run.voters --width 4.2 "
-          "--y probes.success_vote --tail 1 --xlabel 'Dirichlet alpha'", "MNIST", "heterogeneity_success"),
+          "--y probes.descent --tail 1 --xlabel 'Dirichlet alpha'", "MNIST", "heterogeneity_descent"),
     study("heterogeneity", VERSUS + "--x partition.alpha --categories --panels run.voters --width 4.2 "
           "--y probes.dissimilarity --tail 1 --log y --xlabel 'Dirichlet alpha'", "MNIST",
           "heterogeneity_dissimilarity"),

@@ -32,6 +32,7 @@ ROWS = {
     "probes.smoothness_density": "density of the smoothness",
     "probes.success": "success, a voter",
     "probes.success_vote": "success, the vote",
+    "probes.descent": "<vote, g> / |g|_1",
     "probes.dissimilarity": "gradient dissimilarity",
     "probes.critical": "share above critical S/N",
 }
@@ -67,6 +68,8 @@ def column(run: Run, row: str) -> np.ndarray:
     table, _, name = row.rpartition(".")
     if row == "eval.bits":
         return run["eval"]["test_loss"] / np.log(2)
+    if row == "probes.descent" and len(run["probes"]["step"]):
+        return run["probes"]["rho_norm_vote"] / run["probes"]["gradient_l1"]
     try:
         found = run[table or "eval"][name]
     except KeyError:

@@ -1,5 +1,6 @@
 """Scripts over run files: numbers in pictures and tables are those of the runs; bad files are named and skipped."""
 
+import contextlib
 import csv
 import importlib
 import io
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from mpisign import config
-from mpisign.errors import UsageError
+from mpisign.errors import NumericalError, UsageError
 from mpisign.results import Run, read_all
 from mpisign.train import simulate
 from tests.running import BIN, ROOT, mpisign, run
@@ -123,6 +124,17 @@ def test_jobs_that_one_line_would_mix_are_refused(folder):
     ended = analyse("versus", folder, "--x", "run.colour")
     assert ended.code == 2
     assert "run.voters" in ended.err
+
+
+def test_runs_that_diverged_before_their_first_row_are_the_worst(folder, tmp_path):
+    settings = ("problem.name=quadratic", "algorithm.name=sgd", "run.steps=900", "run.record_every=900")
+    for lr in (0.1, 1e9):
+        with contextlib.suppress(NumericalError):
+            here(*settings, f"schedule.lr={lr}", f"run.file={tmp_path}/{lr}.h5", n=2)
+    assert Run(tmp_path / "1000000000.0.h5").status.startswith("error")
+    (row,) = script("compare").table(read_all([tmp_path])[0], "train_loss", None)
+    assert row["best rate"] == "0.1"
+    assert analyse("report", tmp_path, "--output", tmp_path / "r.html").code == 0
 
 
 def test_an_envelope_keeps_every_extreme():
