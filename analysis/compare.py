@@ -47,13 +47,18 @@ class Cost:
     evaluations: float
 
 
+def first(run: Run, metric: str, target: float) -> int | None:
+    """The row of /eval at which the metric is there, or None."""
+    values = run["eval"][metric]
+    good = values >= target if LARGER_IS_BETTER[metric] else values <= target
+    return int(np.argmax(good)) if good.any() else None
+
+
 def cost(run: Run, metric: str, target: float) -> Cost | None:
-    evals = run["eval"]
-    good = evals[metric] >= target if LARGER_IS_BETTER[metric] else evals[metric] <= target
-    if not good.any():
+    evals, there = run["eval"], first(run, metric, target)
+    if there is None:
         return None
-    first = int(np.argmax(good))
-    return Cost(evals["bytes_up"][first] + evals["bytes_down"][first], evals["gradient_evaluations"][first])
+    return Cost(evals["bytes_up"][there] + evals["bytes_down"][there], evals["gradient_evaluations"][there])
 
 
 def table(runs: list[Run], metric: str, target: float | None) -> list[dict[str, object]]:

@@ -10,7 +10,6 @@ too, so every script here reads it; its algorithm is called ddp-HOOK-OPTIMIZER. 
 import argparse
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +135,8 @@ class Training:
 
     def _row(self, table: str, **known) -> None:
         """A row whose other columns are empty."""
-        empty = {
-            c.name: "" if c.dtype.startswith("S") else float("nan") if "f" in c.dtype else 0 for c in TABLES[table]
-        }
+        kinds = {"S": "", "f": float("nan"), "i": 0}
+        empty = {column.name: kinds[column.dtype[0]] for column in TABLES[table]}
         self.recorder.append(table, **(empty | known))
 
     def _attributes(self) -> dict[str, object]:
@@ -163,10 +161,8 @@ class Training:
 
 def job(path: Path, settings: list[str]) -> Config:
     """A job file without its [sweep], if it has one; the algorithm is a stand-in that any problem offers."""
-    tables = {k: v for k, v in tomllib.loads(path.read_text()).items() if k not in ("sweep", "algorithm")}
-    for table, key, value in map(configuration.parse, settings):
-        tables.setdefault(table, {})[key] = value
-    tables["run"] = {k: v for k, v in tables["run"].items() if k != "voters"}
+    tables = {k: v for k, v in configuration.tables(path, settings).items() if k != "sweep"}
+    tables["run"].pop("voters", None)
     tables["algorithm"] = {"name": "sgd"}
     return configuration.make(tables, f"{path}: ")
 

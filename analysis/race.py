@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import style
-from compare import rate
+from compare import first, rate
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from style import algorithm
@@ -25,22 +25,18 @@ from style import algorithm
 from mpisign.errors import UsageError
 from mpisign.results import Run
 
-
-def first(run: Run, target: float) -> int | None:
-    """The row of /eval at which the held-out accuracy is there, or None."""
-    good = run["eval"]["test_accuracy"] >= target
-    return int(np.argmax(good)) if good.any() else None
+METRIC = "test_accuracy"
 
 
 def steps(run: Run, target: float) -> float:
     """Steps to the target; infinite if it was never reached."""
-    found = first(run, target)
+    found = first(run, METRIC, target)
     return np.inf if found is None else float(run["eval"]["step"][found])
 
 
 def seconds(run: Run, target: float) -> float:
     """Seconds of training to the target: all that passed, less the evaluations."""
-    found = first(run, target)
+    found = first(run, METRIC, target)
     if found is None:
         return np.inf
     step, phases = run["eval"]["step"][found], run["phases"]

@@ -279,7 +279,7 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
     race = script("race")
     one = Run(folder / "3-1.h5")
     one["eval"]["test_accuracy"][:] = np.linspace(0, 1, len(one["eval"]["step"]))
-    row = race.first(one, 0.5)
+    row = script("compare").first(one, "test_accuracy", 0.5)
     step = one["eval"]["step"][row]
     evaluating = one["phases"]["evaluate"][one["phases"]["step"] <= step].sum() / 3
     assert race.steps(one, 0.5) == step

@@ -137,3 +137,10 @@ def test_a_setting_for_the_length_takes_the_place_of_the_files():
 def test_another_problem_or_algorithm_drops_the_arguments_of_the_built_in_one():
     assert resolved("problem.name=quadratic", "run.steps=5").config.problem.arguments["dimension"] == 100
     assert resolved("algorithm.name=sgd").config.schedule.lr == 0.1
+
+
+def test_a_global_batch_is_dealt_to_all_ranks():
+    job = config.load(None, ("problem.global_batch_size=24",))
+    assert [resolve(job, n).config.problem.batch_size for n in (1, 2, 8)] == [24, 12, 3]
+    with pytest.raises(UsageError, match=r"global_batch_size = 24 .* 5 ranks"):
+        resolve(job, 5)
