@@ -2,6 +2,7 @@
 #   make demo    sets everything up, runs the main job on 8 ranks, draws its curves
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
+#   make test-all       the tests of make test, and those marked slow
 #   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
@@ -24,7 +25,7 @@ READY = $(VENV)/.ready
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
 
 setup: $(READY)
 
@@ -51,6 +52,10 @@ figures: $(READY)
 	$(BIN)/python analysis/figures.py
 
 test: lint test-serial test-parallel
+
+test-all: lint
+	$(BIN)/python -m pytest tests --all --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
+	$(BIN)/python tests/run_parallel.py
 
 lint: $(READY)
 	$(BIN)/ruff check --quiet .

@@ -1,12 +1,25 @@
-"""The MPI in use in pytest's header; on ranks above root, silence except for failures."""
+"""The MPI in use in pytest's header; on ranks above root, silence except for failures; slow tests on demand."""
 
 import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # before anything imports Triton: without a GPU its kernels run under an interpreter
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; make test-all runs it"))
 
 
 def pytest_report_header(config):
