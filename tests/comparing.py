@@ -18,3 +18,9 @@ def differing(one: Path, other: Path) -> list[str]:
     names = kept[0].keys() | kept[1].keys()
     alike = [n for n in names if all(n in k for k in kept) and np.array_equal(kept[0][n], kept[1][n], equal_nan=True)]
     return found + sorted(names - set(alike))
+
+
+def extra_columns(one: Path, other: Path) -> list[str]:
+    """The columns that only the other has."""
+    first, second = Run(one), Run(other)
+    return [f"{t}/{c}" for t in ("steps", "eval", "phases") for c in sorted(set(second[t]) - set(first[t]))]
