@@ -1,7 +1,7 @@
 """What does not move but must be alike on all ranks: frozen parameters and buffers, from root once.
 
 They may be of any kind that a model holds: of any dtype and strides, with elements that share a place in memory
-(expand), sparse, quantised, or of a class that wraps other tensors. Tensors on "meta" hold nothing that could differ.
+(expand), sparse, nested, quantised, or of a class that wraps other tensors. Tensors on "meta" hold nothing to send.
 """
 
 import io
@@ -39,11 +39,8 @@ def told(tensors: Mapping[str, Tensor]) -> list[str]:
     lines = []
     for name, tensor in tensors.items():
         for part, t in parts(name, tensor).items():
-            kind = [str(t.layout)] if t.layout is not torch.strided else []
-            kind += ["meta"] if t.is_meta else []
-            lines.append(
-                " ".join([f"{part!r} of shape {'nested' if t.is_nested else list(t.shape)}", str(t.dtype), *kind])
-            )
+            kind = "" if t.layout is torch.strided else f" {t.layout}"
+            lines.append(f"{part!r} of shape {list(t.shape)} {t.dtype}{kind}{' on meta' if t.is_meta else ''}")
     return lines
 
 

@@ -187,8 +187,8 @@ class Gradients:
         for k in self.missing:
             if id(self.parameters[k]) in self._of_model - now:
                 return UsageError(
-                    f"parameter {self.layout.segments[k].name!r} is no longer one of the model, whose new one would not "
-                    "move (load_state_dict(assign=True), module.weight = ...); assign in place (p.copy_(...)), or make "
-                    "the optimiser afterwards"
+                    f"parameter {self.layout.segments[k].name!r} is no longer one of the model, whose new one would "
+                    "not move (load_state_dict(assign=True), module.weight = ...); assign in place (p.copy_(...)), or "
+                    "make the optimiser afterwards"
                 )
         return None

@@ -155,8 +155,8 @@ def fault_of(parameters: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> 
     if shared := sharing(parameters, beside):
         a, b = shared
         return UsageError(
-            f"parameter {a!r} and {b!r} share memory, which they would not after x was made: tie modules by one "
-            "parameter (decoder.weight = encoder.weight), or clone one of the two"
+            f"parameter {a!r} and {b!r} share memory, which they no longer would in x: tie modules by one parameter "
+            "(decoder.weight = encoder.weight), or clone one of the two"
         )
     return None
 
@@ -174,7 +174,7 @@ def _fault_of_place(p: Tensor, first: torch.device) -> str:
     if dispatches(p):
         return f"is a {type(p).__name__}, which wraps other tensors; only plain tensors lie in the flat vector x"
     if p.layout is not torch.strided or p.is_nested:
-        return f"is sparse ({p.layout}); only dense parameters are optimised"
+        return f"is {'nested' if p.is_nested else f'sparse ({p.layout})'}; only dense parameters are optimised"
     if p.device.type == "cpu" and p.is_shared():
         return (
             "lies in memory that other processes share (share_memory_(), torch.multiprocessing), which would not see "

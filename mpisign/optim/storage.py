@@ -5,6 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+ROWS, COLUMNS = (("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values"))
+COMPRESSED = {
+    torch.sparse_csr: ROWS,
+    torch.sparse_bsr: ROWS,
+    torch.sparse_csc: COLUMNS,
+    torch.sparse_bsc: COLUMNS,
+}
+
 
 def own_storage(view: Tensor) -> Tensor:
     """The memory of a view, on the CPU or a GPU, as a tensor whose storage is that memory and nothing else.
@@ -22,13 +30,18 @@ def dispatches(tensor: Tensor) -> bool:
 
 
 def parts(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A tensor by its name, or the tensors inside it if it wraps others."""
-    if not dispatches(tensor):
+    """A tensor by its name, or the tensors that hold its numbers if it is nested, compressed, or wraps others."""
+    t, inside = tensor.detach() if not dispatches(tensor) else tensor, {}
+    if dispatches(t):
+        names = t.__tensor_flatten__()[0]  # type: ignore[attr-defined]  # what wraps tensors has it
+        inside = {part: getattr(t, part) for part in names}
+    elif t.is_nested:
+        inside = {str(k): part for k, part in enumerate(t.unbind())}
+    elif t.layout in COMPRESSED:
+        inside = {part: getattr(t, part)() for part in COMPRESSED[t.layout]}
+    else:
         return {name: tensor}
-    inside: dict[str, Tensor] = {}
-    for part in tensor.__tensor_flatten__()[0]:  # type: ignore[attr-defined]  # what wraps tensors has it
-        inside |= parts(f"{name}.{part}", getattr(tensor, part))
-    return inside
+    return {own: t for part, held in inside.items() for own, t in parts(f"{name}.{part}", held).items()}
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -56,7 +69,7 @@ def distinct(tensor: Tensor) -> Tensor:
 
 
 def copy_of(tensor: Tensor) -> Tensor:
-    """A copy for put_back, of any tensor but one that wraps others."""
+    """A copy for put_back of a tensor that parts() found."""
     return distinct(tensor.data).clone() if is_dense(tensor) else tensor.data.clone()
 
 
