@@ -1,15 +1,17 @@
 """What a training loop's gradients look like to an estimator: an oracle over p.grad and a closure."""
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.layout import Layout
+from mpisign.optim.parameters import Named
+from mpisign.optim.storage import copy_of, parts, put_back
 
 Closure = Callable[[], Tensor | float]
 
@@ -17,7 +19,7 @@ Closure = Callable[[], Tensor | float]
 class Gradients:
     """An oracle whose first gradient of a step is what backward left in p.grad, and whose second one asks a closure.
 
-    parameters: by name, views into x. buffers: of the model, which a second look at a batch must not move twice.
+    given: whose trained parameters lie in the memory of x. warns: whether this rank is the one that warns.
     What is wrong on this rank is kept in `fault`, and zeros are answered, so that all ranks reach the place where they
     tell each other.
     """
@@ -25,16 +27,20 @@ class Gradients:
     rows, accumulate, clip = None, 1, 0.0
     statistics: ClassVar[dict[str, Tensor]] = {}  # buffers are the model's
 
-    def __init__(self, parameters: dict[str, Parameter], layout: Layout, x: Tensor, buffers: Iterable[Tensor]):
-        self.layout, self.x, self.buffers = layout, x, list(buffers)
-        self.parameters = [parameters[s.name] for s in layout.segments]
-        self.places = [x.data_ptr() + 4 * s.offset for s in layout.segments]
+    def __init__(self, given: Named, layout: Layout, x: Tensor, warns: bool = True):
+        self.layout, self.x, self.warns = layout, x, warns
+        self.model, self.frozen, self._frozen = given.model, given.frozen, list(given.frozen.values())
+        self.parameters = [given.trained[s.name] for s in layout.segments]
+        # an empty parameter has no address
+        self.places = [x.data_ptr() + 4 * s.offset if s.size else 0 for s in layout.segments]
         self.closure: Closure | None = None
         self.scale, self.scaled = 1.0, False  # what gradients are multiplied by, and whether a scaler drives the step
         self.loss = 0.0
         self.fault: MpisignError | None = None
         self.grads: list[Tensor | None] = []  # of this step, in the order of segments
         self.missing: tuple[int, ...] = ()  # segments without one
+        self._missed: tuple[int, ...] = ()  # those that were missing when it was last asked why
+        self._of_model = {id(p) for p in given.model.parameters()} if given.model else set()
         self._views: dict[int, list[Tensor]] = {}
         self._generator: list[Tensor] | None = None
 
@@ -101,7 +107,7 @@ class Gradients:
     def _elsewhere(self, point: Tensor) -> Iterator[None]:
         """Parameters at another point, with the draws of the first look; all else is afterwards as it was."""
         here, gradients = self.x.clone(), [p.grad for p in self.parameters]
-        buffers, generator = [b.clone() for b in self.buffers], self._draws()
+        buffers, generator = self._copies_of_buffers(), self._draws()
         self.x.copy_(point)
         if self._generator is not None:
             self._draw_on(self._generator)
@@ -113,10 +119,18 @@ class Gradients:
         finally:
             self.x.copy_(here)
             self._draw_on(generator)
-            for buffer, before in zip(self.buffers, buffers, strict=True):
-                buffer.copy_(before)
+            for home, name, buffer, copies in buffers:
+                home[name] = buffer  # a module may have replaced it
+                for part, copy in copies:
+                    put_back(part, copy)
             for p, gradient in zip(self.parameters, gradients, strict=True):
                 p.grad = gradient
+
+    def _copies_of_buffers(self) -> list[tuple[dict[str, Tensor | None], str, Tensor, list[tuple[Tensor, Tensor]]]]:
+        """For each buffer of the model: the dict that holds it, its name, itself, and copies of its parts."""
+        homes = [module._buffers for module in self.model.modules()] if self.model else []
+        buffers = [(home, name, b) for home in homes for name, b in home.items() if b is not None]
+        return [(*found, [(t, copy_of(t)) for t in parts(*found[1:]).values()]) for found in buffers]
 
     @property
     def _generators(self) -> list[torch.Generator]:
@@ -132,20 +146,49 @@ class Gradients:
             generator.set_state(state)
 
     def _fault_of_gradients(self) -> UsageError | None:
-        if [p.data_ptr() for p in self.parameters] == self.places and not any(
-            grad is not None and grad.layout is not torch.strided for grad in self.grads
-        ):
-            return None
+        moved = [p.data_ptr() for p in self.parameters] != self.places
+        if moved or any(grad is not None and grad.layout is not torch.strided for grad in self.grads):
+            return self._fault_of_segments()
+        if any(p.requires_grad for p in self._frozen):
+            return self._fault_of_frozen()
+        return self._fault_of_missing() if self.missing != self._missed else None
+
+    def _fault_of_segments(self) -> UsageError | None:
         for segment, place, p, grad in zip(self.layout.segments, self.places, self.parameters, self.grads, strict=True):
-            if p.data_ptr() != place and segment.size:
+            if p.data_ptr() != place:
                 return UsageError(
                     f"parameter {segment.name!r} no longer lies in the flat vector x: its storage was replaced after "
-                    "the optimiser was made (model.to(), p.data = ...); assign in place (p.copy_(...)), or make the "
-                    "optimiser afterwards"
+                    "the optimiser was made (model.to(), p.data = ..., share_memory_()); assign in place "
+                    "(p.copy_(...)), or make the optimiser afterwards"
                 )
             if grad is not None and grad.layout is not torch.strided:
                 return UsageError(
                     f"parameter {segment.name!r} has a sparse gradient ({grad.layout}), but votes are about every "
                     "coordinate; use sparse=False, or leave the parameter to another optimiser"
+                )
+        return None
+
+    def _fault_of_frozen(self) -> UsageError | None:
+        for name, p in self.frozen.items():
+            if p.requires_grad and p.grad is not None:
+                return UsageError(
+                    f"parameter {name!r} was frozen when the optimiser was made, so it has no place in x and would not "
+                    "move; make a new optimiser after unfreezing, or this one with include_frozen=True, by which all "
+                    "frozen parameters travel from the first step on"
+                )
+        return None
+
+    def _fault_of_missing(self) -> UsageError | None:
+        """Whether a gradient is missing because the model has another parameter now. Asked where others are missing."""
+        self._missed = self.missing
+        if self.warns and len(self.missing) == len(self.parameters):
+            warnings.warn("no parameter has a gradient, so none moves: backward() comes before step()", stacklevel=7)
+        now = {id(p) for p in self.model.parameters()} if self.missing and self.model else self._of_model
+        for k in self.missing:
+            if id(self.parameters[k]) in self._of_model - now:
+                return UsageError(
+                    f"parameter {self.layout.segments[k].name!r} is no longer one of the model, whose new one would "
+                    "not move (load_state_dict(assign=True), module.weight = ...); assign in place (p.copy_(...)), or "
+                    "make the optimiser afterwards"
                 )
         return None

@@ -16,12 +16,13 @@ from mpisign.choosing import measured
 from mpisign.device import spread
 from mpisign.errors import MpisignError, UsageError, choices
 from mpisign.layout import Group, Layout
-from mpisign.optim import saving
+from mpisign.optim import broadcast, saving
 from mpisign.optim.asked import Turns, algorithm_of, rate_of
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.overlap import Overlap
-from mpisign.optim.parameters import Given, check_alike, fault_of, named
+from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
 from mpisign.optim.statistics import Statistics, told
+from mpisign.optim.storage import own_storage
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
@@ -35,12 +36,15 @@ FAULT = 1  # the request of a rank that has something to tell before anything mo
 class SignOptimizer(torch.optim.Optimizer):
     """Sign-based distributed optimisation of a torch model: every rank computes gradients, all vote, x moves alike.
 
-    Parameters become views into one flat float32 vector x, in the order in which they are given, those that do not vote
-    last; they are broadcast from root, with the buffers of the model if there is one. All ranks of the communicator
-    make the optimiser and call step() together.
+    Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
+    Each is contiguous there and has a storage of its own over its part of that memory, so that other savers see single
+    tensors; a step takes no longer for it. They come from root, and so does what does not move: frozen parameters, and
+    the model's buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
 
-    params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them. A group's
-    own keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along
+    params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
+    order that is the same on all ranks (no set). Frozen parameters stay where they are, and step() raises UsageError if
+    one of them has a gradient later; with include_frozen they get places in x and travel like others. A group's own
+    keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along
     their mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
     arguments, or an mpisign.algorithm.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
     entry's own if it is None. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
@@ -48,10 +52,11 @@ class SignOptimizer(torch.optim.Optimizer):
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
     comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
-    an Allgather of a few numbers, 0 for none. model: names parameters that were given without, and its buffers come
-    from root too.
+    an Allgather of a few numbers, 0 for none. model: names parameters that were given without, and all else that it
+    holds comes from root too.
 
-    Raises UsageError, on all ranks, for unknown names, parameters not float32, models or settings that differ.
+    Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
+    settings that differ.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class SignOptimizer(torch.optim.Optimizer):
         check_every: int = 100,
         statistics_every: int = 1,
         model: nn.Module | None = None,
+        include_frozen: bool = False,
         **hyperparameters: Any,
     ):
         ranks = mpi.start() if comm is None else mpi.of(comm)
@@ -85,25 +91,23 @@ class SignOptimizer(torch.optim.Optimizer):
         def prepare() -> tuple[Any, ...]:
             slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
             rate = rate_of("lr", rate if lr is None else lr)
-            given = named(params, model)
+            given = named(params, model, include_frozen)
             decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
             defaults = {"lr": rate, "weight_decay": float(decay), "vote": True}
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
             return slots, rate, given
 
         slots, rate, given = self._agreed(prepare)
-        parameters = dict(zip(given.names, self._parameters(), strict=True))
-        self.layout, turns = self._agreed(lambda: self._lay_out(parameters, slots, dense_steps, dense_lr, rate))
-        buffers = list(given.model.buffers()) if given.model else []
+        self.layout, turns = self._agreed(lambda: self._lay_out(given, slots, dense_steps, dense_lr, rate))
         settings = f"{turns.name}: {turns!r}, seed {seed}, exchange {exchange}, chunk {chunk}, overlap {overlap}"
-        shapes = f"buffers {[(list(b.shape), str(b.dtype)) for b in buffers]}"
-        check_alike(self.layout, f"{settings}, {shapes}", ranks)
+        check_alike(self.layout, broadcast.told(given.beside), settings, ranks)
 
-        x = self.layout.flatten({name: p.data for name, p in parameters.items()})
-        self.gradients = Gradients(parameters, self.layout, x, buffers)
-        self._broadcast(x)
+        x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
+        spread(ranks, x)
         for name, view in self.layout.views(x).items():
-            parameters[name].data = view
+            given.trained[name].data = own_storage(view)
+        broadcast.from_root(ranks, given.beside)
+        self.gradients = Gradients(given, self.layout, x, ranks.root)
         self._build(turns, x, Streams(seed), exchange, chunk, progress, overlap)
         if check_every:
             self.stepper.check_replicas()
@@ -121,17 +125,16 @@ class SignOptimizer(torch.optim.Optimizer):
         self.ranks.agree(error)
         return found
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group["params"]]
-
     def _lay_out(
-        self, parameters: dict[str, Tensor], slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
+        self, given: Named, slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
     ) -> tuple[Layout, Turns]:
-        if fault := fault_of(parameters):
+        parameters = given.trained
+        if fault := fault_of(parameters, given.beside):
             raise fault
         raw = all(stage.sign.up().raw for stage in slots.stages)
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        votes = {name: raw or bool(g["vote"]) for name, g in zip(parameters, groups, strict=True)}
+        numbers = {id(p): k for k, group in enumerate(self.param_groups) for p in group["params"]}
+        group_of = {name: numbers[id(p)] for name, p in parameters.items()}
+        votes = {name: raw or bool(self.param_groups[k]["vote"]) for name, k in group_of.items()}
         if not all(votes.values()):
             slots = dense.beside(slots)
         if dense_steps:
@@ -140,17 +143,8 @@ class SignOptimizer(torch.optim.Optimizer):
         device = next(iter(parameters.values())).device
         layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()}, device)
         # the groups' rates and decays are read at every step, in the order of the layout
-        places = {name: k for k, name in enumerate(parameters)}
-        numbers = [k for k, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._group_of = np.array([numbers[places[s.name]] for s in layout.segments])
+        self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
-
-    def _broadcast(self, x: Tensor) -> None:
-        spread(self.ranks, x)
-        for buffer in self.gradients.buffers:
-            whole = buffer.detach().cpu().contiguous()
-            self.ranks.bcast(whole.reshape(-1).view(torch.uint8).numpy())
-            buffer.data.copy_(whole)
 
     def _build(
         self, turns: Turns, x: Tensor, streams: Streams, name: str, chunk: int, progress: str, overlap: bool

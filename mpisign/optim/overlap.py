@@ -32,7 +32,9 @@ class Overlap:
         self._paused = False
         self._flight: Flight | None = None
         for k, p in enumerate(gradients.parameters):
-            p.register_post_accumulate_grad_hook(lambda _, k=k: self._arrived(k))
+            frozen = not p.requires_grad  # for now, and torch wants hooks on what requires a gradient
+            p.requires_grad_().register_post_accumulate_grad_hook(lambda _, k=k: self._arrived(k))
+            p.requires_grad_(not frozen)
         self.forget()
 
     @contextmanager

@@ -1,89 +1,223 @@
 """What a SignOptimizer is given to move: names, groups, and whether all ranks were given the same."""
 
-from collections.abc import Iterable
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Set
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
+from mpisign.optim.broadcast import fault_of_kind
+from mpisign.optim.storage import dispatches, repeats, sharing
 
 Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 
 
 @dataclass(frozen=True)
 class Named:
-    """Parameter groups for torch, and the name of every parameter in them, in order."""
+    """What is given, by name.
+
+    groups: for torch, with frozen parameters in their places. trained: those that lie in x, in order. frozen: those
+    given that do not. beside: all that does not lie in x but must be alike on all ranks: frozen parameters, and the
+    other parameters and the buffers of the model.
+    """
 
     groups: list[dict[str, Any]]
-    names: list[str]
+    trained: dict[str, nn.Parameter]
+    frozen: dict[str, Tensor]
+    beside: dict[str, Tensor]
     model: nn.Module | None
 
 
-def named(given: Given, model: nn.Module | None) -> Named:
-    """Groups and names of what is given: a model, parameters, named parameters, or groups of either.
+def named(given: Given, model: nn.Module | None, include_frozen: bool = False) -> Named:
+    """Names of what is given: a model, parameters, named parameters, or groups of either.
 
-    Names come from the model, from pairs (name, parameter), or are numbers. Frozen parameters are left out.
+    Names come from the model, from pairs (name, parameter), or are numbers. include_frozen: parameters that require no
+    gradient now are to be trained too. Raises UsageError for what has no order, is given twice, or is no parameter.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise UsageError(f"model: a {type(model).__name__}; pass the torch.nn.Module that holds the parameters")
     if isinstance(given, nn.Module):
         model = model or given
         given = given.named_parameters()
-    items: list[Any] = list(given)
+    groups = _groups_of(given)
+    known = {id(p): name for name, p in model.named_parameters()} if model else {}
+    trained: dict[str, nn.Parameter] = {}
+    frozen: dict[str, Tensor] = {}
+    met: dict[int, tuple[str, int]] = {}  # the name of a parameter, and the number of its group
+    for number, group in enumerate(groups):
+        pairs, group["params"] = group["params"], [p for _, p in group["params"]]
+        for name, p in pairs:
+            if id(p) in met:
+                raise _twice(*met[id(p)], number)
+            mine, kind = (trained, "parameter") if p.requires_grad or include_frozen else (frozen, "frozen")
+            name = name or known.get(id(p), f"{kind}{len(mine)}")
+            if name in trained or name in frozen:
+                raise UsageError(f"two parameters are called {name!r}; give them names of their own")
+            mine[name], met[id(p)] = p, (name, number)
+    return Named(groups, trained, frozen, _beside(trained, frozen, model), model)
+
+
+def _twice(name: str, first: int, second: int) -> UsageError:
+    if first != second:
+        return UsageError(f"parameter {name!r} is in groups {first} and {second}; one of them can move it")
+    return UsageError(f"parameter {name!r} is given twice; pass the model, or list(dict.fromkeys(parameters))")
+
+
+def _groups_of(given: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups of their own, whose "params" are pairs of name (empty if it has none) and parameter."""
+    items = _listed(given, "params")
     if not items:
         raise UsageError("no parameters to optimise; pass a model, or its parameters()")
-    groups = [dict(item) for item in items] if isinstance(items[0], dict) else [{"params": items}]
-    known = {id(p): name for name, p in model.named_parameters()} if model else {}
-    names: list[str] = []
-    for group in groups:
-        params = group["params"]
-        pairs = [p if isinstance(p, tuple) else ("", p) for p in ([params] if isinstance(params, Tensor) else params)]
-        pairs = [(name, p) for name, p in pairs if not isinstance(p, Tensor) or p.requires_grad]
-        names += [name or known.get(id(p), f"parameter{len(names) + k}") for k, (name, p) in enumerate(pairs)]
-        group["params"] = [p for _, p in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"two parameters are called {twice[0]!r}; give them names of their own")
-    return Named([group for group in groups if group["params"]], names, model)
+    if not any(isinstance(item, dict) for item in items):
+        return [{"params": [_pair(item) for item in items]}]
+    groups = []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict) or "params" not in item:
+            what = "lacks the key 'params'" if isinstance(item, dict) else f"is a {type(item).__name__}"
+            raise UsageError(f"group {number} {what}; groups are dicts: {{'params': parameters, 'lr': 0.1}}")
+        params = item["params"]
+        params = (
+            [params] if isinstance(params, Tensor) else params.parameters() if isinstance(params, nn.Module) else params
+        )
+        groups.append(item | {"params": [_pair(p) for p in _listed(params, f"params of group {number}")]})
+    return groups
 
 
-def fault_of(parameters: dict[str, Tensor]) -> UsageError | None:
-    """What about these parameters can't be optimised here, if anything."""
+def _listed(given: Any, what: str) -> list[Any]:
+    """The items of what has the same order on every rank."""
+    if isinstance(given, Mapping):
+        raise UsageError(
+            f"{what}: a {type(given).__name__}; pass its items(), or a list of groups: [{{'params': ...}}]"
+        )
+    if isinstance(given, WeakSet) or (isinstance(given, Set) and not isinstance(given, (KeysView, ItemsView))):
+        raise UsageError(f"{what}: a {type(given).__name__} has another order on every rank; pass a list or the model")
+    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+        raise UsageError(f"{what}: a {type(given).__name__}; pass a model, or a list of parameters")
+    items = list(given)
+    if not items and isinstance(given, Iterator):
+        raise UsageError(
+            f"{what}: no parameters; an iterator, such as model.parameters(), can be used once only: "
+            "pass list(model.parameters())"
+        )
+    return items
+
+
+def _pair(item: Any) -> tuple[str, nn.Parameter]:
+    """Name and parameter of what stands for one parameter."""
+    name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
+    if not isinstance(p, Tensor) or not isinstance(name, str):
+        raise UsageError(
+            f"params: {str(item)[:60]!r} is a {type(item).__name__}; parameters are tensors, or pairs (name, tensor), "
+            "as model.named_parameters() gives them"
+        )
+    if not p.is_leaf:
+        raise UsageError(
+            f"parameter {name or '(no name)'!r} of shape {list(p.shape)} is computed from other tensors; give those "
+            "that it comes from, or p.detach().requires_grad_()"
+        )
+    return name, p  # type: ignore[return-value]  # a leaf will do
+
+
+def _beside(trained: dict[str, nn.Parameter], frozen: dict[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
+    """What the model and the user hold besides the trained parameters, each once."""
+    everything = [
+        *frozen.items(),
+        *(model.named_parameters() if model else ()),
+        *(model.named_buffers() if model else ()),
+    ]
+    seen, found = {id(p) for p in trained.values()}, {}
+    for name, t in everything:
+        if id(t) not in seen:
+            seen.add(id(t))
+            found[f"{name} of the model" if name in found or name in trained else name] = t
+    return found
+
+
+def fault_of(parameters: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> UsageError | None:
+    """What about these parameters, or about what is beside them, can't be optimised here, if anything."""
     if not parameters:
         return UsageError("no parameter requires a gradient, so there is nothing to optimise")
+    if not any(is_lazy(p) or p.numel() for p in parameters.values()):
+        return UsageError("no parameter has any element, so there is nothing to optimise")
+    if fault := fault_of_kind(parameters) or fault_of_kind(beside):
+        return fault
+    first = next(iter(parameters.values())).device
     for name, p in parameters.items():
-        if p.dtype != torch.float32:
-            return UsageError(
-                f"parameter {name!r} is {p.dtype}; mpisign keeps parameters in torch.float32: model.float(), "
-                "and torch.autocast for a forward pass in fewer bits"
-            )
-        if p.device.type not in ("cpu", "cuda"):
-            return UsageError(f"parameter {name!r} lies on {p.device}; the CPU and CUDA are known: model.to(...)")
-        if p.device != (first := next(iter(parameters.values())).device):
-            return UsageError(f"parameter {name!r} lies on {p.device}, others on {first}; a rank has one device")
-        if p.device.type == "cuda" and p.device.index != torch.cuda.current_device():
-            return UsageError(
-                f"parameter {name!r} lies on {p.device}: first call torch.cuda.set_device({p.device.index})"
-            )
-        if p.layout is not torch.strided:
-            return UsageError(f"parameter {name!r} is sparse ({p.layout}); only dense parameters are optimised")
+        if text := _fault_of_place(p, first) or _fault_of_numbers(p):
+            return UsageError(f"parameter {name!r} {text}")
+    if shared := sharing(parameters, beside):
+        a, b = shared
+        return UsageError(
+            f"parameter {a!r} and {b!r} share memory, which they no longer would in x: tie modules by one parameter "
+            "(decoder.weight = encoder.weight), or clone one of the two"
+        )
     return None
 
 
-def check_alike(layout: Layout, settings: str, ranks: Ranks) -> None:
-    """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings."""
+def _fault_of_place(p: Tensor, first: torch.device) -> str:
+    """What is wrong with where a parameter lies. first: the device of the first one."""
+    if p.device.type == "meta":
+        return "lies on meta, without values: model.to_empty(device='cpu') and its initialisation come before"
+    if p.device.type not in ("cpu", "cuda"):
+        return f"lies on {p.device}; the CPU and CUDA are known: model.to(...)"
+    if p.device != first:
+        return f"lies on {p.device}, others on {first}; a rank has one device"
+    if p.device.type == "cuda" and p.device.index != torch.cuda.current_device():
+        return f"lies on {p.device}: first call torch.cuda.set_device({p.device.index})"
+    if dispatches(p):
+        return f"is a {type(p).__name__}, which wraps other tensors; only plain tensors lie in the flat vector x"
+    if p.layout is not torch.strided or p.is_nested:
+        return f"is {'nested' if p.is_nested else f'sparse ({p.layout})'}; only dense parameters are optimised"
+    if p.device.type == "cpu" and p.is_shared():
+        return (
+            "lies in memory that other processes share (share_memory_(), torch.multiprocessing), which would not see "
+            "it move: parameters get places in the optimiser's own vector x; give a copy.deepcopy(model)"
+        )
+    return ""
+
+
+def _fault_of_numbers(p: Tensor) -> str:
+    """What is wrong with the numbers of a parameter."""
+    if p.dtype.is_complex:
+        return f"is {p.dtype}; only real numbers have signs: make torch.view_as_real(p) the parameter"
+    if p.dtype != torch.float32:
+        return (
+            f"is {p.dtype}; mpisign keeps parameters in torch.float32: model.float(), "
+            "and torch.autocast for a forward pass in fewer bits"
+        )
+    if p.is_inference():
+        return "was made in torch.inference_mode(), and can't be trained: make the model outside of it"
+    if repeats(p):
+        return f"of shape {list(p.shape)} has elements that share memory (expand()); clone() it"
+    return ""
+
+
+def check_alike(layout: Layout, beside: list[str], settings: str, ranks: Ranks) -> None:
+    """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings.
+
+    beside: a line for each buffer and frozen parameter.
+    """
     mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
-    everyone = ranks.comm.allgather((mine, settings)) if ranks.comm else []
-    for rank, (theirs, other) in enumerate(everyone):
+    everyone = ranks.comm.allgather((mine, beside, settings)) if ranks.comm else []
+    for rank, (theirs, lines, other) in enumerate(everyone):
         first, what = everyone[0][0], f"rank {rank} and rank 0 have different"
         if len(theirs) != len(first):
             message = f"{what} models: {len(theirs)} and {len(first)} parameters"
         elif theirs != first:
             k = next(k for k, pair in enumerate(zip(theirs, first, strict=True)) if pair[0] != pair[1])
             message = f"{what} models: parameter {k} is {_told(theirs[k])} and {_told(first[k])}"
-        elif other != everyone[0][1]:
-            message = f"{what} settings: {other} and {everyone[0][1]}"
+        elif lines != everyone[0][1]:
+            pair = next(pair for pair in zip_longest(lines, everyone[0][1], fillvalue="none") if pair[0] != pair[1])
+            message = f"{what} buffers or frozen parameters: {pair[0]} and {pair[1]}"
+        elif other != everyone[0][2]:
+            message = f"{what} settings: {other} and {everyone[0][2]}"
         else:
             continue
         raise UsageError(f"{message}; build the same model and optimiser on every rank", agreed=True)
