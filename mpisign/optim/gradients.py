@@ -1,15 +1,16 @@
 """What a training loop's gradients look like to an estimator: an oracle over p.grad and a closure."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.layout import Layout
+from mpisign.optim.buffers import to_save
 
 Closure = Callable[[], Tensor | float]
 
@@ -17,16 +18,16 @@ Closure = Callable[[], Tensor | float]
 class Gradients:
     """An oracle whose first gradient of a step is what backward left in p.grad, and whose second one asks a closure.
 
-    parameters: by name, views into x. buffers: of the model, which a second look at a batch must not move twice.
+    parameters: by name, views into x. model: whose buffers a second look at a batch must not move twice, or None.
     What is wrong on this rank is kept in `fault`, and zeros are answered, so that all ranks reach the place where they
     tell each other.
     """
 
     rows, accumulate, clip = None, 1, 0.0
-    statistics: ClassVar[dict[str, Tensor]] = {}  # buffers are the model's
 
-    def __init__(self, parameters: dict[str, Parameter], layout: Layout, x: Tensor, buffers: Iterable[Tensor]):
-        self.layout, self.x, self.buffers = layout, x, list(buffers)
+    def __init__(self, parameters: dict[str, Parameter], layout: Layout, x: Tensor, model: Module | None):
+        self.layout, self.x, self.model = layout, x, model
+        self.buffers = list(model.buffers()) if model else []
         self.parameters = [parameters[s.name] for s in layout.segments]
         self.places = [x.data_ptr() + 4 * s.offset for s in layout.segments]
         self.closure: Closure | None = None
@@ -37,6 +38,11 @@ class Gradients:
         self.missing: tuple[int, ...] = ()  # segments without one
         self._views: dict[int, list[Tensor]] = {}
         self._generator: list[Tensor] | None = None
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of this rank besides its states: the buffers that the model has now."""
+        return to_save(self.model)
 
     def begin(self, t: int) -> None:
         """Nothing turns with the step: batches are the loop's own."""

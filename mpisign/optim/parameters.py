@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
+from mpisign.optim.agreement import by_value
 
 Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 
@@ -71,7 +72,7 @@ def fault_of(parameters: dict[str, Tensor]) -> UsageError | None:
     return None
 
 
-def check_alike(layout: Layout, settings: str, ranks: Ranks) -> None:
+def check_alike(layout: Layout, settings: dict[str, object], ranks: Ranks) -> None:
     """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings."""
     mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
     everyone = ranks.comm.allgather((mine, settings)) if ranks.comm else []
@@ -83,7 +84,8 @@ def check_alike(layout: Layout, settings: str, ranks: Ranks) -> None:
             k = next(k for k, pair in enumerate(zip(theirs, first, strict=True)) if pair[0] != pair[1])
             message = f"{what} models: parameter {k} is {_told(theirs[k])} and {_told(first[k])}"
         elif other != everyone[0][1]:
-            message = f"{what} settings: {other} and {everyone[0][1]}"
+            key = next(key for key in other if other[key] != everyone[0][1][key])
+            message = f"different settings: {key} is {by_value([told[key] for _, told in everyone])}"
         else:
             continue
         raise UsageError(f"{message}; build the same model and optimiser on every rank", agreed=True)
