@@ -14,3 +14,23 @@ def __getattr__(name: str) -> Any:
     if name == "optim":
         return importlib.import_module("mpisign.optim")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def rank() -> int:
+    """This process's number among those that mpirun or srun started, from 0; 0 where nothing did.
+
+    Starts MPI where nothing has, which all ranks do together. Raises UsageError as SignOptimizer does.
+    """
+    return _place()[0]
+
+
+def size() -> int:
+    """How many processes mpirun or srun started together; 1 where nothing did. Otherwise as rank()."""
+    return _place()[1]
+
+
+def _place() -> tuple[int, int]:
+    from mpisign import mpi
+
+    mpi.guard()
+    return mpi.place()

@@ -133,6 +133,12 @@ def start(threads: int = 0) -> Ranks:
     return _started
 
 
+def place() -> tuple[int, int]:
+    """Rank and size in COMM_WORLD; starts MPI where nothing has."""
+    world = _library().COMM_WORLD if (_started or start()).comm else None
+    return (world.Get_rank(), world.Get_size()) if world else (0, 1)
+
+
 def of(comm: object, threads: int = 0) -> Ranks:
     """The ranks of an mpi4py communicator whose MPI runs already; what is sent goes by a copy of it. Collective.
 
@@ -150,8 +156,7 @@ def of(comm: object, threads: int = 0) -> Ranks:
 
 def _around(comm, threads: int) -> Ranks:
     """Looks around in a communicator."""
-    from mpi4py import MPI
-
+    MPI = _library()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     hosts = Counter(comm.allgather(MPI.Get_processor_name()))
     vendor, numbers = MPI.get_vendor()
@@ -177,8 +182,7 @@ def multithreaded() -> bool:
     """Whether any thread may call MPI; of no interest without MPI."""
     if _started is None or not _started.comm:
         return True
-    from mpi4py import MPI
-
+    MPI = _library()
     return MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
 
@@ -257,10 +261,8 @@ def finish_at_once(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if _started is not None and _started.comm:
-        from mpi4py import MPI
-
         ending.end()
-        MPI.Finalize()
+        _library().Finalize()
     os._exit(code)
 
 

@@ -1,19 +1,44 @@
-"""What a SignOptimizer was asked for, by name or as an object: the algorithm and its rate."""
+"""What a SignOptimizer was asked for: the algorithm, by name or as an object, its rate, and how it travels."""
 
-import math
-from typing import Any, TypeAlias
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
+import pydantic
+from pydantic import Field
 from torch import Tensor
 
 from mpisign import config as configuration
 from mpisign import zoo
 from mpisign.algorithm import Algorithm, Cycle, Stages, entries, find
 from mpisign.errors import UsageError, choices
+from mpisign.optim.values import at_least_zero, flag, number
 
 assert zoo  # its entries are in the registry
 
 Turns: TypeAlias = Algorithm | Stages | Cycle
 OFFERED = frozenset({"two points"})  # what a training loop with a closure can give
+
+
+class Settings(pydantic.BaseModel):
+    """What a SignOptimizer takes beside parameters, rates and hyperparameters; alike on all ranks."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(ge=0, lt=2**64)
+    exchange: str
+    chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)]
+    progress: Literal["", "calls", "thread"]
+    overlap: bool
+    dense_steps: int = Field(ge=0, le=10**15)
+    check_every: int = Field(ge=0)
+    statistics_every: int = Field(ge=0)
+
+
+def settings_of(**given: Any) -> Settings:
+    """Settings, checked; raises UsageError naming the first that is wrong."""
+    return configuration.validate(Settings, {name: number(value) for name, value in given.items()}, "")
 
 
 def algorithm_of(
@@ -25,6 +50,7 @@ def algorithm_of(
             raise UsageError(f"{choices(hyperparameters)}: an algorithm that is built already takes no hyperparameters")
         return given.with_rules(zeros, ties, voters), 1e-3
     entry = find(given)
+    hyperparameters = {name: number(value) for name, value in _spelled_here(entry.make, hyperparameters).items()}
     table = configuration.validate(
         configuration.Algorithm, {"name": given, "zeros": zeros, "ties": ties, **hyperparameters}, ""
     )
@@ -38,9 +64,41 @@ def algorithm_of(
     return built.with_rules(zeros, ties, voters), entry.lr
 
 
+def _spelled_here(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters with torch's betas as beta1 and beta2, and its eps as epsilon, where an entry has those."""
+    own, taken = inspect.signature(make).parameters, dict(hyperparameters)
+    for spelled, names in (("betas", ("beta1", "beta2")), ("eps", ("epsilon",))):
+        if spelled not in taken or spelled in own or not all(name in own for name in names):
+            continue
+        value = taken.pop(spelled)
+        parts = (
+            [value] if len(names) == 1 else list(value) if isinstance(value, (tuple, list, Tensor, np.ndarray)) else []
+        )
+        if len(parts) != len(names):
+            raise UsageError(f"{spelled} = {value!r}: it stands for ({', '.join(names)}), two numbers")
+        if twice := [name for name in names if name in taken]:
+            raise UsageError(f"{spelled} and {twice[0]} are both given; give one of them")
+        taken |= dict(zip(names, parts, strict=True))
+    return taken
+
+
 def rate_of(name: str, value: Any) -> float:
-    if isinstance(value, Tensor):
-        value = float(value)
-    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UsageError(f"{name} = {value!r}: a learning rate is a finite number, 0 or above")
-    return float(value)
+    return at_least_zero(name, value, "a learning rate")
+
+
+def decay_of(name: str, value: Any) -> float:
+    return at_least_zero(name, value, "a weight decay")
+
+
+def numbers_of(groups: list[dict[str, Any]]) -> np.ndarray:
+    """Learning rates and weight decays of parameter groups, float64 (2, groups); raises UsageError as rate_of does."""
+    rates = [rate_of(f"lr of parameter group {k}", group["lr"]) for k, group in enumerate(groups)]
+    decays = [decay_of(f"weight_decay of parameter group {k}", group["weight_decay"]) for k, group in enumerate(groups)]
+    return np.array([rates, decays])
+
+
+def check_group(group: dict[str, Any], place: int) -> None:
+    """Refuses values of a group that can't be; its vote becomes a bool. place: among the groups. Raises UsageError."""
+    rate_of(f"lr of parameter group {place}", group["lr"])
+    decay_of(f"weight_decay of parameter group {place}", group["weight_decay"])
+    group["vote"] = flag(f"vote of parameter group {place}", group["vote"])

@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.layout import Layout
+from mpisign.optim.buffers import to_save
 from mpisign.optim.parameters import Named
 from mpisign.optim.storage import copy_of, parts, put_back
 
@@ -25,7 +26,6 @@ class Gradients:
     """
 
     rows, accumulate, clip = None, 1, 0.0
-    statistics: ClassVar[dict[str, Tensor]] = {}  # buffers are the model's
 
     def __init__(self, given: Named, layout: Layout, x: Tensor, warns: bool = True):
         self.layout, self.x, self.warns = layout, x, warns
@@ -43,6 +43,11 @@ class Gradients:
         self._of_model = {id(p) for p in given.model.parameters()} if given.model else set()
         self._views: dict[int, list[Tensor]] = {}
         self._generator: list[Tensor] | None = None
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of this rank besides its states: the buffers that the model has now."""
+        return to_save(self.model)
 
     def begin(self, t: int) -> None:
         """Nothing turns with the step: batches are the loop's own."""

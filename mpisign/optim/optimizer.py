@@ -1,26 +1,35 @@
 """SignOptimizer: torch's interface around the Stepper."""
 
 import warnings
-import zlib
 from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpisign import bits, dense, exchange, mpi, zoo
+from mpisign import __version__, bits, dense, exchange, mpi, zoo
 from mpisign.choosing import measured
 from mpisign.device import spread
-from mpisign.errors import MpisignError, UsageError, choices
+from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
-from mpisign.optim import broadcast, saving
-from mpisign.optim.asked import Turns, algorithm_of, rate_of
+from mpisign.optim import broadcast, requests, threads
+from mpisign.optim.agreement import agreed
+from mpisign.optim.asked import (
+    Settings,
+    Turns,
+    algorithm_of,
+    check_group,
+    decay_of,
+    numbers_of,
+    rate_of,
+    settings_of,
+)
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
+from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, told
 from mpisign.optim.storage import own_storage
 from mpisign.problems import Oracle
@@ -30,10 +39,8 @@ from mpisign.world import Local, Mpi
 
 assert zoo  # its entries are in the registry
 
-FAULT = 1  # the request of a rank that has something to tell before anything moves
 
-
-class SignOptimizer(torch.optim.Optimizer):
+class SignOptimizer(Stateful):
     """Sign-based distributed optimisation of a torch model: every rank computes gradients, all vote, x moves alike.
 
     Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
@@ -82,25 +89,30 @@ class SignOptimizer(torch.optim.Optimizer):
         include_frozen: bool = False,
         **hyperparameters: Any,
     ):
-        ranks = mpi.start() if comm is None else mpi.of(comm)
+        ranks = self.ranks = mpi.start() if comm is None else mpi.of(comm)
         mpi.guard()
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
-        self.ranks, self.check_every, self.statistics_every = ranks, check_every, statistics_every
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
         def prepare() -> tuple[Any, ...]:
+            settings = settings_of(
+                seed=seed, exchange=exchange, chunk=chunk, progress=progress, overlap=overlap, dense_steps=dense_steps,
+                check_every=check_every, statistics_every=statistics_every,
+            )  # fmt: skip
             slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
+            live = lr if isinstance(lr, Tensor) else None  # torch's way to a rate that changes in place
             rate = rate_of("lr", rate if lr is None else lr)
             given = named(params, model, include_frozen)
             decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
-            defaults = {"lr": rate, "weight_decay": float(decay), "vote": True}
+            decay = decay_of("weight_decay", decay)
+            defaults = {"lr": rate if live is None else live, "weight_decay": decay, "vote": True}
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
-            return slots, rate, given
+            return settings, slots, rate, given
 
-        slots, rate, given = self._agreed(prepare)
-        self.layout, turns = self._agreed(lambda: self._lay_out(given, slots, dense_steps, dense_lr, rate))
-        settings = f"{turns.name}: {turns!r}, seed {seed}, exchange {exchange}, chunk {chunk}, overlap {overlap}"
-        check_alike(self.layout, broadcast.told(given.beside), settings, ranks)
+        settings, slots, rate, given = self._agreed(prepare)
+        self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
+        self.layout, turns = self._agreed(lambda: self._lay_out(given, slots, settings.dense_steps, dense_lr, rate))
+        check_alike(self.layout, broadcast.told(given.beside), self._told(turns, settings), ranks)
 
         x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
         spread(ranks, x)
@@ -108,22 +120,24 @@ class SignOptimizer(torch.optim.Optimizer):
             given.trained[name].data = own_storage(view)
         broadcast.from_root(ranks, given.beside)
         self.gradients = Gradients(given, self.layout, x, ranks.root)
-        self._build(turns, x, Streams(seed), exchange, chunk, progress, overlap)
-        if check_every:
+        self._build(turns, x, settings)
+        if self.check_every:
             self.stepper.check_replicas()
+        self._show_state()
         self._frozen = True
+        threads.warn_if_crowded(ranks)
 
     # Construction
 
     def _agreed(self, work: Callable[[], Any]) -> Any:
-        """What work returns, or the UsageError that any rank met, on all ranks."""
-        found, error = None, None
-        try:
-            found = work()
-        except MpisignError as met:
-            error = met
-        self.ranks.agree(error)
-        return found
+        return agreed(work, self.ranks)
+
+    def _told(self, turns: Turns, settings: Settings) -> dict[str, object]:
+        """What must be alike on all ranks besides the layout."""
+        rates, decays = numbers_of(self.param_groups).tolist()
+        sizes = [len(group["params"]) for group in self.param_groups]
+        of_groups = {"lr of the groups": rates, "weight_decay of the groups": decays, "parameters of the groups": sizes}
+        return {"mpisign": __version__, "algorithm": f"{turns.name}: {turns!r}"} | settings.model_dump() | of_groups
 
     def _lay_out(
         self, given: Named, slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
@@ -146,22 +160,21 @@ class SignOptimizer(torch.optim.Optimizer):
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
-    def _build(
-        self, turns: Turns, x: Tensor, streams: Streams, name: str, chunk: int, progress: str, overlap: bool
-    ) -> None:
-        ranks = self.ranks
+    def _build(self, turns: Turns, x: Tensor, settings: Settings) -> None:
+        ranks, overlap = self.ranks, settings.overlap
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
         wholes = [reason for stage in turns.stages if (reason := stage.whole)]
-        self.overlaps = bool(overlap) and len(wholes) < len(turns.stages) and ranks.size > 1
+        self.overlaps = overlap and len(wholes) < len(turns.stages) and ranks.size > 1
         if overlap and wholes and ranks.root:
             warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)
-        chosen = self._agreed(lambda: exchange.choose(name, turns, ranks.size))
-        how: dict[str, Any] = {"chunk": chunk, "progress": progress or ("thread" if self._threads() else "calls")}
+        chosen = self._agreed(lambda: exchange.choose(settings.exchange, turns, ranks.size))
+        progress = settings.progress or ("thread" if self._threads() else "calls")
+        how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)
         carriers = exchange.build(chosen, world, self.layout, turns, **how, backwards=self.overlaps)
         self.choices = chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
-        self.stepper = Stepper(turns, self.layout, carriers, world, streams, oracles, x)
+        self.stepper = Stepper(turns, self.layout, carriers, world, Streams(settings.seed), oracles, x)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
@@ -178,6 +191,14 @@ class SignOptimizer(torch.optim.Optimizer):
                 "hyperparameters are those of the whole optimiser"
             )
         super().add_param_group(param_group)
+        check_group(self.param_groups[-1], len(self.param_groups) - 1)
+
+    def __repr__(self) -> str:
+        if not self.__dict__.get("_frozen"):
+            return super().__repr__()
+        names = " then ".join(dict.fromkeys(choice.name for choice in self.choices))
+        facts = f"{self.stepper.turns.name}, d={self.layout.size}, n={self.ranks.size}, exchange={names}"
+        return super().__repr__().replace(" (\n", f" {facts} (\n", 1)
 
     # A step
 
@@ -200,10 +221,12 @@ class SignOptimizer(torch.optim.Optimizer):
             return returned
         if self._overlap:
             self._overlap.finish()
-        rates = self._rates()
-        stepper.own_decays = np.array([float(group["weight_decay"]) for group in self.param_groups])[self._group_of]
+        numbers = self._numbers()
+        stepper.own_decays, rates = numbers[1][self._group_of], self._rates(numbers)
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
-        outcome = stepper.step(rates, counting, self._request(), self._check)
+        request = requests.request(gradients, numbers, self.ranks)
+        check = lambda found: requests.refuse(found, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
+        outcome = stepper.step(rates, counting, request, check)
         # bytes since the last step, as messages travel before step() where they overlap with backward
         before, traffic = self._sent, stepper.world.traffic
         self._sent = traffic.up, traffic.down
@@ -218,9 +241,17 @@ class SignOptimizer(torch.optim.Optimizer):
         stepper = self.stepper
         return stepper.turns.stages[stepper.turns.stage(stepper.t - stepper.begun)].estimator.two_points
 
-    def _rates(self) -> np.ndarray:
+    def _numbers(self) -> np.ndarray:
+        """Rates and decays of the groups, float64 (2, groups); zeros, and a fault, where they can't be."""
+        try:
+            return numbers_of(self.param_groups)
+        except UsageError as error:
+            self.gradients.fault = self.gradients.fault or error
+            return np.zeros((2, len(self.param_groups)))
+
+    def _rates(self, numbers: np.ndarray | None = None) -> np.ndarray:
         """Learning rates of the segments; 0 for one whose gradient is missing."""
-        rates = np.array([float(group["lr"]) for group in self.param_groups])[self._group_of]
+        rates = (self._numbers() if numbers is None else numbers)[0][self._group_of]
         if self.gradients.missing:
             rates[list(self.gradients.missing)] = 0.0
         return rates
@@ -238,57 +269,6 @@ class SignOptimizer(torch.optim.Optimizer):
     # torch.amp.GradScaler then leaves unscaling, and what to do about an overflow, to step()
     _step_supports_amp_scaling = True
 
-    def _request(self) -> int:
-        """What this rank tells all others before anything moves: a fault, or which gradients are missing."""
-        if self.gradients.fault is not None:
-            return FAULT
-        missing = self.gradients.missing
-        return FAULT + 1 + zlib.crc32(repr(missing).encode()) if missing else 0
-
-    def _check(self, requests: np.ndarray) -> None:
-        """Raises on all ranks what any of them has to tell."""
-        if (requests == FAULT).any():
-            self.ranks.agree(self.gradients.fault)
-        if (requests == requests[0]).all():
-            return
-        mine = [self.layout.segments[k].name for k in self.gradients.missing]
-        everyone = self.ranks.comm.allgather(mine)
-        name = next(name for names in everyone for name in names if not all(name in others for others in everyone))
-        lacking = [rank for rank, names in enumerate(everyone) if name in names]
-        raise UsageError(
-            f"parameter {name!r} has no gradient on rank(s) {lacking}, but on others it has; in a step "
-            "every rank must use the same parameters",
-            agreed=True,
-        )
-
-    def no_sync(self) -> Any:
+    def no_sync(self) -> AbstractContextManager[None]:
         """A context for all but the last of several backward passes whose gradients add up, where they overlap."""
         return self._overlap.paused() if self._overlap else nullcontext()
-
-    # Saving
-
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's state: groups, step and arrays, plain enough for torch.load(weights_only=True).
-
-        Parameters are the model's; all ranks' states together are what save() writes.
-        """
-        return saving.state_dict(super().state_dict(), self.stepper)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
-        saving.load_state_dict(state_dict, self.stepper, self.param_groups)
-
-    def save(self, path: str | Path, **extra: Any) -> None:
-        """Writes x and the states of all ranks into one checkpoint, aside and renamed. Collective.
-
-        extra: small values for JSON that load() returns, such as an epoch. Raises StorageError on all ranks.
-        """
-        saving.save(Path(path), self, extra)
-
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Goes on from a checkpoint that save() wrote, bit for bit: x, all states, the groups. Collective.
-
-        Returns the extra values. Raises UsageError on all ranks, with nothing changed, if it is damaged or of another
-        job.
-        """
-        return saving.load(Path(path), self)

@@ -46,6 +46,11 @@ class Overlap:
         finally:
             self._paused = False
 
+    @property
+    def under_way(self) -> bool:
+        """Whether gradients of the next step have been taken."""
+        return bool(self._versions)
+
     def forget(self) -> None:
         """Nothing has arrived for the next step yet."""
         self._versions: dict[int, int] = {}  # of the gradient of each segment that was taken

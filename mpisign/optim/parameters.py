@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
+from mpisign.optim.agreement import by_value
 from mpisign.optim.broadcast import fault_of_kind
 from mpisign.optim.storage import dispatches, repeats, sharing
 
@@ -199,7 +200,7 @@ def _fault_of_numbers(p: Tensor) -> str:
     return ""
 
 
-def check_alike(layout: Layout, beside: list[str], settings: str, ranks: Ranks) -> None:
+def check_alike(layout: Layout, beside: list[str], settings: dict[str, object], ranks: Ranks) -> None:
     """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings.
 
     beside: a line for each buffer and frozen parameter.
@@ -217,7 +218,8 @@ def check_alike(layout: Layout, beside: list[str], settings: str, ranks: Ranks) 
             pair = next(pair for pair in zip_longest(lines, everyone[0][1], fillvalue="none") if pair[0] != pair[1])
             message = f"{what} buffers or frozen parameters: {pair[0]} and {pair[1]}"
         elif other != everyone[0][2]:
-            message = f"{what} settings: {other} and {everyone[0][2]}"
+            key = next(key for key in other if other[key] != everyone[0][2][key])
+            message = f"different settings: {key} is {by_value([told[key] for _, _, told in everyone])}"
         else:
             continue
         raise UsageError(f"{message}; build the same model and optimiser on every rank", agreed=True)

@@ -1,99 +1,213 @@
 """States of a SignOptimizer out and in: one rank's as a dict, all ranks' as a checkpoint."""
 
+import copy
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tomli_w
+import torch
+from torch import Tensor
 
 from mpisign import restart
 from mpisign.checkpoint import Checkpoint
 from mpisign.errors import MpisignError, UsageError
+from mpisign.optim.agreement import agreed, by_value
+from mpisign.optim.buffers import described, refuse_unsavable
+from mpisign.optim.values import decode, encode, snapshot
 from mpisign.stepper import Stepper
 
 if TYPE_CHECKING:
-    from mpisign.optim.optimizer import SignOptimizer
+    from mpisign.optim.stateful import Stateful
 
-KEY = "mpisign"  # of what is ours in a state_dict
+KEY = "mpisign"  # what older versions wrote stands beside torch's keys, under this one
+BUFFERS = "oracle/"  # arrays of a Stepper that are the model's buffers
+OF_PARAMETERS = ("params", "param_names")  # what a group holds that is no value of its own
 
-
-def state_dict(of_torch: dict[str, Any], stepper: Stepper) -> dict[str, Any]:
-    """torch's dict with this rank's step and arrays in it."""
-    world = stepper.world
-    facts = {
-        "t": stepper.t,
-        "begun": stepper.begun,
-        "rank": world.rank,
-        "n": world.n,
-        "definition": repr(stepper.turns),
-    }
-    arrays = {name: array.clone() for name, array in _arrays(stepper).items()}
-    return {"state": {}, "param_groups": of_torch["param_groups"], KEY: facts | {"arrays": arrays}}
+Groups = list[dict[str, Any]]
 
 
-def load_state_dict(given: dict[str, Any], stepper: Stepper, groups: list[dict[str, Any]]) -> None:
-    """Fills a Stepper with what state_dict() returned, and puts the groups' rates back."""
-    world, ours = stepper.world, given.get(KEY)
-    if ours is None:
-        raise UsageError(f"a state_dict without the key {KEY!r}: it is not one of a SignOptimizer")
-    if (ours["rank"], ours["n"]) != (world.rank, world.n):
+def refuse_copies() -> NoReturn:
+    """Raises UsageError: what copy, pickle, torch.save and multiprocessing would make of one can't step."""
+    raise UsageError(
+        "a SignOptimizer can't be copied or pickled: it holds MPI communicators and shares memory with its model; "
+        "save opt.state_dict(), or call opt.save(path), and load that into a new one"
+    )
+
+
+def check_between_steps(optimizer: "Stateful") -> None:
+    """Raises UsageError if backward has begun a step by sending gradients: states are then of no step."""
+    if optimizer.under_way:
         raise UsageError(
-            f"a state_dict of rank {ours['rank']} of {ours['n']}, but this is rank {world.rank} of {world.n}; every "
-            "rank has a state of its own: save one file a rank, or use opt.save() and opt.load()"
+            "a step is under way (overlap: backward has sent gradients); call step() before states are saved or loaded"
         )
-    if ours["definition"] != repr(stepper.turns):
-        raise UsageError(f"a state_dict of {ours['definition']}, but this optimiser is {stepper.turns!r}")
+
+
+# One rank
+
+
+def entries(stepper: Stepper) -> dict[str, Tensor]:
+    """All that a rank keeps besides x and buffers, which are the model's: named tensors, arrays as views.
+
+    Names begin with the rank: torch.distributed.checkpoint takes what has one name on all ranks to be the same.
+    """
+    facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.turns))
+    return {f"rank{stepper.world.rank}/{name}": tensor for name, tensor in (facts | _arrays(stepper)).items()}
+
+
+def _facts(step: int, begun: int, voters: int, definition: str) -> dict[str, Tensor]:
+    """What is no array: tensors too, as some savers take nothing else."""
+    text = torch.frombuffer(bytearray(definition.encode()), dtype=torch.uint8)
+    numbers = {"step": step, "begun": begun, "voters": voters}
+    return {name: torch.tensor(value) for name, value in numbers.items()} | {"definition": text}
+
+
+def state_dict(groups: Groups, stepper: Stepper) -> dict[str, Any]:
+    """torch's form, with all that this rank keeps as the state of the first parameter. groups: as torch packs them."""
+    state: dict[int, dict[str, Tensor]] = {k: {} for group in groups for k in group["params"]}
+    state[0] = {name: tensor.clone() for name, tensor in entries(stepper).items()}
+    packed = [
+        {name: group[name] for name in OF_PARAMETERS if name in group} | snapshot(_values(group), f"param_groups[{k}]")
+        for k, group in enumerate(groups)
+    ]
+    return {"state": state, "param_groups": packed}
+
+
+def load_state_dict(given: dict[str, Any], stepper: Stepper, groups: Groups) -> None:
+    """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
+    found = _of_this_rank(given, stepper)
+    definition = bytes(found["definition"].tolist()).decode(errors="replace")
+    if definition != repr(stepper.turns):
+        raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.turns!r}")
     mine = _arrays(stepper)
-    if wrong := [name for name, array in mine.items() if _shape(ours["arrays"], name) != array.shape]:
+    if wrong := [name for name, array in mine.items() if _shape(found, name) != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
+    if fault := _fault_of_groups(given["param_groups"], groups):
+        raise fault
     for name, array in mine.items():
-        array.copy_(ours["arrays"][name])
-    stepper.restart(ours["t"], ours["begun"])
-    _put_back(groups, given["param_groups"])
+        array.copy_(found[name])
+    stepper.restart(int(found["step"]), int(found["begun"]))
+    _put_back(groups, copy.deepcopy([_values(group) for group in given["param_groups"]]))
+
+
+def _of_this_rank(given: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
+    """What this rank's entries() were. Raises UsageError if they aren't there."""
+    world, found = stepper.world, {}
+    if KEY in given:
+        ours = given[KEY]
+        facts = _facts(ours["t"], ours["begun"], ours["n"], ours["definition"])
+        found = {f"rank{ours['rank']}/{name}": tensor for name, tensor in (facts | ours["arrays"]).items()}
+    for entry in given.get("state", {}).values():
+        found |= {k: v for k, v in entry.items() if isinstance(k, str) and k.startswith("rank")}
+    if not found or "param_groups" not in given:
+        raise UsageError("a state_dict without the state of a rank: it is not one of a SignOptimizer")
+    first, mine = next(iter(found)).split("/")[0], f"rank{world.rank}/"
+    own = {name.removeprefix(mine): tensor for name, tensor in found.items() if name.startswith(mine)}
+    voters = int((own or {"voters": found[f"{first}/voters"]})["voters"])
+    if not own or voters != world.n:
+        theirs = mine[:-1] if own else first
+        raise UsageError(
+            f"a state_dict of {theirs} of {voters}, but this is rank {world.rank} of {world.n}; every "
+            "rank has a state of its own: save one file per rank, or use opt.save() and opt.load()"
+        )
+    return own
 
 
 def _shape(arrays: dict[str, Any], name: str) -> Any:
     return arrays[name].shape if name in arrays else None
 
 
-def _arrays(stepper: Stepper) -> dict[str, Any]:
-    """All named arrays of this rank but x, which is the model's."""
-    return {name: array for name, array in stepper.states().items() if name != "x"}
+def _arrays(stepper: Stepper) -> dict[str, Tensor]:
+    """All named arrays of this rank but those of the model."""
+    return {name: a for name, a in stepper.states().items() if name != "x" and not name.startswith(BUFFERS)}
 
 
-def save(path: Path, optimizer: "SignOptimizer", extra: dict[str, Any]) -> None:
+# All ranks
+
+
+def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
     """One checkpoint of all ranks. Collective."""
-    groups = [{k: v for k, v in group.items() if _plain(v)} for group in optimizer.param_groups]
-    config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.turns.name}})
+    ranks, model = optimizer.ranks, optimizer.gradients.model
+    progress: dict[str, Any] = {}
+
+    def prepare() -> None:
+        check_between_steps(optimizer)
+        refuse_unsavable(model)
+        groups = [_values(group) for group in optimizer.param_groups]
+        progress["groups"] = [encode(group, f"param_groups[{k}]") for k, group in enumerate(groups)]
+        progress["extra"] = {name: encode(value, name) for name, value in extra.items()}
+        progress["buffers"] = described(model)
+
+    agreed(prepare, ranks)
+    if ranks.comm:
+        everyone = ranks.comm.allgather([json.dumps(progress["groups"]), json.dumps(progress["buffers"])])
+        for what, texts in zip(("parameter groups", "buffers"), zip(*everyone, strict=True), strict=True):
+            if len(set(texts)) > 1:
+                raise UsageError(f"{what} differ between ranks, so they can't be saved: {by_value(texts)}", agreed=True)
     error = None
-    if optimizer.ranks.root:
+    if ranks.root:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as found:
             error = UsageError(f"can't write the checkpoint {path}: {found.strerror}")
-    optimizer.ranks.agree(error)
-    restart.save(path, optimizer.stepper, optimizer.ranks, config, {"groups": groups, "extra": extra}, None)
+    ranks.agree(error)
+    config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.turns.name}})
+    restart.save(path, optimizer.stepper, ranks, config, progress, None)
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str, bool))
-
-
-def load(path: Path, optimizer: "SignOptimizer") -> dict[str, Any]:
+def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
     """What save() wrote, back. Collective; returns the extra values."""
     opened, error, ranks = None, None, optimizer.ranks
     if ranks.root:
         try:
             opened = Checkpoint(path)
+            _check(opened, optimizer)
         except MpisignError as found:
             error = found
     ranks.agree(error)
+    agreed(lambda: check_between_steps(optimizer), ranks)
     progress, _ = restart.restore(opened, optimizer.stepper, ranks)
-    _put_back(optimizer.param_groups, progress["groups"])
-    return progress["extra"]
+    _put_back(optimizer.param_groups, decode(progress["groups"]))
+    return decode(progress["extra"])
 
 
-def _put_back(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+def _check(opened: Checkpoint, optimizer: "Stateful") -> None:
+    """Raises UsageError, before anything changes, for what else than states does not fit."""
+    progress = json.loads(opened.text("progress"))
+    if "groups" not in progress:
+        raise UsageError(f"{opened.path}: a checkpoint of `mpisign train`, not of a SignOptimizer")
+    try:
+        groups = decode([progress["groups"], progress["extra"]])[0]
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{opened.path}: its values can't be read ({error}); it was made by other code") from error
+    if fault := _fault_of_groups(groups, optimizer.param_groups, f"{opened.path}: "):
+        raise fault
+    theirs, ours = progress.get("buffers", []), described(optimizer.gradients.model)
+    if theirs != ours:
+        # a model that was not given has none that are known here
+        different = next(b for b in [*theirs, *ours] if b not in theirs or b not in ours)
+        lacks = "this optimiser" if different in theirs else "the file"
+        raise UsageError(
+            f"{opened.path}: {lacks} lacks buffer {different[0]!r} ({different[1]}, shape {different[2]}); buffers are "
+            "those of the model that SignOptimizer was given, as its first argument or as model="
+        )
+
+
+def _values(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name not in OF_PARAMETERS}
+
+
+def _fault_of_groups(saved: Groups, groups: Groups, where: str = "") -> UsageError | None:
     if len(groups) != len(saved):
-        raise UsageError(f"{len(saved)} parameter groups were saved, but this optimiser has {len(groups)}", agreed=True)
+        return UsageError(f"{where}{len(saved)} parameter groups were saved, but this optimiser has {len(groups)}")
+    for k, (before, group) in enumerate(zip(saved, groups, strict=True)):
+        if before.get("vote", group["vote"]) != group["vote"]:
+            return UsageError(
+                f"{where}vote of parameter group {k} was saved as {before['vote']}, but is {group['vote']}"
+            )
+    return None
+
+
+def _put_back(groups: Groups, saved: Groups) -> None:
     for group, before in zip(groups, saved, strict=True):
-        group.update({k: v for k, v in before.items() if k not in ("params", "param_names")})
+        group.update(before)

@@ -1,0 +1,34 @@
+"""Errors that all ranks raise together, and how they tell which rank has what."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mpisign.errors import MpisignError
+from mpisign.mpi import Ranks
+
+SHOWN = 8  # ranks, or values, in a message, of many
+
+
+def agreed(work: Callable[[], Any], ranks: Ranks) -> Any:
+    """What work returns, or the MpisignError that any rank met, on all ranks. Collective."""
+    found, error = None, None
+    try:
+        found = work()
+    except MpisignError as met:
+        error = met
+    ranks.agree(error)
+    return found
+
+
+def by_value(values: Iterable[object]) -> str:
+    """Which ranks have which value: "0.1 on rank(s) 0, 2 and 0.2 on rank(s) 1"."""
+    ranks: dict[object, list[int]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(rank)
+    told = [f"{value} on rank(s) {_few(having)}" for value, having in ranks.items()]
+    return " and ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} other values" if len(told) > SHOWN else "")
+
+
+def _few(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:SHOWN]))
+    return shown if len(ranks) <= SHOWN else f"{shown}, ... ({len(ranks)} of them)"

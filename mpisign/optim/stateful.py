@@ -1,0 +1,94 @@
+"""What a SignOptimizer keeps, hands out and takes back: states, buffers of its model, checkpoints."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from mpisign.errors import UsageError
+from mpisign.mpi import Ranks
+from mpisign.optim import buffers, saving
+from mpisign.optim.gradients import Gradients
+from mpisign.optim.overlap import Overlap
+from mpisign.stepper import Stepper
+
+
+class Stateful(torch.optim.Optimizer):
+    """A SignOptimizer but for its construction and its step."""
+
+    ranks: Ranks
+    gradients: Gradients
+    stepper: Stepper
+    _overlap: Overlap | None
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """All that move, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @property
+    def under_way(self) -> bool:
+        """Whether backward has sent a part of the next step already."""
+        return self._overlap is not None and self._overlap.under_way
+
+    # Buffers
+
+    def average_buffers(self) -> None:
+        """Overwrites the model's buffers, where ranks differ, by their mean over ranks (numbers that count: root's).
+
+        For evaluation, and before the model is saved: each rank's BatchNorm has seen its own batches only. Collective.
+        """
+        buffers.average(self._model(), self.stepper.world, self.ranks)
+
+    def averaged_buffers(self) -> AbstractContextManager[None]:
+        """A context in which buffers are those of average_buffers(); afterwards each rank has its own again."""
+        return buffers.averaged(self._model(), self.stepper.world, self.ranks)
+
+    def _model(self) -> nn.Module:
+        if self.gradients.model is None:
+            raise UsageError("whose buffers? Make the SignOptimizer of the model, or pass it as model=")
+        return self.gradients.model
+
+    # Saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's state: groups, step and arrays, plain enough for torch.load(weights_only=True).
+
+        Parameters and buffers are the model's; all ranks' states together are what save() writes. Numbers of numpy in
+        groups become Python's own. Raises UsageError for a value in a group that can't be saved.
+        """
+        saving.check_between_steps(self)
+        self._show_state()
+        return saving.state_dict(super().state_dict()["param_groups"], self.stepper)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
+        saving.check_between_steps(self)
+        saving.load_state_dict(state_dict, self.stepper, self.param_groups)
+
+    def _show_state(self) -> None:
+        """Tells torch what there is: tools that find no state take a step to make some."""
+        first, *others = self._parameters()
+        self.state[first] = saving.entries(self.stepper)
+        self.state.update((p, {}) for p in others)
+
+    def __getstate__(self) -> NoReturn:
+        saving.refuse_copies()
+
+    def save(self, path: str | Path, **extra: Any) -> None:
+        """Writes x, all ranks' states and their models' buffers into one checkpoint, aside and renamed. Collective.
+
+        extra: root's small values that load() returns, such as an epoch: None, numbers, strings, tensors, lists,
+        tuples and dicts of these; numbers of numpy come back as Python's. Raises on all ranks: UsageError, before
+        anything is written, for a value there or in a group that is no such one; StorageError.
+        """
+        saving.save(Path(path), self, extra)
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Goes on from a checkpoint that save() wrote, bit for bit: x, states, buffers, the groups. Collective.
+
+        Returns the extra values. Raises UsageError on all ranks, with nothing changed, if it is damaged or of another
+        job.
+        """
+        return saving.load(Path(path), self)
