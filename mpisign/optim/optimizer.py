@@ -210,8 +210,9 @@ class SignOptimizer(Stateful):
         needed where the algorithm takes a second gradient of the same batch, and then called again at another point,
         with the same random draws. Returns what it returned at x, or None.
         A gradient that is missing on all ranks leaves its parameter where it is. Raises on all ranks, with x unmoved:
-        UsageError for a missing closure, sparse gradients, gradients missing on some ranks only, moved storage;
-        NumericalError for gradients that are not finite, and for replicas that drifted.
+        UsageError for a missing closure, sparse gradients, gradients missing on some ranks only, moved storage, and
+        parameters that were unfrozen or replaced; NumericalError for gradients that are not finite, and for replicas
+        that drifted.
         """
         gradients, stepper = self.gradients, self.stepper
         returned = gradients.look(closure, twice=self._two_points)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mpisign.exchange import Choice
+from mpisign.optim import SignOptimizer
 from mpisign.problems.base import Rows
 from mpisign.problems.feed import Feed
 from mpisign.results import Run
@@ -45,6 +46,18 @@ def test_batches_that_do_not_fit_are_those_that_do():
     for now, then in zip(turns, [*turns[1:], None], strict=True):
         one, other = there.take(now), fetched.take(now, ahead=then)
         assert all(one[name].is_cuda and torch.equal(one[name], other[name]) for name in ("inputs", "labels"))
+
+
+def test_parameters_have_storages_of_their_own():
+    model = torch.nn.Linear(70, 3, device="cuda")
+    optimizer = SignOptimizer(model, "signsgd-mv", lr=0.1)
+    model(torch.ones(2, 70, device="cuda")).sum().backward()
+    optimizer.step()
+    views = optimizer.layout.views(optimizer.stepper.x)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, views[name])
+        assert p.untyped_storage().data_ptr() == p.data_ptr() == views[name].data_ptr()
+        assert p.untyped_storage().nbytes() == 4 * p.numel()
 
 
 @pytest.mark.parametrize("extra", [(), ("run.precision=bf16",), ("exchange.name=hierarchical", "exchange.node_size=2")])
