@@ -228,19 +228,28 @@ def test_dense_settings_that_do_not_fit_are_refused():
 # torch.distributed
 
 HOOK = """
-import copy, sys, torch, torch.distributed as dist
+import copy, io, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
+from mpisign.errors import UsageError
 from mpisign.optim.ddp import SignVote, sign_vote
 rank, beta = int(sys.argv[1]), float(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=3)
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(30, 70), torch.nn.Linear(70, 3))
-twin, ddp = copy.deepcopy(model), DDP(model, bucket_cap_mb=0.004)
-ddp.register_comm_hook(SignVote(beta=beta), sign_vote)
+twin, ddp, state = copy.deepcopy(model), DDP(model, bucket_cap_mb=0.004), SignVote(beta=beta)
+ddp.register_comm_hook(state, sign_vote)
 opt = torch.optim.SGD(ddp.parameters(), lr=0.125)
 torch.manual_seed(rank)
 momenta = [torch.zeros_like(p) for p in twin.parameters()]
-for t in range(3):
+for t in range(4):
+    if t == 2:  # goes on in a DDP made anew, from a state that was saved
+        file = io.BytesIO()
+        torch.save([state, model.state_dict()], file)
+        file.seek(0)
+        state, weights = torch.load(file, weights_only=False)
+        model.load_state_dict(weights)
+        ddp = DDP(model, bucket_cap_mb=0.004)
+        ddp.register_comm_hook(state, sign_vote)
     twin.load_state_dict(model.state_dict())
     x = torch.randn(8, 30)
     for net, optimizer in ((ddp, opt), (twin, twin)):
@@ -252,6 +261,17 @@ for t in range(3):
         dist.all_reduce(tally)
         assert torch.equal(tally.sign(), p.grad), t
     opt.step()
+assert state.state_dict()["step"] == 4
+if beta:
+    other = DDP(torch.nn.Linear(30, 70))
+    other.register_comm_hook(wrong := SignVote(), sign_vote)
+    wrong.load_state_dict(state.state_dict())
+    try:
+        other(x).sum().backward()
+    except UsageError as error:
+        assert "momenta were saved for buckets of" in str(error)
+    else:
+        raise AssertionError("another model took the momenta")
 print("voted")
 dist.destroy_process_group()
 """
@@ -260,7 +280,7 @@ dist.destroy_process_group()
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
     (tmp_path / "hook.py").write_text(HOOK)
-    command = [sys.executable, tmp_path / "hook.py"]
+    command = [sys.executable, "-W", "error", tmp_path / "hook.py"]
     ranks = [
         subprocess.Popen([*command, str(r), str(beta), tmp_path / "meet"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for r in range(3)
