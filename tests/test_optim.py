@@ -174,6 +174,45 @@ def test_what_a_loop_cannot_give_is_refused():
         SignOptimizer([{"params": model.parameters(), "momentum": 0.5}])
 
 
+# Warnings
+
+QUIET = """
+import sys, torch
+from mpisign.optim import SignOptimizer
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.BatchNorm1d(9), torch.nn.Linear(9, 2))
+for overlap in (False, True):
+    opt = SignOptimizer(model, lr=torch.tensor(0.1), overlap=overlap, betas=(0.9, 0.99), algorithm="dlion-mavo")
+    schedules = [torch.optim.lr_scheduler.StepLR(opt, 2), torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 20, cycle_momentum=False)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=not overlap)
+    for t in range(4):
+        opt.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(torch.randn(6, 4)).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        for schedule in schedules:
+            schedule.step()
+    with opt.averaged_buffers():
+        model.eval()(torch.randn(6, 4))
+    model.train()
+    opt.save(sys.argv[1], epoch=torch.tensor(3), betas=(0.9, 0.99))
+    assert opt.load(sys.argv[1]) == {"epoch": torch.tensor(3), "betas": (0.9, 0.99)}
+    opt.load_state_dict(opt.state_dict())
+    assert opt.param_groups[0]["max_lr"] == 0.1, opt
+if opt.ranks.root:
+    print("quiet")
+"""
+
+
+def test_nothing_warns_in_a_usual_script(tmp_path):
+    (tmp_path / "quiet.py").write_text(QUIET)
+    command = [sys.executable, "-W", "error", tmp_path / "quiet.py", tmp_path / "saved.h5"]
+    ended = run(BIN / "mpirun", "-n", 2, *command, timeout=100)
+    assert (ended.code, ended.out, ended.err) == (0, "quiet\n", "")
+
+
 # What does not vote, in the application
 
 DENSE = ["dense.steps=4", 'dense.parameters=["*.bias"]', "dense.lr=0.1", "run.steps=12", "run.record_every=1"]
