@@ -174,6 +174,45 @@ def test_what_a_loop_cannot_give_is_refused():
         SignOptimizer([{"params": model.parameters(), "momentum": 0.5}])
 
 
+# Warnings
+
+QUIET = """
+import sys, torch
+from mpisign.optim import SignOptimizer
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.BatchNorm1d(9), torch.nn.Linear(9, 2))
+for overlap in (False, True):
+    opt = SignOptimizer(model, lr=torch.tensor(0.1), overlap=overlap, betas=(0.9, 0.99), algorithm="dlion-mavo")
+    schedules = [torch.optim.lr_scheduler.StepLR(opt, 2), torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 20, cycle_momentum=False)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=not overlap)
+    for t in range(4):
+        opt.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(torch.randn(6, 4)).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        for schedule in schedules:
+            schedule.step()
+    with opt.averaged_buffers():
+        model.eval()(torch.randn(6, 4))
+    model.train()
+    opt.save(sys.argv[1], epoch=torch.tensor(3), betas=(0.9, 0.99))
+    assert opt.load(sys.argv[1]) == {"epoch": torch.tensor(3), "betas": (0.9, 0.99)}
+    opt.load_state_dict(opt.state_dict())
+    assert opt.param_groups[0]["max_lr"] == 0.1, opt
+if opt.ranks.root:
+    print("quiet")
+"""
+
+
+def test_nothing_warns_in_a_usual_script(tmp_path):
+    (tmp_path / "quiet.py").write_text(QUIET)
+    command = [sys.executable, "-W", "error", tmp_path / "quiet.py", tmp_path / "saved.h5"]
+    ended = run(BIN / "mpirun", "-n", 2, *command, timeout=100)
+    assert (ended.code, ended.out, ended.err) == (0, "quiet\n", "")
+
+
 # What does not vote, in the application
 
 DENSE = ["dense.steps=4", 'dense.parameters=["*.bias"]', "dense.lr=0.1", "run.steps=12", "run.record_every=1"]
@@ -228,19 +267,28 @@ def test_dense_settings_that_do_not_fit_are_refused():
 # torch.distributed
 
 HOOK = """
-import copy, sys, torch, torch.distributed as dist
+import copy, io, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
+from mpisign.errors import UsageError
 from mpisign.optim.ddp import SignVote, sign_vote
 rank, beta = int(sys.argv[1]), float(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=3)
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(30, 70), torch.nn.Linear(70, 3))
-twin, ddp = copy.deepcopy(model), DDP(model, bucket_cap_mb=0.004)
-ddp.register_comm_hook(SignVote(beta=beta), sign_vote)
+twin, ddp, state = copy.deepcopy(model), DDP(model, bucket_cap_mb=0.004), SignVote(beta=beta)
+ddp.register_comm_hook(state, sign_vote)
 opt = torch.optim.SGD(ddp.parameters(), lr=0.125)
 torch.manual_seed(rank)
 momenta = [torch.zeros_like(p) for p in twin.parameters()]
-for t in range(3):
+for t in range(4):
+    if t == 2:  # goes on in a DDP made anew, from a state that was saved
+        file = io.BytesIO()
+        torch.save([state, model.state_dict()], file)
+        file.seek(0)
+        state, weights = torch.load(file, weights_only=False)
+        model.load_state_dict(weights)
+        ddp = DDP(model, bucket_cap_mb=0.004)
+        ddp.register_comm_hook(state, sign_vote)
     twin.load_state_dict(model.state_dict())
     x = torch.randn(8, 30)
     for net, optimizer in ((ddp, opt), (twin, twin)):
@@ -252,6 +300,17 @@ for t in range(3):
         dist.all_reduce(tally)
         assert torch.equal(tally.sign(), p.grad), t
     opt.step()
+assert state.state_dict()["step"] == 4
+if beta:
+    other = DDP(torch.nn.Linear(30, 70))
+    other.register_comm_hook(wrong := SignVote(), sign_vote)
+    wrong.load_state_dict(state.state_dict())
+    try:
+        other(x).sum().backward()
+    except UsageError as error:
+        assert "momenta were saved for buckets of" in str(error)
+    else:
+        raise AssertionError("another model took the momenta")
 print("voted")
 dist.destroy_process_group()
 """
@@ -260,7 +319,7 @@ dist.destroy_process_group()
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
     (tmp_path / "hook.py").write_text(HOOK)
-    command = [sys.executable, tmp_path / "hook.py"]
+    command = [sys.executable, "-W", "error", tmp_path / "hook.py"]
     ranks = [
         subprocess.Popen([*command, str(r), str(beta), tmp_path / "meet"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for r in range(3)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from mpi4py import MPI
 
+import mpisign
 import mpisign.optim
 from mpisign.optim import SignOptimizer, Statistics
 from mpisign.optim.ddp import SignVote, sign_vote
@@ -32,8 +33,24 @@ def groups(model: torch.nn.Linear) -> SignOptimizer:
     return SignOptimizer([{"params": [model.weight]}, {"params": [model.bias], "vote": False, "lr": 0.1}])
 
 
+def evaluate(model: torch.nn.Module, batch: torch.Tensor) -> float:
+    """What ranks do together around an evaluation, and numbers as torch users write them."""
+    optimizer = SignOptimizer(model, "dlion-mavo", lr=torch.tensor(1e-3), betas=(0.9, 0.99))
+    rank: int = mpisign.rank()
+    size: int = mpisign.size()
+    with optimizer.averaged_buffers(), torch.no_grad():
+        loss: float = model(batch).sum().item()
+    optimizer.average_buffers()
+    with optimizer.no_sync():
+        model(batch).sum().backward()
+    optimizer.load_state_dict(optimizer.state_dict())
+    return loss if optimizer.under_way else loss + rank / size
+
+
 def hook(model: torch.nn.parallel.DistributedDataParallel) -> None:
-    model.register_comm_hook(SignVote(beta=0.9), sign_vote)
+    state = SignVote(beta=0.9)
+    model.register_comm_hook(state, sign_vote)
+    state.load_state_dict(state.state_dict())
 
 
 def read(path: Path) -> float:

@@ -22,9 +22,9 @@ def agreed(work: Callable[[], Any], ranks: Ranks) -> Any:
 
 def by_value(values: Iterable[object]) -> str:
     """Which ranks have which value: "0.1 on rank(s) 0, 2 and 0.2 on rank(s) 1"."""
-    ranks: dict[object, list[int]] = {}
+    ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
-        ranks.setdefault(value, []).append(rank)
+        ranks.setdefault(str(value), []).append(rank)
     told = [f"{value} on rank(s) {_few(having)}" for value, having in ranks.items()]
     return " and ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} other values" if len(told) > SHOWN else "")
 

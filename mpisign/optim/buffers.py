@@ -31,8 +31,12 @@ def persistent(model: nn.Module | None) -> dict[str, Tensor]:
 
 
 def to_save(model: nn.Module | None) -> dict[str, Tensor]:
-    """Persistent buffers as views that numpy takes: of dtypes that it lacks (bfloat16) the bits, as whole numbers."""
+    """Persistent buffers as views that numpy takes: of dtypes that it lacks (bfloat16) the bits, as whole numbers.
+
+    One number is a vector of one, as HDF5 has no arrays without a dimension.
+    """
     places = {name: distinct(buffer.detach()) for name, buffer in persistent(model).items() if is_dense(buffer)}
+    places = {name: b if b.ndim else b.view(1) for name, b in places.items()}
     return {name: b if b.dtype in KNOWN else b.view(WHOLE[b.element_size()]) for name, b in places.items()}
 
 

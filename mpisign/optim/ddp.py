@@ -8,9 +8,14 @@ A bucket is packed to one bit a coordinate, dealt out by an all-to-all, counted,
 `sharded` sends. What DDP wants back is a float32 gradient, so the verdict is unpacked to -1 and +1, and the optimiser
 passes over it once more: 12 bytes of memory a coordinate that SignOptimizer does not move. The hook waits for its
 bucket before it returns, so nothing overlaps with backward.
+
+A rank's state is saved by torch.save, as that of torch's own hooks, or by state_dict(), which
+torch.load(weights_only=True) reads. A DDP model made anew deals its first buckets as before, and takes momenta back in
+the order of these.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +23,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.errors import NumericalError
+from mpisign.errors import NumericalError, UsageError
 from mpisign.rng import Streams
 
 APART = 1 << 28  # coordinates from one bucket's coins to the next one's
 SIGNS = np.array([-1.0, 1.0], dtype=np.float32)
+# by its newer name where torch has it, which warns about the older one then
+gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 @dataclass
@@ -30,26 +37,75 @@ class SignVote:
     """State of the hook on one rank: sign of momentum, majority vote (signum-mv; with beta = 0 signsgd-mv).
 
     beta: of each rank's momentum m = beta*m + (1 - beta)*g. seed: of the coins for zeros and ties. group: a process
-    group for tensors where gradients lie (gloo or mpi on the CPU, nccl on GPUs), the default one if None.
+    group for tensors where gradients lie (gloo or mpi on the CPU, nccl on GPUs), the default one if None; it is not
+    saved, as no process has it but this one.
     """
 
     beta: float = 0.0
     seed: int = 1
     group: dist.ProcessGroup | None = None
     _step: int = field(default=0, init=False)
-    _momenta: dict[int, Tensor] = field(default_factory=dict, init=False)
+    _momenta: dict[int, Tensor] = field(default_factory=dict, init=False)  # in the order of the first buckets
+    _dealt: list[int] = field(default_factory=list, init=False)  # parameters of each of these
+    _loaded: list[Tensor] = field(default_factory=list, init=False)  # momenta that no parameter has yet
+    _expected: list[int] = field(default_factory=list, init=False)  # what _dealt was when these were saved
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's state: beta, seed, steps taken, and momenta (float32, flat) in the order of the first buckets."""
+        dealt, momenta = self._dealt or self._expected, [*self._momenta.values(), *self._loaded]
+        momenta = [m.clone() for m in momenta]
+        return {"beta": self.beta, "seed": self.seed, "step": self._step, "dealt": list(dealt), "momenta": momenta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what state_dict() returned on this rank.
+
+        Raises UsageError if this state's momenta are of other buckets; the next step does where it has none yet.
+        """
+        momenta, dealt = [m.clone() for m in state["momenta"]], list(state["dealt"])
+        if self._momenta:
+            if dealt != self._dealt or [m.shape for m in momenta] != [m.shape for m in self._momenta.values()]:
+                raise UsageError(_apart(dealt, self._dealt))
+            self._momenta, momenta = dict(zip(self._momenta, momenta, strict=True)), []
+        self.beta, self.seed, self._step = state["beta"], state["seed"], state["step"]
+        self._loaded, self._expected = momenta, dealt
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]  # pickle makes an object without
+        self.load_state_dict(state)
 
     def estimate(self, bucket: dist.GradBucket) -> Tensor:
         """v of a bucket, flat: its gradient, or momentum. DDP may deal buckets anew, parameters stay what they are."""
         if not self.beta:
             return bucket.buffer()
-        found = []
-        for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
-            if (m := self._momenta.get(id(p))) is None:
-                m = self._momenta[id(p)] = torch.zeros_like(g).view(-1)
+        parameters, found = bucket.parameters(), []
+        if any(id(p) not in self._momenta for p in parameters):
+            self._take_in(parameters)
+        for p, g in zip(parameters, bucket.gradients(), strict=True):
+            m = self._momenta[id(p)]
             bits.blend(m, g.reshape(-1).contiguous(), self.beta, 1 - self.beta)
             found.append(m)
         return torch.cat(found)
+
+    def _take_in(self, parameters: list[Tensor]) -> None:
+        """Gives the parameters of one of the first buckets their momenta: those that were loaded, or zeros."""
+        self._dealt.append(len(parameters))
+        if self._expected and self._dealt != self._expected[: len(self._dealt)]:
+            raise UsageError(_apart(self._expected, self._dealt))
+        for p in parameters:
+            m = self._loaded.pop(0).to(p.device) if self._loaded else torch.zeros(p.numel(), device=p.device)
+            if m.numel() != p.numel():
+                raise UsageError(_apart(self._expected, self._dealt))
+            self._momenta[id(p)] = m
+
+
+def _apart(saved: list[int], dealt: list[int]) -> str:
+    return (
+        f"momenta were saved for buckets of {saved} parameters, but DDP deals {dealt}, or parameters of other sizes; "
+        "give DistributedDataParallel the same model and the same bucket_cap_mb as before"
+    )
 
 
 def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -73,7 +129,7 @@ def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[
     bits.count(came.view(n, share), counted)
     tie = streams.coin("tie", state._step)
     bits.majority(counted, None, n, at + 64 * rank * share, "coin", tie, verdict)
-    dist.all_gather_into_tensor(mine[0], verdict[0], group=group)
+    gather(mine[0], verdict[0], group=group)
 
     bits.add_levels(buffer.zero_(), mine[:, :words], SIGNS)
     state._step += bucket.is_last()

@@ -55,8 +55,9 @@ def snapshot(value: Any, name: str) -> Any:
         return type(value)(snapshot(v, f"{name}[{k}]") for k, v in enumerate(value))
     if isinstance(value, dict):
         return {_key(k, name): snapshot(v, f"{name}[{k!r}]") for k, v in value.items()}
+    text = " ".join(repr(value).split())
     raise UsageError(
-        f"{name} = {value!r:.200} is a {type(value).__name__}, which can't be saved; numbers, strings, None, dense "
+        f"{name} = {text:.200} is a {type(value).__name__}, which can't be saved; numbers, strings, None, dense "
         "tensors, and lists, tuples and dicts of these can"
     )
 
