@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mpisign.cli.group import Commands
 from mpisign.errors import UsageError
 
 SIZES = (100_000, 1_000_000, 8_400_000)
@@ -27,7 +28,7 @@ def options(command):
     return command
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench():
     """Measures kernels, exchanges and rivals on this machine; tables are Markdown, files HDF5.
 

@@ -7,7 +7,7 @@ import torch
 
 from mpisign import plugins
 from mpisign.device import pick
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, hint
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.cifar import Cifar10, Cifar100
@@ -47,8 +47,10 @@ def find(name: str) -> Callable[..., Problem]:
     if name in PROBLEMS:
         return PROBLEMS[name]
     if ":" not in name and name not in plugins.problems():
-        known = choices([*PROBLEMS, *plugins.problems()])
-        raise UsageError(f"unknown problem {name!r}; known: {known}, or package.module:factory")
+        known = [*PROBLEMS, *plugins.problems()]
+        raise UsageError(
+            f"unknown problem {name!r}{hint(name, known)}; known: {choices(known)}, or package.module:factory"
+        )
     module, _, attribute = name.partition(":")
     try:
         return plugins.problem(name) or getattr(importlib.import_module(module), attribute)
