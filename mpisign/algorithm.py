@@ -210,7 +210,13 @@ def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
 
 
 def find(name: str) -> Entry:
-    """The zoo's entry of that name, another package's too; raises UsageError listing the names there are."""
+    """The zoo's entry of that name, another package's too, or module:name, whose module is imported first.
+
+    Raises UsageError listing the names there are.
+    """
+    if ":" in name:
+        module, _, name = name.partition(":")
+        plugins.load_module(module, f"algorithm.name = {module}:{name}")
     if name not in REGISTRY:
         failed = plugins.load_algorithms()
         if name not in REGISTRY:

@@ -179,7 +179,7 @@ def run_path(config: Config, n: int) -> Path:
     """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
     fields = {
         "problem": config.problem.name.rpartition(":")[2],
-        "algorithm": config.algorithm.name,
+        "algorithm": config.algorithm.name.rpartition(":")[2],
         "n": n,
         "seed": config.run.seed,
     }

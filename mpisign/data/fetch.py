@@ -1,6 +1,7 @@
 """`mpisign data fetch`: files from the network, checked; for a machine that has one, such as a login node."""
 
 import os
+import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -25,8 +26,8 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
         raise UsageError(f"can't make the folder {folder}: {error.strerror}; say another with --to") from error
     for file in found.files:
         get(found, file, folder, base or found.base, say)
-    settings = found.settings.format(folder=folder).split()
-    say(f"use it with: {' '.join(f'--set {setting}' for setting in settings)}")
+    settings = [setting.format(folder=folder) for setting in found.settings.split()]
+    say(f"use it with: mpisign train {' '.join(f'--set {shlex.quote(setting)}' for setting in settings)}")
 
 
 def get(found: Set, file: File, folder: Path, base: str, say: Say) -> None:

@@ -1,6 +1,5 @@
 """What is minimised: one file a problem. A user's own is named "package.module:factory"."""
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -52,13 +51,14 @@ def find(name: str) -> Callable[..., Problem]:
             f"unknown problem {name!r}{hint(name, known)}; known: {choices(known)}, or package.module:factory"
         )
     module, _, attribute = name.partition(":")
-    try:
-        return plugins.problem(name) or getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"problem {name!r}: {error}; the module must be importable (installed, or on PYTHONPATH) "
-            "and the factory one of its names"
-        ) from error
+    if found := plugins.problem(name):
+        return found
+    loaded = plugins.load_module(module, f"problem {name!r}")
+    if not hasattr(loaded, attribute):
+        factories = [known for known, found in vars(loaded).items() if callable(found) and not known.startswith("_")]
+        near = hint(attribute, factories)
+        raise UsageError(f"problem {name!r}: module {module!r} has no attribute {attribute!r}{near}")
+    return getattr(loaded, attribute)
 
 
 def pick_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
