@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mpisign import plugins
-from mpisign.errors import UsageError, choices, hint
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
 
@@ -221,7 +221,9 @@ def find(name: str) -> Entry:
         failed = plugins.load_algorithms()
         if name not in REGISTRY:
             broken = "".join(f"; not loaded: {line}" for line in failed)
-            raise UsageError(f"unknown algorithm {name!r}{hint(name, REGISTRY)}; known: {choices(REGISTRY)}{broken}")
+            raise UsageError(
+                f"unknown algorithm {name!r}{did_you_mean(name, REGISTRY)}; known: {choices(REGISTRY)}{broken}"
+            )
     return REGISTRY[name]
 
 

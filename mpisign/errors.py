@@ -48,7 +48,7 @@ def choices(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def hint(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The question "(did you mean ...?)" with the valid name nearest to a wrong one; "" where none is near."""
     known = {known.lower(): known for known in names}
     near = get_close_matches(str(name).lower(), known, n=1)

@@ -8,8 +8,8 @@ A package says, in its pyproject.toml,
     [project.entry-points."mpisign.problems"]
     mine = "mypackage.problems:LeastSquares"   # a factory, by the name that jobs give
 
-A module that no package declares, such as a file in the folder where mpisign is started by `python -m mpisign`, is named
-in the job itself: algorithm.name = "module:entry" and problem.name = "module:factory".
+A module that no package declares, such as a file in the folder where `python -m mpisign` is started, is named in the
+job itself: algorithm.name = "module:entry" and problem.name = "module:factory".
 
 Nothing is imported before somebody asks for a name that is not mpisign's own, or for a list of all.
 """

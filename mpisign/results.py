@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from mpisign import lock, superblock
-from mpisign.errors import UsageError, choices, hint
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
 
 ATTEMPTS = 3  # at a file that somebody may be writing
@@ -86,7 +86,7 @@ class Run:
     def __getitem__(self, table: str) -> dict[str, np.ndarray]:
         """A table as a dict of columns of one length; see schema.py. Raises KeyError that lists the tables."""
         if table not in self._tables:
-            raise KeyError(f"no table {table!r}{hint(table, TABLES)}; tables are: {choices(TABLES)}")
+            raise KeyError(f"no table {table!r}{did_you_mean(table, TABLES)}; tables are: {choices(TABLES)}")
         return self._tables[table]
 
     def __repr__(self) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import lzma
-import shlex
 import tarfile
 import threading
 
@@ -140,10 +139,8 @@ def test_what_lies_at_a_path_is_recognised(tmp_path):
     ]  # fmt: skip
     told = []
     show(tmp_path / "cifar", 3, 1, told.append, kind="labels", labels=4, alpha=0.3, min_rows=1)
-    # a command for a shell, whose quotes are its own
-    words = shlex.split(told[1])
-    assert words[3:5] == ["mpisign", "train"] and 'problem.test=["data_batch_3"]' in words  # noqa: PT018
-    assert "20 rows, inputs uint8 [3, 32, 32]" in told[2]
+    assert 'problem.test=["data_batch_3"]' in told[0]
+    assert "20 rows, inputs uint8 [3, 32, 32]" in told[1]
     show(tmp_path / "data.h5", 3, 1, told.append, kind="iid", labels=1, alpha=0.3, min_rows=1)
     with pytest.raises(UsageError, match="no IDX files"):
         recognise(tmp_path)

@@ -1,13 +1,14 @@
 """Every command and snippet of every README, run as it stands in a folder that has only what the README said to make.
 
-The folder has the repository's jobs/, analysis/, slurm/ and Makefile, a link to the environment as .venv, and stand-ins of a
-few rows where `mpisign data fetch` would have put data (STAND_INS). One rule makes long commands short (SHORTER): a few steps
+The folder has the repository's jobs/, analysis/, slurm/ and Makefile, a link to the environment as .venv, and stand-ins
+of a few rows where `mpisign data fetch` would have put data. One rule makes long commands short (SHORTER): a few steps
 for what trains, small vectors for what measures, a second for what goes on. What is not run stands in NOT_RUN, with the
-reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or run;
-```text is a picture, and ```diff is made and run by test_optim.py.
+reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or
+run; ```text is a picture, and ```diff is made and run by test_optim.py.
 
-All of it takes minutes, so the default run takes a command of each kind (FAST), and checks of all others, those between
-backticks and in the heads of jobs included, that they are parsed and that the job they name can be resolved.
+All of it takes minutes, so the default run takes a command of each kind (FAST) and all snippets, and checks of all
+other commands, those between backticks and in the heads of jobs included, that they are parsed and that the job they
+name can be resolved.
 """
 
 import contextlib
@@ -57,7 +58,6 @@ STAND_FOR = {
     "CHECKPOINT": "runs/mine.checkpoints/step-1.h5",
     "problem.path=DIR": "problem.path=data/mnist",
     "problem.path=FILE": "problem.path=data/a9a/a9a",
-    "problem.path=...": "problem.path=data/mnist",
     "jobs/studies/NAME.toml": "jobs/studies/breakdown.toml",
 }
 NOT_RUN = {
@@ -123,26 +123,32 @@ def inline(readme: Path) -> list[str]:
 
 
 def heads() -> list[str]:
-    """Commands in the comments at the head of jobs."""
-    lines = [line[1:].strip() for job in sorted((ROOT / "jobs").rglob("*.toml")) for line in job.read_text().splitlines()
-             if line.startswith("#")]  # fmt: skip
+    """Commands in the comments of jobs."""
+    jobs = sorted((ROOT / "jobs").rglob("*.toml"))
+    lines = [line[1:].strip() for job in jobs for line in job.read_text().splitlines() if line.startswith("#")]
     return [line for line in lines if re.match(r"(mpirun|mpisign|srun|python|for) .*(mpisign|analysis/)", line)]
+
+
+def everything(readme: Path) -> list[str]:
+    """All commands of a README."""
+    return [*(command for block in blocks(readme) for command in block.commands), *inline(readme)]
+
+
+def plain(command: str) -> str:
+    """A command without its comment, and without the folder of the environment."""
+    return command.split("  #")[0].strip().replace(".venv/bin/", "")
 
 
 def why_not(command: str) -> str:
     """The reason why a command is not run, or ""."""
-    plain = command.split("  #")[0].strip().replace(".venv/bin/", "")
-    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, plain)), "")
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, plain(command))), "")
 
 
 def shortened(command: str) -> str:
-    plain, target = command.split("  #")[0].strip(), ""
-    if " > " in plain:
-        plain, _, target = plain.partition(" > ")
-        target = f" > {target}"
-    words = " ".join(STAND_FOR.get(word, word) for word in plain.split(" "))
+    line, arrow, target = command.split("  #")[0].strip().partition(" > ")
+    words = " ".join(STAND_FOR.get(word, word) for word in line.split(" "))
     more = next((more for pattern, more in SHORTER if re.search(pattern, words)), "")
-    return f"{words} {more}".rstrip() + target
+    return f"{words} {more}".rstrip() + arrow + target
 
 
 def stand_ins(folder: Path) -> None:
@@ -216,9 +222,8 @@ def test_every_block_is_of_a_kind_that_is_run():
         assert all(block.file for block in blocks(readme) if block.language == "toml"), readme
 
 
-def test_what_is_not_run_is_there_to_be_listed():
-    known = [c.split("  #")[0].strip().replace(".venv/bin/", "") for r in READMES
-             for c in [*inline(r), *(c for b in blocks(r) for c in b.commands)]]  # fmt: skip
+def test_nothing_is_listed_that_is_not_there():
+    known = [plain(command) for readme in READMES for command in everything(readme)]
     assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, command) for command in known)] == []
 
 
@@ -257,49 +262,43 @@ def parts(command: str) -> list[list[str]]:
 
 def check(words: list[str]) -> None:
     """Raises what a call of mpisign would raise for its words alone; a script must be there."""
-    program, *arguments = words
-    if program != "mpisign":
+    program, *rest = words
+    if program.endswith(".sbatch"):
+        rest = ["train", *rest]
+    elif program != "mpisign":
         assert (ROOT / program).exists(), program
-        if program.endswith(".sbatch"):
-            check(["mpisign", "train", *arguments])
         return
-    context = command_line.cli.make_context("mpisign", [*arguments, "--help"][: len(arguments)])
-    command, rest = command_line.cli, arguments
-    while hasattr(command, "commands"):
+    context, command, name = command_line.click.Context(command_line.cli, info_name="mpisign"), command_line.cli, ""
+    while hasattr(command, "commands") and rest:
         name, command, rest = command.resolve_command(context, rest)
-    how = command.make_context(name, list(rest), parent=context).params
-    if name in ("train", "simulate", "plan", "sbatch") and how["job"] is not None or how.get("settings"):
-        check_job(name, how)
+    # a command's mere name needs no more than that it is one
+    how = command.make_context(name, list(rest), parent=context).params if rest else {}
+    if how and name in ("train", "simulate", "plan", "sbatch"):
+        check_job(how)
 
 
-def check_job(name: str, how: dict) -> None:
-    if name == "resume":
-        return
-    settings = {"overwrite": False, **how}
-    points = command_line._points(how["job"], settings)
-    configs = [p.config for p in points if p.settings is not None] if points else [command_line._load(**settings)]
-    for config in configs[:1]:
+def check_job(how: dict) -> None:
+    points = command_line._points(how["job"], {"overwrite": False} | how)
+    if points is None:
+        configs = [command_line._load(**{"point": None, "overwrite": False} | how)]
+    else:
+        configs = [p.config for p in points if p.settings is not None][:1]
+    for config in configs:
         if ":" not in config.problem.name + config.algorithm.name:
             resolve(config, config.run.voters or how.get("voters") or 4)
 
 
-@pytest.mark.parametrize("source", ["heads of jobs", *READMES], ids=lambda s: str(s).rpartition("/")[2])
+@pytest.mark.parametrize("source", ["jobs", *READMES], ids=lambda source: Path(source).name)
 def test_every_command_is_valid(source, monkeypatch, tmp_path):
     """Commands are parsed, and their jobs resolved, without being run."""
     monkeypatch.chdir(ROOT)
-    saved = {b.file: b.text for b in blocks(source) if b.file} if isinstance(source, Path) else {}
+    saved = {} if source == "jobs" else {block.file: block.text for block in blocks(source) if block.file}
     for file, text in saved.items():
         (tmp_path / file).write_text(text)
-    commands = (
-        heads() if isinstance(source, str) else [*inline(source), *(c for b in blocks(source) for c in b.commands)]
-    )
-    assert commands or source != ROOT / "README.md"
-    for command in commands:
-        for words in parts(command):
-            here = [str(tmp_path / word) if word in saved else word for word in words]
-            if here != ["mpisign"] and "mpisign.bits" not in command:
-                with told(command):
-                    check(here)
+    for command in heads() if source == "jobs" else everything(source):
+        for words in parts(command) if "mpisign.bits" not in command else []:
+            with told(command):
+                check([str(tmp_path / word) if word in saved else word for word in words])
         for target in re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z-]+)", command):
             assert f"\n{target}:" in (ROOT / "Makefile").read_text(), command
 
@@ -318,5 +317,5 @@ def test_a_wrong_command_would_be_found():
         check(["mpisign", "train", "--set", "run.stps=3"])
     with pytest.raises(UsageError, match=r"problem\.path"):
         check(["mpisign", "sbatch", "jobs/mnist_mlp.toml", "--nodes", "4"])
-    with pytest.raises(command_line.click.UsageError, match="did you mean --tasks"):
+    with pytest.raises(command_line.click.UsageError, match="No such option"):
         check(["mpisign", "sbatch", "--task", "4"])

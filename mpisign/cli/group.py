@@ -2,7 +2,7 @@
 
 import click
 
-from mpisign.errors import choices, hint
+from mpisign.errors import choices, did_you_mean
 
 WIDTH = 110  # columns of help, where the terminal has as many
 
@@ -23,7 +23,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx, args):
         if args[0] not in self.commands and not args[0].startswith("-"):
             known = f"commands are: {choices(self.commands)}"
-            raise click.UsageError(f"unknown command {args[0]!r}{hint(args[0], self.commands)}; {known}", ctx)
+            raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], self.commands)}; {known}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -31,7 +31,7 @@ def explain(error: click.ClickException) -> click.ClickException:
     """The error, with the options that there are where one is unknown."""
     if isinstance(error, click.NoSuchOption) and error.ctx:
         known = [o for p in error.ctx.command.get_params(error.ctx) if isinstance(p, click.Option) for o in p.opts]
-        near = hint(error.option_name, known)
+        near = did_you_mean(error.option_name, known)
         text = f"unknown option {error.option_name}{near}; options are: {choices(known)}"
         return click.UsageError(text, error.ctx)
     return error

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from mpisign.config.tables import BUILT_IN, Config, OpenTable
-from mpisign.errors import UsageError, choices, hint
+from mpisign.errors import UsageError, choices, did_you_mean
 
 LENGTHS = ("steps", "epochs", "evaluations")
 
@@ -125,15 +125,15 @@ def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: 
             for e in found
             if e["loc"][: len(path)] == first["loc"][: len(path)]
         )
-        near = hint(first["input"], re.findall("'(.*?)'", first.get("ctx", {}).get("expected", "")))
+        near = did_you_mean(first["input"], re.findall("'(.*?)'", first.get("ctx", {}).get("expected", "")))
         raise UsageError(f"{where}{name} = {first['input']!r}{near}: should be {', or '.join(reasons)}") from None
 
 
 def _near(model: type[pydantic.BaseModel], path: list[str]) -> str:
     """What an unknown key was perhaps meant to be: a table, a key of another table, or one of its own table."""
     if len(path) > 1:
-        return _elsewhere(path[1]) or hint(path[1], model.model_fields[path[0]].annotation.model_fields)
-    return hint(path[0], model.model_fields)
+        return _elsewhere(path[1]) or did_you_mean(path[1], model.model_fields[path[0]].annotation.model_fields)
+    return did_you_mean(path[0], model.model_fields)
 
 
 def _elsewhere(key: str) -> str:
@@ -167,7 +167,7 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
         if "unknown key" in str(error):
             own = type(table).model_fields
             unknown = next(key for key in table.arguments if key not in fields)
-            near = _elsewhere(unknown) or hint(unknown, [*fields, *own])
+            near = _elsewhere(unknown) or did_you_mean(unknown, [*fields, *own])
             raise UsageError(
                 f"unknown key {where}.{unknown}{near}; {table.name} has: {choices(fields) or 'none of its own'}; "
                 f"every {where} has: {choices(own)}"

@@ -1,14 +1,13 @@
 """`mpisign data fetch`: files from the network, checked; for a machine that has one, such as a login node."""
 
 import os
-import shlex
 import shutil
 import tarfile
 from pathlib import Path
 from urllib.parse import urljoin
 
 from mpisign.data.sets import SETS, File, Say, Set, digest_of_rows
-from mpisign.errors import StorageError, UsageError, choices, hint
+from mpisign.errors import StorageError, UsageError, choices, did_you_mean
 
 
 def fetch(name: str, folder: Path, base: str, say: Say) -> None:
@@ -18,7 +17,7 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
     networks that do not answer and files that are not what they should be.
     """
     if name not in SETS:
-        raise UsageError(f"unknown data set {name!r}{hint(name, SETS)}; known: {choices(SETS)}")
+        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, SETS)}; known: {choices(SETS)}")
     found = SETS[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,8 +25,8 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
         raise UsageError(f"can't make the folder {folder}: {error.strerror}; say another with --to") from error
     for file in found.files:
         get(found, file, folder, base or found.base, say)
-    settings = [setting.format(folder=folder) for setting in found.settings.split()]
-    say(f"use it with: mpisign train {' '.join(f'--set {shlex.quote(setting)}' for setting in settings)}")
+    settings = found.settings.format(folder=folder).split()
+    say(f"use it with: {' '.join(f'--set {setting}' for setting in settings)}")
 
 
 def get(found: Set, file: File, folder: Path, base: str, say: Say) -> None:

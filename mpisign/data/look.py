@@ -1,7 +1,5 @@
 """`mpisign data show`: what a file or folder of data holds, and which rows each rank would own."""
 
-import json
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,7 @@ def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
     tables = problem.read()
     problem.adopt(problem.describe(tables))
     settings = [f"problem.name={name}", *(f"problem.{key}={_toml(value)}" for key, value in arguments.items())]
-    say(f"{path}: problem {name}")
-    say(f"use it with: mpisign train {' '.join(f'--set {shlex.quote(s)}' for s in settings)}")
+    say(f"{path}: problem {name}; {' '.join(f'--set {s}' for s in settings)}")
     say(_told("train", tables.train))
     if tables.test is not None:
         say(_told("held out", tables.test))
@@ -69,8 +66,7 @@ def _is_libsvm(data: bytes) -> bool:
 
 
 def _toml(value: object) -> str:
-    """A value as --set takes it: a list as TOML, a text as it is."""
-    return json.dumps(value) if isinstance(value, list) else str(value)
+    return str(value).replace("'", '"').replace(" ", "") if isinstance(value, list) else str(value)
 
 
 def _told(what: str, rows: Rows) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mpisign.algorithm import Algorithm, Cycle, Stages
-from mpisign.errors import UsageError, choices, hint
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import SHARDING
 from mpisign.exchange.local import Local
@@ -35,7 +35,7 @@ def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tup
     Raises UsageError where the wanted one can't, naming those that can.
     """
     if name not in NAMES:
-        raise UsageError(f"unknown exchange {name!r}{hint(name, NAMES)}; known: {choices(NAMES)}")
+        raise UsageError(f"unknown exchange {name!r}{did_you_mean(name, NAMES)}; known: {choices(NAMES)}")
     kinds = [stage.sign.up().raw for stage in algorithm.stages]
     if name != "auto" and (name in RAW) not in kinds:
         fitting = [n for n in NAMES[1:] if (n in RAW) in kinds]

@@ -6,7 +6,7 @@ import torch
 
 from mpisign import plugins
 from mpisign.device import pick
-from mpisign.errors import UsageError, choices, hint
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.cifar import Cifar10, Cifar100
@@ -48,7 +48,7 @@ def find(name: str) -> Callable[..., Problem]:
     if ":" not in name and name not in plugins.problems():
         known = [*PROBLEMS, *plugins.problems()]
         raise UsageError(
-            f"unknown problem {name!r}{hint(name, known)}; known: {choices(known)}, or package.module:factory"
+            f"unknown problem {name!r}{did_you_mean(name, known)}; known: {choices(known)}, or package.module:factory"
         )
     module, _, attribute = name.partition(":")
     if found := plugins.problem(name):
@@ -56,7 +56,7 @@ def find(name: str) -> Callable[..., Problem]:
     loaded = plugins.load_module(module, f"problem {name!r}")
     if not hasattr(loaded, attribute):
         factories = [known for known, found in vars(loaded).items() if callable(found) and not known.startswith("_")]
-        near = hint(attribute, factories)
+        near = did_you_mean(attribute, factories)
         raise UsageError(f"problem {name!r}: module {module!r} has no attribute {attribute!r}{near}")
     return getattr(loaded, attribute)
 
