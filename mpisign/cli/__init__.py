@@ -37,7 +37,7 @@ def RUN(command):
         click.option(
             "--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."
         ),
-        click.option("--dry-run", is_flag=True, help="Prints d, bytes a step, memory and evaluations a step."),
+        click.option("--dry-run", is_flag=True, help="Prints d, bytes per step, memory and evaluations per step."),
         click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
         SET,
     ):
@@ -243,9 +243,9 @@ def repair(run, output):
 @SET
 @click.option("--kind", type=click.Choice(KINDS), help="sweep for a JOB with a [sweep]; train by default.")
 @click.option("--nodes", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks a node.")
-@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores a rank.")
-@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a rank.")
+@click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks per node.")
+@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores per rank.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs per rank.")
 @click.option("--time", default="01:00:00", show_default=True, help="Limit, as Slurm writes it.")
 @click.option("--sbatch", "directives", multiple=True, metavar="--OPTION=VALUE", help="Any other option of sbatch.")
 def sbatch(job, settings, kind, **resources):
