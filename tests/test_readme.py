@@ -6,9 +6,9 @@ for what trains, small vectors for what measures, a second for what goes on. Wha
 reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or
 run; ```text is a picture, and ```diff is made and run by test_optim.py.
 
-All of it takes minutes, so the default run takes a command of each kind (FAST) and all snippets, and checks of all
-other commands, those between backticks and in the heads of jobs included, that they are parsed and that the job they
-name can be resolved.
+All of it takes minutes, so the default run takes a command of each kind (FAST), make demo with 2 ranks instead of 8, and
+all snippets, and checks of all other commands, those between backticks and in the comments of jobs and batch
+scripts included, that they are parsed and that the job they name can be resolved.
 """
 
 import contextlib
@@ -123,10 +123,12 @@ def inline(readme: Path) -> list[str]:
 
 
 def heads() -> list[str]:
-    """Commands in the comments of jobs."""
-    jobs = sorted((ROOT / "jobs").rglob("*.toml"))
-    lines = [line[1:].strip() for job in jobs for line in job.read_text().splitlines() if line.startswith("#")]
-    return [line for line in lines if re.match(r"(mpirun|mpisign|srun|python|for) .*(mpisign|analysis/)", line)]
+    """Commands in the comments of jobs and batch scripts."""
+    files = sorted([*(ROOT / "jobs").rglob("*.toml"), *(ROOT / "slurm").glob("*.sbatch")])
+    lines = [line[1:].strip() for file in files for line in file.read_text().splitlines() if line.startswith("#")]
+    return [
+        line for line in lines if re.match(r"(mpirun|mpisign|srun|sbatch|python|for) .*(mpisign|analysis/|jobs/)", line)
+    ]
 
 
 def everything(readme: Path) -> list[str]:
@@ -177,16 +179,17 @@ def home(tmp_path_factory):
     return folder
 
 
-def recipe(target: str, folder: Path) -> list[str]:
+def recipe(target: str, folder: Path, ranks: int) -> list[str]:
     """The commands of a target of the Makefile, its setup aside."""
-    printed = subprocess.check_output(["make", "-n", "-o", ".venv/.ready", target], cwd=folder, text=True)
+    dry = ["make", "-n", "-o", ".venv/.ready", target, f"RANKS={ranks}"]
+    printed = subprocess.check_output(dry, cwd=folder, text=True)
     return [line for line in printed.splitlines() if line.startswith(".venv/bin/")]
 
 
-def carry_out(command: str, folder: Path) -> None:
-    """Runs a command, made short; it must end well, and without a traceback."""
+def carry_out(command: str, folder: Path, ranks: int = 8) -> None:
+    """Runs a command, made short; it must end well, and without a traceback. ranks: those of make demo."""
     if command.startswith("make demo"):
-        for line in recipe("demo", folder):
+        for line in recipe("demo", folder, ranks):
             carry_out(line, folder)
         return
     # as a user has it: no PYTHONPATH, and .venv/bin where the README leaves it out
@@ -198,7 +201,7 @@ def carry_out(command: str, folder: Path) -> None:
     assert "Traceback" not in ended.err, f"{line}\n{ended.err}"
 
 
-def work_through(readme: Path, folder: Path, wanted) -> list[str]:
+def work_through(readme: Path, folder: Path, wanted, ranks: int = 8) -> list[str]:
     """Saves what is to be saved, and runs snippets and the wanted commands, in order; returns the commands run."""
     done = []
     for block in blocks(readme):
@@ -209,7 +212,7 @@ def work_through(readme: Path, folder: Path, wanted) -> list[str]:
                 exec(compile(block.text, str(readme), "exec"), {})
         for command in block.commands:
             if wanted(command) and not why_not(command):
-                carry_out(command, folder)
+                carry_out(command, folder, ranks)
                 done.append(command)
     return done
 
@@ -230,11 +233,11 @@ def test_nothing_is_listed_that_is_not_there():
 @pytest.mark.timeout(600)
 def test_the_first_minutes(home):
     """A command of each kind, and all snippets, in the order of the README."""
-    done = work_through(ROOT / "README.md", home, lambda command: command.startswith(FAST))
+    done = work_through(ROOT / "README.md", home, lambda command: command.startswith(FAST), ranks=2)
     assert len(done) == len(FAST)
     demo = Run(home / "runs/demo.h5")
     assert demo.complete
-    assert demo.attributes["n"] == 8
+    assert demo.attributes["n"] == 2
     assert (home / "runs/demo.png").exists()
     assert "#SBATCH --ntasks-per-node=16" in (home / "mnist.sbatch").read_text()
     for name in ("digits-heavy-ball-mv", "digits-shrunk-signum-mv", "FromTorch-signum-mv"):
@@ -256,7 +259,7 @@ def test_every_command_runs(readme, home):
 
 def parts(command: str) -> list[list[str]]:
     """The words of each call of mpisign, or of a script of ours, in a command."""
-    calls = re.findall(r"(?:mpisign|analysis/\w+\.\w+|slurm/\w+\.sbatch)\b[^;&|>#)]*", command.split("  #")[0])
+    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/\w+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
     return [[STAND_FOR.get(word, word) for word in shlex.split(call)] for call in calls]
 
 
