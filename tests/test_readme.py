@@ -6,9 +6,9 @@ for what trains, small vectors for what measures, a second for what goes on. Wha
 reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or
 run; ```text is a picture, and ```diff is made and run by test_optim.py.
 
-All of it takes minutes, so the default run takes a command of each kind (FAST), make demo with 2 ranks instead of 8, and
-all snippets, and checks of all other commands, those between backticks and in the comments of jobs and batch
-scripts included, that they are parsed and that the job they name can be resolved.
+All of it takes minutes, so the default run takes a command of each kind (FAST), make demo with 2 ranks instead of 8,
+and all snippets, and checks that all other commands, those between backticks and in the comments of jobs and batch
+scripts included, are parsed and that the job they name can be resolved.
 """
 
 import contextlib
@@ -277,17 +277,18 @@ def check(words: list[str]) -> None:
     # a command's mere name needs no more than that it is one
     how = command.make_context(name, list(rest), parent=context).params if rest else {}
     if how and name in ("train", "simulate", "plan", "sbatch"):
-        check_job(how)
+        check_job(how, resolved=name != "plan")
 
 
-def check_job(how: dict) -> None:
+def check_job(how: dict, resolved: bool) -> None:
+    """The job that is named, with its settings; resolved: whether the command needs its data's place, too."""
     points = command_line._points(how["job"], {"overwrite": False} | how)
     if points is None:
         configs = [command_line._load(**{"point": None, "overwrite": False} | how)]
     else:
         configs = [p.config for p in points if p.settings is not None][:1]
     for config in configs:
-        if ":" not in config.problem.name + config.algorithm.name:
+        if resolved and ":" not in config.problem.name + config.algorithm.name:
             resolve(config, config.run.voters or how.get("voters") or 4)
 
 
