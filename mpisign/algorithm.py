@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mpisign import plugins
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
 
@@ -210,12 +210,20 @@ def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
 
 
 def find(name: str) -> Entry:
-    """The zoo's entry of that name, another package's too; raises UsageError listing the names there are."""
+    """The zoo's entry of that name, another package's too, or module:name, whose module is imported first.
+
+    Raises UsageError listing the names there are.
+    """
+    if ":" in name:
+        module, _, name = name.partition(":")
+        plugins.load_module(module, f"algorithm.name = {module}:{name}")
     if name not in REGISTRY:
         failed = plugins.load_algorithms()
         if name not in REGISTRY:
             broken = "".join(f"; not loaded: {line}" for line in failed)
-            raise UsageError(f"unknown algorithm {name!r}; known: {choices(REGISTRY)}{broken}")
+            raise UsageError(
+                f"unknown algorithm {name!r}{did_you_mean(name, REGISTRY)}; known: {choices(REGISTRY)}{broken}"
+            )
     return REGISTRY[name]
 
 

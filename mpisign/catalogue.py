@@ -12,14 +12,14 @@ VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 
 def listing(entries: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
-    head = f"bits a coordinate at n = {VOTERS}; gradient evaluations a row of the batch and step\n"
+    head = f"bits per coordinate at n = {VOTERS}; gradient evaluations per row of the batch and step\n"
     return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in entries)
 
 
 def describe(entry: Entry) -> str:
     """Signature, paper, needs, costs, what is known, docstring and definition of one entry."""
     built = entry.build()
-    cost = f"{evaluations(entry):.3g} a row of the batch and step"
+    cost = f"{evaluations(entry):.3g} per row of the batch and step"
     facts = {
         "paper": entry.paper,
         "lr": str(entry.lr),
@@ -28,7 +28,7 @@ def describe(entry: Entry) -> str:
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
     }
     if values := function_values(entry):
-        facts["function values"] = f"{values:.3g} a row of the batch and step"
+        facts["function values"] = f"{values:.3g} per row of the batch and step"
     for k, stage in enumerate(built.stages):
         which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
         facts[f"{which}up"], facts[f"{which}down"] = _formats(stage)
@@ -65,8 +65,8 @@ def _formats(stage: Algorithm) -> tuple[str, str]:
 
 def _bits(form: Format) -> str:
     if form.raw:
-        return "32 bits a coordinate (raw floats)"
-    return f"{form.bits} bit(s) a coordinate" + (" and one float32 a tensor" if form.scaled else "")
+        return "32 bits per coordinate (raw floats)"
+    return f"{form.bits} bit(s) per coordinate" + (" and one float32 per tensor" if form.scaled else "")
 
 
 def evaluations(entry: Entry) -> float:

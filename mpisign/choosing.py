@@ -31,7 +31,7 @@ class Link:
     bandwidth: float
 
     def __str__(self):
-        return f"latency {self.latency * 1e6:.0f} us, {self.bandwidth * 8e-6:,.0f} Mbit/s a rank"
+        return f"latency {self.latency * 1e6:.0f} us, {self.bandwidth * 8e-6:,.0f} Mbit/s per rank"
 
 
 @dataclass
@@ -82,7 +82,8 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
             predictions = predict(stage, comm, d, link, share, **how)
             best = pick(predictions, d)
             told = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
-            choice = replace(best.choice, reason=f"measured {link}; predicted ms a step: {told}")
+            details = f"measured {link}; predicted ms per step: {told}"
+            choice = replace(best.choice, reason=_why(best, predictions, d), details=details)
         found.append(choice)
     return tuple(found)
 
@@ -92,6 +93,12 @@ def pick(predictions: list[Prediction], d: int) -> Prediction:
     best, least = min(predictions, key=lambda p: p.at(d)), min(predictions, key=lambda p: p.bytes)
     tried = d <= least.sizes[-1]
     return best if tried or least.at(d) > AHEAD * best.at(d) else least
+
+
+def _why(best: Prediction, predictions: list[Prediction], d: int) -> str:
+    seconds = min(p.at(d) for p in predictions)
+    what = "predicted fastest" if best.at(d) == seconds else "sends least"
+    return f"{what} of {len(predictions)} tried here, {best.at(d) * 1e3:.3g} ms per step"
 
 
 def predict(

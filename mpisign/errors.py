@@ -3,6 +3,9 @@
 Exit codes: 0 complete, 2 usage and data, 3 numerical, 75 requeue me, 1 anything else.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class MpisignError(Exception):
     """Known trouble: printed as one message without a traceback.
@@ -40,6 +43,13 @@ class Stopped(MpisignError):
     exit_code = 75
 
 
-def choices(names) -> str:
+def choices(names: Iterable[str]) -> str:
     """The valid names in one line, for the end of an error message."""
     return ", ".join(sorted(names))
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The question "(did you mean ...?)" with the valid name nearest to a wrong one; "" where none is near."""
+    known = {known.lower(): known for known in names}
+    near = get_close_matches(str(name).lower(), known, n=1)
+    return f" (did you mean {known[near[0]]}?)" if near else ""

@@ -24,7 +24,7 @@ from mpisign.plan import Plan, groups, with_theory
 from mpisign.probe import Probe
 from mpisign.problems import Oracle, pick_for
 from mpisign.problems.share import share_rows
-from mpisign.results import Run
+from mpisign.results import Run, told
 from mpisign.rng import Streams
 from mpisign.schedules import Schedule
 from mpisign.stepper import Stepper
@@ -46,8 +46,8 @@ def use_threads(threads: int) -> None:
 class Job:
     """One run: everything that lives from the first step to the last."""
 
-    def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False):
-        """voters: one a rank, or any number in a process without MPI."""
+    def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
+        """voters: one a rank, or any number in a process without MPI. quiet, verbose: what root prints."""
         config, streams = plan.config, Streams(plan.config.run.seed)
         generator = streams.draw("partition", 0).generator()
         _check_size(plan, ranks, voters)
@@ -89,7 +89,7 @@ class Job:
             for carrier in chain.from_iterable(carriers):
                 carrier.adversary = liars
         self.ranks = ranks
-        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet)
+        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet, verbose)
 
     def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
         """Takes all steps, or only tells what they would cost."""
@@ -215,8 +215,9 @@ class Job:
 
     def _print_costs(self) -> None:
         self.observer.print_header()
-        for name, value in budget.foretold(self.config, self.stepper, self.observer.share, self.steps).items():
-            self.observer.printer.line(f"{name}: {value}")
+        foretold = budget.foretold(self.config, self.stepper, self.observer.share, self.steps)
+        for line in told(foretold):
+            self.observer.printer.line(line)
         self.observer.close()
 
 

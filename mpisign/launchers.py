@@ -14,6 +14,8 @@ LAUNCHERS = (
 )
 # its number among the ranks of its node, by the same
 LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+# how many ranks its node has, by mpirun of MPICH and its kin, and of Open MPI
+LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machine
 
@@ -33,6 +35,13 @@ def launch() -> Launch:
         if rank in os.environ and size in os.environ:
             return Launch(int(os.environ[rank]), int(os.environ[size]), by)
     return Launch()
+
+
+def one_machine() -> bool:
+    """Whether all ranks surely run on this machine, as far as the environment tells."""
+    size = str(launch().size)
+    alone = size == "1" or os.environ.get("SLURM_STEP_NUM_NODES") == "1"
+    return alone or any(os.environ.get(name) == size for name in LOCAL_SIZES)
 
 
 def take_gpu() -> None:

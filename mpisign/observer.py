@@ -10,16 +10,16 @@ import torch
 
 from mpisign import __version__, checkpoint, mpi, progress
 from mpisign.beginning import COUNTED, Beginning
-from mpisign.config import Config
+from mpisign.config import Config, run_path
 from mpisign.device import name_of, peak
 from mpisign.errors import MpisignError, StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
-from mpisign.plan import Plan, run_path
+from mpisign.plan import Plan
 from mpisign.problems.feed import Feed
 from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
-from mpisign.results import Run
+from mpisign.results import Run, told
 from mpisign.schema import SNR_EDGES
 from mpisign.slots import State
 from mpisign.stepper import Outcome, Stepper
@@ -40,10 +40,11 @@ class Observer:
         stepper: Stepper,
         rows_a_minibatch: int,
         quiet: bool = False,
+        verbose: bool = False,
     ):
-        """config: with run.steps filled in. rows_a_minibatch: of all voters."""
+        """config: with run.steps filled in. rows_a_minibatch: of all voters. verbose: whether the header tells all."""
         self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
-        self.rows_a_minibatch, self.quiet = rows_a_minibatch, quiet
+        self.rows_a_minibatch, self.quiet, self.verbose = rows_a_minibatch, quiet, verbose
         self.world, self.oracles = stepper.world, stepper.oracles
         self.test = [Feed(part, stepper.layout.device) if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
@@ -128,8 +129,7 @@ class Observer:
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
-            for name, value in Run(self.path).summary().items():
-                print(f"{name}: {value}")
+            print("\n".join(told(Run(self.path).summary())))
 
     # Rows
 
@@ -231,6 +231,7 @@ class Observer:
             "problem": self.config.problem.name,
             "exchange": ", ".join(choice.name for choice in plan.choices),
             "exchange_reason": "; ".join(choice.reason for choice in plan.choices),
+            "exchange_details": "; ".join(choice.details for choice in plan.choices if choice.details),
             "n": self.world.n,
             "d": self.stepper.layout.size,
             "seed": str(self.config.run.seed),
@@ -268,14 +269,18 @@ class Observer:
         ranks, config, plan, say = self.ranks, self.config, self.plan, self.printer.line
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
-        say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}; voters: {self.world.n}")
-        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) a rank")
-        for choice in plan.choices:
-            say(f"exchange: {choice.name} ({choice.reason})")
+        say(f"mpi: {ranks.library}; ranks per host: {ranks.hosts}; voters: {self.world.n}")
+        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
+        say(f"exchange: {', then '.join(f'{choice.name} ({choice.reason})' for choice in plan.choices)}")
+        if self.verbose:
+            for details in (choice.details for choice in plan.choices if choice.details):
+                say(f"exchange: {details}")
+            say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
-            say(f"rows a voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+            say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         if (lies := config.adversary).voters:
             say(
                 f"adversary: the first {lies.voters} of {self.world.n} voters lie ({lies.kind}, factor {lies.factor:g})"
             )
-        say(f"steps: {config.run.steps}")
+        batches = f", {self.rows_a_minibatch} rows each, all voters together" if self.rows_a_minibatch else ""
+        say(f"steps: {config.run.steps:,}{batches}")

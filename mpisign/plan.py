@@ -2,7 +2,6 @@
 
 import fnmatch
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mpisign import config as configuration
@@ -180,25 +179,3 @@ def groups(plan: Plan, names: list[str]) -> dict[str, Group]:
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return {name: Group(vote=False) for name in averaged}
-
-
-def run_path(config: Config, n: int) -> Path:
-    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
-    fields = {
-        "problem": config.problem.name.rpartition(":")[2],
-        "algorithm": config.algorithm.name,
-        "n": n,
-        "seed": config.run.seed,
-    }
-    try:
-        path = Path(config.run.file.format(**fields))
-        if not path.name or path.is_dir():
-            raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
-        return path
-    except OSError as error:
-        raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        known = ", ".join(f"{{{name}}}" for name in fields)
-        raise UsageError(
-            f"run.file = {config.run.file!r}: {error} is none of its fields, which are: {known}", agreed=True
-        ) from error

@@ -8,13 +8,20 @@ A package says, in its pyproject.toml,
     [project.entry-points."mpisign.problems"]
     mine = "mypackage.problems:LeastSquares"   # a factory, by the name that jobs give
 
+A module that no package declares, such as a file in the folder where `python -m mpisign` is started, is named in the
+job itself: algorithm.name = "module:entry" and problem.name = "module:factory".
+
 Nothing is imported before somebody asks for a name that is not mpisign's own, or for a list of all.
 """
 
+import importlib
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
+
+from mpisign.errors import UsageError
 
 ALGORITHMS, PROBLEMS = "mpisign.algorithms", "mpisign.problems"
 
@@ -30,9 +37,26 @@ def problems() -> list[str]:
 
 
 def problem(name: str) -> Callable[..., Any] | None:
-    """The factory of that name, or None if no package has one; raises whatever its import raises."""
+    """The factory of that name, or None if no package has one; raises UsageError if it can't be imported."""
     point = _declared(PROBLEMS).get(name)
-    return point.load() if point else None
+    try:
+        return point.load() if point else None
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"problem {name!r}: entry point {point.value} can't be loaded: {error}") from error
+
+
+def load_module(name: str, where: str) -> ModuleType:
+    """The module of that name, imported; raises UsageError that begins with `where` if it is not to be found.
+
+    Whatever else goes wrong inside of it is its own, and is raised as it is.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{where}: {error}; the module must be importable: installed, on PYTHONPATH, or in the folder where "
+            "`python -m mpisign` is started"
+        ) from error
 
 
 @cache

@@ -22,8 +22,8 @@ class Lines(Silent):
     """A line at each evaluation, or every few seconds."""
 
     def __init__(self, steps: int):
-        self.steps, self.start, self.last = steps, time.monotonic(), time.monotonic()
-        self.first = None  # the step at which the first line is written: a run may go on in its middle
+        self.steps, self.last = steps, time.monotonic()
+        self.begin: tuple[int, float] | None = None  # the first step told of, and when: a run may go on in its middle
 
     def line(self, text=""):
         print(text, flush=True)
@@ -32,13 +32,20 @@ class Lines(Silent):
         now = time.monotonic()
         if evaluation is None and now - self.last < LINE_SECONDS:
             return
-        self.first = step if self.first is None else self.first
-        self.last = now
-        rate = (step - self.first) / max(now - self.start, 1e-9)
+        self.begin, self.last = self.begin or (step, now), now
         shown = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:<9.4g}"
         for name, value in (evaluation or {}).items():
             shown += f"  {name} {value:<8.5g}"
-        print(f"{shown}  lr {lr:.2e}  {rate:.0f} steps/s", flush=True)
+        print(f"{shown}  lr {lr:.2e}{self._pace(step, now)}", flush=True)
+
+    def _pace(self, step: int, now: float) -> str:
+        """Steps a second since the first line, and the time left at that rate; "" until both can be told."""
+        first, begin = self.begin or (step, now)
+        if step == first or now == begin:
+            return ""
+        rate = (step - first) / (now - begin)
+        left = f"  {duration((self.steps - step) / rate)} left" if step < self.steps else ""
+        return f"  {rate:.{0 if rate >= 10 else 2}f} steps/s{left}"
 
 
 class Bar(Lines):
@@ -66,6 +73,14 @@ class Bar(Lines):
 
     def close(self):
         self.bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader wants it: 42 s, 7 min, 3 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def make(root: bool, steps: int, launched: bool) -> Silent:

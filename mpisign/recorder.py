@@ -18,6 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpisign import existing
 from mpisign.errors import StorageError, UsageError
 from mpisign.results import Run
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
@@ -70,10 +71,7 @@ class Recorder(NoRecorder):
         self._flushed = time.monotonic()
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
         if path.exists() and not overwrite and tables is None:
-            raise UsageError(
-                f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
-                "or run.file=... to write another"
-            )
+            raise UsageError(existing.text(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent, glob.escape(path.name))

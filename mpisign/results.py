@@ -5,9 +5,10 @@
 """
 
 import io
+import re
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,26 @@ import h5py
 import numpy as np
 
 from mpisign import lock, superblock
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
 
 ATTEMPTS = 3  # at a file that somebody may be writing
+# of the figures that a run prints, by their names
+UNITS = (
+    ("n", "voters"),
+    ("d", "coordinates"),
+    (".*accuracy", "of the held-out rows"),
+    ("seconds", "s"),
+    ("steps_per_second", "steps/s"),
+    ("gradient_evaluations", "gradients of single rows, all voters together"),
+    ("function_evaluations", "function values of single rows, all voters together"),
+    ("evaluations_per_step", "gradients of single rows, all voters together"),
+    ("function_evaluations_per_step", "function values of single rows, all voters together"),
+    (".*bytes_(up|down)", "bytes per rank"),
+    ("bytes_per_step", "bytes per rank"),
+    ("memory_per_.*", "bytes"),
+    (".*bits_per_coordinate", "bits per coordinate, rank and step"),
+)
 
 
 class Run:
@@ -67,8 +84,20 @@ class Run:
                 self._tables[table] = _read_table(file[table], self.lost if salvage else None)
 
     def __getitem__(self, table: str) -> dict[str, np.ndarray]:
-        """A table as a dict of columns of one length; see schema.py."""
+        """A table as a dict of columns of one length; see schema.py. Raises KeyError that lists the tables."""
+        if table not in self._tables:
+            raise KeyError(f"no table {table!r}{did_you_mean(table, TABLES)}; tables are: {choices(TABLES)}")
         return self._tables[table]
+
+    def __repr__(self) -> str:
+        """What a notebook shows: the summary, and the tables with their rows."""
+        tables = ", ".join(f"{name} ({rows})" for name, rows in self.tables.items())
+        return "\n".join([f"Run({str(self.path)!r})", *told(self.summary()), f"tables (rows): {tables}"])
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The names of the tables, and how many rows each has."""
+        return {name: len(next(iter(columns.values()))) for name, columns in self._tables.items()}
 
     @cached_property
     def config(self) -> dict:
@@ -100,6 +129,13 @@ class Run:
         return "incomplete: it goes on" if lock.held(self.path) else "incomplete: it was killed, or goes on elsewhere"
 
     @property
+    def state(self) -> str:
+        """complete, error or stopped; or, of a run without an end, running or killed, as far as locks tell."""
+        kinds = {"complete": "complete", "error": "error", "stop": "stopped"}
+        last = self["events"]["kind"][-1:]
+        return kinds.get(str(last[0]) if len(last) else "", "running" if lock.held(self.path) else "killed")
+
+    @property
     def bits_per_coordinate(self) -> float:
         """Bits that a rank sent in a step, both ways, over d: mean over ranks and steps."""
         steps = self["steps"]
@@ -119,8 +155,22 @@ class Run:
             flat |= parts
         return flat
 
+    def to_pandas(self, table: str = "steps") -> Any:
+        """A table as a pandas.DataFrame, a column for each of `columns(table)`.
+
+        Raises UsageError where pandas is not installed; mpisign does not need it otherwise.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UsageError(
+                f"to_pandas needs pandas, which can't be imported ({error}): pip install pandas, or use "
+                f"Run.columns({table!r}), a dict of numpy columns"
+            ) from error
+        return pandas.DataFrame(self.columns(table))
+
     def summary(self) -> dict[str, object]:
-        """The figures that `mpisign train` prints at its end."""
+        """The figures that `mpisign train` prints at its end, in the units of `told`."""
         steps, evals, a = self["steps"], self["eval"], self.attributes
         lines: dict[str, object] = {
             "status": self.status,
@@ -152,6 +202,15 @@ class Run:
             lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
             lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
         return lines | {"run_file": str(self.path)}
+
+
+def told(figures: Mapping[str, object]) -> list[str]:
+    """Figures such as a summary's as lines, `name: value unit`."""
+    lines = []
+    for name, value in figures.items():
+        unit = next((unit for pattern, unit in UNITS if re.fullmatch(pattern, name)), "")
+        lines.append(f"{name}: {value} {unit}".rstrip())
+    return lines
 
 
 def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:

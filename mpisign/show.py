@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisign import lock
-from mpisign.results import Run
+from mpisign.results import Run, read_all, told
 from mpisign.timing import PHASES
 
 FOLLOW_SECONDS = 1.0  # between looks
@@ -17,13 +17,35 @@ FOLLOW_SECONDS = 1.0  # between looks
 
 def describe(run: Run) -> str:
     """Summary, machine, partition, seconds by phase, and events."""
-    lines = [f"{name}: {value}" for name, value in run.summary().items()]
+    lines = told(run.summary())
     lines.insert(2, f"definition: {run.attributes['definition']}")
+    if details := run.attributes.get("exchange_details"):  # a run of an older mpisign has them in the reason
+        lines.append(f"exchange: {details}")
     lines += ["", *_machine(run), *_partition(run), *_phases(run), "", "events:"]
     for when, step, kind, text in zip(*(run["events"][k] for k in ("time", "step", "kind", "text")), strict=True):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         lines.append(f"  {stamp}  step {step:<8} {kind:10} {text}".rstrip())
     return "\n".join(lines)
+
+
+def listing(folder: Path) -> tuple[list[str], list[str]]:
+    """A line for each run in a folder and the folders below, under a head; and why files were left out.
+
+    Bits are those per coordinate, rank and step. Raises UsageError for a folder without run files.
+    """
+    runs, skipped = read_all([folder])
+    head = ("run", "algorithm", "problem", "n", "steps", "state", "loss", "accuracy", "bits")
+    table = [head, *(_row(run, folder) for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table], skipped
+
+
+def _row(run: Run, folder: Path) -> tuple[str, ...]:
+    summary, wanted = run.summary(), run.config["run"].get("steps")
+    figures = (summary.get(name) for name in ("final_loss", "test_accuracy", "bits_per_coordinate"))
+    steps = f"{summary['steps']}" + (f"/{wanted}" if wanted else "")
+    name, named = str(run.path.relative_to(folder)), (str(summary[k]) for k in ("algorithm", "problem", "n"))
+    return (name, *named, steps, run.state, *("-" if x is None else f"{x:.4g}" for x in figures))
 
 
 def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
@@ -89,7 +111,7 @@ def _phases(run: Run) -> list[str]:
     if not whole:
         return []
     shares = "  ".join(f"{name} {100 * s / whole:.0f}%" for name, s in total.items())
-    lines = ["", f"seconds a rank: {whole:.2f} ({shares})"]
+    lines = ["", f"seconds per rank: {whole:.2f} s ({shares})"]
     if "memory" in phases:  # a file of an older mpisign has no such column
-        lines.append(f"most memory of a rank: {int(phases['memory'].max()) / 1e6:,.0f} MB")
+        lines.append(f"most memory of any rank: {int(phases['memory'].max()) / 1e6:,.0f} MB")
     return lines

@@ -92,7 +92,7 @@ class StochasticSign(SignRule):
 
     def beside(self):
         each = f"every {self.refresh} steps" if self.refresh > 1 else "every step"
-        return f"64(n-1)/n bits a coordinate {each} for the shared radii" if self.radius == "max" else ""
+        return f"64(n-1)/n bits per coordinate {each} for the shared radii" if self.radius == "max" else ""
 
     def init(self, layout):
         return {"radii": layout.zeros()} if self.radius in ("max", "running") else {}

@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field
 
 from mpisign import config
 from mpisign.config import Config, Table
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.results import Run
 
 Settings = dict[str, Any]  # "table.key" -> value
@@ -168,8 +168,8 @@ class _Expansion:
             raise UsageError('[sweep] has nothing to sweep; give lists, as in "schedule.lr" = [0.1, 0.01]')
         for key, values in lists.items():
             if "." not in key:
-                known = choices(Sweep.model_fields)
-                raise UsageError(f'unknown key sweep.{key}; [sweep] has: {known}, and "table.key" = [...]')
+                near, known = did_you_mean(key, Sweep.model_fields), choices(Sweep.model_fields)
+                raise UsageError(f'unknown key sweep.{key}{near}; [sweep] has: {known}, and "table.key" = [...]')
             if not isinstance(values, list) or not values:
                 remedy = "a list of at least one value; a single one goes into its table"
                 raise UsageError(f'sweep."{key}" = {values!r}: {remedy}')

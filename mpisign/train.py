@@ -20,7 +20,7 @@ from mpisign.results import Run
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
 
-def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
+def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: bool = False) -> None:
     """Runs a job on all ranks of MPI's world; root prints and writes.
 
     Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
@@ -35,13 +35,20 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW) -> None:
         plan = resolve(config, ranks.size)
     use_threads(ranks.threads)
     load_kernels(ranks)
-    Job(plan, ranks, ranks.size).run(dry_run, wish)
+    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, wish)
 
 
-def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool = False, wish: Wish = ANEW) -> None:
+def simulate(
+    config: Config,
+    voters: int = 0,
+    dry_run: bool = False,
+    quiet: bool = False,
+    wish: Wish = ANEW,
+    verbose: bool = False,
+) -> None:
     """Runs a job with any number of voters in this process: the bits and the counters of mpirun with as many ranks.
 
-    voters: 0 for run.voters. quiet: prints nothing. Raises as train() does.
+    voters: 0 for run.voters. quiet: prints nothing. verbose: prints all it knows. Raises as train() does.
     """
     if mpi.launch().size > 1:
         raise UsageError(f"simulate runs all voters in one process, but {mpi.launch().by} started several; use train")
@@ -53,10 +60,10 @@ def simulate(config: Config, voters: int = 0, dry_run: bool = False, quiet: bool
     plan = resolve(config, voters)
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
-    Job(plan, ranks, voters, quiet).run(dry_run, wish)
+    Job(plan, ranks, voters, quiet, verbose).run(dry_run, wish)
 
 
-def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None) -> None:
+def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None, verbose: bool = False) -> None:
     """Goes on with the run in a run file, as it was started: over MPI, or simulated.
 
     settings: `table.key=value` for what moves no bit of x. checkpoint: to go on from, instead of the newest.
@@ -72,9 +79,9 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     tables["run"]["file"] = configuration.literal(path)
     config, wish = configuration.make(tables, f"{path}: "), Wish("must", checkpoint)
     if mpi.launch().size == 1 and stored.simulated:
-        simulate(config, wish=wish)
+        simulate(config, wish=wish, verbose=verbose)
     else:
-        train(config, wish=wish)
+        train(config, wish=wish, verbose=verbose)
 
 
 def load_kernels(ranks: Ranks) -> None:

@@ -1,6 +1,7 @@
 """Runs commands in a process group of their own, which dies with its timeout."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.prefix) / "bin"
+NUMBER = r"-?\d[\d.]*(?:e[-+]?\d+)?"
 
 
 @dataclass
@@ -19,8 +21,9 @@ class Ended:
 
     @property
     def values(self) -> dict[str, str]:
-        """The `name: value` lines of the output."""
-        return dict(line.split(": ", 1) for line in self.out.splitlines() if ": " in line)
+        """The `name: value` lines of the output, numbers without their unit."""
+        lines = dict(line.split(": ", 1) for line in self.out.splitlines() if ": " in line)
+        return {name: re.sub(rf"^({NUMBER}(?: or {NUMBER})*) .*$", r"\1", value) for name, value in lines.items()}
 
 
 def run(*command, timeout=60, environment=None, cwd=ROOT) -> Ended:

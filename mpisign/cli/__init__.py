@@ -9,6 +9,7 @@ from mpisign import __version__, mpi, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
+from mpisign.cli.group import Commands, explain
 from mpisign.errors import StorageError
 from mpisign.schema import TABLES
 
@@ -16,6 +17,7 @@ JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
 
 
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Prints the definition, and what was measured, too.")
 MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves a checkpoint and stops after so long.")
 
 
@@ -23,6 +25,7 @@ def RUN(command):
     """The options that train and simulate share."""
     for option in (
         click.option("--init-from", type=click.Path(path_type=Path), help="A new run, from a checkpoint's x and step."),
+        VERBOSE,
         MAX_TIME,
         click.option(
             "--resume",
@@ -34,7 +37,7 @@ def RUN(command):
         click.option(
             "--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."
         ),
-        click.option("--dry-run", is_flag=True, help="Prints d, bytes a step, memory and evaluations a step."),
+        click.option("--dry-run", is_flag=True, help="Prints d, bytes per step, memory and evaluations per step."),
         click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
         SET,
     ):
@@ -42,7 +45,7 @@ def RUN(command):
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands)
 @click.version_option(__version__, prog_name="mpisign")
 def cli():
     """Training with sign-based distributed optimisation over MPI.
@@ -67,9 +70,10 @@ def train(job, **how):
     """
     stopping.catch_signals()
     loaded = _load(job, **how)
+    _check_file(loaded, mpi.launch().size, how)
     from mpisign.train import train
 
-    train(loaded, how["dry_run"], _wish(how))
+    train(loaded, how["dry_run"], _wish(how), how["verbose"])
 
 
 @cli.command()
@@ -83,12 +87,13 @@ def train(job, **how):
     help="Overrides what moves no bit of x, as in checkpoint.keep=5.",
 )
 @MAX_TIME
-def resume(run, checkpoint, settings, max_time):
+@VERBOSE
+def resume(run, checkpoint, settings, max_time, verbose):
     """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
     stopping.catch_signals()
     from mpisign.train import resume
 
-    resume(run, (*settings, *_limit(max_time)), checkpoint)
+    resume(run, (*settings, *_limit(max_time)), checkpoint, verbose)
 
 
 @cli.command()
@@ -111,9 +116,10 @@ def simulate(job, voters, jobs, **how):
         run_points(lambda: _points(job, how), jobs)
         return
     loaded = _load(job, **how)
+    _check_file(loaded, loaded.run.voters, how)
     from mpisign.train import simulate
 
-    return simulate(loaded, dry_run=how["dry_run"], wish=_wish(how))
+    return simulate(loaded, dry_run=how["dry_run"], wish=_wish(how), verbose=how["verbose"])
 
 
 @cli.command()
@@ -172,6 +178,13 @@ def _load(job, **how):
     return points[wanted].config
 
 
+def _check_file(loaded, voters: int, how: dict) -> None:
+    from mpisign import existing
+
+    if not how["dry_run"] and how["resume"] == "never":
+        existing.refuse(loaded, voters)
+
+
 @cli.command()
 @click.argument("name", required=False)
 def algorithms(name):
@@ -184,15 +197,26 @@ def algorithms(name):
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path), default=Path("runs"))
 @click.option("--config", "with_config", is_flag=True, help="Prints the job with every default.")
 @click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
 @click.option("--csv", "table", type=click.Choice(list(TABLES)), help="Prints a table as CSV.")
 def show(run, with_config, follow, table):
-    """Prints what a run file holds: summary, machine, partition, events."""
+    """Prints what the run file RUN holds: summary, machine, partition, events; or lists the runs of a folder.
+
+    Without RUN, the folder runs.
+    """
     from mpisign import show
+    from mpisign.errors import UsageError
     from mpisign.results import Run
 
+    if run.is_dir():
+        if with_config or follow or table:
+            raise UsageError(f"{run} is a folder, whose runs are listed; --config, --follow and --csv are for one run")
+        lines, skipped = show.listing(run)
+        click.echo("\n".join(lines))
+        click.echo("".join(f"left out: {line}\n" for line in skipped), err=True, nl=False)
+        sys.exit(2 if skipped else 0)
     if follow:
         show.follow(run, click.echo)
         return
@@ -219,9 +243,9 @@ def repair(run, output):
 @SET
 @click.option("--kind", type=click.Choice(KINDS), help="sweep for a JOB with a [sweep]; train by default.")
 @click.option("--nodes", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks a node.")
-@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores a rank.")
-@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a rank.")
+@click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks per node.")
+@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores per rank.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs per rank.")
 @click.option("--time", default="01:00:00", show_default=True, help="Limit, as Slurm writes it.")
 @click.option("--sbatch", "directives", multiple=True, metavar="--OPTION=VALUE", help="Any other option of sbatch.")
 def sbatch(job, settings, kind, **resources):
@@ -273,7 +297,7 @@ def main():
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as error:
         if mpi.launch().rank == 0:
-            error.show()
+            explain(error).show()
         sys.exit(2)
     except click.exceptions.Abort:
         sys.exit(130)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mpisign.cli.group import Commands
 from mpisign.errors import UsageError
 
 SIZES = (100_000, 1_000_000, 8_400_000)
@@ -27,7 +28,7 @@ def options(command):
     return command
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench():
     """Measures kernels, exchanges and rivals on this machine; tables are Markdown, files HDF5.
 
@@ -47,7 +48,7 @@ def bench():
 @click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
 def kernels(size, device, voters, threads, repeats, output):
-    """Nanoseconds a coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
+    """Nanoseconds per coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
     from mpisign.bench.kernels import kernels
 
     (d,) = _sizes((size or (2**27 if device == "cuda" else 2**24),))

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from mpisign.cli.group import Commands
 
-@click.group()
+
+@click.group(cls=Commands)
 def data():
     """Fetches public data sets, and shows what a file or folder holds."""
 

@@ -1,6 +1,7 @@
 """A job file and --set, read into the models of tables.py: unknown keys refused with the valid ones."""
 
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pydantic
 
 from mpisign.config.tables import BUILT_IN, Config, OpenTable
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
 
 LENGTHS = ("steps", "epochs", "evaluations")
 
@@ -82,7 +83,8 @@ def _read(file: Path) -> dict[str, dict]:
         raise UsageError(f"{file}: not valid TOML: {error}") from error
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
-        raise UsageError(f"{file}: key {loose[0]!r} stands outside a table; tables are: {choices(Config.model_fields)}")
+        key, known = loose[0], choices(Config.model_fields)
+        raise UsageError(f"{file}: key {key!r} stands outside a table{_elsewhere(key)}; tables are: {known}")
     return tables
 
 
@@ -91,7 +93,8 @@ def parse(setting: str) -> tuple[str, str, Any]:
     target, equals, text = setting.partition("=")
     table, dot, key = target.strip().partition(".")
     if not (equals and dot and table and key):
-        raise UsageError(f"--set {setting}: not of the form table.key=value, as in --set run.seed=2")
+        near = "" if dot else _elsewhere(table)
+        raise UsageError(f"--set {setting}: not of the form table.key=value, as in --set run.seed=2{near}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -113,7 +116,7 @@ def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: 
         path = [str(p) for p in first["loc"]][: 2 if model is Config else 1]
         name = prefix + ".".join(path)
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"{where}unknown key {name}; {_valid_keys(model, path)}") from None
+            raise UsageError(f"{where}unknown key {name}{_near(model, path)}; {_valid_keys(model, path)}") from None
         if first["type"] == "missing":
             raise UsageError(f"{where}{name} is missing; set it, as in --set {name}=...") from None
         # a value that may be of several kinds fails once for each
@@ -122,7 +125,21 @@ def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: 
             for e in found
             if e["loc"][: len(path)] == first["loc"][: len(path)]
         )
-        raise UsageError(f"{where}{name} = {first['input']!r}: should be {', or '.join(reasons)}") from None
+        near = did_you_mean(first["input"], re.findall("'(.*?)'", first.get("ctx", {}).get("expected", "")))
+        raise UsageError(f"{where}{name} = {first['input']!r}{near}: should be {', or '.join(reasons)}") from None
+
+
+def _near(model: type[pydantic.BaseModel], path: list[str]) -> str:
+    """What an unknown key was perhaps meant to be: a table, a key of another table, or one of its own table."""
+    if len(path) > 1:
+        return _elsewhere(path[1]) or did_you_mean(path[1], model.model_fields[path[0]].annotation.model_fields)
+    return did_you_mean(path[0], model.model_fields)
+
+
+def _elsewhere(key: str) -> str:
+    """The question whether the key of another table was meant; "" where no table has it."""
+    found = [f"{t}.{key}" for t, field in Config.model_fields.items() if key in field.annotation.model_fields]
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 
 def _valid_keys(model: type[pydantic.BaseModel], path: list[str]) -> str:
@@ -149,8 +166,32 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
     except UsageError as error:
         if "unknown key" in str(error):
             own = type(table).model_fields
+            unknown = next(key for key in table.arguments if key not in fields)
+            near = _elsewhere(unknown) or did_you_mean(unknown, [*fields, *own])
             raise UsageError(
-                f"{str(error).split(';')[0]}; {table.name} has: {choices(fields) or 'none of its own'}; "
+                f"unknown key {where}.{unknown}{near}; {table.name} has: {choices(fields) or 'none of its own'}; "
                 f"every {where} has: {choices(own)}"
             ) from None
         raise
+
+
+def run_path(config: Config, n: int) -> Path:
+    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
+    fields = {
+        "problem": config.problem.name.rpartition(":")[2],
+        "algorithm": config.algorithm.name.rpartition(":")[2],
+        "n": n,
+        "seed": config.run.seed,
+    }
+    try:
+        path = Path(config.run.file.format(**fields))
+        if not path.name or path.is_dir():
+            raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
+        return path
+    except OSError as error:
+        raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        known = ", ".join(f"{{{name}}}" for name in fields)
+        raise UsageError(
+            f"run.file = {config.run.file!r}: {error} is none of its fields, which are: {known}", agreed=True
+        ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from mpisign.data.sets import SETS, File, Say, Set, digest_of_rows
-from mpisign.errors import StorageError, UsageError, choices
+from mpisign.errors import StorageError, UsageError, choices, did_you_mean
 
 
 def fetch(name: str, folder: Path, base: str, say: Say) -> None:
@@ -17,7 +17,7 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
     networks that do not answer and files that are not what they should be.
     """
     if name not in SETS:
-        raise UsageError(f"unknown data set {name!r}; known: {choices(SETS)}")
+        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, SETS)}; known: {choices(SETS)}")
     found = SETS[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)

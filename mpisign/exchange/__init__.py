@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mpisign.algorithm import Algorithm, Cycle, Stages
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import SHARDING
 from mpisign.exchange.local import Local
@@ -18,11 +18,15 @@ LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says
 
 @dataclass(frozen=True)
 class Choice:
-    """The exchange a run uses, and why."""
+    """The exchange a run uses, and why.
+
+    open: whether another may be taken, once the machine has been measured. details: what the measurement found.
+    """
 
     name: str
     reason: str
-    open: bool = False  # whether another may be taken, once the machine has been measured
+    open: bool = False
+    details: str = ""
 
 
 def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tuple[Choice, ...]:
@@ -31,7 +35,7 @@ def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tup
     Raises UsageError where the wanted one can't, naming those that can.
     """
     if name not in NAMES:
-        raise UsageError(f"unknown exchange {name!r}; known: {choices(NAMES)}")
+        raise UsageError(f"unknown exchange {name!r}{did_you_mean(name, NAMES)}; known: {choices(NAMES)}")
     kinds = [stage.sign.up().raw for stage in algorithm.stages]
     if name != "auto" and (name in RAW) not in kinds:
         fitting = [n for n in NAMES[1:] if (n in RAW) in kinds]

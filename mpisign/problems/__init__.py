@@ -1,13 +1,12 @@
 """What is minimised: one file a problem. A user's own is named "package.module:factory"."""
 
-import importlib
 from collections.abc import Callable
 
 import torch
 
 from mpisign import plugins
 from mpisign.device import pick
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.cifar import Cifar10, Cifar100
@@ -47,16 +46,19 @@ def find(name: str) -> Callable[..., Problem]:
     if name in PROBLEMS:
         return PROBLEMS[name]
     if ":" not in name and name not in plugins.problems():
-        known = choices([*PROBLEMS, *plugins.problems()])
-        raise UsageError(f"unknown problem {name!r}; known: {known}, or package.module:factory")
-    module, _, attribute = name.partition(":")
-    try:
-        return plugins.problem(name) or getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        known = [*PROBLEMS, *plugins.problems()]
         raise UsageError(
-            f"problem {name!r}: {error}; the module must be importable (installed, or on PYTHONPATH) "
-            "and the factory one of its names"
-        ) from error
+            f"unknown problem {name!r}{did_you_mean(name, known)}; known: {choices(known)}, or package.module:factory"
+        )
+    module, _, attribute = name.partition(":")
+    if found := plugins.problem(name):
+        return found
+    loaded = plugins.load_module(module, f"problem {name!r}")
+    if not hasattr(loaded, attribute):
+        factories = [known for known, found in vars(loaded).items() if callable(found) and not known.startswith("_")]
+        near = did_you_mean(attribute, factories)
+        raise UsageError(f"problem {name!r}: module {module!r} has no attribute {attribute!r}{near}")
+    return getattr(loaded, attribute)
 
 
 def pick_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:

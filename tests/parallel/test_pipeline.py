@@ -137,7 +137,7 @@ def test_all_ranks_choose_alike(comm, everywhere):
     assert chosen[0].open
     found = measured(chosen, (algorithm,), comm, 50_000)
     everywhere(len(set(comm.allgather(found))) == 1, "one choice")
-    everywhere(found[0].name in WORDS and "predicted ms" in found[0].reason, f"a reason: {found}")
+    everywhere(found[0].name in WORDS and "predicted ms" in found[0].details, f"a reason: {found}")
     asked = choose("allgather", algorithm, comm.Get_size())
     everywhere(measured(asked, (algorithm,), comm, 50_000) == asked, "what was asked for stays")
 

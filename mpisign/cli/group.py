@@ -1,0 +1,37 @@
+"""Groups of commands whose help is told in full, and errors of the command line that list what is valid."""
+
+import click
+
+from mpisign.errors import choices, did_you_mean
+
+WIDTH = 110  # columns of help, where the terminal has as many
+
+
+class Commands(click.Group):
+    """A group that shows the whole first sentence of each command, and its commands where one is unknown."""
+
+    def __init__(self, *args, **kwargs):
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+        super().__init__(*args, context_settings=settings, **kwargs)
+
+    def format_commands(self, ctx, formatter):
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in found]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx, args):
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            known = f"commands are: {choices(self.commands)}"
+            raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], self.commands)}; {known}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def explain(error: click.ClickException) -> click.ClickException:
+    """The error, with the options that there are where one is unknown."""
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = [o for p in error.ctx.command.get_params(error.ctx) if isinstance(p, click.Option) for o in p.opts]
+        near = did_you_mean(error.option_name, known)
+        text = f"unknown option {error.option_name}{near}; options are: {choices(known)}"
+        return click.UsageError(text, error.ctx)
+    return error

@@ -1,0 +1,325 @@
+"""Every command and snippet of every README, run as it stands in a folder that has only what the README said to make.
+
+The folder has the repository's jobs/, analysis/, slurm/ and Makefile, a link to the environment as .venv, and stand-ins
+of a few rows where `mpisign data fetch` would have put data. One rule makes long commands short (SHORTER): a few steps
+for what trains, small vectors for what measures, a second for what goes on. What is not run stands in NOT_RUN, with the
+reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or
+run; ```text is a picture, and ```diff is made and run by test_optim.py.
+
+All of it takes minutes, so the default run takes a command of each kind (FAST), make demo with 2 ranks instead of 8,
+and all snippets, and checks that all other commands, those between backticks and in the comments of jobs and batch
+scripts included, are parsed and that the job they name can be resolved.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpisign.cli as command_line
+from mpisign.errors import UsageError
+from mpisign.plan import resolve
+from mpisign.results import Run
+from tests.files import mnist_folder
+from tests.running import ROOT, run
+from tests.test_images import records
+
+READMES = sorted(
+    path
+    for path in ROOT.rglob("README*")
+    if not any(part.startswith(".") or part in ("build", "wheelhouse", "runs") for part in path.relative_to(ROOT).parts)
+)
+
+# what is put at the end of a command to make it short, by what it begins with; the first that fits
+SHORTER = (
+    (r"mpisign (train|simulate)\b.*--(max-time|dry-run)", ""),
+    (r"mpisign (train|simulate)\b", "--set run.steps=6"),
+    (r"mpisign resume\b", "--max-time 0.02"),
+    (r"mpisign bench (peers|exchange|profile|explain|optimizer|kernels)\b", "-d 1e4"),
+    (r"mpisign bench overlap\b", "--batch 32 --elsewhere 1 --width 64 --repeats 1"),
+)
+# codes with which a command may end, beside 0
+ENDS = ((r"--max-time", 75), (r"mpisign doctor", 1))
+# words that stand for something
+STAND_FOR = {
+    "JOB": "jobs/digits.toml",
+    "RUN": "runs/demo.h5",
+    "RUN.h5": "runs/demo.h5",
+    "NAME": "ssvr-mv",
+    "FOLDER": "runs",
+    "CHECKPOINT": "runs/mine.checkpoints/step-1.h5",
+    "problem.path=DIR": "problem.path=data/mnist",
+    "problem.path=FILE": "problem.path=data/a9a/a9a",
+    "jobs/studies/NAME.toml": "jobs/studies/breakdown.toml",
+}
+NOT_RUN = {
+    r"^make test": "these are its tests",
+    r"^make endure$": "a quarter of an hour of kills",
+    r"^make figures$": "needs the runs of all studies; tests/test_figures.py draws what can be drawn",
+    r"^make wheelhouse|^PIP_NO_INDEX": "downloads all packages",
+    r"^make demo TORCH_INDEX": "downloads torch",
+    r"\bpip install\b": "installs packages",
+    r"^sbatch ": "needs Slurm: make test-slurm submits these scripts; the job is checked here",
+    r"^srun ": "needs Slurm",
+    r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
+    r"^analysis/\w+\.sh": "a study of minutes to hours, or one that needs root for its network",
+    r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
+    r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
+    r"^mpisign (train|show|resume|sbatch|data fetch)$": "names a command, without its arguments",
+    r"^mpisign bench explain$": "names a command, without its mpirun",
+}
+# what the default run carries out; everything else by pytest --all
+FAST = (
+    "make demo",
+    ".venv/bin/mpisign show  ",
+    ".venv/bin/mpisign data show data/mnist",
+    ".venv/bin/mpisign plan my_sweep.toml",
+    ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=heavy_ball:",
+    ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=shrunk:",
+    ".venv/bin/mpirun -n 2 .venv/bin/python -m mpisign train --set problem.name=least_squares:",
+    ".venv/bin/python -m mpisign simulate -n 4 --set problem.name=from_torch:",
+    ".venv/bin/mpisign sbatch ",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str:
+        """The name under which it is saved: its first line."""
+        found = re.match(r"# (\w+\.(?:py|toml))\n", self.text)
+        return found[1] if found else ""
+
+    @property
+    def commands(self) -> list[str]:
+        return (
+            [line for line in self.text.splitlines() if line.split("#")[0].strip()] if self.language == "bash" else []
+        )
+
+
+def blocks(readme: Path) -> list[Block]:
+    return [
+        Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+    ]
+
+
+def inline(readme: Path) -> list[str]:
+    """Commands between backticks, one line each."""
+    prose = re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
+    start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/\w+\.sh) "
+    found = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose))
+    return list(dict.fromkeys(text for text in found if re.match(start, text)))
+
+
+def heads() -> list[str]:
+    """Commands in the comments of jobs and batch scripts."""
+    files = sorted([*(ROOT / "jobs").rglob("*.toml"), *(ROOT / "slurm").glob("*.sbatch")])
+    lines = [line[1:].strip() for file in files for line in file.read_text().splitlines() if line.startswith("#")]
+    return [
+        line for line in lines if re.match(r"(mpirun|mpisign|srun|sbatch|python|for) .*(mpisign|analysis/|jobs/)", line)
+    ]
+
+
+def everything(readme: Path) -> list[str]:
+    """All commands of a README."""
+    return [*(command for block in blocks(readme) for command in block.commands), *inline(readme)]
+
+
+def plain(command: str) -> str:
+    """A command without its comment, and without the folder of the environment."""
+    return command.split("  #")[0].strip().replace(".venv/bin/", "")
+
+
+def why_not(command: str) -> str:
+    """The reason why a command is not run, or ""."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, plain(command))), "")
+
+
+def shortened(command: str) -> str:
+    line, arrow, target = command.split("  #")[0].strip().partition(" > ")
+    words = " ".join(STAND_FOR.get(word, word) for word in line.split(" "))
+    more = next((more for pattern, more in SHORTER if re.search(pattern, words)), "")
+    return f"{words} {more}".rstrip() + arrow + target
+
+
+def stand_ins(folder: Path) -> None:
+    """Tiny data in the formats and places of `mpisign data fetch`."""
+    for name in ("mnist", "cifar10", "shakespeare", "a9a"):
+        (folder / "data" / name).mkdir(parents=True)
+    mnist_folder(folder / "data/mnist", 80)
+    for k, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
+        (folder / f"data/cifar10/{name}.bin").write_bytes(records(40, k).tobytes())
+    (folder / "data/shakespeare/input.txt").write_text("To be, or not to be: that is the question. " * 200)
+    rng = np.random.default_rng(0)
+    rows = (f"{rng.choice([-1, 1]):+d} {k % 5 + 1}:1 {k % 7 + 6}:0.5\n" for k in range(60))
+    (folder / "data/a9a/a9a").write_text("".join(rows))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The folder in which a reader of the README works."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("jobs", "analysis", "slurm"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, folder)
+    (folder / ".venv").symlink_to(sys.prefix)
+    stand_ins(folder)
+    return folder
+
+
+def recipe(target: str, folder: Path, ranks: int) -> list[str]:
+    """The commands of a target of the Makefile, its setup aside."""
+    dry = ["make", "-n", "-o", ".venv/.ready", target, f"RANKS={ranks}"]
+    printed = subprocess.check_output(dry, cwd=folder, text=True)
+    return [line for line in printed.splitlines() if line.startswith(".venv/bin/")]
+
+
+def carry_out(command: str, folder: Path, ranks: int = 8) -> None:
+    """Runs a command, made short; it must end well, and without a traceback. ranks: those of make demo."""
+    if command.startswith("make demo"):
+        for line in recipe("demo", folder, ranks):
+            carry_out(line, folder)
+        return
+    # as a user has it: no PYTHONPATH, and .venv/bin where the README leaves it out
+    path = f"{folder}/.venv/bin{os.pathsep}{os.environ['PATH']}"
+    line = shortened(command)
+    ended = run("bash", "-c", line, timeout=300, cwd=folder, environment={"PYTHONPATH": "", "PATH": path})
+    allowed = {0, *(code for pattern, code in ENDS if re.search(pattern, line))}
+    assert ended.code in allowed, f"{line}\n{ended.out}\n{ended.err}"
+    assert "Traceback" not in ended.err, f"{line}\n{ended.err}"
+
+
+def work_through(readme: Path, folder: Path, wanted, ranks: int = 8) -> list[str]:
+    """Saves what is to be saved, and runs snippets and the wanted commands, in order; returns the commands run."""
+    done = []
+    for block in blocks(readme):
+        if block.file:
+            (folder / block.file).write_text(block.text)
+        elif block.language == "python":
+            with contextlib.chdir(folder):
+                exec(compile(block.text, str(readme), "exec"), {})
+        for command in block.commands:
+            if wanted(command) and not why_not(command):
+                carry_out(command, folder, ranks)
+                done.append(command)
+    return done
+
+
+def test_every_block_is_of_a_kind_that_is_run():
+    assert ROOT / "README.md" in READMES
+    for readme in READMES:
+        assert {b.language for b in blocks(readme)} <= {"bash", "python", "toml", "text", "diff"}, readme
+        assert readme.read_text().count("\n```") == 2 * len(blocks(readme)), f"{readme}: a block without its end"
+        assert all(block.file for block in blocks(readme) if block.language == "toml"), readme
+
+
+def test_nothing_is_listed_that_is_not_there():
+    known = [plain(command) for readme in READMES for command in everything(readme)]
+    assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, command) for command in known)] == []
+
+
+@pytest.mark.timeout(600)
+def test_the_first_minutes(home):
+    """A command of each kind, and all snippets, in the order of the README."""
+    done = work_through(ROOT / "README.md", home, lambda command: command.startswith(FAST), ranks=2)
+    assert len(done) == len(FAST)
+    demo = Run(home / "runs/demo.h5")
+    assert demo.complete
+    assert demo.attributes["n"] == 2
+    assert (home / "runs/demo.png").exists()
+    assert "#SBATCH --ntasks-per-node=16" in (home / "mnist.sbatch").read_text()
+    for name in ("digits-heavy-ball-mv", "digits-shrunk-signum-mv", "FromTorch-signum-mv"):
+        assert Run(home / f"runs/{name}-n4-seed1.h5").complete
+    assert Run(home / "runs/LeastSquares-signum-mv-n2-seed1.h5")["eval"]["train_loss"][-1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_runs(readme, home):
+    work_through(readme, home, lambda command: True)
+    for command in inline(readme):
+        if not why_not(command):
+            # a checkpoint, which the README's folder has after the commands of its blocks
+            saved = sorted((home / "runs/mine.checkpoints").glob("*.h5"))
+            carry_out(command.replace("CHECKPOINT", str(saved[-1]) if saved else ""), home)
+
+
+def parts(command: str) -> list[list[str]]:
+    """The words of each call of mpisign, or of a script of ours, in a command."""
+    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/\w+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
+    return [[STAND_FOR.get(word, word) for word in shlex.split(call)] for call in calls]
+
+
+def check(words: list[str]) -> None:
+    """Raises what a call of mpisign would raise for its words alone; a script must be there."""
+    program, *rest = words
+    if program.endswith(".sbatch"):
+        rest = ["train", *rest]
+    elif program != "mpisign":
+        assert (ROOT / program).exists(), program
+        return
+    context, command, name = command_line.click.Context(command_line.cli, info_name="mpisign"), command_line.cli, ""
+    while hasattr(command, "commands") and rest:
+        name, command, rest = command.resolve_command(context, rest)
+    # a command's mere name needs no more than that it is one
+    how = command.make_context(name, list(rest), parent=context).params if rest else {}
+    if how and name in ("train", "simulate", "plan", "sbatch"):
+        check_job(how, resolved=name != "plan")
+
+
+def check_job(how: dict, resolved: bool) -> None:
+    """The job that is named, with its settings; resolved: whether the command needs its data's place, too."""
+    points = command_line._points(how["job"], {"overwrite": False} | how)
+    if points is None:
+        configs = [command_line._load(**{"point": None, "overwrite": False} | how)]
+    else:
+        configs = [p.config for p in points if p.settings is not None][:1]
+    for config in configs:
+        if resolved and ":" not in config.problem.name + config.algorithm.name:
+            resolve(config, config.run.voters or how.get("voters") or 4)
+
+
+@pytest.mark.parametrize("source", ["jobs", *READMES], ids=lambda source: Path(source).name)
+def test_every_command_is_valid(source, monkeypatch, tmp_path):
+    """Commands are parsed, and their jobs resolved, without being run."""
+    monkeypatch.chdir(ROOT)
+    saved = {} if source == "jobs" else {block.file: block.text for block in blocks(source) if block.file}
+    for file, text in saved.items():
+        (tmp_path / file).write_text(text)
+    for command in heads() if source == "jobs" else everything(source):
+        for words in parts(command) if "mpisign.bits" not in command else []:
+            with told(command):
+                check([str(tmp_path / word) if word in saved else word for word in words])
+        for target in re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z-]+)", command):
+            assert f"\n{target}:" in (ROOT / "Makefile").read_text(), command
+
+
+@contextlib.contextmanager
+def told(command: str):
+    """Says of which command an error is."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{command}\n{error}") from error
+
+
+def test_a_wrong_command_would_be_found():
+    with pytest.raises(UsageError, match="did you mean steps"):
+        check(["mpisign", "train", "--set", "run.stps=3"])
+    with pytest.raises(UsageError, match=r"problem\.path"):
+        check(["mpisign", "sbatch", "jobs/mnist_mlp.toml", "--nodes", "4"])
+    with pytest.raises(command_line.click.UsageError, match="No such option"):
+        check(["mpisign", "sbatch", "--task", "4"])
