@@ -18,6 +18,7 @@ from mpisign.problems import OFFERS, Problem
 from mpisign.problems.share import Share
 from mpisign.theory import Setting
 
+ENDING = ".h5"  # of run files
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
 
@@ -70,6 +71,7 @@ def resolve(config: Config, voters: int) -> Plan:
             "schedule": config.schedule.model_copy(update={"lr": config.schedule.lr or entry.lr}),
         }
     )
+    run_path(full, voters)  # a name that can't be is told before any data are read
     return Plan(full, entry, algorithm, problem, chosen)
 
 
@@ -201,7 +203,11 @@ def groups(plan: Plan, names: list[str]) -> dict[str, Group]:
 
 
 def run_path(config: Config, n: int) -> Path:
-    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
+    """run.file with its fields filled in.
+
+    Raises UsageError (on all ranks alike) for a field it has not, and for a name that does not end in .h5: models and
+    checkpoints are named after it with another ending, and two runs must not share them.
+    """
     fields = {
         "problem": config.problem.name.rpartition(":")[2],
         "algorithm": config.algorithm.name,
@@ -212,6 +218,13 @@ def run_path(config: Config, n: int) -> Path:
         path = Path(config.run.file.format(**fields))
         if not path.name or path.is_dir():
             raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
+        # a run that an older mpisign wrote under another name can still go on
+        if path.suffix != ENDING and (config.run.overwrite or not path.is_file()):
+            raise UsageError(
+                f"run.file = {config.run.file!r}: the name of a run file ends in {ENDING}; set "
+                f"run.file={path.with_name(path.name + ENDING)}",
+                agreed=True,
+            )
         return path
     except OSError as error:
         raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error

@@ -66,7 +66,7 @@ def test_damaged_libsvm_files_are_refused(name, raw, words, tmp_path):
     if raw is not None:
         file.write_bytes(raw)
     with pytest.raises(UsageError) as caught:
-        read_libsvm(file)
+        read_libsvm([file])
     for word in words:
         assert word in str(caught.value)
 
@@ -75,7 +75,7 @@ def test_damaged_libsvm_files_are_refused(name, raw, words, tmp_path):
 @pytest.mark.parametrize(("name", "compress"), [("d", bytes), ("d.gz", gzip.compress), ("d.bz2", bz2.compress)])
 def test_libsvm_labels_and_compressions(low, high, name, compress, tmp_path):
     (tmp_path / name).write_bytes(compress(f"{low} 1:0.5 3:2\n{high} 2:-1\n".encode()))
-    rows = read_libsvm(tmp_path / name)
+    (rows,) = read_libsvm([tmp_path / name])
     assert rows["labels"].tolist() == [-1, 1]
     np.testing.assert_array_equal(rows["inputs"].toarray(), [[0.5, 0, 2], [0, -1, 0]])
 

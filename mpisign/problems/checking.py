@@ -1,5 +1,7 @@
 """Whether what a problem read can be trained on: looked at where it was read, before any row is dealt."""
 
+import re
+
 import numpy as np
 import torch
 
@@ -23,8 +25,8 @@ def checked(problem: Problem, tables: Tables | None) -> Tables | None:
     if not tables.train.count:
         raise UsageError(f"problem {name}: no rows to train on; look at the data, as with mpisign data show")
     for rows in (tables.train, tables.test):
-        if isinstance(getattr(rows, "arrays", None), dict):
-            rows.arrays.update({key: _array(array, f"problem {name}: rows {key!r}") for key, array in rows.arrays.items()})
+        arrays = getattr(rows, "arrays", {})  # an HDF5 file's rows are not read yet
+        arrays.update({key: _array(array, f"problem {name}: rows {key!r}") for key, array in arrays.items()})
     if tables.classes is not None:
         tables.classes = _classes(np.asarray(tables.classes), tables.train.count, name)
     return tables
@@ -40,6 +42,28 @@ def check_labels(labels: np.ndarray, where: object) -> None:
             f"{where}: all {len(labels)} training rows have the label {labels[0]}; there is nothing to learn: at least "
             "two classes are needed"
         )
+
+
+def check_sizes(where: object, train: tuple[int, ...], test: tuple[int, ...]) -> None:
+    """Refuses held-out rows of another shape than those to train on."""
+    if tuple(train) != tuple(test):
+        raise UsageError(
+            f"{where}: rows to train on are of shape {list(train)}, those held out of {list(test)}; they must be alike"
+        )
+
+
+def explain(error: RuntimeError, rows: Rows | None) -> None:
+    """Raises UsageError if what torch found wrong in a problem's loss or measure are the types of its rows."""
+    arrays = getattr(rows, "arrays", {})
+    types = {name: str(array.dtype).removeprefix("torch.") for name, array in arrays.items()}
+    if not re.search("dtype|scalar type", str(error)) or set(types.values()) <= {"float32"}:
+        return
+    told = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    raise UsageError(
+        f"the problem can't use its rows with x, which is float32 ({next(iter(str(error).splitlines()))}); its rows "
+        f"are: {told}; make inputs float32 in read(), as by .astype(np.float32)",
+        agreed=True,  # all ranks have rows of the same types
+    ) from error
 
 
 def _array(array, what: str):
