@@ -89,7 +89,7 @@ def _with_batches(config: Config, voters: int) -> Config:
 def fitted(plan: Plan, share: Share) -> Plan:
     """The plan with what nobody chose made to fit the data: how rows were dealt, and steps where there are no rows."""
     config = plan.config
-    if config.gives_way("partition.kind"):
+    if config.gives_way("partition.kind") and share.rows.any():
         partition = config.partition.model_copy(update={"kind": share.kind})
         config = config.model_copy(update={"partition": partition})
     if config.gives_way("run.epochs") and not share.rows.any():
