@@ -23,7 +23,7 @@ from mpisign.results import Run
 @cache
 def optimum(path: str, l2: float) -> float:
     """f* in float64 by Newton's method with conjugate gradients."""
-    rows = read_libsvm(Path(path))
+    (rows,) = read_libsvm([Path(path)])
     inputs, labels = rows["inputs"].astype(np.float64), rows["labels"].astype(np.float64)
     solver = LogisticRegression(
         C=1 / (len(labels) * l2), fit_intercept=False, solver="newton-cg", tol=1e-12, max_iter=1000

@@ -123,7 +123,7 @@ def main() -> None:
                     print(name, f"{chosen:g}", run.attributes["seed"], f"{steps(run, arguments.target):g}")
             return
         found = times(runs, arguments.target)
-        style.write(style.markdown(rows(found)), arguments.output.with_suffix(".md"))
+        style.write(style.markdown(rows(found)), style.beside(arguments.output, ".md"))
         style.save(picture(found, arguments.target), arguments.output)
 
     style.run(options, work)

@@ -257,7 +257,7 @@ def main() -> None:
 
     def work(runs, arguments):
         found = lines(runs)
-        style.write(text(found, arguments), arguments.output.with_suffix(".md"))
+        style.write(text(found, arguments), style.beside(arguments.output, ".md"))
         style.save(picture(found), arguments.output)
 
     style.run(options, work)

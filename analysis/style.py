@@ -26,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKERS = "osD^vPX<>*"
 POINTS = 1500  # of a line: more are not to be seen
+PICTURES = (".png", ".pdf", ".svg")
 SKIPPED = 2  # exit code where a file could not be read, though all else was done
 
 plt.rcParams.update(
@@ -112,6 +113,11 @@ def save(figure: Figure, output: Path) -> None:
     aside.replace(output)
     plt.close(figure)
     print(f"picture: {output}")
+
+
+def beside(picture: Path, ending: str) -> Path:
+    """The name of what goes with a picture: another ending in place of a picture's, or behind any other name."""
+    return picture.with_suffix(ending) if picture.suffix in PICTURES else picture.with_name(picture.name + ending)
 
 
 def markdown(rows: list[dict[str, object]]) -> str:

@@ -129,7 +129,7 @@ def main() -> None:
         found = points(runs, a.metric, a.x, a.lines, a.panels, **how)
         label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
         style.save(picture(found, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
-        style.write(style.markdown(rows(found, a.xlabel or a.x.rpartition(".")[2])), a.output.with_suffix(".md"))
+        style.write(style.markdown(rows(found, a.xlabel or a.x.rpartition(".")[2])), style.beside(a.output, ".md"))
 
     style.run(options, work)
 

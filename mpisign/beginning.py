@@ -1,6 +1,7 @@
 """How a run begins: anew, where it stopped, or at another run's x. Root decides, before anything is changed."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ FREE = {
     "checkpoint": None,
     "probe": None,
 }
+MOVABLE = ("path", "test_path")  # of [problem]: where data lie, which may change if what is read there does not
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,26 @@ class Beginning:
         return tables
 
 
-def decide(wish: Wish, path: Path, config: Config) -> Beginning:
-    """How the run at this path begins. config: every default filled in.
+def movable(arguments: Mapping[str, object]) -> bool:
+    """Whether a problem with these arguments has data that may lie elsewhere next time."""
+    return any(key in arguments for key in MOVABLE)
 
-    Raises UsageError where it can't go on: no run, another job, no whole checkpoint.
+
+def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
+    """How the run at this path begins. config: every default filled in. data: fingerprint of the rows, if taken.
+
+    Raises UsageError where it can't go on: no run, another job, other data, no whole checkpoint.
     """
     if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
         return _anew(wish, path, config)
     run = Run(path)
-    if other := differences(run.config, config.written):
+    before = str(run.attributes.get("data", ""))
+    if before and data and before != data:
+        raise UsageError(
+            f"{path} began with other data: the rows that are read now are not those of then; give the data of then, "
+            "as by --set problem.path=..., or start a new run (train --init-from takes x along)"
+        )
+    if other := differences(run.config, config.written, moved=bool(before and before == data)):
         raise UsageError(
             f"{path} is a run of another job: {'; '.join(other[:3])}; set run.file=... to write another, "
             "or --overwrite without --resume to replace it"
@@ -116,11 +129,16 @@ def _anew(wish: Wish, path: Path, config: Config, run: Run | None = None, note: 
     return Beginning("new", run=run, note=note)
 
 
-def differences(stored: dict[str, dict], wanted: dict[str, dict]) -> list[str]:
-    """What two jobs, with every default written out, do not share, leaving aside what moves no bit of x."""
+def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = False) -> list[str]:
+    """What two jobs, with every default written out, do not share, leaving aside what moves no bit of x.
+
+    moved: whether their data are the same, wherever they lie.
+    """
     found = []
     for table in dict.fromkeys((*stored, *wanted)):
         one, other, free = stored.get(table, {}), wanted.get(table, {}), FREE.get(table, ())
+        if moved and table == "problem":
+            free = (*free, *MOVABLE)
         for key in dict.fromkeys((*one, *other)) if free is not None else ():
             if key not in free and one.get(key) != other.get(key):
                 found.append(f"{table}.{key} = {one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here")
@@ -157,9 +175,11 @@ def _open(file: Path, run: Run) -> Checkpoint:
 
 
 def _check_belongs(opened: Checkpoint, run: Run) -> None:
-    if other := differences(run.config, opened.config):
+    progress, data = json.loads(opened.text("progress")), run.attributes.get("data", "")
+    moved = bool(data) and progress.get("data") == data
+    if other := differences(run.config, opened.config, moved):
         raise UsageError(f"{opened.path} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
-    for table, count in json.loads(opened.text("progress"))["rows"].items():
+    for table, count in progress["rows"].items():
         there = int((run[table]["step"] <= opened.step).sum())
         if there != count:
             text = f"{run.path} has {there} rows of /{table} up to step {opened.step}, not {count}"

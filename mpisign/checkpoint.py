@@ -8,7 +8,8 @@ that damage is found before HDF5 reads anything.
     /                       attributes: step (taken so far), begun (at which states were made), n, d, definition
     /config                 text: the job as TOML, every default written out
     /layout                 text: JSON, name and shape of every parameter, in order
-    /progress               text: JSON, what the observer counts: bytes, evaluations, rows of the run file
+    /progress               text: JSON, what the observer counts: bytes, evaluations, rows of the run file; and the
+                            fingerprint of the data
     /arrays/x               float32 (length,): the parameters as they lie in x, pads included; once, as all ranks agree
     /arrays/estimator/m/3   an array of voter 3; sign/... alike
     /arrays/vote/z          (..., length): what the vote keeps, in coordinate order, whoever counted it

@@ -11,7 +11,7 @@ import torch
 
 from mpisign import bits, budget, exchange, memory, mpi, restart
 from mpisign.adversary import Adversary
-from mpisign.beginning import ANEW, Beginning, Wish, decide
+from mpisign.beginning import ANEW, Beginning, Wish, decide, movable
 from mpisign.choosing import measured
 from mpisign.device import settle, spread
 from mpisign.errors import MpisignError, Stopped, UsageError
@@ -20,10 +20,10 @@ from mpisign.layout import Layout
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
-from mpisign.plan import Plan, groups, with_theory
+from mpisign.plan import Plan, fitted, groups, with_theory
 from mpisign.probe import Probe
 from mpisign.problems import Oracle, pick_for
-from mpisign.problems.share import share_rows
+from mpisign.problems.share import fingerprint, share_rows
 from mpisign.results import Run, told
 from mpisign.rng import Streams
 from mpisign.schedules import Schedule
@@ -51,11 +51,16 @@ class Job:
         config, streams = plan.config, Streams(plan.config.run.seed)
         generator = streams.draw("partition", 0).generator()
         _check_size(plan, ranks, voters)
-        share = share_rows(plan.problem, ranks, voters, generator, **config.partition.model_dump())
+        how = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
+        share = share_rows(plan.problem, ranks, voters, generator, **how)
+        if movable(config.problem.arguments):
+            share.data = fingerprint(share, ranks)
+        plan = fitted(plan, share)
+        config = plan.config
 
         _check_size(plan, ranks, voters)  # again: some problems know their size only now
         # x comes from root: a generator may differ between hosts, its bits may not
-        start = plan.problem.initial(streams.draw("initial", 0).generator())
+        start = _initial(plan, streams, ranks)
         device = pick_for(plan.problem, config.run.device, ranks)
         layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)), device)
         x = layout.flatten(start)
@@ -128,7 +133,7 @@ class Job:
         beginning, error, ranks = Beginning("new"), None, self.ranks
         if ranks.root:
             try:
-                beginning = decide(wish, self.observer.path, self.config)
+                beginning = decide(wish, self.observer.path, self.config, self.observer.share.data)
             except MpisignError as found:
                 error = found
         ranks.agree(error)
@@ -232,6 +237,22 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
         except UsageError as found:
             error = found
         ranks.agree(error)
+
+
+def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The starting point, which every rank makes; raises UsageError on all if one that did not read the data can't."""
+    start, error = {}, None
+    try:
+        start = plan.problem.initial(streams.draw("initial", 0).generator())
+    except AttributeError as found:
+        if ranks.local_rank == 0:
+            raise
+        error = UsageError(
+            f"problem {plan.config.problem.name!r}: initial() fails on a rank that did not read the data ({found}); "
+            "read() is called once a node: give what it finds out by describe(), and take it in adopt(), on every rank"
+        )
+    ranks.agree(error)
+    return start
 
 
 def _drawn_step(seed: int, steps: int) -> int:

@@ -114,7 +114,8 @@ class Observer:
         totals = self._totals()
         seconds = self.before["seconds"] + self.clock.elapsed()
         kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
-        return {"counters": totals | {"seconds": seconds}, **kept, "rows": {t: self.rows[t] for t in COUNTED}}
+        rows = {t: self.rows[t] for t in COUNTED}
+        return {"counters": totals | {"seconds": seconds}, **kept, "rows": rows, "data": self.share.data}
 
     def take_back(self, progress: dict, kept: State | None) -> None:
         """Goes on counting from what progress() told."""
@@ -235,6 +236,7 @@ class Observer:
             "n": self.world.n,
             "d": self.stepper.layout.size,
             "seed": str(self.config.run.seed),
+            "data": self.share.data,
         }
 
     def _arrays(self) -> dict[str, np.ndarray]:

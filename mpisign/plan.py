@@ -14,7 +14,10 @@ from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.layout import Group
 from mpisign.problems import OFFERS, Problem
+from mpisign.problems.share import Share
 from mpisign.theory import Setting
+
+STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ def resolve(config: Config, voters: int) -> Plan:
     algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
-    problem = factory(**arguments)
+    try:
+        problem = factory(**arguments)
+    except OSError as error:
+        raise UsageError(f"problem {config.problem.name!r}: {error}") from error
     if isinstance(problem, Problem):
         problem.use_precision(config.run.precision)
         if config.run.compile:
@@ -63,6 +69,7 @@ def resolve(config: Config, voters: int) -> Plan:
             "schedule": config.schedule.model_copy(update={"lr": config.schedule.lr or entry.lr}),
         }
     )
+    configuration.run_path(full, voters)  # a name that can't be is told before any data are read
     return Plan(full, entry, algorithm, problem, chosen)
 
 
@@ -75,6 +82,18 @@ def _with_batches(config: Config, voters: int) -> Config:
         )
     own = {"batch_size": whole // voters} if whole else {}
     return config.model_copy(update={"problem": config.problem.model_copy(update=own)})
+
+
+def fitted(plan: Plan, share: Share) -> Plan:
+    """The plan with what nobody chose made to fit the data: how rows were dealt, and steps where there are no rows."""
+    config = plan.config
+    if config.gives_way("partition.kind") and share.rows.any():
+        partition = config.partition.model_copy(update={"kind": share.kind})
+        config = config.model_copy(update={"partition": partition})
+    if config.gives_way("run.epochs") and not share.rows.any():
+        run = config.run.model_copy(update={"epochs": None, "steps": STEPS})
+        config = config.model_copy(update={"run": run})
+    return replace(plan, config=config)
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:

@@ -1,7 +1,8 @@
 """The run file, declared once: recorder.py writes it, results.py reads it, `mpisign show` prints it.
 
     /            attributes: filetype, format_version, mpisign_version, algorithm, definition, paper, problem,
-                 exchange, exchange_reason, exchange_details, n, d, seed
+                 exchange, exchange_reason, exchange_details, n, d, seed, data (fingerprint of the rows of a problem
+                 with a path)
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns

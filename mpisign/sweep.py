@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from mpisign import config
+from mpisign.beginning import MOVABLE
 from mpisign.config import Config, Table
 from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.results import Run
@@ -87,10 +88,12 @@ class Point:
 
     def _check(self, run: Run) -> None:
         """Refuses the product of another job under this point's name."""
+        # data that the whole sweep shares may have moved; whether they are the same is seen where they are read
+        moved = {f"problem.{key}" for key in MOVABLE} - self.settings.keys()
         for table, keys in self.config.model_dump(exclude_unset=True).items():
             for key, value in keys.items():
                 stored = run.config.get(table, {}).get(key, value)
-                if (table, key) not in (("run", "file"), ("run", "overwrite")) and stored != value:
+                if f"{table}.{key}" not in ("run.file", "run.overwrite", *moved) and stored != value:
                     raise UsageError(
                         f"{self.file} was made with {table}.{key} = {stored!r}, but the sweep says {value!r}; "
                         "remove it, or set sweep.folder to another folder"

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,6 +42,30 @@ class Awkward(Problem):
     def measure(self, parameters, rows):
         with torch.no_grad():
             return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
+
+
+class Plain(Problem):
+    """Least squares as somebody writes it first: rows without classes, of whatever type, sizes looked up in read().
+
+    kind: of the rows, as numpy names it.
+    """
+
+    def __init__(self, path: Path = Path("data.npz"), kind: str = "float32", start: tuple[float, ...] = (0.0, 0.0)):
+        self.kind, self.start = kind, start
+
+    def read(self):
+        a = np.arange(24).reshape(12, 2) % 5
+        self.size = a.shape[1]
+        return Tables(train=Rows(a=a.astype(self.kind), b=a.sum(axis=1).astype(np.float32)))
+
+    def initial(self, generator):
+        return {"x": torch.full((self.size,), self.start[0])}
+
+    def loss(self, parameters, batch):
+        return ((batch["a"] @ parameters["x"] - batch["b"]) ** 2).mean() / 2
+
+    def measure(self, parameters, rows):
+        return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
 
 
 class Rowless(Problem):

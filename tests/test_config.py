@@ -1,10 +1,20 @@
 """Every wrong job is answered with what was wrong, the value, and what is valid."""
 
-import pytest
+import contextlib
+import itertools
+from pathlib import Path
 
-from mpisign import config, sweep
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpisign import checkpoint, config, plan, sweep
+from mpisign.config import run_path
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
+from mpisign.problems import PROBLEMS
+from mpisign.results import Run
+from mpisign.train import simulate
 from tests.running import ROOT
 
 
@@ -98,9 +108,9 @@ def test_jobs_resolve(job, tmp_path):
     points = sweep.read(job, settings)
     for found in [p.config for p in points if p.settings] if points else [config.load(job, settings)]:
         n = found.run.voters or 2
-        plan = resolve(found, n)
-        again = resolve(config.Config(**_tables(plan.config)), n)
-        assert again.config == plan.config, "a stored configuration resolves to itself"
+        resolved = resolve(found, n)
+        again = resolve(config.Config(**_tables(resolved.config)), n)
+        assert again.config == resolved.config, "a stored configuration resolves to itself"
 
 
 def _tables(stored):
@@ -137,6 +147,96 @@ def test_a_setting_for_the_length_takes_the_place_of_the_files():
 def test_another_problem_or_algorithm_drops_the_arguments_of_the_built_in_one():
     assert resolved("problem.name=quadratic", "run.steps=5").config.problem.arguments["dimension"] == 100
     assert resolved("algorithm.name=sgd").config.schedule.lr == 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("algorithm.name=sgd", "schedule.lr=0.5", "algorithm.momentum=0.3"),
+        ("problem.name=mnist", "problem.path=x", "problem.hidden=[7]", "problem.dropout=0.1", "run.steps=3"),
+        ("problem.name=wilson", "algorithm.name=ssdm", "schedule.lr=0.5", "problem.count=7", "partition.kind=sorted"),
+        ("schedule.kind=step", "schedule.lr=0.5", "partition.kind=iid", "partition.alpha=9.5", "run.epochs=2.5"),
+    ],
+)
+def test_the_order_of_settings_does_not_matter(settings):
+    found = [config.load(None, order) for order in itertools.permutations(settings)]
+    assert all(other == found[0] for other in found)
+    for key, value in (setting.split("=") for setting in settings):
+        table, _, name = key.partition(".")
+        assert str(found[0].written[table][name]) == value.strip('"')
+
+
+def test_the_last_of_two_settings_for_a_key_counts():
+    assert config.load(None, ("schedule.lr=1", "algorithm.name=sgd", "schedule.lr=2")).schedule.lr == 2
+
+
+WITHOUT_PATH = ("digits", "linear", "quadratic", "rosenbrock", "targets", "two-planes", "wilson")
+
+
+@pytest.mark.parametrize("name", WITHOUT_PATH)
+def test_the_built_in_job_takes_any_problem_by_its_name_alone(name, tmp_path):
+    job = config.load(None, (f"problem.name={name}", f"run.file={tmp_path}/r.h5"))
+    simulate(job, 2, dry_run=True, quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - set(WITHOUT_PATH)))
+def test_a_problem_that_needs_a_path_says_which(name):
+    with pytest.raises(UsageError, match=rf"problem.path is missing \({PROBLEMS[name].hints['path']}\); set it"):
+        resolved(f"problem.name={name}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("problem.name=quadratic", "run.epochs=130"), "has no rows to pass over"),
+        (("problem.name=targets", "partition.kind=dirichlet"), "no draw of 1000"),
+        (("problem.name=tests.problems:Plain", "partition.kind=dirichlet"), "needs classes"),
+    ],
+)
+def test_what_somebody_set_does_not_give_way(settings, words):
+    with pytest.raises(UsageError, match=words):
+        simulate(config.load(None, settings), 2, dry_run=True, quiet=True)
+
+
+def test_a_run_file_tells_what_took_the_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "STEPS", 3)
+    for name, settings in (("tests.problems:Plain", ("run.steps=4",)), ("quadratic", ())):
+        job = config.load(None, (f"problem.name={name}", f"run.file={tmp_path}/{{problem}}.h5", *settings))
+        simulate(job, 2, quiet=True)
+    assert Run(tmp_path / "Plain.h5").config["partition"]["kind"] == "iid"
+    assert Run(tmp_path / "quadratic.h5").config["run"]["steps"] == 3
+
+
+@pytest.mark.parametrize("name", ["signum-lr0.01", "r", "r.hdf5", ".h5", "r.H5", "r.h5.model", "{seed}"])
+def test_a_run_file_without_the_ending_is_refused_with_its_name(name):
+    with pytest.raises(UsageError, match=r"ends in \.h5; set run\.file=.*\.h5"):
+        resolved(f"run.file={name}")
+
+
+@given(st.lists(st.text("ab.h5", min_size=1, max_size=6), min_size=2, max_size=2, unique=True))
+def test_two_run_files_share_no_product(names):
+    paths = []
+    for name in names:
+        with contextlib.suppress(UsageError):
+            paths.append(run_path(config.load(None, (f'run.file="{name}.h5"',)), 1))
+            paths.append(run_path(config.load(None, (f'run.file="{name}"',)), 1))
+    products = [p for path in set(paths) for p in (path, path.with_suffix(".model"), checkpoint.folder(path))]
+    assert len(set(products)) == len(products)
+
+
+def test_a_job_file_is_utf_8_whatever_the_locale(tmp_path, monkeypatch):
+    job = tmp_path / "job.toml"
+    job.write_bytes("\ufeff[run]\nsteps = 5\nfile = 'größe.h5'\n".encode())
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    assert config.load(job).run.file == "größe.h5"
+    job.write_bytes(b"[run]\nsteps = 5 # \xe9\n")
+    with pytest.raises(UsageError, match=r"not valid TOML.*0xe9"):
+        config.load(job)
+    with pytest.raises(UsageError, match="Is a directory"):
+        config.load(tmp_path)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Not allowed")))
+    with pytest.raises(UsageError, match=r"can't read the job file .*Not allowed"):
+        config.load(job)
 
 
 def test_a_global_batch_is_dealt_to_all_ranks():

@@ -5,14 +5,17 @@ import hashlib
 import http.server
 import io
 import lzma
+import shlex
 import tarfile
 import threading
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mpisign import config, memory
 from mpisign.cli import cli
 from mpisign.data import sets
 from mpisign.data.fetch import fetch
@@ -100,6 +103,87 @@ def test_archives_are_unpacked_and_nothing_lands_elsewhere(server, monkeypatch, 
     assert not (tmp_path / "two").exists()
 
 
+def test_what_is_there_stays_until_a_whole_file_takes_its_place(server, monkeypatch, tmp_path):
+    (tmp_path / "own").write_bytes(ROWS)
+    known(monkeypatch, "http://127.0.0.1:9/", File("rows", rows=digest_of_rows(tmp_path / "own")))
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "rows").write_bytes(b"1 1:1\n-1 1:7\n")  # somebody's own
+    told = []
+    with pytest.raises(UsageError, match="can't be fetched"):
+        fetch("mine", here, "", told.append)
+    assert "not the file of this data set" in told[0]
+    (server[1] / "rows").write_bytes(ROWS[:-9])
+    with pytest.raises(UsageError, match=r"its rows are not those|can't be read as LIBSVM|two classes"):
+        fetch("mine", here, server[0], print)
+    assert (here / "rows").read_bytes() == b"1 1:1\n-1 1:7\n"
+    (server[1] / "rows").write_bytes(ROWS)
+    fetch("mine", here, server[0], print)
+    assert (here / "rows").read_bytes() == ROWS
+    assert [f.name for f in here.iterdir()] == ["rows"]
+
+
+def test_links_are_replaced_and_not_followed(server, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("archive.tar.gz", "one"):
+        (here / name).symlink_to(tmp_path / "elsewhere")
+    known(monkeypatch, server[0], File("archive.tar.gz", sha(archive_at(server))), unpack=True)
+    fetch("mine", here, "", print)
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+    assert (here / "one").read_bytes() == b"abc"
+    assert not (here / "one").is_symlink()
+
+
+def test_a_file_only_appears_under_its_name_once_it_was_checked(server, monkeypatch, tmp_path):
+    (tmp_path / "own").write_bytes(ROWS)
+    wanted, here = digest_of_rows(tmp_path / "own"), tmp_path / "here"
+    seen = []
+
+    def look(path):
+        seen.append((path.name, (here / "rows").exists()))
+        return digest_of_rows(path)
+
+    monkeypatch.setattr("mpisign.data.fetch.digest_of_rows", look)
+    known(monkeypatch, server[0], File("rows", rows=wanted))
+    fetch("mine", here, "", print)
+    assert seen == [("rows", False)]
+    assert (here / "rows").stat().st_mode & 0o777 == (tmp_path / "own").stat().st_mode & 0o777
+
+
+def test_where_nothing_can_be_put_is_told(server, monkeypatch, tmp_path):
+    known(monkeypatch, server[0], File("plain.txt", sha(b"hello")))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="can't make the folder"):
+        fetch("mine", tmp_path / "file", "", print)
+    (tmp_path / "here" / "plain.txt").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"can't write .*plain\.txt: Is a directory; move away"):
+        fetch("mine", tmp_path / "here", "", print)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", denied)
+    with pytest.raises(UsageError, match=r"can't write into .*Permission denied.*--to"):
+        fetch("mine", tmp_path / "other", "", print)
+
+
+def test_what_is_printed_is_what_a_shell_takes(server, monkeypatch, tmp_path):
+    known(monkeypatch, server[0], File("plain.txt", sha(b"hello")))
+    told = []
+    fetch("mine", tmp_path / "a folder; of $mine", "", told.append)
+    assert shlex.split(told[-1])[-1] == f"problem.path={tmp_path}/a folder; of $mine"
+    folder = tmp_path / "cifar it's"
+    folder.mkdir()
+    for k in (2, 3):
+        (folder / f"data_batch_{k}.bin").write_bytes(records(20, k).tobytes())
+    show(folder, 3, 1, told.append, kind="iid", labels=4, alpha=0.3, min_rows=1)
+    words = shlex.split(next(line for line in told if "problem cifar10;" in line).split("cifar10; ")[1])
+    job = config.load(None, words[1::2])
+    assert job.problem.arguments == {"path": str(folder), "test": ["data_batch_3"]}
+
+
 def archive_at(server):
     return (server[1] / "archive.tar.gz").read_bytes()
 
@@ -146,6 +230,26 @@ def test_what_lies_at_a_path_is_recognised(tmp_path):
         recognise(tmp_path)
     with pytest.raises(UsageError, match="no file or folder"):
         recognise(tmp_path / "nowhere")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(UsageError, match="an empty file"):
+        recognise(tmp_path / "empty")
+
+
+def test_a_file_is_recognised_by_its_start_alone(tmp_path, monkeypatch):
+    (tmp_path / "rows").write_text("1 " + " ".join(f"{k}:0.123456789" for k in range(1, 9000)) + "\n")
+    (tmp_path / "text").write_text("1 and 2:3 and so on" * 9000)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert [recognise(tmp_path / name)[0] for name in ("rows", "text")] == ["logistic", "text"]
+
+
+def test_what_cant_be_trained_on_is_told_by_show(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    (tmp_path / "rows").write_text("1 1:1\n1 2:1\n")
+    (tmp_path / "wide").write_text("1 1:1\n2 2000000000:1\n")
+    for name, words in (("rows", "two classes are needed"), ("wide", "GB are free")):
+        ended = CliRunner().invoke(cli, ["data", "show", str(tmp_path / name), "--ranks", "1"])
+        assert isinstance(ended.exception, UsageError)
+        assert words in str(ended.exception)
 
 
 def test_ranks_are_shown_the_rows_that_a_run_deals_them(tmp_path):

@@ -24,6 +24,16 @@ from tests.problems import Awkward
 # Readers
 
 
+def _both(folder, stem, count):
+    """Images and labels of another number."""
+    (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx((count, 4, 4), [0] * count * 16))
+    (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(idx((count,), [0] * count))
+
+
+def _followed(folder):
+    return (folder / "train-labels-idx1-ubyte.gz").read_bytes() + b"and so on"
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -39,6 +49,12 @@ from tests.problems import Awkward
         ),
         (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(idx((39,), [0] * 39)), ["40", "39 "]),
         (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b""), ["not an IDX file"]),
+        (lambda f: (f / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0"), ["cut short in its header"]),
+        (lambda f: (f / "t10k-images-idx3-ubyte").write_bytes(idx((40, 5, 4), [0] * 800)), ["[1, 4, 4]", "[1, 5, 4]"]),
+        (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(idx((40,), [3] * 40)), ["label 3", "two classes"]),
+        (lambda f: (f / "train-images-idx3-ubyte").write_bytes(idx((2**31, 2**31, 4), [])), ["promises"]),
+        (lambda f: _both(f, "t10k", 0), ["[0, 4, 4]", "none at all"]),
+        (lambda f: (f / "train-labels-idx1-ubyte.gz").write_bytes(_followed(f)), ["decompressed", "something else"]),
     ],
 )
 def test_damaged_mnist_files_are_refused(damage, words, tmp_path):
@@ -66,18 +82,81 @@ def test_damaged_libsvm_files_are_refused(name, raw, words, tmp_path):
     if raw is not None:
         file.write_bytes(raw)
     with pytest.raises(UsageError) as caught:
-        read_libsvm(file)
+        read_libsvm([file])
     for word in words:
         assert word in str(caught.value)
+
+
+def files(folder, **contents):
+    """LIBSVM files of these contents, in order."""
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    return [folder / name for name in contents]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "inputs", "labels"),
+    [
+        # counted from 0, which the held-out file alone would not show
+        ("1 0:5 1:1\n-1 1:-1\n", "1 1:1\n-1 1:-1\n", [[0, 1], [0, -1]], [1, -1]),
+        # nor the file to train on
+        ("1 1:1\n-1 1:-1\n", "1 0:5 1:1\n-1 1:-1\n", [[5, 1], [0, -1]], [1, -1]),
+        # features and classes that only the other file has
+        ("1 1:1\n2 2:1\n", "1 3:4\n1 1:2\n", [[0, 0, 4], [2, 0, 0]], [-1, -1]),
+        ("0 1:1 3:1\n1 2:1\n", "1 1:1\n", [[1, 0, 0]], [1]),
+        ("1 1:1\n-1 2:1\n", "1\n", [[0, 0]], [1]),
+    ],
+)
+def test_files_of_one_problem_are_read_by_one_decision(train, test, inputs, labels, tmp_path):
+    known, held_out = read_libsvm(files(tmp_path, train=train, test=test))
+    assert known["inputs"].shape[1] == held_out["inputs"].shape[1]
+    np.testing.assert_array_equal(held_out["inputs"].toarray(), inputs)
+    assert held_out["labels"].tolist() == labels
+
+
+def test_a_file_without_features_does_not_move_those_of_the_others(tmp_path):
+    known, _ = read_libsvm(files(tmp_path, train="1 1:1\n-1 2:1\n", test="1\n-1\n"))
+    np.testing.assert_array_equal(known["inputs"].toarray(), [[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ("1 1:1\n2 2147483648:1\n", "", "beyond 2147483646"),
+        ("1 1:1\n2 9999999999999999999:1\n", "", "beyond 2147483646"),
+        ("1 1:1\n2 2:nan\n", "", "row 2 has a value that is not a finite number"),
+        ("1 1:1\n2 2:1e39\n", "", "row 2 has a value that is not a finite number"),
+        ("1 1:1\nnan 2:1\n", "", "labels 1, nan"),
+        ("1 1:1\n1.5 2:1\n", "", "labels 1, 1.5"),
+        ("1 1:1\n1099511627776 2:1\n", "", "two classes are needed"),
+        ("1 1:1\n1 2:1\n", "", "labels 1; two classes"),
+        ("1 1:1\n1 2:1\n", "2 1:1\n", "train: labels 1 only"),
+        ("1 1:1\n2 2:1\n", "-1 1:1\n", "labels -1, 1, 2"),
+        ("1 1:1\n2 2:1\n", "\n", "test: no rows"),
+        ("1\n2\n", "", "no row has a feature"),
+        ("1 -3:1\n2 2:1\n", "", "can't be read as LIBSVM"),
+    ],
+)
+def test_rows_that_cant_be_trained_on_are_refused(train, test, words, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        read_libsvm(files(tmp_path, train=train, **({"test": test} if test else {})))
 
 
 @pytest.mark.parametrize(("low", "high"), [("0", "1"), ("1", "2"), ("-1", "+1")])
 @pytest.mark.parametrize(("name", "compress"), [("d", bytes), ("d.gz", gzip.compress), ("d.bz2", bz2.compress)])
 def test_libsvm_labels_and_compressions(low, high, name, compress, tmp_path):
     (tmp_path / name).write_bytes(compress(f"{low} 1:0.5 3:2\n{high} 2:-1\n".encode()))
-    rows = read_libsvm(tmp_path / name)
+    (rows,) = read_libsvm([tmp_path / name])
     assert rows["labels"].tolist() == [-1, 1]
     np.testing.assert_array_equal(rows["inputs"].toarray(), [[0.5, 0, 2], [0, -1, 0]])
+
+
+def test_a_class_that_is_only_held_out_has_an_output(tmp_path):
+    folder = mnist_folder(tmp_path)
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(idx((40,), [k % 9 for k in range(40)]))
+    problem = Mnist(str(folder))
+    tables = problem.read()
+    assert problem.describe(tables) == {"shape": (1, 4, 4), "classes": 10}
 
 
 # Partitions

@@ -1,20 +1,28 @@
 """Files of data: what is read, what is refused and how; every rank reads its own rows of an HDF5 file."""
 
 import bz2
+import errno
 import gzip
 import lzma
+import os
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from mpisign.data.look import recognise
 from mpisign.errors import UsageError
+from mpisign.problems.cifar import Cifar10
 from mpisign.problems.hdf5 import Hdf5
+from mpisign.problems.logistic import Logistic
+from mpisign.problems.mnist import Mnist
 from mpisign.problems.partition import partition
 from mpisign.problems.readers import hdf5, opening
 from mpisign.problems.readers.text import read_text
 from mpisign.problems.text import Text
 from tests.building import Setup
+from tests.files import mnist_folder
 
 
 @pytest.mark.parametrize("ending", opening.ENDINGS)
@@ -28,6 +36,52 @@ def test_compressed_files_are_found_and_read(tmp_path, ending):
         file.write_bytes(pack(b"content")[:-5])
         with pytest.raises(UsageError, match="fetch it anew"):
             opening.read(file)
+
+
+@pytest.mark.parametrize("size", [0, 5, 70_000])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
+def test_the_head_of_a_file_is_what_read_begins_with(tmp_path, size, pack):
+    content = np.random.default_rng(0).bytes(size)
+    (tmp_path / "file").write_bytes(pack(content))
+    assert opening.head(tmp_path / "file", 1000) == opening.read(tmp_path / "file")[:1000] == content[:1000]
+
+
+def denied(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+READING = [
+    lambda path: Text(str(path)).read(),
+    lambda path: Hdf5(str(path)).read(),
+    lambda path: Logistic(str(path)).read(),
+    lambda path: Mnist(str(path)).read(),
+    lambda path: Cifar10(str(path)).read(),
+    recognise,
+]
+
+
+@pytest.mark.parametrize("read", READING)
+@pytest.mark.parametrize("what", ["is_file", "open"])
+def test_a_path_that_may_not_be_read_is_one_message(tmp_path, monkeypatch, read, what):
+    (tmp_path / "file").write_text("1 1:1\n2 2:1\n")
+    path = mnist_folder(tmp_path) if read in READING[3:5] else tmp_path / "file"
+    monkeypatch.setattr(Path, what, denied)
+    with pytest.raises(UsageError):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READING[:3])
+def test_what_is_no_file_is_named(tmp_path, read):
+    (tmp_path / "link").symlink_to("/nowhere/at/all")
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "a folder; set problem.path"),
+        (tmp_path / "link", "a link to /nowhere/at/all"),
+        (tmp_path / "pipe", "nothing that can be read twice"),
+        (tmp_path / "nothing", "no such file"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            read(path)
 
 
 # Text
@@ -68,6 +122,13 @@ def test_a_gpt_learns_what_follows_what(tmp_path):
         (b"abc", {}, "too few for windows"),
         (b"abc" * 99, {"context": 0}, r"problem\.context = 0"),
         (b"abc" * 99, {"heads": 3}, "must be a multiple"),
+        (b"aaa" * 99, {"context": 8}, "nothing to learn"),
+        (b"", {}, "too few for windows"),
+        (b"abc" * 99 + b"+2AA-", {"encoding": "utf-7"}, r"'\\ud800' at character 297"),
+        (b"abc" * 99 + b"\xff\xfe", {"encoding": "utf-8-sig"}, "byte 0xff at 297"),
+        (b"abc" * 99, {"encoding": "utf-16"}, "not text in utf-16.*truncated"),
+        (b"abc" * 99, {"encoding": "undefined"}, "not text in undefined"),
+        (b"abc" * 99, {"encoding": "rot13"}, r"problem\.encoding = 'rot13'"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, content, options, told):
@@ -126,6 +187,26 @@ def test_a_model_trains_on_rows_of_a_file(stored, model):
         (lambda f: f["y_test"].__setitem__(0, 9), {}, "a label of 9"),
         (lambda f: f.__setitem__("z", np.zeros(90)), {"labels": "z"}, "integers are needed"),
         (lambda f: f.__setitem__("z", np.zeros(8, int)), {"labels": "z"}, "no rows of data"),
+        (lambda f: f.__setitem__("z", np.zeros((90, 0))), {"inputs": "z"}, "no rows of data"),
+        (lambda f: f.__setitem__("z", h5py.Empty("f4")), {"inputs": "z"}, "no rows of data"),
+        (lambda f: f.__setitem__("z", 3), {"inputs": "z"}, "no rows of data"),
+        (lambda f: f.__setitem__("z", np.zeros((90, 2), complex)), {"inputs": "z"}, "numbers and integers"),
+        (lambda f: f.__setitem__("z", h5py.SoftLink("/gone")), {"inputs": "z"}, "no dataset 'z'"),
+        (lambda f: f.__setitem__("z", h5py.ExternalLink("gone.h5", "/x")), {"inputs": "z"}, "no dataset 'z'"),
+        (lambda f: replace(f, "y", np.full(90, 2**40)), {}, "stay below 1048576"),
+        (lambda f: f["y"].__setitem__(..., 2), {}, "the label 2; there is nothing to learn"),
+        (lambda f: replace(f, "x_test", np.zeros((10, 3, 8, 7), np.uint8)), {}, r"\[3, 8, 8\].*\[3, 8, 7\]"),
+        (lambda f: replace(f, "x_test", np.zeros((10, 3, 8, 8))), {}, "uint8.*float64.*store both alike"),
+        (lambda f: f.pop("y_test"), {}, "no dataset 'y_test'"),
+        (lambda f: f.create_dataset("z", (90, 2), "f4"), {"inputs": "z"}, "never filled"),
+        (
+            lambda f: f.create_dataset("z", (90, 2), "f4", chunks=(9, 2)).write_direct(
+                np.ones((9, 2)), dest_sel=np.s_[:9]
+            ),
+            {"inputs": "z"},
+            "only in part",
+        ),
+        (lambda f: f.create_virtual_dataset("z", gone()), {"inputs": "z"}, "gone.h5 is not there"),
     ],
 )
 def test_what_does_not_fit_is_refused(stored, change, options, told):
@@ -133,6 +214,40 @@ def test_what_does_not_fit_is_refused(stored, change, options, told):
         change(f)
     with pytest.raises(UsageError, match=told):
         Hdf5(str(stored), **options).read()
+
+
+def replace(file, name, array):
+    del file[name]
+    file[name] = array
+
+
+def gone():
+    """The layout of a virtual dataset whose source is not there: HDF5 reads zeros."""
+    layout = h5py.VirtualLayout((90, 2), "f4")
+    layout[:] = h5py.VirtualSource("gone.h5", "x", (90, 2))
+    return layout
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_rows_that_are_no_numbers_are_refused_by_whoever_reads_them(stored, value, monkeypatch):
+    monkeypatch.setattr(hdf5, "PIECE", 64)
+    with h5py.File(stored, "a") as f:
+        f["z"] = np.ones((90, 2))
+        f["z"][7, 1] = value
+    rows = hdf5.StoredRows(stored, "z", "y")
+    rows.take(np.arange(7))
+    with pytest.raises(UsageError, match="row 7 of z"):
+        rows.take(np.array([3, 7, 8]))
+
+
+def test_a_filter_that_hdf5_lacks_is_named(stored, monkeypatch):
+    with h5py.File(stored, "a") as f:
+        f.create_dataset("z", data=np.ones((90, 2)), compression="gzip")
+    monkeypatch.setattr(hdf5, "available", lambda code: False)
+    assert Hdf5(str(stored), inputs="z").read().train.count == 90  # it can be read nevertheless
+    monkeypatch.setattr(hdf5, "_readable", lambda data: False)
+    with pytest.raises(UsageError, match=r"filter 1 .*which this HDF5 has not.*h5repack"):
+        Hdf5(str(stored), inputs="z").read()
 
 
 def test_what_is_no_hdf5_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 import inspect
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pydantic
 from mpisign.config.tables import BUILT_IN, Config, OpenTable
 from mpisign.errors import UsageError, choices, did_you_mean
 
+ENDING = ".h5"  # of run files
 LENGTHS = ("steps", "epochs", "evaluations")
 
 
@@ -20,16 +21,19 @@ def load(file: Path | None, settings: Iterable[str] = ()) -> Config:
 
     Raises UsageError with one message about the first thing that is wrong.
     """
-    return make(tables(file, settings), f"{file}: " if file else "")
+    settings = tuple(settings)
+    config = make(tables(file, settings), f"{file}: " if file else "")
+    return config if file else config.with_fallbacks(_left_of_the_built_in(settings))
 
 
 def tables(file: Path | None, settings: Iterable[str] = ()) -> dict[str, dict]:
     """The tables of a job file (or of the built-in job) with settings laid over them, not yet checked."""
     found = _read(file) if file else {k: dict(v) for k, v in BUILT_IN.items()}
     parsed = [parse(setting) for setting in settings]
+    # what another name makes useless goes before anything is set: the order of settings does not matter
+    for table, key, _ in () if file else parsed:
+        _forget_arguments(found, table, key)
     for table, key, value in parsed:
-        if not file:
-            _forget_arguments(found, table, key)
         found.setdefault(table, {})[key] = value
     # a setting for the length of the run takes the place of the file's, whichever way that was given
     lengths = {key for table, key, _ in parsed if table == "run"} & set(LENGTHS)
@@ -74,9 +78,19 @@ def _forget_arguments(tables: dict[str, dict], table: str, key: str) -> None:
             tables["schedule"].pop("lr", None)
 
 
+def _left_of_the_built_in(settings: Iterable[str]) -> frozenset[str]:
+    """The keys of the built-in job that nobody set and another problem may have no use for."""
+    given = {f"{table}.{key}" for table, key, _ in map(parse, settings)}
+    if "problem.name" not in given:
+        return frozenset()
+    lengths = {f"run.{name}" for name in LENGTHS}
+    return frozenset({"partition.kind"} - given) | ({"run.epochs"} if not lengths & given else frozenset())
+
+
 def _read(file: Path) -> dict[str, dict]:
     try:
-        tables = tomllib.loads(file.read_text())
+        # TOML is UTF-8 whatever the locale; some editors put a mark in front
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"can't read the job file {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -107,8 +121,17 @@ def literal(file: Path) -> str:
     return str(file).replace("{", "{{").replace("}", "}}")
 
 
-def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
-    """The model of these values, or UsageError: what is wrong, the value, what is valid."""
+def validate(
+    model: type[pydantic.BaseModel],
+    values: dict,
+    where: str,
+    prefix: str = "",
+    hints: Mapping[str, str] | None = None,
+) -> Any:
+    """The model of these values, or UsageError: what is wrong, the value, what is valid.
+
+    hints: what keys without a default are for, by key.
+    """
     try:
         return model(**values)
     except pydantic.ValidationError as error:
@@ -118,7 +141,8 @@ def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: 
         if first["type"] == "extra_forbidden":
             raise UsageError(f"{where}unknown key {name}{_near(model, path)}; {_valid_keys(model, path)}") from None
         if first["type"] == "missing":
-            raise UsageError(f"{where}{name} is missing; set it, as in --set {name}=...") from None
+            hint = f" ({hints[path[-1]]})" if path[-1] in (hints or {}) else ""
+            raise UsageError(f"{where}{name} is missing{hint}; set it, as in --set {name}=...") from None
         # a value that may be of several kinds fails once for each
         reasons = dict.fromkeys(
             e["msg"].replace("Input should be ", "")
@@ -155,14 +179,15 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
     Raises UsageError for a key the factory does not have, a missing one, or one of another type.
     """
     fields: dict[str, Any] = {}
-    for p in inspect.signature(factory).parameters.values():
+    for p in _signature(factory).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
         kind = Any if p.annotation is p.empty else p.annotation
         fields[p.name] = (kind, ... if p.default is p.empty else p.default)
-    model = pydantic.create_model("Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **fields)
+    how = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model = pydantic.create_model("Arguments", __config__=how, **fields)
     try:
-        return validate(model, table.arguments, "", f"{where}.").model_dump()
+        return validate(model, table.arguments, "", f"{where}.", getattr(factory, "hints", None)).model_dump()
     except UsageError as error:
         if "unknown key" in str(error):
             own = type(table).model_fields
@@ -175,8 +200,20 @@ def bind(factory: Callable, table: OpenTable, where: str) -> dict[str, Any]:
         raise
 
 
+def _signature(factory: Callable) -> inspect.Signature:
+    """The signature with its annotations as types, where a module keeps them as text."""
+    try:
+        return inspect.signature(factory, eval_str=True)
+    except Exception:  # a name that only a type checker knows
+        return inspect.signature(factory)
+
+
 def run_path(config: Config, n: int) -> Path:
-    """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
+    """run.file with its fields filled in.
+
+    Raises UsageError (on all ranks alike) for a field it has not, and for a name that does not end in .h5: models and
+    checkpoints are named after it with another ending, and two runs must not share them.
+    """
     fields = {
         "problem": config.problem.name.rpartition(":")[2],
         "algorithm": config.algorithm.name.rpartition(":")[2],
@@ -187,6 +224,13 @@ def run_path(config: Config, n: int) -> Path:
         path = Path(config.run.file.format(**fields))
         if not path.name or path.is_dir():
             raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
+        # a run that an older mpisign wrote under another name can still go on
+        if path.suffix != ENDING and (config.run.overwrite or not path.is_file()):
+            raise UsageError(
+                f"run.file = {config.run.file!r}: the name of a run file ends in {ENDING}; set "
+                f"run.file={path.with_name(path.name + ENDING)}",
+                agreed=True,
+            )
         return path
     except OSError as error:
         raise UsageError(f"run.file = {config.run.file!r}: {error.strerror}", agreed=True) from error

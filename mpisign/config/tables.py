@@ -1,5 +1,6 @@
 """The tables of a job as frozen models. [problem] and [algorithm] also take the arguments of what they name."""
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -167,14 +168,36 @@ class Config(Table):
     probe: Probe = Probe()
     adversary: Adversary = Adversary()
 
+    # keys, as "table.key", that nobody chose: where they don't fit a problem, something else takes their place
+    _fallbacks: frozenset[str] = pydantic.PrivateAttr(frozenset())
+
+    def with_fallbacks(self, keys: frozenset[str]) -> "Config":
+        """The same job, in which these keys ("table.key") give way where they don't fit the problem."""
+        config = self.model_copy()
+        config._fallbacks = keys
+        return config
+
+    def gives_way(self, key: str) -> bool:
+        """Whether a key ("table.key") was left from the built-in job, and so gives way where it does not fit."""
+        return key in self._fallbacks
+
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""
         return tomli_w.dumps(self.written)
 
     @property
     def written(self) -> dict[str, dict]:
-        """The tables of `text`."""
-        return self.model_dump(exclude_none=True)
+        """The tables of `text`, as TOML holds them."""
+        return _plain(self.model_dump(exclude_none=True))
+
+
+def _plain(value: Any) -> Any:
+    """What a problem's own arguments may be besides TOML's types: paths become text, tuples lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 # The job of `mpisign train` without a job file; jobs/digits.toml holds the same.

@@ -1,8 +1,17 @@
-"""`mpisign data fetch`: files from the network, checked; for a machine that has one, such as a login node."""
+"""`mpisign data fetch`: files from the network, checked; for a machine that has one, such as a login node.
+
+Whatever is fetched or unpacked lies in a folder of its own, with a name that nobody foresees, until it was found whole;
+then it takes its place, and that of what was there under its name.
+"""
 
 import os
+import shlex
 import shutil
 import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -25,19 +34,42 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
         raise UsageError(f"can't make the folder {folder}: {error.strerror}; say another with --to") from error
     for file in found.files:
         get(found, file, folder, base or found.base, say)
-    settings = found.settings.format(folder=folder).split()
-    say(f"use it with: {' '.join(f'--set {setting}' for setting in settings)}")
+    settings = [setting.format(folder=folder) for setting in found.settings.split()]
+    say(f"use it with: {' '.join(f'--set {shlex.quote(setting)}' for setting in settings)}")
 
 
 def get(found: Set, file: File, folder: Path, base: str, say: Say) -> None:
-    """One file of a set, which stays only if it is whole."""
+    """One file of a set, which takes its name only if it is whole."""
+    target = folder / file.name
+    there = target.is_file() and _whole(target, file)
+    if not there:
+        if target.exists():
+            say(f"{target}: there, but not the file of this data set: it is fetched anew")
+        with _aside(folder) as aside:
+            fresh = _download(urljoin(base if base.endswith("/") else base + "/", file.name), file, aside, folder)
+            _place(fresh, target)
+    say(f"{target}: {'there already, ' if there else ''}{target.stat().st_size:,} bytes, whole")
+    if found.unpack:
+        _unpack(target, folder, say)
+
+
+def _whole(path: Path, file: File) -> bool:
+    """Whether a file that is there is the one of the data set."""
+    import pooch
+
+    try:
+        return digest_of_rows(path) == file.rows if file.rows else pooch.hashes.hash_matches(path, file.checksum)
+    except (UsageError, OSError):
+        return False
+
+
+def _download(url: str, file: File, aside: Path, folder: Path) -> Path:
+    """Fetches a file into a folder aside and checks it. Raises UsageError; nothing is kept then."""
     import pooch
 
     pooch.get_logger().setLevel("ERROR")  # it tells what say() tells
-    url = urljoin(base if base.endswith("/") else base + "/", file.name)
-    there = (folder / file.name).exists()
     try:
-        path = Path(pooch.retrieve(url, file.checksum or None, fname=file.name, path=folder))
+        path = Path(pooch.retrieve(url, file.checksum or None, fname=file.name, path=aside))
     except ValueError as error:
         if "hash" not in str(error):
             raise UsageError(f"{url}: no address of a file ({error}); see --from") from error
@@ -45,19 +77,17 @@ def get(found: Set, file: File, folder: Path, base: str, say: Say) -> None:
             f"{url}: not the file that belongs to this data set: {error} Nothing was kept; try again, or another copy "
             "with --from"
         ) from error
-    except OSError as error:  # those of requests among them
+    except Exception as error:  # those of requests, urllib3, ftplib and the system
         raise UsageError(
             f"{url}: can't be fetched ({_short(error)}); run this where there is a network, such as a login node, name "
             f"another copy with --from, or put {file.name} into {folder} by hand"
         ) from error
     if file.rows:
         _check_rows(path, file.rows, url)
-    say(f"{path}: {'there already, ' if there else ''}{path.stat().st_size:,} bytes, whole")
-    if found.unpack:
-        _unpack(path, folder, say)
+    return path
 
 
-def _short(error: OSError) -> str:
+def _short(error: Exception) -> str:
     """The kind of an error and the start of what it says: that of requests goes on and on."""
     text = str(error).split("(Caused by")[0].strip()
     return f"{type(error).__name__}: {text[:120]}"
@@ -67,28 +97,53 @@ def _check_rows(path: Path, wanted: str, url: str) -> None:
     try:
         got = digest_of_rows(path)
     except UsageError as error:
-        path.unlink()
-        raise UsageError(f"{url}: {error}; nothing was kept") from error
+        # by the name that it was to have, not by that of the moment
+        raise UsageError(f"{url}: {str(error).replace(str(path), path.name)}; nothing was kept") from error
     if got != wanted:
-        path.unlink()
         raise UsageError(
             f"{url}: its rows are not those of this data set: their SHA-256 is {got}, not {wanted}; nothing was kept"
         )
 
 
-def _unpack(archive: Path, folder: Path, say: Say) -> None:
-    """The files of an archive, beside each other in the folder; each is written aside and renamed."""
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder of this process alone, beside where its files shall lie, and gone at the end."""
     try:
-        with tarfile.open(archive) as opened:
+        made = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
+    except OSError as error:
+        raise UsageError(f"can't write into {folder}: {error.strerror}; say another folder with --to") from error
+    with made as aside:
+        yield Path(aside)
+
+
+def _place(fresh: Path, target: Path) -> None:
+    """Puts a whole file under its name, in place of whatever file or link had it."""
+    try:
+        fresh.chmod(0o666 & ~_umask())
+        os.replace(fresh, target)
+    except OSError as error:
+        raise UsageError(f"can't write {target}: {error.strerror}; move away what is there") from error
+
+
+def _umask() -> int:
+    """What this process takes from the rights of new files."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _unpack(archive: Path, folder: Path, say: Say) -> None:
+    """The files of an archive, beside each other in the folder; each is written aside first."""
+    try:
+        with tarfile.open(archive) as opened, _aside(folder) as aside:
             members = [m for m in opened.getmembers() if m.isfile()]
             for member in members:
                 # only the last part of a name counts: nothing is written elsewhere
-                target = folder / Path(member.name).name
-                aside = target.with_name(f".{target.name}.part")
-                with opened.extractfile(member) as source, aside.open("wb") as out:
+                fresh = aside / Path(member.name).name
+                with opened.extractfile(member) as source, fresh.open("wb") as out:
                     shutil.copyfileobj(source, out)
-                os.replace(aside, target)
-    except tarfile.TarError as error:
+                _place(fresh, folder / fresh.name)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UsageError(f"{archive}: no archive ({error}); remove it and fetch it anew") from error
     except OSError as error:
         raise StorageError(f"can't unpack {archive} into {folder}: {error.strerror}") from error

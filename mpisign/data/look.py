@@ -1,17 +1,22 @@
 """`mpisign data show`: what a file or folder of data holds, and which rows each rank would own."""
 
+import os
+import shlex
 from pathlib import Path
 
 import numpy as np
 
+from mpisign import memory
 from mpisign.data.sets import Say
 from mpisign.errors import UsageError
 from mpisign.problems import find
 from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
 from mpisign.problems.readers import opening
 from mpisign.rng import Streams
 
+HEAD = 1 << 16  # bytes by which a file is recognised
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -22,10 +27,10 @@ def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
     """
     name, arguments = recognise(path)
     problem = find(name)(**arguments)
-    tables = problem.read()
+    tables = checked(problem, problem.read())
     problem.adopt(problem.describe(tables))
     settings = [f"problem.name={name}", *(f"problem.{key}={_toml(value)}" for key, value in arguments.items())]
-    say(f"{path}: problem {name}; {' '.join(f'--set {s}' for s in settings)}")
+    say(f"{path}: problem {name}; {' '.join(f'--set {shlex.quote(s)}' for s in settings)}")
     say(_told("train", tables.train))
     if tables.test is not None:
         say(_told("held out", tables.test))
@@ -35,7 +40,7 @@ def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
 
 def recognise(path: Path) -> tuple[str, dict[str, object]]:
     """The problem that reads what lies at a path, and its arguments. Raises UsageError if none does."""
-    if path.is_dir():
+    if _is_folder(path):
         if opening.find(path, "train-images-idx3-ubyte"):
             return "mnist", {"path": str(path)}
         stems = [f"data_batch_{k}" for k in range(1, 6)]
@@ -46,18 +51,32 @@ def recognise(path: Path) -> tuple[str, dict[str, object]]:
         if opening.find(path, "train.bin", "train"):
             return "cifar100", {"path": str(path)}
         raise UsageError(f"{path}: no IDX files and no batches of CIFAR in this folder; see mpisign data fetch")
-    if not path.is_file():
+    if not opening.is_file(path):
         raise UsageError(f"no file or folder {path}")
-    data = opening.read(path)
+    data = opening.head(path, HEAD)
+    if not data:
+        raise UsageError(f"{path}: an empty file")
     if data.startswith(HDF5):
         return "hdf5", {"path": str(path)}
     return "logistic" if _is_libsvm(data) else "text", {"path": str(path)}
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        if path.is_dir():
+            os.listdir(path)  # which may not be allowed
+            return True
+    except OSError as error:
+        raise UsageError(f"{path}: can't be looked into: {error.strerror}") from error
+    return False
+
+
 def _is_libsvm(data: bytes) -> bool:
-    """Whether the first line is a number and pairs index:value."""
-    words = data[: 1 << 16].splitlines()[:1]
+    """Whether the first line, of the start of a file, is a number and pairs index:value."""
+    words = data.splitlines()[:1]
     label, *pairs = words[0].split() if words and words[0].split() else [b"?"]
+    if len(words[0]) == len(data) == HEAD:
+        pairs = pairs[:-1]  # a line that is longer than what was read: its last pair may be cut
     try:
         float(label)
         return all(len([float(x) for x in pair.split(b":")]) == 2 for pair in pairs)
@@ -78,6 +97,8 @@ def _told(what: str, rows: Rows) -> str:
 
 
 def _show_model(problem: Problem, say: Say) -> None:
+    if d := problem.coordinates:
+        memory.demand(4 * d, f"x of {d:,} coordinates", "look at it on a machine with more memory")
     start = problem.initial(np.random.default_rng(0))
     say(f"with its default model: {sum(p.numel() for p in start.values()):,} coordinates")
 

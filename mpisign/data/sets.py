@@ -113,7 +113,7 @@ SETS: dict[str, Set] = {
 
 def digest_of_rows(file: Path) -> str:
     """SHA-256 over values, columns, row ends and labels of a LIBSVM file, however its lines end."""
-    rows, found = read_libsvm(file), sha256()
+    (rows,), found = read_libsvm([file]), sha256()
     x = rows["inputs"]
     for array, kind in ((x.data, "<f4"), (x.indices, "<i4"), (x.indptr, "<i8"), (rows["labels"], "<f4")):
         found.update(np.ascontiguousarray(array.astype(kind)).tobytes())

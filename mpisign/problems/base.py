@@ -93,6 +93,8 @@ class Problem:
     everywhere: bool = False
     devices: tuple[str, ...] = ("cpu",)  # on which rows and parameters may lie
     augments: bool = False  # whether training rows are varied by augment()
+    # of arguments without a default, what they are: for the message that one is missing
+    hints: Mapping[str, str] = {}
     # of x, where that is known before it is made: too many for this machine are then refused in time
     coordinates: int | None = None
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Rows, Tables
+from mpisign.problems.checking import check_labels
 from mpisign.problems.images import Images
 from mpisign.problems.models import Recipe
 from mpisign.problems.readers import opening
@@ -17,6 +18,7 @@ NORMAL_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
 class _Cifar(Images):
+    hints = {"path": "the folder of its batches, as of mpisign data fetch cifar10 or cifar100"}  # noqa: RUF012
     classes: int
     batches: tuple[str, ...]  # stems of the files, those that are held out aside
 
@@ -45,6 +47,7 @@ class _Cifar(Images):
                 f"not all of {choices(self.held_out)} in {self.path}; set problem.test to the batches that are held out"
             )
         rows = [_joined([read_batch(file, self.classes) for file in part]) for part in (train, test) if part]
+        check_labels(rows[0]["labels"], self.path)
         return Tables(*rows, classes=rows[0]["labels"])
 
     def _find(self, stem: str) -> Path | None:

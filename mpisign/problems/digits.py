@@ -25,6 +25,8 @@ class Digits(Classifier):
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
         cut = round(len(labels) * self.test_fraction)
         test, train = order[:cut], order[cut:]
+        if not len(test) or not len(train):
+            raise UsageError(f"problem.test_fraction = {self.test_fraction}: of {len(labels)} rows none would be left")
         return Tables(
             train=_rows(images[train], labels[train]),
             test=_rows(images[test], labels[test]),

@@ -6,6 +6,7 @@ import torch
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Tables
+from mpisign.problems.checking import MOST_CLASSES, check_labels, check_sizes
 from mpisign.problems.classifier import Classifier
 from mpisign.problems.models import Recipe
 from mpisign.problems.readers.hdf5 import StoredRows, names
@@ -20,6 +21,7 @@ class Hdf5(Classifier):
     """
 
     everywhere = True
+    hints = {"path": "an HDF5 file with datasets x and y"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -46,6 +48,11 @@ class Hdf5(Classifier):
         elif beside[0] in names(self.path):
             test = StoredRows(self.path, *beside)
         self._known = self.classes or int(train.labels.max()) + 1
+        if self._known > MOST_CLASSES:
+            raise UsageError(
+                f"{self.path}: {self._known} classes, by its labels or problem.classes; labels count from 0 and stay "
+                f"below {MOST_CLASSES}"
+            )
         for rows in (train, test) if test else (train,):
             low, high = int(rows.labels.min()), int(rows.labels.max())
             if low < 0 or high >= self._known:
@@ -54,8 +61,13 @@ class Hdf5(Classifier):
                     f"{rows.file}: a label of {wrong}, but there are {self._known} classes, 0 to {self._known - 1}; "
                     "labels count from 0, and problem.classes says how many there are"
                 )
-            if rows.shape != train.shape:
-                raise UsageError(f"{rows.file}: held-out rows of shape {rows.shape}, others of shape {train.shape}")
+            check_sizes(rows.file, train.shape, rows.shape)
+            if rows.bytes != train.bytes:
+                raise UsageError(
+                    f"{rows.file}: rows to train on are {train.dtype}, those held out {rows.dtype}; bytes are divided "
+                    "by 255 and other numbers are not: store both alike"
+                )
+        check_labels(train.labels, self.path)
         return Tables(train, test, classes=train.labels)
 
     def describe(self, tables):

@@ -17,6 +17,7 @@ class Logistic(Problem):
     """
 
     offers = frozenset({"finite sum", "two points", "function values"})
+    hints = {"path": "a LIBSVM file, as of mpisign data fetch a9a"}  # noqa: RUF012
 
     def __init__(self, path: str, test_path: str = "", l2: float = 1e-3, nonconvex: float = 0.0):
         for name, value in (("l2", l2), ("nonconvex", nonconvex)):
@@ -25,15 +26,14 @@ class Logistic(Problem):
         self.path, self.test_path, self.l2, self.nonconvex = Path(path), test_path, l2, nonconvex
 
     def read(self):
-        train = read_libsvm(self.path)
-        test = read_libsvm(Path(self.test_path), train["inputs"].shape[1]) if self.test_path else None
-        return Tables(train=train, test=test, classes=(train["labels"] > 0).astype(np.int64))
+        train, *test = read_libsvm([self.path, *([Path(self.test_path)] if self.test_path else [])])
+        return Tables(train=train, test=test[0] if test else None, classes=(train["labels"] > 0).astype(np.int64))
 
     def describe(self, tables):
         return {"features": tables.train["inputs"].shape[1]}
 
     def adopt(self, sizes):
-        self._features = sizes["features"]
+        self._features = self.coordinates = sizes["features"]
 
     def initial(self, generator):
         return {"x": torch.zeros(self._features)}

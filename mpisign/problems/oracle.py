@@ -14,6 +14,7 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.layout import Layout
 from mpisign.problems.base import Problem, Rows
+from mpisign.problems.checking import explain
 from mpisign.problems.feed import Feed
 from mpisign.rng import Streams
 
@@ -77,9 +78,13 @@ class Oracle:
         self._seed()
         out.zero_()
         loss = 0.0
-        for batch, count in self.batches(batches):
-            loss += float(self.problem.gradient(parameters, batch, gradients))
-            self.evaluations += count
+        try:
+            for batch, count in self.batches(batches):
+                loss += float(self.problem.gradient(parameters, batch, gradients))
+                self.evaluations += count
+        except RuntimeError as error:
+            explain(error, self.rows)
+            raise
         if (taken := self.accumulate * batches) > 1:
             out /= taken
         if self.clip and (norm := self.layout.norm(out)) > self.clip:
@@ -211,7 +216,11 @@ class Oracle:
     def measure(self, x: Tensor, rows: Feed | Rows | None, statistics: dict | None = None) -> dict[str, float]:
         """Sums of the problem over rows (or the function itself) at x, with these statistics or this voter's own."""
         gathered = self.statistics if statistics is None else statistics
-        return self.problem.measure(self.layout.views(x) | gathered, rows)
+        try:
+            return self.problem.measure(self.layout.views(x) | gathered, rows)
+        except RuntimeError as error:
+            explain(error, rows)
+            raise
 
     def penalty(self, x: Tensor) -> float:
         """The problem's regulariser at x."""

@@ -1,13 +1,16 @@
 """Reads a problem's data once a node and hands every rank its own rows."""
 
+import copy
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from mpisign import mpi
-from mpisign.errors import MpisignError
+from mpisign.errors import MpisignError, UsageError
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
 
 
@@ -19,47 +22,99 @@ class Share:
     test: list[Rows | None]
     rows: np.ndarray  # (n,) rows to train on, of every voter
     class_counts: np.ndarray  # (n, classes), or (n, 0)
+    kind: str = "iid"  # of the partition
+    data: str = ""  # fingerprint of all rows, where it was taken
 
 
-def share_rows(problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, **how) -> Share:
-    """This process's share of the problem's data; `how` are the arguments of partition().
+def share_rows(
+    problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, gives_way: bool = False, **how
+) -> Share:
+    """This process's share of the problem's data; `how` are the arguments of partition(). Collective.
 
-    voters: as many as ranks, or any number in a single process. Every node's first rank reads, or every rank where the
-    problem says so. Raises UsageError on all ranks if one of them can't.
+    voters: as many as ranks, or any number in a single process. gives_way: where rows can't be dealt so, they are
+    dealt as "iid". Every node's first rank reads, or every rank where the problem says so. Raises UsageError on all
+    ranks if one of them can't.
     """
-    tables, parts, error = None, [], None
+    tables, parts, facts, error = None, [], None, None
     if ranks.local_rank == 0 or problem.everywhere:
         try:
-            tables = problem.read()
+            tables = checked(problem, problem.read())
             if tables:
-                parts = partition(
-                    rows=tables.train.count, classes=tables.classes, ranks=voters, generator=generator, **how
-                )
+                kind, parts = _parts(tables, voters, generator, gives_way, how)
+            facts = _facts(problem, tables, parts, voters, kind) if tables else ({}, None, None, "iid")
         except MpisignError as found:
             error = found
+        except OSError as found:
+            error = UsageError(f"problem {type(problem).__name__}: can't read its data: {found}")
+        except MemoryError:
+            error = UsageError(f"problem {type(problem).__name__}: its data take more memory than there is")
     ranks.agree(error)
-    facts = _facts(problem, tables, parts, voters) if ranks.local_rank == 0 else None
-    sizes, rows, class_counts = ranks.node.bcast(facts) if ranks.node else facts
-    problem.adopt(sizes)
+    facts = ranks.node.bcast(facts) if ranks.node else facts
+    sizes, rows, class_counts, kind = facts
+    _agreed(ranks, lambda: problem.adopt(sizes))
     local = 1 if ranks.size > 1 else voters
     if rows is None:
         none = np.zeros(voters, dtype=np.int64)
         return Share([None] * local, [None] * local, none, np.zeros((voters, 0), dtype=np.int64))
-    if ranks.size > 1:
-        dealt = [_rows_of(tables, parts, ranks.rank, voters) if problem.everywhere else _hand_out(tables, parts, ranks)]
+    if ranks.size > 1 and not problem.everywhere:
+        dealt = [_hand_out(tables, parts, ranks)]
     else:
-        dealt = [_rows_of(tables, parts, voter, voters) for voter in range(voters)]
+        own = (ranks.rank,) if ranks.size > 1 else range(voters)
+        dealt = _agreed(ranks, lambda: [_rows_of(tables, parts, voter, voters) for voter in own])
     train, test = zip(*dealt, strict=True)
-    return Share(list(train), list(test), rows, class_counts)
+    return Share(list(train), list(test), rows, class_counts, kind)
 
 
-def _facts(problem: Problem, tables: Tables | None, parts: list[np.ndarray], size: int):
-    if tables is None:
-        return {}, None, None
+def fingerprint(share: Share, ranks: Ranks) -> str:
+    """A hash of the rows of all voters, training and held out: the same wherever the files lay. Collective.
+
+    Every rank hashes its own, at about a second a gigabyte.
+    """
+    own = [_digest(train, test) for train, test in zip(share.train, share.test, strict=True)]
+    everyone = ranks.gather(own)
+    whole = hashlib.blake2b(b"".join(d for part in everyone for d in part), digest_size=16) if ranks.root else None
+    return ranks.share(whole and whole.hexdigest())
+
+
+def _digest(*parts: Rows | None) -> bytes:
+    state = hashlib.blake2b(digest_size=16)
+    for rows in parts:
+        for name, array in sorted(rows.flat().items()) if rows else ():
+            if name.endswith((".indices", ".indptr")):
+                array = array.astype(np.int64)  # scipy's choice of integers is none of the data's
+            state.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return state.digest()
+
+
+def _agreed(ranks: Ranks, work):
+    """What work() gives; its MpisignError on all ranks, if any has one."""
+    found, error = None, None
+    try:
+        found = work()
+    except MpisignError as met:
+        error = met
+    ranks.agree(error)
+    return found
+
+
+def _parts(tables: Tables, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
+    """The kind of partition and the row numbers of every voter."""
+    sizes = {"rows": tables.train.count, "classes": tables.classes, "ranks": voters}
+    untouched = copy.deepcopy(generator)
+    try:
+        return how["kind"], partition(generator=generator, **sizes, **how)
+    except UsageError:
+        if not gives_way:
+            raise
+        return "iid", partition(generator=untouched, **sizes, **how | {"kind": "iid"})
+
+
+def _facts(problem: Problem, tables: Tables, parts: list[np.ndarray], size: int, kind: str):
     classes = tables.classes
     count = int(classes.max()) + 1 if classes is not None else 0
     counts = [np.bincount(classes[p], minlength=count) if count else np.zeros(0, dtype=np.int64) for p in parts]
-    return problem.describe(tables), np.array([len(p) for p in parts]), np.array(counts).reshape(size, count)
+    return problem.describe(tables), np.array([len(p) for p in parts]), np.array(counts).reshape(size, count), kind
 
 
 def _hand_out(tables: Tables | None, parts: list[np.ndarray], ranks: Ranks) -> tuple[Rows, Rows | None]:

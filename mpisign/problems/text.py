@@ -19,6 +19,8 @@ class Text(Classifier):
     layers, heads, width, dropout: of the transformer.
     """
 
+    hints = {"path": "a text file, as of mpisign data fetch shakespeare"}  # noqa: RUF012
+
     def __init__(
         self,
         path: str,
@@ -52,6 +54,8 @@ class Text(Classifier):
                 f"{self.path}: {len(numbers)} characters, of which {len(parts[1])} are held out: too few for windows "
                 f"of problem.context = {self.context}"
             )
+        if len(known) < 2:
+            raise UsageError(f"{self.path}: nothing but the character {known!r}; there is nothing to learn")
         self._characters = len(known)
         train, test = _windows(parts[0], self.context, self.stride), _windows(parts[1], self.context, self.context)
         return Tables(train, test, classes=np.arange(train.count) * 8 // train.count)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from mpisign import mpi
+from mpisign.errors import UsageError
 from mpisign.problems import Problem, Rows, Tables
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.partition import partition
 from mpisign.problems.readers.hdf5 import StoredRows
-from mpisign.problems.share import share_rows
+from mpisign.problems.share import fingerprint, share_rows
 from mpisign.rng import Streams
 
 pytestmark = pytest.mark.mpi
@@ -43,6 +44,42 @@ def test_every_row_has_one_owner(comm, everywhere, kind):
     everywhere(share.class_counts[ranks.rank].tolist() == counts.tolist(), "class counts recorded")
     test = sorted(i for part in comm.allgather(share.test[0]["ids"].tolist()) for i in part)
     everywhere(test == list(range(-23, 0)), "held-out rows each once")
+
+
+def test_a_fingerprint_is_the_same_for_ranks_and_for_voters_of_one_process(comm, everywhere):
+    ranks = mpi.start()
+    drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
+    share = share_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
+    alone = share_rows(Numbered(), mpi.Ranks(), ranks.size, drawn(), kind="iid")
+    found = fingerprint(share, ranks)
+    everywhere(found == fingerprint(alone, mpi.Ranks()), "the same rows, the same fingerprint")
+    everywhere(len(set(comm.allgather(found))) == 1, "on every rank")
+
+
+def test_rows_that_one_rank_cant_read_end_all_with_one_error(comm, everywhere, tmp_path_factory):
+    ranks = mpi.start()
+    path = comm.bcast(str(tmp_path_factory.mktemp("data") / "data.h5") if ranks.root else None)
+    if ranks.root:
+        with h5py.File(path, "w") as f:
+            f["x"], f["y"] = np.arange(120, dtype=np.float32).reshape(40, 3), np.arange(40) % 4
+            f["x"][11, 1] = np.nan
+    comm.Barrier()
+    told = ""
+    try:
+        share_rows(Hdf5(path), ranks, ranks.size, Streams(3).draw("partition", 0).generator(), kind="iid")
+    except UsageError as error:
+        told = str(error) if error.agreed else ""
+    everywhere("row 11 of x" in told, "whoever owns the row")
+
+
+def test_a_partition_gives_way_on_all_ranks(comm, everywhere):
+    ranks = mpi.start()
+    drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
+    how = {"kind": "labels", "labels": 7}  # of three classes
+    share = share_rows(Numbered(), ranks, ranks.size, drawn(), gives_way=True, **how)
+    plain = share_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
+    everywhere(share.kind == "iid", "told everywhere")
+    everywhere(np.array_equal(share.train[0]["ids"], plain.train[0]["ids"]), "the rows that iid deals")
 
 
 def test_every_rank_reads_its_own_rows_of_an_hdf5_file(comm, everywhere, monkeypatch, tmp_path_factory):

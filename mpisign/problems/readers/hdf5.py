@@ -1,5 +1,7 @@
 """HDF5 with arrays `x` and `y`: rows are read where they are needed, not before."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -7,6 +9,7 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
+from mpisign.problems.readers.opening import require
 
 PIECE = 1 << 26  # bytes read at a time
 
@@ -23,30 +26,49 @@ class StoredRows(Rows):
                     found = ", ".join(k for k, v in opened.items() if isinstance(v, h5py.Dataset)) or "none"
                     raise UsageError(f"{file}: no dataset {name!r}; its datasets: {found}. See problem.inputs, .labels")
             x, y = opened[inputs], opened[labels]
-            if y.shape != x.shape[:1] or x.ndim < 2 or not len(x):
+            if not x.shape or y.shape != x.shape[:1] or x.ndim < 2 or not x.size:
                 raise UsageError(
                     f"{file}: {inputs} of shape {x.shape} and {labels} of shape {y.shape}: no rows of data"
                 )
             if x.dtype.kind not in "fiu" or y.dtype.kind not in "iu":
                 raise UsageError(f"{file}: {inputs} is {x.dtype}, {labels} {y.dtype}; numbers and integers are needed")
+            for data in (x, y):
+                _check_stored(data, file)
             self.labels = y[:].astype(np.int64)
             self.shape, self.dtype = x.shape[1:], x.dtype
         self.count = len(self.labels)
 
+    @property
+    def bytes(self) -> bool:
+        """Whether inputs are bytes, as of images, and not numbers as a model takes them."""
+        return self.dtype == np.uint8
+
     def take(self, rows) -> Rows:
-        """The rows of these sorted numbers, or of a slice, as uint8 where they are bytes and float32 otherwise."""
+        """The rows of these sorted numbers, or of a slice, as uint8 where they are bytes and float32 otherwise.
+
+        Raises UsageError where they can't be read, or are not finite numbers.
+        """
         wanted = np.arange(self.count)[rows]
-        kind = np.uint8 if self.dtype == np.uint8 else np.float32
-        found = np.empty((len(wanted), *self.shape), dtype=kind)
+        found = np.empty((len(wanted), *self.shape), dtype=np.uint8 if self.bytes else np.float32)
         step = max(PIECE // max(int(np.prod(self.shape)) * self.dtype.itemsize, 1), 1)
-        with _opened(self.file) as opened:
+        with _opened(self.file) as opened, np.errstate(over="ignore"):
             for lo in range(0, self.count, step):
                 # a stretch of the file at a time, and of it the rows that are wanted
                 first, last = np.searchsorted(wanted, (lo, lo + step))
                 if first < last:
                     start, end = wanted[first], wanted[last - 1] + 1
                     found[first:last] = opened[self._inputs][start:end][wanted[first:last] - start]
+                    self._check_finite(found[first:last], wanted[first:last])
         return Rows(inputs=found, labels=self.labels[wanted])
+
+    def _check_finite(self, found: np.ndarray, numbers: np.ndarray) -> None:
+        if self.bytes or np.isfinite(found).all():
+            return
+        wrong = numbers[~np.isfinite(found).reshape(len(found), -1).all(axis=1)][0]
+        raise UsageError(
+            f"{self.file}: row {wrong} of {self._inputs} has a value that is not a finite number in float32; scale or "
+            "remove it"
+        )
 
 
 def names(file: Path) -> list[str]:
@@ -55,10 +77,51 @@ def names(file: Path) -> list[str]:
         return [name for name, item in opened.items() if isinstance(item, h5py.Dataset)]
 
 
-def _opened(file: Path) -> h5py.File:
-    if not file.is_file():
-        raise UsageError(f"no file {file}; set problem.path to an HDF5 file")
+def _check_stored(data: h5py.Dataset, file: Path) -> None:
+    """Refuses a dataset that HDF5 would read as a constant, in part or whole, or can't decompress."""
+    made = data.id.get_create_plist()
+    filters = [made.get_filter(k) for k in range(made.get_nfilters())]
+    lacking = [(code, name.decode(errors="replace")) for code, _, _, name in filters if not available(code)]
+    if lacking and not _readable(data):  # a filter may have been left out where it was of no use
+        code, name = lacking[0]
+        raise UsageError(
+            f"{file}: {data.name} was compressed by filter {code} ({name or 'no name'}), which this HDF5 has not; "
+            "rewrite it with gzip, as by h5repack -f GZIP=4, or set HDF5_PLUGIN_PATH to that filter's plugin"
+        )
+    if data.is_virtual:
+        gone = [s.file_name for s in data.virtual_sources() if "%" not in s.file_name and not _there(s.file_name, file)]
+        if gone:
+            raise UsageError(f"{file}: {data.name} is put together from files, of which {gone[0]} is not there")
+    elif data.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
+        raise UsageError(
+            f"{file}: {data.name} of shape {data.shape} was never filled, or only in part; what is missing would be "
+            "read as a constant: write it anew"
+        )
+
+
+def _readable(data: h5py.Dataset) -> bool:
     try:
-        return h5py.File(file, "r")
-    except OSError as error:
+        data[:1]
+    except OSError:
+        return False
+    return True
+
+
+def available(code: int) -> bool:
+    """Whether HDF5 has a filter, of its own or as a plugin."""
+    return bool(h5py.h5z.filter_avail(code))
+
+
+def _there(source: str, file: Path) -> bool:
+    return source == "." or Path(source).exists() or (file.parent / source).exists()
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
+    """A file open for reading; whatever HDF5 stumbles over inside becomes a UsageError."""
+    require(file, "problem.path (or problem.test_path)", "an HDF5 file")
+    try:
+        with h5py.File(file, "r") as opened:
+            yield opened
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{file}: can't be read as HDF5 ({error})") from error

@@ -1,5 +1,6 @@
 """IDX, the format of MNIST and its relatives."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
         raise UsageError(
             f"{file}: not an IDX file of bytes in {dimensions} dimensions: starts {data[:4].hex()}, not {wanted}"
         )
+    if len(data) < 4 + 4 * dimensions:
+        raise UsageError(f"{file}: cut short in its header, at {len(data)} bytes; fetch it anew")
     shape = np.frombuffer(data, ">u4", dimensions, offset=4)
     body = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
-    if len(body) != np.prod(shape, dtype=np.int64):
+    if len(body) != math.prod(shape.tolist()):
         raise UsageError(f"{file}: {len(body)} bytes of data where its header promises {shape.tolist()}; fetch it anew")
     return body.reshape(shape)

@@ -1,27 +1,75 @@
-"""Files as they are found: plain or compressed."""
+"""Files as they are found: plain or compressed, readable or not."""
 
 import bz2
 import gzip
 import lzma
+import os
 import zlib
 from pathlib import Path
 
 from mpisign.errors import UsageError
 
 ENDINGS = ("", ".gz", ".xz", ".bz2")
-PACKED = {b"\x1f\x8b": gzip.decompress, b"\xfd7zXZ\0": lzma.decompress, b"BZh": bz2.decompress}  # by how they start
+PACKED = {b"\x1f\x8b": gzip, b"\xfd7zXZ\0": lzma, b"BZh": bz2}  # by how they start
+DAMAGED = (EOFError, ValueError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
 def find(folder: Path, *stems: str) -> Path | None:
-    """The first file of one of these names in a folder, plain or compressed."""
-    return next((f for stem in stems for ending in ENDINGS if (f := folder / f"{stem}{ending}").is_file()), None)
+    """The first file of one of these names in a folder, plain or compressed.
+
+    Raises UsageError for a folder that can't be looked into.
+    """
+    candidates = (folder / f"{stem}{ending}" for stem in stems for ending in ENDINGS)
+    return next((f for f in candidates if is_file(f)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at a path. Raises UsageError where that can't be told."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise UsageError(f"{path}: can't be looked at: {error.strerror}") from error
+
+
+def require(file: Path, key: str, kind: str) -> None:
+    """Raises UsageError, which names the key of the job and the kind of file it wants, where there is no file."""
+    if is_file(file):
+        return
+    if file.is_dir():
+        raise UsageError(f"{file}: a folder; set {key} to {kind}")
+    if file.is_symlink():
+        raise UsageError(f"no file {file}: a link to {os.readlink(file)}, which is not there; set {key} to {kind}")
+    special = "nothing that can be read twice" if file.exists() else "no such file"
+    raise UsageError(f"no file {file} ({special}); set {key} to {kind}")
 
 
 def read(file: Path) -> bytes:
     """What is in a file, decompressed whatever it is called. Raises UsageError where that can't be."""
     try:
         data = file.read_bytes()
-        unpack = next((u for start, u in PACKED.items() if data.startswith(start)), bytes)
-        return unpack(data)
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(f"{file}: can't be read or decompressed ({error}); fetch it anew") from error
+        packed = next((module for start, module in PACKED.items() if data.startswith(start)), None)
+        return packed.decompress(data) if packed else data
+    except DAMAGED as error:
+        raise UsageError(
+            f"{file}: can't be decompressed ({error}): cut short, damaged, or followed by something else; fetch it anew"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{file}: can't be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise UsageError(f"{file}: its contents take more memory than there is") from None
+
+
+def head(file: Path, count: int) -> bytes:
+    """The first bytes of what is in a file, decompressed, without reading the rest. Raises UsageError as read()."""
+    try:
+        with file.open("rb") as raw:
+            start = raw.read(count)
+        packed = next((module for magic, module in PACKED.items() if start.startswith(magic)), None)
+        if not packed:
+            return start
+        with packed.open(file) as opened:
+            return opened.read(count)
+    except DAMAGED as error:
+        raise UsageError(f"{file}: can't be decompressed ({error}); fetch it anew") from error
+    except OSError as error:
+        raise UsageError(f"{file}: can't be read: {error.strerror or error}") from error

@@ -1,0 +1,95 @@
+"""Whether what a problem read can be trained on: looked at where it was read, before any row is dealt."""
+
+import re
+
+import numpy as np
+import torch
+
+from mpisign.errors import UsageError
+from mpisign.problems.base import Problem, Rows, Tables
+
+MOST_CLASSES = 1 << 20  # counted for every voter, and each an output of a model
+
+
+def checked(problem: Problem, tables: Tables | None) -> Tables | None:
+    """What a problem read, with arrays as torch takes them: native, with strides forwards, sparse ones as CSR.
+
+    Values and precision stay as they are. Raises UsageError for tables without rows, arrays that are not of numbers,
+    and classes that are not integers from 0, one a row.
+    """
+    if tables is None:
+        return None
+    name = type(problem).__name__
+    if not isinstance(tables, Tables):
+        raise UsageError(f"problem {name}: read() gave a {type(tables).__name__}; return Tables(train=Rows(...))")
+    if not tables.train.count:
+        raise UsageError(f"problem {name}: no rows to train on; look at the data, as with mpisign data show")
+    for rows in (tables.train, tables.test):
+        arrays = getattr(rows, "arrays", {})  # an HDF5 file's rows are not read yet
+        arrays.update({key: _array(array, f"problem {name}: rows {key!r}") for key, array in arrays.items()})
+    if tables.classes is not None:
+        tables.classes = _classes(np.asarray(tables.classes), tables.train.count, name)
+    return tables
+
+
+def check_labels(labels: np.ndarray, where: object) -> None:
+    """Refuses the labels (rows,) of training rows that are all of one class: a model would learn a constant.
+
+    where: the file or folder, for the message.
+    """
+    if len(labels) and (labels == labels[0]).all():
+        raise UsageError(
+            f"{where}: all {len(labels)} training rows have the label {labels[0]}; there is nothing to learn: at least "
+            "two classes are needed"
+        )
+
+
+def check_sizes(where: object, train: tuple[int, ...], test: tuple[int, ...]) -> None:
+    """Refuses held-out rows of another shape than those to train on."""
+    if tuple(train) != tuple(test):
+        raise UsageError(
+            f"{where}: rows to train on are of shape {list(train)}, those held out of {list(test)}; they must be alike"
+        )
+
+
+def explain(error: RuntimeError, rows: Rows | None) -> None:
+    """Raises UsageError if what torch found wrong in a problem's loss or measure are the types of its rows."""
+    arrays = getattr(rows, "arrays", {})
+    types = {name: str(array.dtype).removeprefix("torch.") for name, array in arrays.items()}
+    if not re.search("dtype|scalar type", str(error)) or set(types.values()) <= {"float32"}:
+        return
+    told = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    raise UsageError(
+        f"the problem can't use its rows with x, which is float32 ({next(iter(str(error).splitlines()))}); its rows "
+        f"are: {told}; make inputs float32 in read(), as by .astype(np.float32)",
+        agreed=True,  # all ranks have rows of the same types
+    ) from error
+
+
+def _array(array, what: str):
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().numpy()
+    if hasattr(array, "tocsr"):
+        array = array.tocsr()
+        return array
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiubc":
+        raise UsageError(f"{what} are {array.dtype}; numbers are needed, such as float32, or int64 for labels")
+    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
+        array = array.astype(np.float64)  # torch has nothing longer
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array.copy() if any(stride < 0 for stride in array.strides) else array
+
+
+def _classes(classes: np.ndarray, rows: int, name: str) -> np.ndarray:
+    if classes.shape != (rows,) or classes.dtype.kind not in "iub":
+        raise UsageError(
+            f"problem {name}: classes are {classes.dtype} of shape {classes.shape}; integers from 0, one for each of "
+            f"{rows} rows, are needed"
+        )
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or high >= MOST_CLASSES:
+        wrong = low if low < 0 else high
+        raise UsageError(f"problem {name}: a class of {wrong}; classes count from 0 to at most {MOST_CLASSES - 1}")
+    return classes.astype(np.int64) if classes.dtype.kind == "b" else classes
