@@ -99,7 +99,7 @@ class StochasticSign(SignRule):
 
     def agree(self, estimates, states, step):
         if self.radius == "max" and step.age % self.refresh == 0:
-            most = step.world.max([v.abs() for v in estimates]).clamp_(min=FLOOR)
+            most = step.world.max([v.abs() for v in estimates], step.layout.size).clamp_(min=FLOOR)
             for state in states:
                 state["radii"].copy_(most)
 
