@@ -274,6 +274,8 @@ class Observer:
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
         say(f"mpi: {ranks.library}; ranks a host: {ranks.hosts}; voters: {self.world.n}")
         say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) a rank")
+        if plan.preset:
+            say(f"preset: {plan.preset}")
         for choice in plan.choices:
             say(f"exchange: {choice.name} ({choice.reason})")
         if (rows := self.share.rows).any():

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.mpi
 
 WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
 NODES = {2: 1, 3: 2, 5: 2, 8: 3}  # ranks of a node, of which the last may have fewer
-RULES = list(itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")))
+RULES = [*itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")), ("minus", "minus")]
 
 
 def rates(t):
