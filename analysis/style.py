@@ -17,15 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from mpisign.errors import MpisignError
+from mpisign.errors import MpisignError, UsageError
 from mpisign.results import Run, read_all
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKERS = "osD^vPX<>*"
 POINTS = 1500  # of a line: more are not to be seen
+DEVIATION = "standard deviation over seeds (ddof = 1)"  # how every picture and table has it
 SKIPPED = 2  # exit code where a file could not be read, though all else was done
 
 plt.rcParams.update(
@@ -67,10 +68,12 @@ def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **h
 
 
 def counted(axes: Axes, label: str) -> None:
-    """Steps, bytes, seconds: few ticks, with k and M."""
+    """Steps, bytes, seconds: few ticks, plain numbers or one power of ten for all."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    numbers = ScalarFormatter(useMathText=True)
+    numbers.set_powerlimits((-3, 5))
+    axes.xaxis.set_major_formatter(numbers)
 
 
 def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +117,17 @@ def save(figure: Figure, output: Path) -> None:
     print(f"picture: {output}")
 
 
+def deviation(values: Iterable[float]) -> float:
+    """The sample's standard deviation, ddof = 1; NaN of a single value, and where one is not finite."""
+    found = np.asarray(list(values), dtype=float)
+    return float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else np.nan
+
+
+def with_deviation(mean: float, spread: float, form: str = ".4g", own: str = ".2g") -> str:
+    """mean +- deviation; the mean alone where there is no deviation."""
+    return f"{mean:{form}}" + (f" +- {spread:{own}}" if np.isfinite(spread) else "")
+
+
 def markdown(rows: list[dict[str, object]]) -> str:
     """A table for a README, one row a dict."""
     if not rows:
@@ -146,7 +160,8 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Namespace], None]) -> None:
     """Reads the runs and calls work(runs, arguments).
 
-    Files that can't be read are named, here and in arguments.skipped; the exit code is then 2, though all else is done.
+    Files that can't be read, and runs that this script can't use, are named, here and in arguments.skipped; the exit
+    code is then 2, though all else is done.
     """
     arguments = options.parse_args()
     try:
@@ -154,12 +169,65 @@ def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Na
         arguments.skipped = skipped
         for message in skipped:
             print(f"skipped: {message}", file=sys.stderr)
-        if runs:
+        if runs and (runs := without(runs, _unreadable, skipped)):
             work(runs, arguments)
     except MpisignError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     raise SystemExit(SKIPPED if skipped else 0)
+
+
+def without(runs: list[Run], why: Callable[[Run], object], skipped: list[str] | None = None) -> list[Run]:
+    """The runs of which why(run) says nothing and raises no UsageError; the others are named with what it says.
+
+    skipped: where their names go, too, if leaving them out is worth an exit code. Raises UsageError if none is left.
+    """
+    kept = []
+    for run in runs:
+        try:
+            reason = why(run)
+        except MpisignError as error:
+            reason = str(error).removeprefix(f"{run.path}: ")
+        if not isinstance(reason, str) or not reason:
+            kept.append(run)
+            continue
+        print(f"{'skipped' if skipped is not None else 'left out'}: {run.path}: {reason}", file=sys.stderr)
+        if skipped is not None:
+            skipped.append(f"{run.path}: {reason}")
+    if not kept:
+        raise UsageError("none of these runs is left; see what is said of each above")
+    return kept
+
+
+def _unreadable(run: Run) -> str:
+    """Why nothing can be told of a run, whatever the script."""
+    if missing := [name for name in ("algorithm", "problem", "n", "d", "seed") if name not in run.attributes]:
+        return f"its attribute {missing[0]} is missing"
+    try:
+        tables = run.config
+    except (ValueError, MpisignError) as error:
+        return f"its job is damaged: {error}"
+    return "" if all(isinstance(table, dict) for table in tables.values()) else "its job is no table of tables"
+
+
+def no_evaluations(run: Run) -> str:
+    return "" if len(run["eval"]["step"]) else "it has no row of /eval"
+
+
+def no_steps(run: Run) -> str:
+    return "" if len(run["steps"]["step"]) else "it has no row of /steps"
+
+
+def column(run: Run, table: str, name: str) -> np.ndarray:
+    """A column as floats; NaN in every row where an older mpisign did not write it."""
+    rows = run[table]
+    return np.asarray(rows[name], dtype=float) if name in rows else np.full(len(rows["step"]), np.nan)
+
+
+def key(run: Run, name: str, default: object = "") -> object:
+    """A key of the run's job, as table.key; the default where the job has none of that name."""
+    table, _, own = name.partition(".")
+    return run.config.get(table, {}).get(own, default)
 
 
 def algorithm(run: Run) -> str:
