@@ -13,6 +13,7 @@ metric, and the bytes to the target where there is one. In CSV every cell is one
 import csv
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -78,20 +79,15 @@ def table(runs: list[Run], metric: str, target: float | None) -> list[dict[str, 
     for run in runs:
         groups.setdefault(str(sorted(settings(run).items(), key=str)), []).append(run)
     described = [settings(group[0]) for group in groups.values()]
-    keys = list(dict.fromkeys(k for job in described for k in job))
+    told = [style.telling(job, described) for job in described]
     # a method's own hyperparameters stand behind its name; what else differs has a column of its own
-    differing = [k for k in keys if _varies(described, k) and not k.startswith("algorithm.")]
+    differing = [k for k in dict.fromkeys(chain(*told)) if not k.startswith("algorithm.")]
     rows = []
-    for group, job in zip(groups.values(), described, strict=True):
-        alike = [d for d in described if d.get("algorithm.name") == job.get("algorithm.name")]
-        own = [k for k in job if k.startswith("algorithm.") and _varies(alike, k)]
-        method = ", ".join([style.algorithm(group[0]), *(f"{k.partition('.')[2]} {job[k]}" for k in own)])
+    for group, job, keys in zip(groups.values(), described, told, strict=True):
+        own = [k for k in keys if k.startswith("algorithm.") and k != "algorithm.name"]
+        method = ", ".join([style.algorithm(group[0]), *(f"{k.partition('.')[2]} {style.said(job[k])}" for k in own)])
         rows.append(row(group, method, metric, target, differing))
     return sorted(rows, key=lambda r: r["_order"])
-
-
-def _varies(jobs: list[dict[str, object]], key: str) -> bool:
-    return len({str(job.get(key)) for job in jobs}) > 1
 
 
 def row(group: list[Run], method: str, metric: str, target: float | None, differing: list[str]) -> dict[str, object]:
@@ -161,8 +157,13 @@ def text(rows: list[dict[str, object]]) -> str:
 def picture(rows: list[dict[str, object]], metric: str, target: float | None) -> Figure:
     """A line a row of the table, the best on top: mean and standard deviation; and the bytes that the target took."""
     reaching = f"bytes to {target:g}" if target is not None else None
-    names = [", ".join([r["method"], *(f"{k.rpartition('.')[2]} {r[k]}" for k in r["_differing"])]) for r in rows]
-    figure, (panels,) = style.panels(1, 2 if reaching else 1, 4.5, max(0.26 * len(rows), 1.5), sharey=True)
+    names = []
+    for r in rows:
+        own = (f"{style.named(k)} {style.said(r[k])}" for k in r["_differing"] if r[k] != "")
+        names.append(", ".join([r["method"], *own]))
+    columns = 2 if reaching else 1
+    width = 3.2 + (1.2 + 0.06 * max(map(len, names))) / columns
+    figure, (panels,) = style.panels(1, columns, width, max(0.26 * len(rows), 1.5), sharey=True)
     places = np.arange(len(rows))[::-1]
     for place, r in zip(places, rows, strict=True):
         if np.isfinite(r[metric]):
@@ -174,7 +175,7 @@ def picture(rows: list[dict[str, object]], metric: str, target: float | None) ->
     panels[0].set_ylim(-0.6, len(rows) - 0.4)
     panels[0].set_xlabel(NAMES[metric])
     if reaching:
-        panels[1].set_xlabel(f"bytes per rank to {target:g}, by the method")
+        panels[1].set_xlabel(f"bytes per rank to {target:g}\n(by the method)")
         panels[1].set_xscale("log")
     style.title(figure, f"mean and {style.DEVIATION}")
     return figure

@@ -34,8 +34,11 @@ def labels(runs: list[Run]) -> list[str]:
     """
     jobs = [settings(run) | {"schedule.lr": style.key(run, "schedule.lr")} for run in runs]
     found = [style.algorithm(run) for run in runs]
-    for k, differing in enumerate(_differing(found, jobs)):
-        found[k] = ", ".join([found[k], *(f"{name.rpartition('.')[2]}={jobs[k][name]}" for name in differing)])
+    for k, (name, job) in enumerate(zip(map(style.algorithm, runs), jobs, strict=True)):
+        alike = [other for other, run in zip(jobs, runs, strict=True) if style.algorithm(run) == name]
+        found[k] = ", ".join(
+            [name, *(f"{style.named(key)}={style.said(job[key])}" for key in style.telling(job, alike))]
+        )
     groups = Counter(found)
     seeds = [str(run.attributes["seed"]) for run in runs]
     if len(runs) > SINGLY:
@@ -44,15 +47,6 @@ def labels(runs: list[Run]) -> list[str]:
     # the same job, run twice: only the files differ
     groups = Counter(found)
     return [f"{name}, {run.path}" if groups[name] > 1 else name for name, run in zip(found, runs, strict=True)]
-
-
-def _differing(algorithms: list[str], jobs: list[dict[str, object]]) -> list[list[str]]:
-    """The keys of each job that differ among those of its algorithm; others' hyperparameters mean nothing to it."""
-    values: dict[str, dict[str, set]] = {}
-    for name, job in zip(algorithms, jobs, strict=True):
-        for key in {key for other in jobs for key in other}:
-            values.setdefault(name, {}).setdefault(key, set()).add(str(job.get(key)))
-    return [[k for k in job if len(values[name][k]) > 1] for name, job in zip(algorithms, jobs, strict=True)]
 
 
 def against(run: Run, axis: str, table: str = "eval") -> np.ndarray:

@@ -46,16 +46,11 @@ FROM_THE_START = "probes."  # rows whose first values are as telling as their la
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs that differ in their seed alone, by the algorithm and what else tells the groups apart."""
     jobs = [settings(run) | {"schedule.lr": style.key(run, "schedule.lr")} for run in runs]
-    values: dict[str, dict[str, set]] = {}
-    for run, own in zip(runs, jobs, strict=True):
-        seen = values.setdefault(algorithm(run), {})
-        for key, value in own.items():
-            seen.setdefault(key, set()).add(str(value))
     found: dict[str, list[Run]] = {}
     for run, own in zip(runs, jobs, strict=True):
-        differing = [k for k in own if len(values[algorithm(run)][k]) > 1]
-        name = ", ".join([algorithm(run), *(f"{k.rpartition('.')[2]} {own[k]}" for k in differing)])
-        found.setdefault(name, []).append(run)
+        alike = [job for job, other in zip(jobs, runs, strict=True) if algorithm(other) == algorithm(run)]
+        told = (f"{style.named(key)} {style.said(own[key])}" for key in style.telling(own, alike))
+        found.setdefault(", ".join([algorithm(run), *told]), []).append(run)
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 

@@ -6,6 +6,7 @@ that a print in grey can be read too.
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +26,11 @@ from mpisign.results import Run, read_all
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKERS = "osD^vPX<>*"
+RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "trace", "watchdog", "max_minutes",
+             "exact_gradient")  # fmt: skip
 POINTS = 1500  # of a line: more are not to be seen
 DEVIATION = "standard deviation over seeds (ddof = 1)"  # how every picture and table has it
+LETTER = 0.08  # inches that one takes, about
 SKIPPED = 2  # exit code where a file could not be read, though all else was done
 
 plt.rcParams.update(
@@ -98,13 +102,18 @@ def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
             found.setdefault(name, handle)
     if found:
         width, height = figure.get_size_inches()
-        columns = max(1, min(columns, len(found), int(width / (0.6 + 0.075 * max(map(len, found))))))
-        figure.set_size_inches(width, height + 0.17 * -(-len(found) // columns))
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+        names = [textwrap.fill(name, max(int((width - 0.6) / LETTER), 10)) for name in found]
+        longest = max(len(line) for name in names for line in name.splitlines())
+        columns = max(1, min(columns, len(found), int(width / (0.6 + LETTER * longest))))
+        lines = -(-sum(name.count("\n") + 1 for name in names) // columns)
+        figure.set_size_inches(width, height + 0.17 * lines)
+        figure.legend(found.values(), names, loc="outside lower center", ncols=columns)
 
 
 def title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10)
+    """A line, or as many as the figure's width asks for."""
+    fitting = textwrap.fill(text, int(figure.get_size_inches()[0] / LETTER))
+    figure.suptitle(fitting, x=0.01, ha="left", fontsize=10)
 
 
 def save(figure: Figure, output: Path) -> None:
@@ -228,6 +237,43 @@ def key(run: Run, name: str, default: object = "") -> object:
     """A key of the run's job, as table.key; the default where the job has none of that name."""
     table, _, own = name.partition(".")
     return run.config.get(table, {}).get(own, default)
+
+
+def varies(key: str, jobs: list[dict[str, object]], of: dict[str, object]) -> bool:
+    """Whether a key of a job ("table.key" -> value) differs among the jobs to which it means the same.
+
+    A problem's own keys mean something to jobs on that problem alone, and so do an algorithm's; one that a job of
+    another mpisign has not says nothing.
+    """
+    table, _, name = key.partition(".")
+    if table in ("problem", "algorithm") and name != "name":
+        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name")]
+    return len({str(job[key]) for job in jobs if key in job}) > 1
+
+
+def telling(job: dict[str, object], jobs: list[dict[str, object]]) -> list[str]:
+    """The keys of a job that tell it from others; how it is recorded is told only where nothing else does."""
+    keys = [key for key in job if varies(key, jobs, job)]
+    first = [key for key in keys if not _recording(key)]
+    alike = lambda other, some: all(str(other.get(key)) == str(job[key]) for key in some)  # noqa: E731
+    return first if all(alike(other, keys) for other in jobs if alike(other, first)) else keys
+
+
+def _recording(key: str) -> bool:
+    """Whether a key says what a run tells, not what it does."""
+    table, _, name = key.partition(".")
+    return table in ("checkpoint", "probe") or key == "run.steps" or (table == "run" and name in RECORDING)
+
+
+def named(key: str) -> str:
+    """A key's name beside its value: kind, name and every say too little without their table."""
+    table, _, name = key.partition(".")
+    return table if name in ("kind", "name", "every") else name
+
+
+def said(value: object) -> str:
+    """A key's value in a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def algorithm(run: Run) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import style
-from compare import LARGER_IS_BETTER, settings, table, unusable
+from compare import LARGER_IS_BETTER, table, unusable
 from matplotlib.figure import Figure
 from seeds import ROWS, column
 
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices
 from mpisign.results import Run
 
 LABELLED = 8  # values of a logarithmic axis that are told one by one, up to this many
@@ -32,8 +32,9 @@ def value(run: Run, key: str) -> object:
         try:
             parts.append(run.config[name][own])
         except KeyError:
-            known = ", ".join(sorted(settings(run)))
-            raise UsageError(f"{run.path}: its job has no {part!r}; it has: {known}") from None
+            keys = run.config.get(name, {})
+            known = f"[{name}] has: {choices(keys)}" if keys else f"its tables: {choices(run.config)}"
+            raise UsageError(f"{run.path}: its job has no {part!r}; {known}") from None
     if len(parts) == 1:
         return parts[0]
     if not all(map(_number, parts)) or not parts[1]:

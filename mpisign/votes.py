@@ -1,8 +1,8 @@
 """What the messages decide. A tie is a tally of exactly zero.
 
 Rules for ties: "coin", a fair coin that is negated at the next step; "random", a new coin at every step; "zero",
-the mathematics, which needs a second plane on the way down; "plus", +1, and "minus", -1, which are biased and can
-diverge: "plus" is the code of 2019, "minus" that of Distributed Lion.
+the mathematics, which needs a second plane on the way down; "plus", +1 (the code of 2019), and "minus", -1 (Distributed
+Lion's code), which are biased and can diverge.
 """
 
 from dataclasses import dataclass

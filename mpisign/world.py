@@ -100,6 +100,13 @@ class World:
         shards = self.stack(vectors)
         return shards.everywhere(shards.own.amax(dim=0))
 
+    def count_step(self, sent: tuple[int, int], method: tuple[int, int]) -> None:
+        """Counts messages of a step, up and down: bytes this process sends, and the method's bits of all voters."""
+        self.traffic.up += sent[0]
+        self.traffic.down += sent[1]
+        self.cost.up += method[0]
+        self.cost.down += method[1]
+
     def count_told(self, numbers: int) -> None:
         """Counts float64 numbers of each voter that the method has everyone told, as part of its cost."""
         self.cost.up += 64 * numbers * self.n * (self.n - 1)

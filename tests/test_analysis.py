@@ -123,7 +123,8 @@ def test_jobs_that_one_line_would_mix_are_refused(folder):
     assert "tell them apart" in ended.err
     ended = analyse("versus", folder, "--x", "run.colour")
     assert ended.code == 2
-    assert "run.voters" in ended.err
+    assert "'run.colour'; [run] has:" in ended.err
+    assert "'voters'" in ended.err or " voters" in ended.err
 
 
 def test_runs_that_diverged_before_their_first_row_are_the_worst(folder, tmp_path):

@@ -148,11 +148,7 @@ class Exchange(Buffers):
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
         self._counting = counting
-        up, down = self.bytes_a_step()
-        self.world.traffic.up += up
-        self.world.traffic.down += down
-        self.world.cost.up += self.method_bits[0]
-        self.world.cost.down += self.method_bits[1]
+        self.world.count_step(self.bytes_a_step(), self.method_bits)
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None
