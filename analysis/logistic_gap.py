@@ -7,15 +7,14 @@ problem.nonconvex = 0, and run.objective = "rows" to report the same f (with "ra
 have different numbers of rows).
 """
 
-import argparse
-import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import style
 from sklearn.linear_model import LogisticRegression
 
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.problems.readers.libsvm import read_libsvm
 from mpisign.results import Run
 
@@ -35,28 +34,31 @@ def optimum(path: str, l2: float) -> float:
 def gap(run: Run) -> tuple[float, float, float]:
     """f*, the last f, and the smallest f over all evaluations."""
     problem = run.config["problem"]
-    if problem["name"] != "logistic" or problem["nonconvex"] or run.config["run"]["objective"] != "rows":
+    if problem["name"] != "logistic" or problem["nonconvex"] or style.key(run, "run.objective") != "rows":
         raise UsageError(f"{run.path}: not a logistic run with nonconvex = 0 and objective = 'rows'")
+    if reason := style.no_evaluations(run):
+        raise UsageError(f"{run.path}: {reason}")
     losses = run["eval"]["train_loss"]
     return optimum(problem["path"], problem["l2"]), float(losses[-1]), float(losses.min())
 
 
+def table(runs: list[Run]) -> None:
+    """Prints a line a run."""
+    columns = ("data", "algorithm", "n", "partition", "l2", "steps", "f*", "f", "f - f*", "(f - f*)/f*", "best")
+    print("{:18} {:16} {:>2} {:10} {:>8} {:>6} {:>10} {:>10} {:>10} {:>11} {:>11}".format(*columns))
+    for run in runs:
+        best_possible, last, lowest = gap(run)
+        c, a = run.config, run.attributes
+        print(
+            f"{Path(c['problem']['path']).name:18} {a['algorithm']:16} {a['n']:2} {c['partition']['kind']:10} "
+            f"{c['problem']['l2']:8.2g} {run['eval']['step'][-1]:6} {best_possible:10.6f} {last:10.6f} "
+            f"{last - best_possible:10.2e} {100 * (last / best_possible - 1):10.3f}% "
+            f"{100 * (lowest / best_possible - 1):10.3f}%"
+        )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    columns = ("data", "algorithm", "n", "partition", "steps", "f*", "f", "f - f*", "(f - f*)/f*", "best")
-    print("{:18} {:16} {:>2} {:10} {:>6} {:>10} {:>10} {:>10} {:>11} {:>11}".format(*columns))
-    try:
-        for run in map(Run, parser.parse_args().runs):
-            best_possible, last, lowest = gap(run)
-            c, a = run.config, run.attributes
-            print(
-                f"{Path(c['problem']['path']).name:18} {a['algorithm']:16} {a['n']:2} {c['partition']['kind']:10} "
-                f"{run['steps']['step'][-1]:6} {best_possible:10.6f} {last:10.6f} {last - best_possible:10.2e} "
-                f"{100 * (last / best_possible - 1):10.3f}% {100 * (lowest / best_possible - 1):10.3f}%"
-            )
-    except MpisignError as error:
-        sys.exit(f"logistic_gap: {error}")
+    style.run(style.parser(__doc__), lambda runs, a: table(style.without(runs, gap, a.skipped)))
 
 
 if __name__ == "__main__":

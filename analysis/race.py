@@ -8,7 +8,7 @@ there: method, rate, seed and steps.
 
 Rates are compared by the steps to the target, mean over the seeds that all rates of a method have (trajectories do not
 depend on links, and a step's cost not on the rate). Seconds are those of training: evaluations are taken off. Mean and
-standard deviation over seeds; a table is written beside the picture.
+standard deviation (ddof = 1) over seeds; a table is written beside the picture.
 """
 
 import re
@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import style
 from compare import first, rate
+from compare import unusable as unfit
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from style import algorithm
 
-from mpisign.errors import UsageError
 from mpisign.results import Run
 
 METRIC = "test_accuracy"
+LINK = re.compile(r"(\d+)([mg])bit")
 
 
 def steps(run: Run, target: float) -> float:
@@ -59,11 +60,16 @@ def best(runs: list[Run], target: float) -> list[tuple[str, float, list[Run]]]:
     return found
 
 
+def unusable(run: Run, by_link: bool) -> str:
+    """Why a run takes no part; "" if it does. by_link: whether its folder must say behind which link it ran."""
+    if by_link and not LINK.fullmatch(run.path.parent.name):
+        return f"its folder {run.path.parent.name!r} is no link; folders are called as 50mbit or 1gbit"
+    return unfit(run, METRIC) or style.no_evaluations(run)
+
+
 def _mbit(link: str) -> float:
     """The rate of a link whose name is as tc says it."""
-    found = re.fullmatch(r"(\d+)([mg])bit", link)
-    if not found:
-        raise UsageError(f"{link}: no link; folders are called as 50mbit or 1gbit")
+    found = LINK.fullmatch(link)
     return float(found[1]) * {"m": 1, "g": 1000}[found[2]]
 
 
@@ -81,10 +87,11 @@ def rows(found: dict[str, dict[str, list[float]]]) -> list[dict[str, object]]:
     for link, methods in found.items():
         ranked = sorted(methods.items(), key=lambda item: np.mean(item[1]))
         for place, (name, taken) in enumerate(ranked, 1):
-            told = f"{np.mean(taken):.2f} +- {np.std(taken):.2f}" if np.isfinite(taken).all() else "not reached"
-            slower = np.mean(taken) / np.mean(ranked[0][1])
-            table.append({"link": link, "place": place, "method": name, "seconds": told, "seeds": len(taken),
-                          "times the fastest": f"{slower:.1f}"})  # fmt: skip
+            reached = np.isfinite(taken).all()
+            told = style.with_deviation(np.mean(taken), style.deviation(taken), ".2f", ".2f")
+            slower = f"{np.mean(taken) / np.mean(ranked[0][1]):.1f}" if reached else "-"
+            table.append({"link": link, "place": place, "method": name, "seconds": told if reached else "not reached",
+                          "seeds": len(taken), "times the fastest": slower})  # fmt: skip
     return table
 
 
@@ -98,7 +105,8 @@ def picture(found: dict[str, dict[str, list[float]]], target: float) -> Figure:
         for place, name in zip(places, names, strict=True):
             if name in methods and np.isfinite(methods[name]).all():
                 peer = name.startswith("ddp")
-                panel.errorbar(np.mean(methods[name]), place, xerr=np.std(methods[name]), capsize=3,
+                spread = np.nan_to_num(style.deviation(methods[name]))
+                panel.errorbar(np.mean(methods[name]), place, xerr=spread, capsize=3,
                                fmt="s" if peer else "o", color=style.COLOURS[1 if peer else 0])  # fmt: skip
         panel.set_title(link)
         panel.set_xscale("log")
@@ -107,6 +115,7 @@ def picture(found: dict[str, dict[str, list[float]]], target: float) -> Figure:
         panel.minorticks_off()
         panel.set_xlabel(f"seconds to {target:.0%}")
     panels[0].set_yticks(places, names)
+    style.title(figure, f"mean and {style.DEVIATION}")
     return figure
 
 
@@ -117,13 +126,15 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=Path("race.png"), help="a .png, .pdf or .svg")
 
     def work(runs, arguments):
+        runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
         if arguments.best:
             for name, chosen, those in best(runs, arguments.target):
                 for run in sorted(those, key=lambda r: int(r.attributes["seed"])):
                     print(name, f"{chosen:g}", run.attributes["seed"], f"{steps(run, arguments.target):g}")
             return
         found = times(runs, arguments.target)
-        style.write(style.markdown(rows(found)), style.beside(arguments.output, ".md"))
+        text = f"{style.markdown(rows(found))}\n\nMean +- {style.DEVIATION}."
+        style.write(text, style.beside(arguments.output, ".md"))
         style.save(picture(found, arguments.target), arguments.output)
 
     style.run(options, work)

@@ -25,9 +25,10 @@ from mpisign.errors import MpisignError
 from mpisign.results import Run
 
 LEADING = 8  # methods in pictures
+KINDS = ("device", "threads", "mpi", "versions", "torch_build")  # of machine and software
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("status", "algorithm", "problem", "n", "d", "steps", "test_accuracy", "test_loss", "final_loss", "seconds",
-           "steps_per_second", "bits_per_coordinate", "gradient_evaluations")  # fmt: skip
+           "steps_per_second", "bits_per_coordinate", "wire_bits_per_coordinate", "gradient_evaluations")  # fmt: skip
 
 
 @dataclass
@@ -61,30 +62,35 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
     everything, found = Section("Runs", rows=overview(runs)), []
-    ended = [run for run in runs if not run.status.startswith("incomplete") and len(run["eval"]["step"])]
-    if not ended:
+    ended = [run for run in runs if not compare.not_ended(run) and len(run["eval"]["step"])]
+    accuracies = [run for run in ended if not compare.unusable(run, "test_accuracy")]
+    metric = "test_accuracy" if accuracies else "train_loss"
+    measured = accuracies or [run for run in ended if not compare.unusable(run, metric)]
+    if not measured:
         return [everything]
-    accuracies = [run for run in ended if np.isfinite(run["eval"]["test_accuracy"][-1])]
-    metric, measured = ("test_accuracy", accuracies) if accuracies else ("train_loss", ended)
     best = compare.table(measured, metric, None)
-    leading = [row for row in best if np.isfinite(row["_mean"])][:LEADING]
-    shown = [{k: style.short(v) for k, v in row.items() if not k.startswith("_")} for row in best]
+    leading = [row for row in best if np.isfinite(row[metric])][:LEADING]
+    shown = [{k: style.short(v) for k, v in row.items()} for row in compare.shown(best, metric)]
     drawn = encoded(compare.picture(leading, metric, None)) if leading else ""
-    note = f"By {compare.NAMES[metric]} at the end, mean and standard deviation over seeds; edge: the grid ended there."
-    found.append(Section("Best of grid", note, drawn, shown))
+    note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
+    found.append(Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown))
     chosen = [run for row in leading for run in row["_runs"]]
     if chosen:
-        groups = seeds.grouped(chosen)
-        found.append(Section("Curves", f"The leading {len(groups)}.", encoded(_curves(groups))))
+        found.append(_curves(chosen))
     return [*found, *_of_votes(chosen or ended), *_of_scaling(ended), everything]
 
 
-def _curves(groups: dict[str, list[Run]]) -> Figure:
-    return seeds.picture(groups, seeds.recorded(groups), ["step", "bytes", "seconds"])
+def _curves(chosen: list[Run]) -> Section:
+    groups = seeds.grouped(chosen)
+    try:
+        figure = seeds.picture(groups, seeds.recorded(groups), ["step", "bytes", "seconds"])
+    except MpisignError as error:
+        return Section("Curves", f"Not shown: {error}")
+    return Section("Curves", f"The leading {len(groups)}.", encoded(figure))
 
 
 def _of_votes(runs: list[Run]) -> list[Section]:
-    voting = [r for r in runs if len(r["steps"]["step"]) and np.isfinite(r["steps"]["agreement"]).any()]
+    voting = [r for r in runs if np.isfinite(style.column(r, "steps", "agreement")).any()]
     firsts = list({style.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
     if not firsts:
         return []
@@ -92,7 +98,7 @@ def _of_votes(runs: list[Run]) -> list[Section]:
 
 
 def _of_scaling(runs: list[Run]) -> list[Section]:
-    measured = [run for run in runs if not run.simulated]
+    measured = [run for run in runs if not scaling.unusable(run)]
     if len({run.attributes["n"] for run in measured}) < 2:
         return []
     try:
@@ -120,7 +126,7 @@ def environment(runs: list[Run]) -> list[dict[str, object]]:
     for run in runs:
         segments = run["segments"]
         if len(segments["step"]):
-            row = {k: segments[k][-1] for k in ("device", "threads", "mpi", "versions", "torch_build")}
+            row = {k: segments[k][-1] for k in KINDS if k in segments}
             found[str(row)] = (row, found.get(str(row), (row, 0))[1] + 1)
     return [row | {"runs": count} for row, count in found.values()] or [{"runs": len(runs)}]
 
@@ -139,7 +145,7 @@ def page(runs: list[Run], skipped: list[str], title: str) -> str:
         own=own,
         configurations=texts,
         environment=environment(runs),
-        versions=sorted({str(run.attributes["mpisign_version"]) for run in runs}),
+        versions=sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs}),
         date=time.strftime("%Y-%m-%d"),
     )
 

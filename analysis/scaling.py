@@ -58,23 +58,35 @@ class Point:
         return self.exchange == "dense"
 
 
-def point(run: Run) -> Point:
-    """What a run tells of a step. Raises UsageError where it has too few rows."""
-    phases, n = run["phases"], int(run.attributes["n"])
-    steps = np.unique(phases["step"])
+def unusable(run: Run) -> str:
+    """Why a run tells nothing of scaling; "" if it does."""
     if run.simulated:
-        raise UsageError(f"{run.path}: a simulation, whose seconds say nothing of scaling; use mpirun or srun")
-    if len(steps) < 3:
-        raise UsageError(f"{run.path}: {len(steps)} rows of /phases are too few; set run.check_every lower")
+        return "a simulation, whose seconds say nothing of scaling; use mpirun or srun"
+    rows = len(np.unique(run["phases"]["step"]))
+    return f"{rows} rows of /phases are too few; set run.check_every lower" if rows < 3 else style.no_steps(run)
+
+
+def _rows_a_step(run: Run) -> int:
+    """Rows of a rank and step: of its minibatch, or all its own where problem.batch_size is 0."""
+    size, own = int(style.key(run, "problem.batch_size", 0)), run.partition.get("rows")
+    if not size and own is not None and len(own):
+        size = round(float(np.mean(own)))
+    return max(size, 1) * int(style.key(run, "algorithm.accumulate", 1))
+
+
+def point(run: Run) -> Point:
+    """What a run tells of a step. Raises UsageError where that is nothing."""
+    phases, n = run["phases"], int(run.attributes["n"])
+    if reason := unusable(run):
+        raise UsageError(f"{run.path}: {reason}")
+    steps = np.unique(phases["step"])
     # the first row holds what happens once: first calls, first messages
     later, taken = phases["step"] > steps[0], steps[-1] - steps[0]
     seconds = {p: float(phases[p][later].sum()) / (n * taken) for p in STEP}
     table, exchange = run["steps"], str(run.attributes["exchange"])
-    sent = (table["bytes_up"][-1] + table["bytes_down"][-1]) / table["step"][-1]
+    sent = run.wire_bytes("steps")[-1] / table["step"][-1]
     messages = MESSAGES[exchange](n) if exchange in MESSAGES else (n > 1) * 2
-    problem = run.config["problem"]
-    rows = problem["batch_size"] * run.config["algorithm"]["accumulate"]
-    return Point(algorithm(run), n, rows, float(sent), messages, exchange, seconds)
+    return Point(algorithm(run), n, _rows_a_step(run), float(sent), messages, exchange, seconds)
 
 
 def lines(runs: list[Run]) -> dict[str, list[Point]]:
@@ -256,7 +268,7 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=Path("scaling.png"), help="a .png, .pdf or .svg")
 
     def work(runs, arguments):
-        found = lines(runs)
+        found = lines(style.without(runs, unusable, arguments.skipped))
         style.write(text(found, arguments), style.beside(arguments.output, ".md"))
         style.save(picture(found), arguments.output)
 

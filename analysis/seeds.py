@@ -3,9 +3,9 @@
 python analysis/seeds.py runs/ssvr_mnist --axes epoch gradient_evaluations --output seeds.png
 python analysis/seeds.py runs/density_cnn --rows probes.gradient_density probes.noise_density --axes epoch
 
-The band is one standard deviation to each side. Rows are columns of /eval, or table.column of any table; by default
-those of /eval that were recorded (norms of the gradient where a job has run.exact_gradient). --table prints the last
-values instead, as markdown.
+The band is one standard deviation (ddof = 1) to each side. Rows are columns of /eval, or table.column of any table; by
+default those of /eval that were recorded (norms of the gradient where a job has run.exact_gradient). --table prints the
+last values instead, as markdown.
 """
 
 import re
@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import style
 from compare import settings
-from curves import AXES, against
+from curves import AXES, against, told
 from matplotlib.figure import Figure
 from style import algorithm
 
 from mpisign.errors import UsageError, choices
 from mpisign.results import Run
+from mpisign.schema import TABLES
 
 ROWS = {
     "eval.train_loss": "training loss",
@@ -44,17 +45,12 @@ FROM_THE_START = "probes."  # rows whose first values are as telling as their la
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs that differ in their seed alone, by the algorithm and what else tells the groups apart."""
-    jobs = [settings(run) | {"schedule.lr": run.config["schedule"]["lr"]} for run in runs]
-    values: dict[str, dict[str, set]] = {}
-    for run, own in zip(runs, jobs, strict=True):
-        seen = values.setdefault(algorithm(run), {})
-        for key, value in own.items():
-            seen.setdefault(key, set()).add(str(value))
+    jobs = [settings(run) | {"schedule.lr": style.key(run, "schedule.lr")} for run in runs]
     found: dict[str, list[Run]] = {}
     for run, own in zip(runs, jobs, strict=True):
-        differing = [k for k in own if len(values[algorithm(run)][k]) > 1]
-        name = ", ".join([algorithm(run), *(f"{k.rpartition('.')[2]} {own[k]}" for k in differing)])
-        found.setdefault(name, []).append(run)
+        alike = [job for job, other in zip(jobs, runs, strict=True) if algorithm(other) == algorithm(run)]
+        told = (f"{style.named(key)} {style.said(own[key])}" for key in style.telling(own, alike))
+        found.setdefault(", ".join([algorithm(run), *told]), []).append(run)
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
@@ -69,10 +65,12 @@ def column(run: Run, row: str) -> np.ndarray:
     if row == "eval.bits":
         return run["eval"]["test_loss"] / np.log(2)
     if row == "probes.descent" and len(run["probes"]["step"]):
-        return run["probes"]["rho_norm_vote"] / run["probes"]["gradient_l1"]
+        return style.column(run, "probes", "rho_norm_vote") / style.column(run, "probes", "gradient_l1")
     try:
         found = run[table or "eval"][name]
     except KeyError:
+        if any(c.name == name for c in TABLES.get(table or "eval", ())):
+            raise UsageError(f"{run.path}: an older mpisign wrote it, which did not record {row}") from None
         known = choices(f"{t}.{c}" for t in ("steps", "eval", "probes") for c, v in run[t].items() if v.ndim == 1)
         raise UsageError(f"no row {row!r}; known: {known}") from None
     if not len(found):
@@ -81,18 +79,34 @@ def column(run: Run, row: str) -> np.ndarray:
 
 
 def over_seeds(runs: list[Run], row: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of a column, as far as all runs have come."""
+    """Mean and standard deviation of a column, as far as all runs have come; the deviation of one run is NaN."""
     columns = [column(run, row) for run in runs]
-    values = np.array([c[: min(map(len, columns))] for c in columns])
-    return values.mean(axis=0), values.std(axis=0)
+    values = np.array([c[: min(map(len, columns))] for c in columns], dtype=float)
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+    return values.mean(axis=0), spread
 
 
 def recorded(groups: dict[str, list[Run]]) -> list[str]:
-    """The quantities of /eval that all runs have."""
+    """The quantities of /eval that all runs have, or else that some have; a run that diverged has those it began with.
+
+    Raises UsageError where there are none.
+    """
     runs = [run for group in groups.values() for run in group]
     if all(run.attributes["problem"] == "text" for run in runs):
         return list(TEXT)
-    return [row for row in DEFAULT if all(np.isfinite(column(run, row)).all() for run in runs)]
+    has = {row: [bool(np.isfinite(style.column(run, *row.split("."))).any()) for run in runs] for row in DEFAULT}
+    found = [row for row in DEFAULT if all(has[row])] or [row for row in DEFAULT if any(has[row])]
+    if not found:
+        raise UsageError("no run has a finite loss, accuracy or gradient")
+    return found
+
+
+def lacking(run: Run, rows: list[str]) -> str:
+    """Why a run has no line for some of the rows; raises UsageError where one is not among its columns."""
+    for row in rows:
+        if column(run, row).ndim > 1:
+            return f"{row} has several values a row; see vote.py"
+    return style.no_evaluations(run)
 
 
 def picture(groups: dict[str, list[Run]], rows: list[str], axes: list[str]) -> Figure:
@@ -109,13 +123,19 @@ def picture(groups: dict[str, list[Run]], rows: list[str], axes: list[str]) -> F
             if across or k + 1 == len(rows):
                 style.counted(panel, AXES[axis])
                 ends = [against(group[0], axis, _table(row))[-1] for group in groups.values()]
-                if axis == "bytes" and max(ends) > 10 * min(ends) > 0:
+                if axis in ("bytes", "wire") and max(ends) > 10 * min(ends) > 0:
                     panel.set_xscale("log", nonpositive="mask")  # bits and floats fit on one axis only so
-    first, seeds = next(iter(groups.values()))[0], {len(group) for group in groups.values()}
-    voters = "/".join(sorted({str(r.attributes["n"]) for g in groups.values() for r in g}, key=int))
-    style.title(figure, f"{first.attributes['problem']}, n = {voters}; mean and band of {max(seeds)} seed(s)")
+    style.title(figure, _title(groups))
     style.legend(figure, panels.flat)
     return figure
+
+
+def _title(groups: dict[str, list[Run]]) -> str:
+    runs, most = [run for group in groups.values() for run in group], max(map(len, groups.values()))
+    problems = ", ".join(dict.fromkeys(str(run.attributes["problem"]) for run in runs))
+    voters = "/".join(str(n) for n in sorted({int(run.attributes["n"]) for run in runs}))
+    band = f"mean and {style.DEVIATION} of {most}" if most > 1 else "one seed"
+    return f"{problems}, n = {voters}; {band}"
 
 
 def _table(row: str) -> str:
@@ -126,34 +146,42 @@ def _draw(panel, groups: dict[str, list[Run]], row: str, axis: str, looks: dict)
     for name, group in groups.items():
         mean, spread = over_seeds(group, row)
         at = against(group[0], axis, _table(row))[: len(mean)]
-        if axis == "bytes" and not at.any():
+        if axis in ("bytes", "wire") and not told(at):
             continue  # a single voter sends nothing
         # what is positive stays so, also below the mean of a logarithmic axis
+        spread = np.nan_to_num(spread)
         low = np.maximum(mean - spread, mean / 3) if row in LOGARITHMIC else mean - spread
-        panel.plot(at, mean, label=name, **looks[name])
+        point = {"marker": "o"} if np.isfinite(mean).sum() == 1 else {}  # too short for a line
+        panel.plot(at, mean, label=name, **looks[name], **point)
         panel.fill_between(at, low, mean + spread, alpha=0.2, color=looks[name]["color"], linewidth=0)
     if row in LOGARITHMIC:
         panel.set_yscale("log")
     elif row == "eval.bits":
-        best = min(over_seeds(group, row)[0][-1] for group in groups.values())
+        best = _least(over_seeds(group, row)[0][-1] for group in groups.values())
         panel.set_ylim(best - 0.05, best + 1.0)
     elif not row.startswith(FROM_THE_START):
         # from where the methods differ: the first evaluations would fill the panel
-        worst = min(over_seeds(group, row)[0][len(group[0]["eval"]["step"]) // 6] for group in groups.values())
-        panel.set_ylim(bottom=worst - 0.02)
+        means = [over_seeds(group, row)[0] for group in groups.values()]
+        panel.set_ylim(bottom=_least(mean[len(mean) // 6] for mean in means) - 0.02)
+
+
+def _least(values) -> float:
+    """The least that is finite, or 0."""
+    return min((v for v in values if np.isfinite(v)), default=0.0)
 
 
 def table(groups: dict[str, list[Run]], rows: list[str]) -> list[dict[str, object]]:
     """The last values of each group."""
     found = []
     for name, group in groups.items():
-        cells = {"method": name, "rate": f"{group[0].config['schedule']['lr']:g}", "seeds": len(group)}
+        cells = {"method": name, "rate": style.short(style.key(group[0], "schedule.lr")), "seeds": len(group)}
         for row in rows:
             mean, spread = (values[-1] for values in over_seeds(group, row))
-            digits = f"{mean:.3g} +- {spread:.2g}" if row in LOGARITHMIC else f"{mean:.4f} +- {spread:.4f}"
-            cells[ROWS.get(row, row)] = digits
+            form = (".3g", ".2g") if row in LOGARITHMIC else (".4f", ".4f")
+            cells[ROWS.get(row, row)] = style.with_deviation(mean, spread, *form)
         cells["evaluations"] = int(group[0]["eval"]["gradient_evaluations"][-1])
-        cells["bytes a rank"] = int(against(group[0], "bytes")[-1])
+        sent = against(group[0], "bytes")[-1]
+        cells["bytes per rank"] = int(sent) if np.isfinite(sent) else "-"
         found.append(cells)
     return found
 
@@ -166,10 +194,11 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="print the last values instead of drawing")
 
     def work(runs, arguments):
+        runs = style.without(runs, lambda run: lacking(run, arguments.rows or []), arguments.skipped)
         groups = grouped(runs)
         rows = arguments.rows or recorded(groups)
         if arguments.table:
-            print(style.markdown(table(groups, rows)))
+            print(f"{style.markdown(table(groups, rows))}\n\nMean +- {style.DEVIATION}; bytes by the method.")
         else:
             style.save(picture(groups, rows, arguments.axes), arguments.output)
 

@@ -49,7 +49,12 @@ def picture(runs: list[Run]) -> Figure:
 def main() -> None:
     options = style.parser(__doc__)
     options.add_argument("--output", type=Path, default=Path("span.png"), help="a .png, .pdf or .svg")
-    style.run(options, lambda runs, arguments: style.save(picture(runs), arguments.output))
+
+    def work(runs, arguments):
+        # raises for a run of another problem, which is then named
+        style.save(picture(style.without(runs, out_of_span, arguments.skipped)), arguments.output)
+
+    style.run(options, work)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ that a print in grey can be read too.
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +18,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from mpisign.errors import MpisignError
+from mpisign.errors import MpisignError, UsageError
 from mpisign.results import Run, read_all
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKERS = "osD^vPX<>*"
+RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "trace", "watchdog", "max_minutes",
+             "exact_gradient")  # fmt: skip
 POINTS = 1500  # of a line: more are not to be seen
 PICTURES = (".png", ".pdf", ".svg")
+DEVIATION = "standard deviation over seeds (ddof = 1)"  # how every picture and table has it
+LETTER = 0.08  # inches that one takes, about
 SKIPPED = 2  # exit code where a file could not be read, though all else was done
 
 plt.rcParams.update(
@@ -68,10 +73,12 @@ def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **h
 
 
 def counted(axes: Axes, label: str) -> None:
-    """Steps, bytes, seconds: few ticks, with k and M."""
+    """Steps, bytes, seconds: few ticks, plain numbers or one power of ten for all."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    numbers = ScalarFormatter(useMathText=True)
+    numbers.set_powerlimits((-3, 5))
+    axes.xaxis.set_major_formatter(numbers)
 
 
 def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -96,13 +103,18 @@ def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
             found.setdefault(name, handle)
     if found:
         width, height = figure.get_size_inches()
-        columns = max(1, min(columns, len(found), int(width / (0.6 + 0.075 * max(map(len, found))))))
-        figure.set_size_inches(width, height + 0.17 * -(-len(found) // columns))
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+        names = [textwrap.fill(name, max(int((width - 0.6) / LETTER), 10)) for name in found]
+        longest = max(len(line) for name in names for line in name.splitlines())
+        columns = max(1, min(columns, len(found), int(width / (0.6 + LETTER * longest))))
+        lines = -(-sum(name.count("\n") + 1 for name in names) // columns)
+        figure.set_size_inches(width, height + 0.17 * lines)
+        figure.legend(found.values(), names, loc="outside lower center", ncols=columns)
 
 
 def title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10)
+    """A line, or as many as the figure's width asks for."""
+    fitting = textwrap.fill(text, int(figure.get_size_inches()[0] / LETTER))
+    figure.suptitle(fitting, x=0.01, ha="left", fontsize=10)
 
 
 def save(figure: Figure, output: Path) -> None:
@@ -118,6 +130,17 @@ def save(figure: Figure, output: Path) -> None:
 def beside(picture: Path, ending: str) -> Path:
     """The name of what goes with a picture: another ending in place of a picture's, or behind any other name."""
     return picture.with_suffix(ending) if picture.suffix in PICTURES else picture.with_name(picture.name + ending)
+
+
+def deviation(values: Iterable[float]) -> float:
+    """The sample's standard deviation, ddof = 1; NaN of a single value, and where one is not finite."""
+    found = np.asarray(list(values), dtype=float)
+    return float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else np.nan
+
+
+def with_deviation(mean: float, spread: float, form: str = ".4g", own: str = ".2g") -> str:
+    """mean +- deviation; the mean alone where there is no deviation."""
+    return f"{mean:{form}}" + (f" +- {spread:{own}}" if np.isfinite(spread) else "")
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
@@ -152,7 +175,8 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Namespace], None]) -> None:
     """Reads the runs and calls work(runs, arguments).
 
-    Files that can't be read are named, here and in arguments.skipped; the exit code is then 2, though all else is done.
+    Files that can't be read, and runs that this script can't use, are named, here and in arguments.skipped; the exit
+    code is then 2, though all else is done.
     """
     arguments = options.parse_args()
     try:
@@ -160,12 +184,102 @@ def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Na
         arguments.skipped = skipped
         for message in skipped:
             print(f"skipped: {message}", file=sys.stderr)
-        if runs:
+        if runs and (runs := without(runs, _unreadable, skipped)):
             work(runs, arguments)
     except MpisignError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     raise SystemExit(SKIPPED if skipped else 0)
+
+
+def without(runs: list[Run], why: Callable[[Run], object], skipped: list[str] | None = None) -> list[Run]:
+    """The runs of which why(run) says nothing and raises no UsageError; the others are named with what it says.
+
+    skipped: where their names go, too, if leaving them out is worth an exit code. Raises UsageError if none is left.
+    """
+    kept = []
+    for run in runs:
+        try:
+            reason = why(run)
+        except MpisignError as error:
+            reason = str(error).removeprefix(f"{run.path}: ")
+        if not isinstance(reason, str) or not reason:
+            kept.append(run)
+            continue
+        print(f"{'skipped' if skipped is not None else 'left out'}: {run.path}: {reason}", file=sys.stderr)
+        if skipped is not None:
+            skipped.append(f"{run.path}: {reason}")
+    if not kept:
+        raise UsageError("none of these runs is left; see what is said of each above")
+    return kept
+
+
+def _unreadable(run: Run) -> str:
+    """Why nothing can be told of a run, whatever the script."""
+    if missing := [name for name in ("algorithm", "problem", "n", "d", "seed") if name not in run.attributes]:
+        return f"its attribute {missing[0]} is missing"
+    try:
+        tables = run.config
+    except (ValueError, MpisignError) as error:
+        return f"its job is damaged: {error}"
+    return "" if all(isinstance(table, dict) for table in tables.values()) else "its job is no table of tables"
+
+
+def no_evaluations(run: Run) -> str:
+    return "" if len(run["eval"]["step"]) else "it has no row of /eval"
+
+
+def no_steps(run: Run) -> str:
+    return "" if len(run["steps"]["step"]) else "it has no row of /steps"
+
+
+def column(run: Run, table: str, name: str) -> np.ndarray:
+    """A column as floats; NaN in every row where an older mpisign did not write it."""
+    rows = run[table]
+    return np.asarray(rows[name], dtype=float) if name in rows else np.full(len(rows["step"]), np.nan)
+
+
+def key(run: Run, name: str, default: object = "") -> object:
+    """A key of the run's job, as table.key; the default where the job has none of that name."""
+    table, _, own = name.partition(".")
+    return run.config.get(table, {}).get(own, default)
+
+
+def varies(key: str, jobs: list[dict[str, object]], of: dict[str, object]) -> bool:
+    """Whether a key of a job ("table.key" -> value) differs among the jobs to which it means the same.
+
+    A problem's own keys mean something to jobs on that problem alone, and so do an algorithm's; one that a job of
+    another mpisign has not says nothing.
+    """
+    table, _, name = key.partition(".")
+    if table in ("problem", "algorithm") and name != "name":
+        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name")]
+    return len({str(job[key]) for job in jobs if key in job}) > 1
+
+
+def telling(job: dict[str, object], jobs: list[dict[str, object]]) -> list[str]:
+    """The keys of a job that tell it from others; how it is recorded is told only where nothing else does."""
+    keys = [key for key in job if varies(key, jobs, job)]
+    first = [key for key in keys if not _recording(key)]
+    alike = lambda other, some: all(str(other.get(key)) == str(job[key]) for key in some)  # noqa: E731
+    return first if all(alike(other, keys) for other in jobs if alike(other, first)) else keys
+
+
+def _recording(key: str) -> bool:
+    """Whether a key says what a run tells, not what it does."""
+    table, _, name = key.partition(".")
+    return table in ("checkpoint", "probe") or key == "run.steps" or (table == "run" and name in RECORDING)
+
+
+def named(key: str) -> str:
+    """A key's name beside its value: kind, name and every say too little without their table."""
+    table, _, name = key.partition(".")
+    return table if name in ("kind", "name", "every") else name
+
+
+def said(value: object) -> str:
+    """A key's value in a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def algorithm(run: Run) -> str:

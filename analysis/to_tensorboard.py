@@ -20,7 +20,7 @@ def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(steps, values) of each scalar by its tag, table/column, without what is not a number."""
     found = {}
     for table in TABLES:
-        columns = run.columns(table)
+        columns = run.columns(table) if len(run[table]["step"]) else {}
         for name, column in columns.items():
             if name.rpartition("_")[0] in LEFT_OUT or name in LEFT_OUT:
                 continue
@@ -28,6 +28,19 @@ def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             if real.any():
                 found[f"{table}/{name}"] = columns["step"][real], column[real]
     return found
+
+
+def folders(runs: list[Run]) -> list[str]:
+    """A folder of its own for each run: its file's name, and those of the folders above where several share it."""
+    paths = [run.path.resolve().with_suffix("") for run in runs]
+    return ["-".join(path.parts[-_depth(path, paths) :]).replace("/", "") for path in paths]
+
+
+def _depth(path: Path, paths: list[Path]) -> int:
+    """How many of its last parts tell a path from all others."""
+    others = [p for p in paths if p != path]
+    lengths = range(1, len(path.parts))
+    return next((k for k in lengths if all(p.parts[-k:] != path.parts[-k:] for p in others)), len(path.parts))
 
 
 def export(run: Run, folder: Path) -> None:
@@ -50,8 +63,8 @@ def main() -> None:
     options.add_argument("--logdir", type=Path, default=Path("runs/tensorboard"))
 
     def work(runs, arguments):
-        for run in runs:
-            export(run, arguments.logdir / run.path.stem)
+        for run, name in zip(runs, folders(runs), strict=True):
+            export(run, arguments.logdir / name)
         print(f"logdir: {arguments.logdir}")
 
     style.run(options, work)

@@ -4,8 +4,8 @@ python analysis/versus.py runs/adversaries_mnist --x adversary.voters/run.voters
 python analysis/versus.py runs/heterogeneity --x partition.alpha --categories --y probes.success_vote --output b.png
 
 One point is the mean over seeds of the runs whose job is the same, at the best of their rates by --metric (see
-compare.py), with its standard deviation. --x takes a key or the quotient of two. The same numbers are written as a
-table beside the picture.
+compare.py), with its standard deviation (ddof = 1). --x takes a key or the quotient of two. A run that lacks a key or a
+column is named and skipped. The same numbers are written as a table beside the picture.
 """
 
 from collections import defaultdict
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import style
-from compare import LARGER_IS_BETTER, settings, table
+from compare import LARGER_IS_BETTER, table, unusable
 from matplotlib.figure import Figure
 from seeds import ROWS, column
 
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices
 from mpisign.results import Run
 
 LABELLED = 8  # values of a logarithmic axis that are told one by one, up to this many
@@ -32,9 +32,29 @@ def value(run: Run, key: str) -> object:
         try:
             parts.append(run.config[name][own])
         except KeyError:
-            known = ", ".join(sorted(settings(run)))
-            raise UsageError(f"{run.path}: its job has no {part!r}; it has: {known}") from None
-    return parts[0] if len(parts) == 1 else parts[0] / parts[1]
+            keys = run.config.get(name, {})
+            known = f"[{name}] has: {choices(keys)}" if keys else f"its tables: {choices(run.config)}"
+            raise UsageError(f"{run.path}: its job has no {part!r}; {known}") from None
+    if len(parts) == 1:
+        return parts[0]
+    if not all(map(_number, parts)) or not parts[1]:
+        raise UsageError(f"{run.path}: {key} is {parts[0]!r}/{parts[1]!r}, which is no number")
+    return parts[0] / parts[1]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def lacking(run: Run, metric: str, x: str, keys: list[str], categories: bool, **how) -> str:
+    """Why a run has no place in the picture; "" if it has. Raises UsageError where it lacks a key or a column."""
+    for key in keys:
+        value(run, key)
+    at = value(run, x)
+    if not _number(at) and not (categories and isinstance(at, str | bool)):
+        return f"{x} is {at!r}, which is no number; --categories takes words, too"
+    figure_of(run, **how)
+    return unusable(run, metric)
 
 
 def figure_of(run: Run, y: str, tail: float, relative: bool) -> float:
@@ -58,8 +78,17 @@ def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | 
             raise UsageError(
                 f"several jobs at {x} = {position} for {line or 'the line'}; tell them apart by --lines or --panels"
             )
-        at[position] = float(np.mean(values)), float(np.std(values)), len(values)
-    return {key: dict(sorted(at.items())) for key, at in sorted(found.items())}
+        at[position] = float(np.mean(values)), style.deviation(values), len(values)
+    return {key: dict(sorted(at.items(), key=lambda item: _order(item[0]))) for key, at in sorted(found.items())}
+
+
+def _order(x: object) -> tuple[bool, object]:
+    """Numbers by their size, then words."""
+    return (False, x) if _number(x) else (True, str(x))
+
+
+def _tick(x: object) -> str:
+    return f"{x:g}" if _number(x) else str(x)
 
 
 def _said(run: Run, key: str) -> str:
@@ -75,13 +104,15 @@ def picture(found: Points, x_label: str, y_label: str, log: str, categories: boo
     names = list(dict.fromkeys(panel for panel, _ in found))
     figure, (panels,) = style.panels(1, len(names), width, 2.8, sharey=True)
     looks = style.looks(line for _, line in found)
-    every = sorted({x for at in found.values() for x in at})
+    every = sorted({x for at in found.values() for x in at}, key=_order)
     for panel, name in zip(panels, names, strict=True):
         for k, line in enumerate(looks):
             at = found.get((name, line), {})
             positions = [every.index(x) for x in at] if categories else list(at)
             means, deviations, _ = zip(*at.values(), strict=True) if at else ((), (), ())
-            panel.errorbar(positions, means, deviations, label=line, capsize=2, **style.marked(looks[line], k))
+            panel.errorbar(
+                positions, means, np.nan_to_num(deviations), label=line, capsize=2, **style.marked(looks[line], k)
+            )
         panel.set_title(name)
         panel.set_xlabel(x_label)
         if "x" in log:
@@ -89,21 +120,22 @@ def picture(found: Points, x_label: str, y_label: str, log: str, categories: boo
         if "y" in log:
             panel.set_yscale("log")
         if "x" in log and len(every) <= LABELLED:
-            panel.set_xticks(every, [f"{x:g}" for x in every])
+            panel.set_xticks(every, [_tick(x) for x in every])
             panel.minorticks_off()
         if categories:
-            panel.set_xticks(range(len(every)), [f"{x:g}" for x in every])
+            panel.set_xticks(range(len(every)), [_tick(x) for x in every])
     panels[0].set_ylabel(y_label)
+    style.title(figure, f"mean and {style.DEVIATION}")
     style.legend(figure, panels)
     return figure
 
 
 def rows(found: Points, x: str) -> list[dict[str, object]]:
     """The same numbers: a row a panel and line, a column an x."""
-    every = sorted({at for line in found.values() for at in line})
+    every = sorted({at for line in found.values() for at in line}, key=_order)
     lines = []
     for (panel, line), at in found.items():
-        cells = {f"{x} = {p:g}": f"{style.short(at[p][0])} +- {at[p][1]:.2g}" if p in at else "" for p in every}
+        cells = {f"{x} = {_tick(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
         lines.append(({"": panel} if panel else {}) | {"line": line} | cells)
     return lines
 
@@ -126,10 +158,14 @@ def main() -> None:
 
     def work(runs, a):
         how = {"y": a.y, "tail": a.tail, "relative": a.relative}
+        keys = [*a.lines, *([a.panels] if a.panels else [])]
+        why = lambda run: lacking(run, a.metric, a.x, keys, a.categories, **how)  # noqa: E731
+        runs = style.without(runs, why, a.skipped)
         found = points(runs, a.metric, a.x, a.lines, a.panels, **how)
         label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
         style.save(picture(found, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
-        style.write(style.markdown(rows(found, a.xlabel or a.x.rpartition(".")[2])), style.beside(a.output, ".md"))
+        told = style.markdown(rows(found, a.xlabel or a.x.rpartition(".")[2]))
+        style.write(f"{told}\n\nMean +- {style.DEVIATION}.", style.beside(a.output, ".md"))
 
     style.run(options, work)
 

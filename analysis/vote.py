@@ -18,16 +18,18 @@ from mpisign.schema import CRITICAL_SNR, SNR_EDGES
 
 LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
 
+HEAT = {"voter_agreement", "voter_success", "snr"}  # columns of heat maps
+
 
 def series(run: Run, column: str) -> np.ndarray:
     """A column of /steps; counts of coordinates as shares of d."""
-    values = run["steps"][column].astype(float)
+    values = style.column(run, "steps", column)
     return values if column == "agreement" else values / run.attributes["d"]
 
 
 def picture(runs: list[Run]) -> Figure:
     """Lines above, one for each run; heat maps below."""
-    probed = next((run for run in runs if len(run["probes"]["step"])), None)
+    probed = next((run for run in runs if len(run["probes"]["step"]) and run["probes"].keys() >= HEAT), None)
     figure, panels = style.panels(2 if probed else 1, len(LINES), 3.6, 2.5)
     looks = style.looks(names := labels(runs))
     for (column, label), panel in zip(LINES.items(), panels[0], strict=True):
@@ -76,7 +78,11 @@ def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     options = style.parser(__doc__)
     options.add_argument("--output", type=Path, default=Path("vote.png"), help="a .png, .pdf or .svg")
-    style.run(options, lambda runs, arguments: style.save(picture(runs), arguments.output))
+
+    def work(runs, arguments):
+        style.save(picture(style.without(runs, style.no_steps, arguments.skipped)), arguments.output)
+
+    style.run(options, work)
 
 
 if __name__ == "__main__":

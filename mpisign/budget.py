@@ -94,8 +94,10 @@ def foretold(config: Config, stepper: Stepper, share: Share, steps: int) -> dict
     """What a run would cost, by name. Collective."""
     world, turns = stepper.world, stepper.turns
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
+    bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]
     found: dict[str, object] = {
         "d": stepper.layout.size,
+        "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
         "bytes_per_step": " or ".join(map(str, sent)),
         f"memory_per_{'rank' if len(world.local) == 1 else 'process'}": stepper.memory(),
         "evaluations_per_step": f"{evaluations_a_step(config, turns, share, steps):.10g}",

@@ -24,7 +24,7 @@ def describe(entry: Entry) -> str:
         "paper": entry.paper,
         "lr": str(entry.lr),
         "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
-        "preset": "theory" if entry.theory else "none",
+        "preset": f"theory ({inspect.getdoc(entry.theory)})" if entry.theory else "none",
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
     }
     if values := function_values(entry):

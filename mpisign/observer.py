@@ -26,6 +26,7 @@ from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
+METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
 
 
 class Observer:
@@ -51,7 +52,7 @@ class Observer:
         self.recorder = NoRecorder()
         self.path = run_path(config, stepper.world.n)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
-        self.before = dict.fromkeys(COUNTERS, 0)  # what was counted before this stretch of the run
+        self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this stretch of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
 
     # Beginning and end
@@ -111,7 +112,7 @@ class Observer:
 
     def progress(self) -> dict[str, object]:
         """What is to be known to go on, for JSON. Collective."""
-        totals = self._totals()
+        totals = {name: value for name, value in self._totals().items() if math.isfinite(value)}
         seconds = self.before["seconds"] + self.clock.elapsed()
         kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
         rows = {t: self.rows[t] for t in COUNTED}
@@ -119,7 +120,7 @@ class Observer:
 
     def take_back(self, progress: dict, kept: State | None) -> None:
         """Goes on counting from what progress() told."""
-        self.before |= progress["counters"]
+        self.before |= dict.fromkeys(METHOD, math.nan) | progress["counters"]
         self.best = math.inf if progress["best"] is None else progress["best"]
         self.kept, self.kept_step = self.kept if kept is None else kept, progress["kept_step"]
 
@@ -201,6 +202,8 @@ class Observer:
             "bytes_up": round(total["up"] / n),
             "bytes_down": round(total["down"] / n),
             "bytes_other": round(total["other"] / n),
+            "method_bytes_up": total["method_up"] / 8 / n,
+            "method_bytes_down": total["method_down"] / 8 / n,
             "gradient_evaluations": int(total["evaluations"]),
             "function_evaluations": int(total["values"]),
             "clipped": int(total["clipped"]),
@@ -213,12 +216,13 @@ class Observer:
         return seen / max(self.share.rows.sum(), 1)
 
     def _totals(self) -> dict[str, float]:
-        """Bytes, gradients taken and gradients clipped, over all ranks, since the run began."""
-        traffic = self.world.traffic
+        """Bytes, the method's bits, gradients taken and gradients clipped, over all ranks, since the run began."""
+        traffic, cost = self.world.traffic, self.world.cost
         now = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
         for name in ("evaluations", "values", "clipped"):
             now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
-        return {name: self.before[name] + value for name, value in self.world.sums(now).items()}
+        total = self.world.sums(now) | {"method_up": cost.up, "method_down": cost.down}
+        return {name: self.before[name] + value for name, value in total.items()}
 
     # What is written once
 
@@ -273,6 +277,8 @@ class Observer:
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
         say(f"mpi: {ranks.library}; ranks per host: {ranks.hosts}; voters: {self.world.n}")
         say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
+        if plan.preset:
+            say(f"preset: {plan.preset}")
         say(f"exchange: {', then '.join(f'{choice.name} ({choice.reason})' for choice in plan.choices)}")
         if self.verbose:
             for details in (choice.details for choice in plan.choices if choice.details):

@@ -1,6 +1,7 @@
 """A job resolved against zoo, problems and exchanges, before MPI starts: everything a typing error can break."""
 
 import fnmatch
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ class Plan:
     algorithm: Algorithm | Stages | Cycle
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
+    preset: str = ""  # what run.preset chose, and by which theorem
 
 
 def resolve(config: Config, voters: int) -> Plan:
@@ -106,13 +108,15 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Pl
     option = getattr(config.algorithm, "option", 1)
     setting = Setting(steps, voters, d, batches, config.theory.model_dump(exclude_none=True), name, option)
     values = plan.entry.theory(setting)
+    chose = ", ".join(f"{'schedule' if k == 'lr' else 'algorithm'}.{k} = {v:.6g}" for k, v in values.items())
+    preset = f"theory: {chose}; {inspect.getdoc(plan.entry.theory)}"
     rate = {"lr": values.pop("lr"), "kind": "constant", "warmup": 0}
     table = config.algorithm.model_copy(update=values)
     filled = config.model_copy(update={"algorithm": table, "schedule": config.schedule.model_copy(update=rate)})
     algorithm, hyperparameters = _algorithm(filled, plan.entry, voters)
     filled = filled.model_copy(update={"algorithm": table.model_copy(update=hyperparameters | _rules(algorithm))})
     chosen = choose(config.exchange.name, algorithm, voters)
-    return replace(plan, config=filled, algorithm=algorithm, choices=chosen)
+    return replace(plan, config=filled, algorithm=algorithm, choices=chosen, preset=preset)
 
 
 def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:

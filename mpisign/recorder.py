@@ -21,7 +21,7 @@ import numpy as np
 from mpisign import existing
 from mpisign.errors import StorageError, UsageError
 from mpisign.results import Run
-from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
+from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
 REWRITE_SECONDS = 30.0
@@ -118,7 +118,7 @@ class Recorder(NoRecorder):
             for c in columns:
                 row = (width,) if (width := widths.get(c.each, 0)) else ()
                 chunk = (max(1, 512 // max(width, 1)) if row else 512, *row)
-                before = tables.get(table, {}).get(c.name, ())
+                before = _before(tables.get(table, {}), c, row)
                 shapes = {"shape": (len(before), *row), "maxshape": (None, *row), "chunks": chunk}
                 data = group.create_dataset(c.name, **shapes, dtype=c.dtype)
                 if len(before):
@@ -200,6 +200,14 @@ def probe(path: Path) -> str:
     except (OSError, ValueError, RuntimeError):
         path.touch()  # where nothing at all can be written, this says so
         return "rewrite"
+
+
+def _before(columns: Mapping[str, np.ndarray], column: Column, row: tuple[int, ...]) -> np.ndarray:
+    """A column's rows so far; of one that an older mpisign did not write, as many that say nothing: NaN, 0 or ""."""
+    if column.name in columns:
+        return columns[column.name]
+    rows = max(map(len, columns.values()), default=0)
+    return np.full((rows, *row), {"f": np.nan, "i": 0, "S": ""}[column.dtype[0]])
 
 
 def _column(values, dtype: str) -> np.ndarray:

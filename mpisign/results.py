@@ -137,12 +137,54 @@ class Run:
 
     @property
     def bits_per_coordinate(self) -> float:
-        """Bits that a rank sent in a step, both ways, over d: mean over ranks and steps."""
-        steps = self["steps"]
-        if not len(steps["step"]):
+        """The method's own bits of a rank and step, both ways, over d: the same whatever the machine and exchange.
+
+        Mean over ranks and steps; NaN where a run of an older mpisign does not tell.
+        """
+        return self._per_coordinate(self.method_bytes("steps"))
+
+    @property
+    def wire_bits_per_coordinate(self) -> float:
+        """Bits that the exchange had a rank send in a step, both ways, over d, headers included; likewise."""
+        return self._per_coordinate(self.wire_bytes("steps"))
+
+    def _per_coordinate(self, sent: np.ndarray) -> float:
+        if not len(sent):
             return float("nan")
-        sent = steps["bytes_up"][-1] + steps["bytes_down"][-1]
-        return 8 * float(sent) / (self.attributes["d"] * float(steps["step"][-1]))
+        return 8 * float(sent[-1]) / (self.attributes["d"] * float(self["steps"]["step"][-1]))
+
+    def method_bytes(self, table: str) -> np.ndarray:
+        """The method's own bytes so far, up and down, at each row of /steps or /eval: mean over ranks, float64.
+
+        A run of an older mpisign does not tell: they are then the bytes of its exchange where that sends what the
+        method says (sharded, dense, and local, which sends nothing), headers included, and NaN elsewhere.
+        """
+        rows = self[table]
+        if "method_bytes_up" in rows:
+            return rows["method_bytes_up"] + rows["method_bytes_down"]
+        by_definition = set(str(self.attributes["exchange"]).split(", ")) <= {"sharded", "dense", "local"}
+        return self.wire_bytes(table).astype(float) if by_definition else np.full(len(rows["step"]), np.nan)
+
+    def wire_bytes(self, table: str) -> np.ndarray:
+        """Bytes that the exchange had a rank send so far, up and down, likewise: int64."""
+        return self[table]["bytes_up"] + self[table]["bytes_down"]
+
+    @property
+    def bytes_note(self) -> str:
+        """Why hardly anything, or nothing, was sent; "" where bytes speak for themselves."""
+        if self.attributes["n"] == 1:
+            return "one voter: nothing travels"
+        notes = []
+        if self.simulated:
+            notes.append(f"simulated: nothing travelled, bytes are those of {self.attributes['exchange']} by formula")
+        if "hierarchical" in str(self.attributes["exchange"]).split(", ") and self._on_one_node:
+            notes.append("hierarchical on one node: votes are counted in shared memory, only headers are sent")
+        return "; ".join(notes)
+
+    @property
+    def _on_one_node(self) -> bool:
+        size, hosts = self.config["exchange"].get("node_size", 0), self["segments"]["hosts"]
+        return size >= self.attributes["n"] or (not size and len(hosts) > 0 and "," not in hosts[-1])
 
     def columns(self, table: str) -> dict[str, np.ndarray]:
         """A table as columns of single values, (rows,) each, for CSV, data frames and Parquet.
@@ -201,6 +243,9 @@ class Run:
                 lines["function_evaluations"] = int(values[-1])
             lines["bytes_up"], lines["bytes_down"] = int(steps["bytes_up"][-1]), int(steps["bytes_down"][-1])
             lines["bits_per_coordinate"] = round(self.bits_per_coordinate, 4)
+            lines["wire_bits_per_coordinate"] = round(self.wire_bits_per_coordinate, 4)
+            if note := self.bytes_note:
+                lines["bytes_note"] = note
         return lines | {"run_file": str(self.path)}
 
 

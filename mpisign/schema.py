@@ -56,6 +56,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column(
             "bytes_other", "i8", "bytes", "sent for records and checks so far, mean over ranks; checkpoints not counted"
         ),
+        Column(
+            "method_bytes_up",
+            "f8",
+            "bytes",
+            "the method's own cost so far, whatever carries it: messages, scales, shared radii and snapshots by "
+            "definition, (n-1)/n of each as in sharded, mean over ranks; NaN in a run that an older mpisign began",
+        ),
+        Column("method_bytes_down", "f8", "bytes", "likewise of verdicts and of what is shared, back to the ranks"),
         Column("gradient_evaluations", "i8", "rows", "gradients of single rows so far, summed over ranks"),
         Column("function_evaluations", "i8", "rows", "function values of single rows so far, summed over ranks"),
         Column("seconds", "f8", "s", "wall time since the first step began, evaluation included"),
@@ -87,6 +95,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("bytes_up", "i8", "bytes", "as in steps"),
         Column("bytes_down", "i8", "bytes", "as in steps"),
         Column("bytes_other", "i8", "bytes", "as in steps"),
+        Column("method_bytes_up", "f8", "bytes", "as in steps"),
+        Column("method_bytes_down", "f8", "bytes", "as in steps"),
         Column("gradient_evaluations", "i8", "rows", "as in steps"),
         Column("function_evaluations", "i8", "rows", "as in steps; those for this record are not counted"),
         Column("seconds", "f8", "s", "as in steps"),

@@ -1,7 +1,8 @@
 """What is sent for an estimate v: one bit a coordinate, with or without scales, or raw floats.
 
 sign(0) is a rule of its own (`zeros`): "coin", a fair coin that is negated at the next step; "random", a new coin
-at every step; "abstain", a second plane that says "no vote", the mathematics; "plus", +1, which is biased.
+at every step; "abstain", a second plane that says "no vote", the mathematics; "plus", +1, and "minus", -1, which
+are biased.
 """
 
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ class StochasticSign(SignRule):
 
     def agree(self, estimates, states, step):
         if self.radius == "max" and step.age % self.refresh == 0:
-            most = step.world.max([v.abs() for v in estimates]).clamp_(min=FLOOR)
+            most = step.world.max([v.abs() for v in estimates], step.layout.size).clamp_(min=FLOOR)
             for state in states:
                 state["radii"].copy_(most)
 

@@ -132,6 +132,7 @@ class Stepper:
 
     def objective(self) -> float:
         """f at x: the weighted mean of all voters' own functions. Collective; a float64 a voter travels for it."""
+        self.world.count_told(1)
         self.world.start_header(np.array([[oracle.objective(self.x)] for oracle in self.oracles]))
         return self._mean(self.world.finish_header()[:, 0])
 
@@ -233,6 +234,7 @@ class Stepper:
         beside = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
         if self._tells:
             beside.append([state["told"].numpy() for state in self.stage.estimator_states])
+            self.world.count_told(self._tells)
         return compose(bad, flight.estimates, request, losses, beside)
 
     @property

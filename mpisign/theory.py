@@ -47,18 +47,18 @@ def signsgd_mv(s: Setting) -> dict[str, Any]:
 
 
 def signsgd_sim(s: Setting) -> dict[str, Any]:
-    """Sun et al. 2023: 1 - theta = T^(-1/2), gamma = T^(-3/4), orders only, recalled."""
+    """Sun et al. 2023: 1 - theta = T^(-1/2), gamma = T^(-3/4), orders only, reconstructed."""
     return {"lr": s.steps**-0.75, "beta": 1 - s.steps**-0.5}
 
 
 def ssvr(s: Setting) -> dict[str, Any]:
-    """Jiang et al. 2024, thm. 1: beta = T^(-2/3), eta = d^(-1/2) T^(-2/3), B0 = T^(1/3); orders only, recalled."""
+    """Jiang et al. 2024, thm. 1: beta = T^(-2/3), eta = d^(-1/2) T^(-2/3), B0 = T^(1/3); orders only, reconstructed."""
     t = s.steps
     return {"lr": s.d**-0.5 * t ** (-2 / 3), "beta": t ** (-2 / 3), "start_batches": ceil(t ** (1 / 3))}
 
 
 def ssvr_fs(s: Setting) -> dict[str, Any]:
-    """Jiang et al. 2024, thm. 2: I = m, beta = 1/m, eta = m^(-1/4) d^(-1/2) T^(-1/2); orders only, recalled."""
+    """Jiang et al. 2024, thm. 2: I = m, beta = 1/m, eta = m^(-1/4) d^(-1/2) T^(-1/2); orders only, reconstructed."""
     m = s.batches
     return {"lr": m**-0.25 * (s.d * s.steps) ** -0.5, "beta": 1 / m, "every": m}
 
@@ -69,17 +69,20 @@ def noisy_median(s: Setting) -> dict[str, Any]:
 
 
 def ssdm(s: Setting) -> dict[str, Any]:
-    """Safaryan & Richtarik 2021: gamma = K^(-3/4), 1 - beta = K^(-1/2); orders only, recalled."""
+    """Safaryan & Richtarik 2021: gamma = K^(-3/4), 1 - beta = K^(-1/2); orders only, reconstructed."""
     return {"lr": s.steps**-0.75, "beta": 1 - s.steps**-0.5}
 
 
 def mv_signsgd_sim(s: Setting) -> dict[str, Any]:
-    """Sun et al. 2023: 1 - theta = T^(-1/2), gamma = T^(-3/4), orders only, recalled; R = G."""
+    """Sun et al. 2023: 1 - theta = T^(-1/2), gamma = T^(-3/4), orders only, reconstructed; R = G."""
     return {"lr": s.steps**-0.75, "beta": 1 - s.steps**-0.5, "radius": s["largest_gradient"]}
 
 
 def ssvr_mv(s: Setting) -> dict[str, Any]:
-    """Jiang et al. 2024: option 1, beta = 1/2, eta = (d K)^(-1/2), R = 4G; option 2, beta = eta, R = G (recalled)."""
+    """Jiang et al. 2024: option 1, beta = 1/2, eta = (d K)^(-1/2), R = 4G; option 2, beta = eta, R = G.
+
+    Details are reconstructed.
+    """
     rate = (s.d * s.steps) ** -0.5
     if s.option == 1:
         return {"lr": rate, "beta": 0.5, "radius": 4 * s["largest_gradient"]}

@@ -96,7 +96,10 @@ class Rprop(Update):
 
 @dataclass(frozen=True)
 class CalibratingDescent(Descent):
-    """Descent that averages the ratio that CalibratedMomentum tells: r = average*r + (1 - average)*told."""
+    """Descent that averages the ratio that CalibratedMomentum tells: r = average*r + (1 - average)*told.
+
+    r starts as the first ratio, so that it needs no correction of a start at 0.
+    """
 
     average: float = 0.99
 
@@ -110,7 +113,7 @@ class CalibratingDescent(Descent):
 
 @dataclass(frozen=True)
 class ParameterFree(Descent):
-    """Descent at lr*gamma_t, gamma_t found from what Differences tells [arXiv:2506.03725].
+    """Descent at lr*gamma_t, gamma_t found from what Differences tells [Medyakov et al. 2025].
 
     gamma_t = sqrt(gap_t / L_t), at most `most`; L_t = smoothness + sum of |g_{i+1} - g_i|_1/|x_{i+1} - x_i|_inf, and
     gap_t the largest so far of `gap` and sum of |x_{i+1} - x_i|_inf * <g_{i+1}, direction_i>.

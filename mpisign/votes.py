@@ -1,7 +1,7 @@
 """What the messages decide. A tie is a tally of exactly zero.
 
-Rules for ties: "coin", a fair coin that is negated at the next step; "random", a new coin at every step; "zero",
-the mathematics, which needs a second plane on the way down; "plus", +1, which is biased and can diverge.
+Rules for ties: "coin", a fair coin negated at the next step; "random", a new coin every step; "zero", the mathematics,
+with a second plane down; "plus", +1 (code of 2019), and "minus", -1 (Distributed Lion's): biased, they can diverge.
 """
 
 from dataclasses import dataclass

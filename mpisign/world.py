@@ -28,6 +28,17 @@ class Traffic:
     other: int = 0
 
 
+@dataclass
+class Cost:
+    """Bits of all voters' messages towards votes, and back, by the definition of the method under `sharded`.
+
+    Every process holds the sum over all voters, which no machine, placement or exchange has a part in.
+    """
+
+    up: int = 0
+    down: int = 0
+
+
 class World:
     """n voters, of which `local` run in this process."""
 
@@ -36,15 +47,15 @@ class World:
     local: tuple[int, ...]
 
     def __init__(self):
-        self.traffic = Traffic()
+        self.traffic, self.cost = Traffic(), Cost()
         self.watch = Watch()
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """What is gathered inside, as for a checkpoint, does not count."""
-        before = replace(self.traffic)
+        traffic, cost = replace(self.traffic), replace(self.cost)
         yield
-        self.traffic = before
+        self.traffic, self.cost = traffic, cost
 
     def start_header(self, rows: np.ndarray) -> None:
         """Sends this process's header rows, float64 (local voters, k), to everyone."""
@@ -74,15 +85,36 @@ class World:
         """Float32 vectors (d,), one a local voter, dealt out so that each process holds all voters' parts."""
         raise NotImplementedError
 
-    def mean(self, vectors: list[Tensor]) -> Tensor:
-        """Mean over all voters of float32 vectors (d,), one a local voter: summed in voter order."""
+    def mean(self, vectors: list[Tensor], size: int = 0) -> Tensor:
+        """Mean over all voters of float32 vectors (d,), one a local voter: summed in voter order.
+
+        size: coordinates that are no pads, which is what the method's cost counts; by default all.
+        """
+        self._count_floats(size or len(vectors[0]))
         shards = self.stack(vectors)
         return shards.everywhere(ordered_sum(shards.own) / self.n)
 
-    def max(self, vectors: list[Tensor]) -> Tensor:
-        """Largest value a coordinate over all voters, float32 (d,)."""
+    def max(self, vectors: list[Tensor], size: int = 0) -> Tensor:
+        """Largest value a coordinate over all voters, float32 (d,). size: as in mean()."""
+        self._count_floats(size or len(vectors[0]))
         shards = self.stack(vectors)
         return shards.everywhere(shards.own.amax(dim=0))
+
+    def count_step(self, sent: tuple[int, int], method: tuple[int, int]) -> None:
+        """Counts messages of a step, up and down: bytes this process sends, and the method's bits of all voters."""
+        self.traffic.up += sent[0]
+        self.traffic.down += sent[1]
+        self.cost.up += method[0]
+        self.cost.down += method[1]
+
+    def count_told(self, numbers: int) -> None:
+        """Counts float64 numbers of each voter that the method has everyone told, as part of its cost."""
+        self.cost.up += 64 * numbers * self.n * (self.n - 1)
+
+    def _count_floats(self, coordinates: int) -> None:
+        """Counts raw floats that go up to shards, and what becomes of them down to everyone."""
+        self.cost.up += 32 * coordinates * (self.n - 1)
+        self.cost.down += 32 * coordinates * (self.n - 1)
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums of named float64 values over all processes, added in rank order."""

@@ -16,7 +16,7 @@ from tests import kernels
 from tests.kernels import ballot_box, boxes, counted, cut_up, draws, origins, pieces, planes, vectors
 
 few = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-rules = st.sampled_from(["coin", "random", "plus", "abstain"])
+rules = st.sampled_from(["coin", "random", "plus", "minus", "abstain"])
 
 # which arguments of reference's functions are tensors; all else stays as it is
 TENSORS = {
@@ -134,7 +134,7 @@ def test_rows_of_several_voters(device, zeros):
 
 
 @few
-@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "zero"]))
+@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "zero"]))
 def test_votes(assert_same, ballots, abstain, at, draw, ties):
     n, words = ballots.shape
     assert_same("count", ballots, planes(n.bit_length(), 64 * words))

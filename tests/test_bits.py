@@ -31,12 +31,12 @@ def assert_same(name, *arguments, fast=kernel):
     kernels.assert_same(name, *arguments, fast=fast)
 
 
-@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "abstain"]))
+@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "abstain"]))
 def test_pack(v, at, draw, zeros):
     assert_same("pack", v, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
 
 
-@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "abstain"]), pieces)
+@given(vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "abstain"]), pieces)
 def test_pack_parts(v, at, draw, zeros, count):
     parts = cut_up(at, len(v), count)
     assert_same("pack_parts", v, parts, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
@@ -70,7 +70,7 @@ def test_count_of_more_words_than_a_block():
     assert_same("count", ballots, planes(3, 64 * 1300))
 
 
-@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "zero"]))
+@given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "zero"]))
 def test_majority(ballots, abstain, at, draw, ties):
     n, words = ballots.shape
     plus, minus = counted(ballots), None
@@ -115,7 +115,7 @@ def test_add_signed(total, count, scale):
 scale_choices = st.sampled_from([0.0, 1e-3, 1e30])
 
 
-@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "abstain"]), scale_choices, pieces)
+@given(vectors(), origins, draws, st.sampled_from(["coin", "plus", "minus", "abstain"]), scale_choices, pieces)
 def test_pack_scaled(v, at, draw, zeros, scale, some):
     words = planes(2 if zeros == "abstain" else 1, len(v))
     scales, parts = np.float32(scale) * np.arange(some, dtype=np.float32), cut_up(at, len(v), some)
@@ -246,7 +246,7 @@ def test_normals_are_normal():
 
 @given(
     boxes, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5]), origins, draws,
-    st.sampled_from(["coin", "random", "plus", "zero"]), st.integers(0, 63),
+    st.sampled_from(["coin", "random", "plus", "minus", "zero"]), st.integers(0, 63),
 )  # fmt: skip
 def test_weighted_majority(ballots, abstain, plain, negative, forget, at, draw, ties, less):
     n, words = ballots.shape

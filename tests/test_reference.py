@@ -3,6 +3,8 @@
 parallel/test_exchange.py shows that every exchange on 1, 2, 3, 4, 5 and 8 ranks takes the same steps, bit for bit.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -103,8 +105,10 @@ def test_sums_over_more_than_a_tile_equal_the_reference(name):
 RULED = ["signum-mv", "dist-ef-signsgd", "signsgd-fv", "noisy-signsgd", "dvr-sign"]
 
 
-@pytest.mark.parametrize("zeros", ["coin", "random", "plus", "abstain"])
-@pytest.mark.parametrize("ties", ["coin", "random", "plus", "zero"])
+RULES = [*itertools.product(("coin", "random", "plus", "abstain"), ("coin", "random", "plus", "zero"))]
+
+
+@pytest.mark.parametrize(("zeros", "ties"), [*RULES, ("minus", "minus")])
 @pytest.mark.parametrize("name", RULED)
 def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     setup = Setup(Awkward(size=77), 4)

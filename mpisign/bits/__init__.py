@@ -56,7 +56,7 @@ def new_planes(planes: int, words: int, device: torch.device | str = "cpu") -> T
 def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
     """Signs of v (d,) into planes (1 or 2, ceil(d/64)); returns how many are exactly zero, and the first not finite.
 
-    zeros: "coin", "random", "plus", or "abstain", which needs a second plane: 0 where v is zero.
+    zeros: "coin", "random", "plus", "minus", or "abstain", which needs a second plane: 0 where v is zero.
     """
     return _of(v).pack(v, at, zeros, draw, planes)
 
@@ -109,7 +109,7 @@ def majority(
 ) -> tuple[int, int]:
     """Signs of the tally into verdict (1 or 2, W); returns what agreement does, counted in the same pass.
 
-    ties: "coin", "plus", or "zero" with a second plane.
+    ties: "coin", "random", "plus", "minus", or "zero" with a second plane.
     """
     return _of(plus).majority(plus, minus, voters, at, ties, draw, verdict)
 

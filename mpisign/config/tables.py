@@ -78,8 +78,8 @@ class Algorithm(OpenTable):
     """[algorithm]: an entry of the zoo, its hyperparameters, and what every entry understands."""
 
     name: str = "signum-mv"
-    zeros: Literal["auto", "coin", "random", "plus", "abstain"] = "auto"
-    ties: Literal["auto", "coin", "random", "plus", "zero"] = "auto"
+    zeros: Literal["auto", "coin", "random", "plus", "minus", "abstain"] = "auto"
+    ties: Literal["auto", "coin", "random", "plus", "minus", "zero"] = "auto"
     accumulate: int = Field(1, ge=1, le=1 << 20)
     clip: float = Field(0.0, ge=0)
 

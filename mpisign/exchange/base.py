@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.device import settle
+from mpisign.exchange import costs
 from mpisign.exchange.buffers import Buffers
 from mpisign.exchange.onlookers import Adversary, Witness
 from mpisign.exchange.staging import Staging
@@ -65,6 +66,7 @@ class Exchange(Buffers):
         self.world, self.layout, self.vote, self.node_size = world, layout, vote, node_size
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
         self.up, self.down = up, vote.down(up, world.n)
+        self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, world.n)
         size = max(-(-chunk // TILE) * TILE, TILE)
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
@@ -146,9 +148,7 @@ class Exchange(Buffers):
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
         self._counting = counting
-        up, down = self.bytes_a_step()
-        self.world.traffic.up += up
-        self.world.traffic.down += down
+        self.world.count_step(self.bytes_a_step(), self.method_bits)
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None

@@ -1,11 +1,12 @@
 """Bytes that an exchange sends in a step, by formula: what a simulation counts, since nothing travels in it.
 
 Each function gives the sum over all ranks of the bytes up and down. That they equal what is counted where bytes
-are sent is tested for every algorithm and exchange.
+are sent is tested for every algorithm and exchange. `of_method` gives what no exchange has a part in: the method's own
+bits.
 """
 
 from mpisign import bits
-from mpisign.layout import TILE, WORD
+from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Format
 from mpisign.slots import Vote
 
@@ -25,6 +26,18 @@ class Sizes:
         """Bytes of a whole message."""
         item = 4 if form.raw else 8
         return sum(item * (form.planes or 1) * form.items(c) for c in self.coordinates)
+
+
+def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[int, int]:
+    """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
+
+    Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
+    does; a scaled message has one float32 a tensor for every other rank, and a scaled verdict one a tensor in all.
+    Headers, pads and the sums of which a verdict's scales are made are left out.
+    """
+    others, scales = voters - 1, 32 * len(layout.segments)
+    a_rank_up = voters * scales if up.scaled else 0
+    return others * (up.bits * layout.size + a_rank_up), others * (down.bits * layout.size + down.scaled * scales)
 
 
 def sharded(s: Sizes) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class Rosenbrock(Problem):
     """f(x) = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2; an estimate takes one term i and adds N(0, noise^2).
 
     The estimate is (dimension - 1) * grad f_i + noise, unbiased for grad f [after Safaryan & Richtarik 2021,
-    section on experiments; settings recalled]. Started at the customary (-1.2, 1, -1.2, 1, ...).
+    section on experiments; settings reconstructed]. Started at the customary (-1.2, 1, -1.2, 1, ...).
     """
 
     offers = EXACT

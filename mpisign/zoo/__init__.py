@@ -1,7 +1,7 @@
 """The table of papers: one function an algorithm, whose signature is the only list of hyperparameters.
 
-Our symbols: g gradient, v estimate, m moving average, n voters, lr learning rate, t step from 0. Where a line of a
-paper was recalled or taken from another text, the docstring says so. `known` is what is known of convergence.
+Our symbols: g gradient, v estimate, m moving average, n voters, lr learning rate, t step from 0. Where details
+of a paper are reconstructed or taken from another text, the docstring says so. `known` is what is known of convergence.
 Methods that were published for one node (single, finite_sum) vote by majority where there are several.
 """
 

@@ -39,7 +39,8 @@ def dist_ef_signsgd(momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """Scaled signs with error feedback on each rank and at the vote; one block is one tensor.
 
     momentum > 0 is the paper's Nesterov form: m = mu*m + g, p = mu*m + g + residual. Residuals are kept in units of
-    x, which equals the paper's eta_{t-1}/eta_t factors (recalled) without a ratio.
+    x, which equals the paper's factors eta_{t-1}/eta_t without a ratio. Details of this paper are reconstructed: these
+    factors.
     """
     estimator = Nesterov(momentum) if momentum else Minibatch()
     return Algorithm(estimator, ErrorFeedback(ScaledSign()), ServerErrorFeedback(), Descent(weight_decay))

@@ -19,8 +19,9 @@ from mpisign.zoo.known import ONE_NODE
 def ssvr(beta: Fraction = 0.5, start_batches: Count = 1, weight_decay: NonNegative = 0.0):
     """Sign of STORM: v = g(x_t) + (1 - beta)*(v - g(x_{t-1})), both gradients on the same batch.
 
-    start_batches is B0: v starts as the mean of so many gradients. The estimator was seen in the authors' later paper,
-    the shape of the algorithm and the theorem's parameters are recalled; the beta of the experiments is not known.
+    start_batches is B0: v starts as the mean of so many gradients. Details of this paper are reconstructed: the shape
+    of the algorithm and the theorem's parameters; the estimator was seen in the authors' later paper, and the beta of
+    the experiments is not known.
     """
     return Algorithm(Storm(beta, start_batches=start_batches), Sign(), Majority(), Descent(weight_decay))
 
@@ -36,8 +37,8 @@ def ssvr_fs(beta: Fraction = 0.01, every: Whole = 0, weight_decay: NonNegative =
     """Sign of STORM with a snapshot: v as in ssvr, less beta*(g(w) - full gradient at w), on one batch.
 
     w is renewed every `every` steps (the paper's I), 0 for each pass over the rank's rows; v starts as the full
-    gradient. Three gradients a row of the batch, and all rows at a snapshot. Recalled, as are the theorem's I = m and
-    beta = O(1/m).
+    gradient. Three gradients a row of the batch, and all rows at a snapshot. Details of this paper are reconstructed:
+    the snapshot's term, and the theorem's I = m and beta = O(1/m).
     """
     return Algorithm(SnapshotStorm(beta, every), Sign(), Majority(), Descent(weight_decay))
 
@@ -51,7 +52,7 @@ def ssvr_fs(beta: Fraction = 0.01, every: Whole = 0, weight_decay: NonNegative =
 def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w, on rows drawn with replacement.
 
-    The update is recalled. w is renewed every `every` steps, 0 for as many as make a pass.
+    w is renewed every `every` steps, 0 for as many as make a pass. Details of this paper are reconstructed: the update.
     """
     return Algorithm(Svrg(every, "replacement"), Sign(), Majority(), Descent(weight_decay))
 
@@ -61,12 +62,16 @@ def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
     paper="Qin et al. 2023, arXiv:2310.15976, SignRR",
     lr=1e-3,
     known=(
-        "Downgraded in the revision of August 2026: reshuffling does not in general repair the sign's bias; on two "
-        f"rows E|grad| stays 1/2 for ever (jobs/figures/c5.toml). {ONE_NODE}"
+        "O(log(nT)/sqrt(nT) + |sigma|_1) in the first versions, n rows and T passes. Reshuffling does not in general "
+        "repair the sign's bias: on two rows E|grad| stays 1/2 for ever (jobs/figures/c5.toml). A revision of 2026 is "
+        f"said to withdraw the rate for this reason; we could not confirm it. {ONE_NODE}"
     ),
 )
 def signrr(weight_decay: NonNegative = 0.0):
-    """Sign of the gradient on rows in reshuffled passes. The paper's rate is lr/sqrt(t + 1) or constant (recalled)."""
+    """Sign of the gradient on rows in reshuffled passes.
+
+    Details of this paper are reconstructed: its rate is lr/sqrt(t + 1) or constant.
+    """
     return Algorithm(Minibatch("reshuffle"), Sign(), Majority(), Descent(weight_decay))
 
 
@@ -74,7 +79,10 @@ def signrr(weight_decay: NonNegative = 0.0):
     "signrvr",
     paper="Qin et al. 2023, arXiv:2310.15976, SignRVR",
     lr=1e-3,
-    known="O(sqrt(d/T)) in averaged l1, without a residual (revision of August 2026, seen second-hand).",
+    known=(
+        "O(log(nT)/sqrt(nT) + log(nT)*sqrt(n)/sqrt(T)) in the first versions, n rows and T passes. A revision of "
+        f"2026 is said to have O(sqrt(d/T)) in averaged l1; we could not confirm it. {ONE_NODE}"
+    ),
 )
 def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of SVRG's estimate on reshuffled rows, with a snapshot at each pass. On several nodes dist-signrvr."""
@@ -88,5 +96,8 @@ def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     known="As signrvr, with momentum.",
 )
 def signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
-    """Sign of a moving average of signrvr's estimate. On several nodes dist-signrvm. The average is recalled."""
+    """Sign of a moving average of signrvr's estimate. On several nodes dist-signrvm.
+
+    Details of this paper are reconstructed: the form of the average.
+    """
     return Algorithm(Momentum(beta, of=Svrg(every, "reshuffle")), Sign(), Majority(), Descent(weight_decay))

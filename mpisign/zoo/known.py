@@ -18,5 +18,6 @@ ONE_NODE = (
 
 FLOOR = (
     "The bound keeps a term d/sqrt(n) that no number of steps removes, and a gradient floor is proved even with "
-    "exact local gradients: log-cosh on 3 voters stays at 1/1542 (arXiv:2609.18656, prop. 1)."
+    "exact local gradients: with R = 4, log-cosh on 3 voters stays at |f'| = 1/1542 (arXiv:2609.18656, prop. 1). The "
+    "floor depends on R: on the same example the default radius, the largest of any voter, stays at 0.0303."
 )

@@ -28,8 +28,9 @@ def z_signfedavg(
     """Signs of what local steps came to, with noise before the sign; averaged.
 
     u = (x - point after local_steps SGD steps)/local_lr; send sign(u + noise*xi); x -= lr*local_lr*c*noise*mean of
-    signs. c = sqrt(pi/2) for xi from N(0, 1), the paper's z = 1; 1 for xi uniform in (-1, 1), z infinite (constants
-    recalled). noise is in units of a sum of local_steps gradients; lr is the paper's server rate, over local_lr.
+    signs. c = sqrt(pi/2) for xi from N(0, 1), the paper's z = 1; 1 for xi uniform in (-1, 1), z infinite. noise is in
+    units of a sum of local_steps gradients; lr is the paper's server rate, over local_lr. Details of this paper are
+    reconstructed: the constants.
     """
     factor = local_lr * noise * (sqrt(pi / 2) if law == "gaussian" else 1.0)
     # with uniform noise, +1 has the probability of a stochastic sign of that radius
@@ -42,8 +43,9 @@ def z_signfedavg(
     paper="Lu et al. 2022, arXiv:2202.06009, its local rounds",
     lr=1e-3,
     known=(
-        "The rate of Adam with a frozen variance, under bounded gradients (recalled). The paper also thins out the "
-        "updates of the variance, and lets rounds grow; here the variance is that of the warm-up and rounds are alike."
+        "The rate of Adam with a frozen variance, under bounded gradients (reconstructed). The paper also thins out "
+        "the updates of the variance, and lets rounds grow; here the variance is that of the warm-up and rounds are "
+        "alike."
     ),
 )
 def zeroone_adam(
@@ -58,7 +60,8 @@ def zeroone_adam(
 
     The variance is frozen after the warm-up. In a round every rank moves by its own momentum; then the mean of momentum
     over the round travels as scaled signs with error feedback on both sides, takes the place of all momenta, and moves
-    x from where the round began by local_steps*lr (recalled). Less than 1 bit a coordinate and minibatch.
+    x from where the round began by local_steps*lr. Less than 1 bit a coordinate and minibatch. Details of this paper
+    are reconstructed: how a round ends.
     """
     correction = 1 - beta2**warmup_steps
     warm = Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))

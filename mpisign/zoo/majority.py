@@ -13,7 +13,12 @@ from mpisign.zoo.known import MEDIAN
     "signsgd-mv",
     paper="Bernstein et al. 2018, arXiv:1802.04434, alg. 3",
     lr=1e-3,
-    known=f"O(1/sqrt(K)) in l1 for like voters, with batches of K or symmetric unimodal noise. {MEDIAN}",
+    known=(
+        "For like voters, thm. 2: the mean |grad|_1 over K steps is O(1/sqrt(K)) with batches of K, so O(N^(-1/4)) in "
+        "N = K^2 gradients of a voter. With batches of one and symmetric unimodal noise, Bernstein et al. 2019, thm. "
+        "1: O(1/sqrt(K)) in a mixed measure, |g_i| where |g_i|/sigma_i is above 2/sqrt(3) and g_i^2/sigma_i elsewhere, "
+        f"which in l1 is O(K^(-1/4)). {MEDIAN}"
+    ),
     theory=theory.signsgd_mv,
 )
 def signsgd_mv(weight_decay: NonNegative = 0.0):
@@ -36,19 +41,22 @@ def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     "dlion-mavo",
     paper="Liu et al. 2024, arXiv:2404.00438, majority vote",
     lr=1e-4,
-    known=f"With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (recalled). {MEDIAN}",
+    known=(
+        f"With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (reconstructed). {MEDIAN}"
+    ),
 )
 def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
     """Distributed Lion: sign of beta1*m + (1 - beta1)*g on each rank, majority vote; m is never shared.
 
-    Equations seen in a secondary text. x -= lr*(vote + weight_decay*x).
+    Equations seen in a secondary text. x -= lr*(vote + weight_decay*x). The authors' code takes ties and sign(0) as -1:
+    that is zeros = "minus" and ties = "minus" (biased: see README on ties).
     """
     return Algorithm(Lion(beta1, beta2), Sign(), Majority(), Descent(weight_decay))
 
 
 @algorithm(
     "signsgd-fv",
-    paper="Park & Lee 2024, arXiv:2403.16372 (signSGD-FV)",
+    paper="Park, Poor & Lee 2024, arXiv:2403.16372 (signSGD-FV); Park & Lee 2024, arXiv:2402.01340 (signSGD-FD)",
     lr=1e-3,
     known=f"Built for voters whose batches differ in size. {MEDIAN}",
 )
@@ -64,7 +72,8 @@ def signsgd_fv(
 
     After the authors' code: the first `plain` rounds count alike, weights are clipped to +-limit. Ours are whole
     multiples of 1/resolution, so that a vote stays an integer count. Where it is counted it keeps 4 bytes a voter
-    and coordinate. negative = False stops weights at 0; with True a voter that lies all the time helps.
+    and coordinate. Weights below 0 are those of signSGD-FD, with which a voter that lies all the time helps; negative =
+    False stops them at 0.
     """
     vote = LearnedWeights(plain, resolution, limit, forget, negative)
     return Algorithm(Minibatch(), Sign(), vote, Descent(weight_decay))

@@ -34,7 +34,8 @@ def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
     """Sign of the gradient; option 2 keeps the better of the old and the new point. On several nodes signsgd-mv.
 
     Option 2: x = argmin{f(x), f(x - lr*sign(g))} (seen in a secondary text), f the exact objective: one value of all
-    rows of all voters a step, counted in function_evaluations. Where f is not less, x stays.
+    rows of all voters a step, counted in function_evaluations. Where f is not less, x stays. The preset theory is not
+    this paper's: it is the constant rate of Bernstein et al. 2019, thm. 1, as for signsgd-mv.
     """
     update = Descent(weight_decay) if option == 1 else BetterPoint(weight_decay)
     return Algorithm(Minibatch(), Sign(), Majority(), update)
@@ -45,15 +46,16 @@ def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
     paper="Bernstein et al. 2018, arXiv:1802.04434, alg. 2 and thm. 3",
     lr=1e-3,
     known=(
-        "Thm. 3: O(1/sqrt(N)) in l1 for rates lr/sqrt(k+1) and batches that grow as k + 1, which nobody runs; the "
-        f"warm-up belongs to it. {MEDIAN}"
+        "Thm. 3 bounds the square of the mean |grad|_1, by (log N)^2/sqrt(N) after N gradients, so it is O(log N * "
+        "N^(-1/4)) in l1; for rates lr/sqrt(k+1) and batches that grow as k + 1, which nobody runs. The warm-up "
+        f"belongs to it. {MEDIAN}"
     ),
 )
 def signum(beta: Beta = 0.9, warmup: Whole | None = None, weight_decay: NonNegative = 0.0):
     """Sign of momentum, after a warm-up in which m is gathered while the sign of g decides.
 
-    warmup: so many steps; left out, the theorem's C(beta), 54 for 0.9; 0 for none, as in the paper's experiments. m
-    starts at 0 (recalled). The growing batches of the theorem are not built in.
+    warmup: so many steps; left out, the theorem's C(beta), 54 for 0.9; 0 for none, as in the paper's experiments. The
+    growing batches of the theorem are not built in. Details of this paper are reconstructed: m starts at 0.
     """
     steps = warmup_of(beta) if warmup is None else warmup
     after = Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
@@ -83,7 +85,10 @@ def warmup_of(beta: float) -> int:
     theory=theory.signsgd_sim,
 )
 def signsgd_sim(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
-    """Sign of a moving average of gradients: signum without a warm-up. The paper's theta is our beta (recalled)."""
+    """Sign of a moving average of gradients: signum without a warm-up.
+
+    Details of this paper are reconstructed: its theta is our beta.
+    """
     return Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
 
 
@@ -92,8 +97,8 @@ def signsgd_sim(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     paper="Chen et al. 2023, arXiv:2302.06675",
     lr=1e-4,
     known=(
-        "With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (recalled). Rates 3 to 10 "
-        "times below AdamW's are advised (recalled)."
+        "With weight decay it solves a problem with the constraint |weight_decay * x| <= 1, and rates 3 to 10 times "
+        "below AdamW's are advised (both reconstructed)."
     ),
 )
 def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
@@ -110,15 +115,15 @@ def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0)
 def rprop(increase: Positive = 1.2, decrease: Positive = 0.5, least: Positive = 1e-6, most: Positive = 50.0):
     """A step size a coordinate, which grows while the sign stays and shrinks when it turns; full gradients.
 
-    lr is only where the sizes start. Seen in a secondary text, the constants are recalled. What travels is one bit, and
-    every rank finds the same sizes from the votes.
+    lr is only where the sizes start. What travels is one bit, and every rank finds the same sizes from the votes.
+    Details of this paper are reconstructed, from a secondary text: the constants.
     """
     return Algorithm(FullGradient(), Sign(), Majority(), Rprop(increase, decrease, least, most))
 
 
 @algorithm(
     "signsgd-free",
-    paper="arXiv:2506.03725, parameter-free Sign-SGD",
+    paper="Medyakov et al. 2025, arXiv:2506.03725, parameter-free Sign-SGD",
     lr=1.0,
     known=(
         "The rate of signSGD with the best constant step, up to logarithms, without knowing it (seen second-hand). "
@@ -166,8 +171,9 @@ def hybrid_signsgd(
 
     Dithering adds N(0, s^2), s = noise/(t + 1)^decay, before the sign; the paper's schedule was not found, this one is
     ours. The switch (equations seen in a secondary text): lambda_t = lr*|<sign(m), g>|/|g|^2, averaged with `average`,
-    is the rate of x -= lambda*g. It is kept in units of lr, so that a schedule goes on. The defaults are ours. On
-    several ranks the mean of their lambda is taken; after the switch raw floats travel.
+    is the rate of x -= lambda*g. The average starts at the first lambda, not at 0. It is kept in units of lr, so that a
+    schedule goes on. The defaults are ours. On several ranks the mean of their lambda is taken; after the switch raw
+    floats travel.
     """
     average_rate = CalibratingDescent(weight_decay, average=average)
     signs = Algorithm(CalibratedMomentum(beta), NoisySign(noise, decay), Majority(), average_rate)
@@ -180,7 +186,7 @@ def hybrid_signsgd(
     paper="Liu et al. 2019, ICLR, ZO-signSGD and its distributed form (D-ZO)",
     lr=1e-3,
     known=(
-        "O(sqrt(d)/sqrt(T)) at rate 1/sqrt(d T), to a neighbourhood that smoothing and directions set (recalled). "
+        "O(sqrt(d)/sqrt(T)) at rate 1/sqrt(d T), to a neighbourhood that smoothing and directions set (reconstructed). "
         "Function values in float32 lose their differences where smoothing is small."
     ),
 )
@@ -192,8 +198,8 @@ def zo_signsgd(
 ):
     """Sign of a gradient made of function values along random directions; majority vote across ranks.
 
-    ghat = d/(mu q) * sum of (f(x + mu u) - f(x)) u over q unit vectors u (recalled); "central" takes
+    ghat = d/(mu q) * sum of (f(x + mu u) - f(x)) u over q unit vectors u; "central" takes
     (f(x + mu u) - f(x - mu u))/2. mu is smoothing, q is directions, each rank has its own. No gradient is taken: the
-    costs are in function_evaluations.
+    costs are in function_evaluations. Details of this paper are reconstructed: the factor d/(mu q).
     """
     return Algorithm(ZerothOrder(directions, smoothing, form == "central"), Sign(), Majority(), Descent(weight_decay))

@@ -85,7 +85,7 @@ def sto_signsgd(
 
 @algorithm(
     "sto-signsgd-running",
-    paper="StoSignSGD 2026, arXiv:2604.15416",
+    paper="Yu et al. 2026, arXiv:2604.15416, StoSignSGD",
     lr=1e-3,
     known=(
         "Unbiased after a rescaling of each coordinate; convergence is claimed for non-smooth functions too (seen "
@@ -120,9 +120,9 @@ def ssdm(
 ):
     """Stochastic sign of momentum with its own norm as radius, averaged; no vote is taken.
 
-    m starts as the first gradient (recalled, not seen). The paper's gamma is our lr: a step has length
-    gamma*|tally|/n a coordinate. Another radius is not SSDM: one that all voters share (a number, or "max") makes the
-    average unbiased for the mean gradient over that radius.
+    The paper's gamma is our lr: a step has length gamma*|tally|/n a coordinate. Another radius is not SSDM: one that
+    all voters share (a number, or "max") makes the average unbiased for the mean gradient over that radius. Details of
+    this paper are reconstructed: m starts as the first gradient.
     """
     estimator = Momentum(beta, start="estimate")
     return Algorithm(estimator, StochasticSign(radius, refresh), Average(), Descent(weight_decay))
@@ -138,7 +138,7 @@ def ssdm(
 def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 100, weight_decay: NonNegative = 0.0):
     """Stochastic sign of momentum, majority vote: ssvr-mv's option 1 with an average in STORM's place.
 
-    The stochastic operator is recalled, the name and the rate were seen. The paper's theta is our beta; a fixed
-    radius is its form, "max" and "running" as in sto-signsgd.
+    The paper's theta is our beta; a fixed radius is its form, "max" and "running" as in sto-signsgd. Details of this
+    paper are reconstructed: the stochastic operator.
     """
     return Algorithm(Momentum(beta), StochasticSign(radius, refresh), Majority(), Descent(weight_decay))

@@ -31,8 +31,8 @@ def ssvr_mv(
 
     A fixed radius is the paper's (R = 4G in option 1, R = G in option 2); one that is safe makes every bit nearly a
     coin flip, so the default is the shared maximum of each coordinate, as in sto-signsgd. project: v is kept in the
-    Euclidean ball of this radius, 0 for none; left out, it is R for option 2 with a fixed R, else none. That R = G,
-    the randomised sign of the vote, and the projection of what is kept, are recalled, not seen.
+    Euclidean ball of this radius, 0 for none; left out, it is R for option 2 with a fixed R, else none. Details of
+    this paper are reconstructed: that R = G, the randomised sign of the vote, and the projection of what is kept.
     """
     if project is None:
         project = radius if option == 2 and not isinstance(radius, str) else 0.0
@@ -108,15 +108,16 @@ def _tracking(vote, beta, start_batches, snapshot_every, weight_decay):
     paper="Qin et al. 2023, arXiv:2310.15976, dist-SignRVR",
     lr=1e-3,
     known=(
-        "O(log(nT)/sqrt(nT) + log(nT)*sqrt(n)/sqrt(T)) in the first versions. Plain SignRR was downgraded in the "
-        f"revision of August 2026: reshuffling does not repair the sign's bias; the snapshot here does. {MEDIAN}"
+        "O(log(n0 T)/sqrt(n0 T) + log(n0 T)*sqrt(n0)/sqrt(T)) in the first versions, n0 the rows of one machine and T "
+        "passes over them. Reshuffling alone does not repair the sign's bias (see signrr); the snapshot here does. "
+        f"{MEDIAN}"
     ),
 )
 def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w on each rank's own reshuffled rows, majority vote.
 
-    w is renewed every `every` steps, 0 for each pass over the rank's own rows. The vote and the sharded form are
-    recalled.
+    w is renewed every `every` steps, 0 for each pass over the rank's own rows. Details of this paper are reconstructed:
+    the vote and the sharded form.
     """
     return Algorithm(Svrg(every, "reshuffle"), Sign(), Majority(), Descent(weight_decay))
 
@@ -128,5 +129,8 @@ def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     known=f"As dist-signrvr, with momentum. {MEDIAN}",
 )
 def dist_signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
-    """Sign of a moving average of dist-signrvr's estimate, majority vote. The form of the average is recalled."""
+    """Sign of a moving average of dist-signrvr's estimate, majority vote.
+
+    Details of this paper are reconstructed: the form of the average.
+    """
     return Algorithm(Momentum(beta, of=Svrg(every, "reshuffle")), Sign(), Majority(), Descent(weight_decay))

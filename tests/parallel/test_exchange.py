@@ -23,7 +23,7 @@ pytestmark = pytest.mark.mpi
 
 WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
 NODES = {2: 1, 3: 2, 5: 2, 8: 3}  # ranks of a node, of which the last may have fewer
-RULES = list(itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")))
+RULES = [*itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")), ("minus", "minus")]
 
 
 def rates(t):
@@ -38,7 +38,7 @@ def run(stepper, steps):
         found.append(digest(stepper))
         c, sent = stepper.exchange.counts, stepper.world.traffic
         counts.append([c.agreement, c.ties, c.flips, sent.up, sent.down])
-    return found, np.array(counts, dtype=float)
+    return found, np.array(counts, dtype=float), stepper.world.cost
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,14 @@ def compare(comm, everywhere, on_root):
     def compare(setup, algorithm, name, steps, chunk, node_size=0):
         key = (repr(algorithm), name, setup.layout.length, steps, chunk, node_size)
         how = {"chunk": chunk, "node_size": node_size}
-        expected, expected_counts = on_root(key, lambda: run(setup.stepper(algorithm, name, **how), steps))
+        expected, expected_counts, cost = on_root(key, lambda: run(setup.stepper(algorithm, name, **how), steps))
         stepper = setup.stepper(algorithm, name, comm, **how)
-        got, counts = run(stepper, steps)
+        got, counts, own = run(stepper, steps)
         stepper.close()
         everywhere(got == expected, f"{algorithm.name} by {name}: direction")
         total = comm.allreduce(counts)
         everywhere(np.array_equal(total, expected_counts), f"{algorithm.name} by {name}: votes and bytes counted")
+        everywhere(own == cost, f"{algorithm.name} by {name}: the method's cost")
 
     return compare
 

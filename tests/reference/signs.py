@@ -20,7 +20,8 @@ class Slot:
         for i in self.run.coordinates:
             s[i] = np.sign(v[i])
             if v[i] == 0 and zeros != "abstain":
-                s[i] = 1 if zeros == "plus" else self.run.coin(i, self.voter, "zero", zeros)
+                fixed = {"plus": 1, "minus": -1}.get(zeros)
+                s[i] = fixed or self.run.coin(i, self.voter, "zero", zeros)
         return s
 
     def stochastic(self, v, radius):

@@ -19,7 +19,7 @@ class Slot:
             return int(np.sign(value))
         if self.ties in ("coin", "random"):
             return self.run.coin(i, NO_VOTER, "tie", self.ties)
-        return {"plus": 1, "zero": 0}[self.ties]
+        return {"plus": 1, "minus": -1, "zero": 0}[self.ties]
 
     def decided(self, values):
         out = np.zeros(len(values))

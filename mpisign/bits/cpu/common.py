@@ -10,7 +10,7 @@ from numba import njit, uint32, uint64
 
 # error_model "numpy": no check for division by zero, so that loops vectorise
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2}
+RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")  # alike to a kernel: they differ in the draw
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 

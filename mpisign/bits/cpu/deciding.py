@@ -109,7 +109,7 @@ def _majority(plus, minus, abstentions, voters, first_word, rule, counter, negat
             verdict[1, w] = ~equal
         elif rule == 1:
             greater |= equal
-        elif equal:
+        elif rule == 0 and equal:
             if w // BLOCK != drawn_for:
                 drawn_for = w // BLOCK
                 coins(coin.ctypes.data, uint32(first_word + drawn_for * BLOCK), s, voter, stream, k0, k1)

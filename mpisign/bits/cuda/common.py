@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2}
+RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")
 WORDS = tl.constexpr(128)  # 32-bit words of a program: 4096 coordinates
 NONE = 1 << 62  # larger than any index

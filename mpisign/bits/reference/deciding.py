@@ -36,7 +36,7 @@ def tally(plus, minus, voters, count):
 def majority(plus, minus, voters, at, ties, draw, verdict):
     """The sign of the tally; returns agreement(plus, minus, voters).
 
-    ties: "coin" or "random", which differ in the draw; "plus"; or "zero" (verdict[1] is then 0 at a tie).
+    ties: "coin" or "random", which differ in the draw; "plus"; "minus"; or "zero" (verdict[1] is then 0 at a tie).
     """
     d = verdict.shape[1] * WORD
     t = tally(plus, minus, voters, d)

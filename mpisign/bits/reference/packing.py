@@ -9,7 +9,8 @@ from mpisign.bits.reference.moving import add_signed
 def pack(v, at, zeros, draw, planes):
     """The signs of v.
 
-    zeros: "coin" or "random", which differ in the draw; "plus"; or "abstain" (planes[1] is then 0 where v is 0).
+    zeros: "coin" or "random", which differ in the draw; "plus"; "minus"; or "abstain" (planes[1] is then 0 where v is
+    0).
     Returns the number of zeros, and the index of the first value that is not finite or -1.
     """
     zero = v == 0

@@ -1,0 +1,198 @@
+"""Scripts over folders as users have them: killed, diverged, older and other runs are named, and nothing crashes."""
+
+import contextlib
+import csv
+import importlib
+import io
+import shutil
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from mpisign.errors import NumericalError
+from mpisign.results import Run
+from tests.running import ROOT
+from tests.test_costs import older
+from tests.test_simulate import here
+
+sys.path.insert(0, str(ROOT / "analysis"))
+QUADRATIC = ("problem.name=quadratic", "run.steps=30", "run.eval_every=5", "run.record_every=1", "run.check_every=5")
+
+
+def cut(path, copy, rows):
+    """The run as it stood after so many rows of each table, killed."""
+    shutil.copy(path, copy)
+    with h5py.File(copy, "r+") as file:
+        for table in ("steps", "eval", "phases", "probes", "events"):
+            for column in file[table].values():
+                column.resize(min(rows, len(column)), axis=0)
+
+
+def without_keys(path, copy, *keys):
+    """The run of a job that has not these keys."""
+    shutil.copy(path, copy)
+    with h5py.File(copy, "r+") as file:
+        lines = file["config"][()].decode().splitlines()
+        del file["config"]
+        file["config"] = np.bytes_("\n".join(x for x in lines if not x.startswith(keys)).encode())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two rates and two seeds of one method, with probes, and a baseline."""
+    folder = tmp_path_factory.mktemp("whole")
+    for lr in (0.05, 0.1):
+        for seed in (1, 2):
+            own = (f"schedule.lr={lr}", f"run.seed={seed}", f"run.file={folder}/{lr}-{seed}.h5", "probe.every=10")
+            here(*QUADRATIC, "algorithm.name=signum-mv", *own, n=3)
+    here(*QUADRATIC, "algorithm.name=sgd", "schedule.lr=0.1", f"run.file={folder}/sgd.h5", n=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(whole, tmp_path_factory):
+    """All of that, and what else collects in a folder."""
+    folder = tmp_path_factory.mktemp("mixed") / "runs"
+    shutil.copytree(whole, folder)
+    with contextlib.suppress(NumericalError):
+        here(
+            *QUADRATIC, "algorithm.name=sgd", "schedule.lr=1e9", "problem.condition=9", f"run.file={folder}/nan.h5", n=2
+        )
+    here("run.steps=6", "run.eval_every=3", f"run.file={folder}/digits.h5", n=2)
+    here("problem.name=targets", "run.steps=8", "algorithm.name=ssdm", f"run.file={folder}/one.h5", n=1)
+    one = whole / "0.1-1.h5"
+    cut(one, folder / "killed.h5", 4)
+    cut(one, folder / "one-row.h5", 1)
+    cut(one, folder / "no-rows.h5", 0)
+    older(one, folder / "older.h5")
+    with h5py.File(folder / "older.h5", "r+") as file:
+        for name in ("function_evaluations", "gradient_l1", "gradient_l2"):
+            del file["eval"][name]
+        del file["steps"]["flips"], file["probes"]["voter_success"]
+    without_keys(one, folder / "no-rate.h5", "lr = ", "kind = ", "batch_size = ", "accumulate = ")
+    shutil.copy(one, folder / "again.h5")
+    return folder
+
+
+SCRIPTS = {
+    "curves": (),
+    "compare": ("--metric", "train_loss", "--target", "40"),
+    "seeds": (),
+    "versus": ("--x", "schedule.lr", "--lines", "algorithm.name", "problem.name", "run.voters", "problem.condition",
+               "--metric", "train_loss", "--y", "eval.train_loss"),
+    "vote": (),
+    "report": (),
+    "scaling": (),
+    "race": (),
+    "to_tensorboard": (),
+    "span": (),
+    "logistic_gap": (),
+}  # fmt: skip
+
+
+def ran(name, folder, *arguments, capsys, monkeypatch):
+    """Runs a script in this process; (exit code, output, errors)."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(folder), *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main()
+    told = capsys.readouterr()
+    return ended.value.code or 0, told.out, told.err
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_script_crashes_on_a_mixed_folder(mixed, tmp_path, name, capsys, monkeypatch):
+    if name == "to_tensorboard":
+        pytest.importorskip("tensorboard")
+    output = {"to_tensorboard": ("--logdir", tmp_path), "report": ("--output", tmp_path / "r.html"), "logistic_gap": ()}
+    where = output.get(name, ("--output", tmp_path / "p.png"))
+    code, _, errors = ran(name, mixed, *SCRIPTS[name], *where, capsys=capsys, monkeypatch=monkeypatch)
+    nothing_fits = name in ("scaling", "race", "span", "logistic_gap")
+    assert code == (0 if name in ("report", "to_tensorboard") else 2), errors
+    assert ("none of these runs is left" in errors) == nothing_fits
+    if not nothing_fits and where:
+        assert next(tmp_path.iterdir()).stat().st_size > 0
+    named = {"curves": "no-rows", "compare": "no-rate", "seeds": "no-rows", "versus": "no-rate", "vote": "no-rows"}
+    if name in named:
+        assert f"{named[name]}.h5: " in errors
+
+
+def test_rates_and_seeds_of_one_method_have_lines_of_their_own(whole, mixed):
+    curves = importlib.import_module("curves")
+    runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
+    names = curves.labels(runs)
+    assert len(set(names)) == 5
+    assert names[0] == "signum-mv, lr=0.05, seed=1"
+    assert "sgd" in names
+    # the same job, run twice
+    twice = curves.labels([*runs, Run(mixed / "again.h5")])
+    assert len(set(twice)) == 6
+    # of many runs, those that differ in their seed alone share a line of the legend
+    many = curves.labels([*runs, *runs[:4], *runs[:4]])
+    assert many[0] == "signum-mv, lr=0.05 (6 seeds)"
+    assert len(set(many)) == 3
+
+
+def test_hyperparameters_of_one_method_have_rows_of_their_own(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "runs")
+    here(*QUADRATIC, "algorithm.name=signum-mv", "algorithm.beta=0.5", "schedule.lr=0.1",
+         f"run.file={tmp_path}/runs/beta.h5", n=3)  # fmt: skip
+    compare = importlib.import_module("compare")
+    rows = compare.table([Run(path) for path in sorted((tmp_path / "runs").glob("*.h5"))], "train_loss", None)
+    assert {row["method"] for row in rows} == {"signum-mv, beta 0.9", "signum-mv, beta 0.5", "sgd"}
+
+
+def test_csv_has_one_number_a_cell(mixed, capsys, monkeypatch):
+    flags = ("--metric", "train_loss", "--target", "40", "--format", "csv")
+    _, out, _ = ran("compare", mixed, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    words = {"method", "edge", "run.recorder", "exchange.name"}
+    for row in rows:
+        for name, cell in row.items():
+            if name not in words and not name.startswith(("problem.", "partition.", "schedule.")) and cell:
+                float(cell)
+    (signum,) = [r for r in rows if r["method"] == "signum-mv" and r["seeds"] == "2"]
+    losses = [Run(mixed / f"{signum['best rate']}-{seed}.h5")["eval"]["train_loss"][-1] for seed in (1, 2)]
+    assert float(signum["train_loss"]) == pytest.approx(np.mean(losses))
+    assert float(signum["deviation"]) == pytest.approx(np.std(losses, ddof=1))
+
+
+def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
+    """Whatever the exchange sent: an allgather counts as its votes do."""
+    compare, found = importlib.import_module("compare"), []
+    for name in ("sharded", "allgather"):
+        file = tmp_path / f"{name}.h5"
+        here(
+            *QUADRATIC, "algorithm.name=signum-mv", "schedule.lr=0.1", f"exchange.name={name}", f"run.file={file}", n=3
+        )
+        (row,) = compare.table([Run(file)], "train_loss", 45.0)
+        found.append((row["bytes to 45"], row["bytes"]))
+    assert found[0] == found[1]
+    assert found[0][1] == round(30 * 100 * 4 / 3 / 8)
+
+
+def test_axes_have_plain_numbers_or_powers_of_ten():
+    style = importlib.import_module("style")
+    figure, ((panel,),) = style.panels(1, 1)
+    for most in (30, 9_000, 2_500_000, 4e9):
+        panel.clear()
+        panel.plot([0, most], [0, 1])
+        style.counted(panel, "bytes")
+        figure.canvas.draw()
+        told = [t.get_text() for t in panel.get_xticklabels()] + [panel.xaxis.get_offset_text().get_text()]
+        assert not any(
+            letter in text.replace("times", "").replace("mathdefault", "") for text in told for letter in "kMGT"
+        )
+
+
+def test_runs_of_one_name_have_logs_of_their_own(tmp_path, whole):
+    to_tensorboard = importlib.import_module("to_tensorboard")
+    runs = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(whole / "sgd.h5", tmp_path / folder / "sgd.h5")
+        runs.append(Run(tmp_path / folder / "sgd.h5"))
+    assert to_tensorboard.folders(runs) == ["a-sgd", "b-sgd"]
+    assert to_tensorboard.folders(runs[:1]) == ["sgd"]
