@@ -272,7 +272,7 @@ def main():
     try:
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as error:
-        if mpi.launch().rank == 0:
+        if mpi.speaks():
             error.show()
         sys.exit(2)
     except click.exceptions.Abort:
