@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisign import ending
+from mpisign import ending, memory
 from mpisign.errors import MpisignError, UsageError
 from mpisign.launchers import Library, launch, number, refuse_alone, refuse_before
 from mpisign.schema import SIMULATED
@@ -108,6 +108,7 @@ def start(threads: int = 0) -> Ranks:
         _started = Ranks(threads=threads or cores)
         return _started
     refuse_before(_described(MPI))
+    _demand_shared(MPI.get_vendor()[0], promised.rank)
     if not MPI.Is_initialized():
         with warnings.catch_warnings():
             # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
@@ -116,6 +117,23 @@ def start(threads: int = 0) -> Ranks:
     refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
     _started = _around(MPI.COMM_WORLD, threads)
     return _started
+
+
+def _demand_shared(vendor: str, rank: int) -> None:
+    """Tells of a /dev/shm in which MPICH may crash as it starts: it takes 1 MiB a rank there, and 7 more if it can.
+
+    Raises UsageError where it will. Where there is room for some ranks' 7 MiB and not for all, it may or may not.
+    """
+    ranks = number("MPI_LOCALNRANKS", 1)
+    if vendor != "MPICH" or ranks == 1 or number("MPI_LOCALRANKID"):
+        return  # the first rank of a node looks for all, before any has taken its part
+    if lacking := memory.lacking_shared(ranks * 1_100_000):
+        text = f"MPICH can't start {ranks} ranks: {lacking}; {memory.MORE_SHARED}"
+        if rank:
+            _say(f"mpisign: {text}\n")  # elsewhere than on the first node, of which nobody tells
+        raise UsageError(text)
+    if not memory.lacking_shared(14 << 20) and (lacking := memory.lacking_shared(ranks * (8 << 20))):
+        _say(f"mpisign: note: {lacking} by MPICH; should it crash as it starts, {memory.MORE_SHARED}\n")
 
 
 def of(comm: object, threads: int = 0) -> Ranks:

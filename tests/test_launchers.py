@@ -26,7 +26,7 @@ def test_a_lone_process_of_several_is_refused(environment, by, rank, size):
     environment(**{rank: "1"} | ({size: "3"} if size else {}))
     assert (launch().rank, launch().size, launch().by) == (1, 3 if size else 2, by)
     for library in (MPICH, OPEN):
-        with pytest.raises(UsageError, match=f"{rank}=1") as refused:
+        with pytest.raises(UsageError, match=f"{rank}=1") as refused:  # noqa: PT012
             refuse_before(library)
             refuse_alone(library, 1)
         assert "unset" in str(refused.value)

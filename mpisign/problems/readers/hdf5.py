@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpisign import lock
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
 
@@ -59,6 +60,6 @@ def _opened(file: Path) -> h5py.File:
     if not file.is_file():
         raise UsageError(f"no file {file}; set problem.path to an HDF5 file")
     try:
-        return h5py.File(file, "r")
+        return h5py.File(file, "r", **lock.hdf5(file))
     except OSError as error:
         raise UsageError(f"{file}: can't be read as HDF5 ({error})") from error
