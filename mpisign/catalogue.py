@@ -1,9 +1,9 @@
 """The zoo as text, for `mpisign algorithms`."""
 
-import inspect
 import textwrap
 from collections.abc import Iterable
 
+from mpisign import docstrings
 from mpisign.algorithm import Algorithm, Entry
 from mpisign.messages import Format
 
@@ -35,7 +35,7 @@ def describe(entry: Entry) -> str:
     facts["known"] = entry.known
     lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
     lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts.items()]
-    return "\n".join([*lines, "", inspect.getdoc(entry.make), "", repr(built)])
+    return "\n".join([*lines, "", docstrings.of(entry.make), "", repr(built)])
 
 
 def _wrap(text: str, indent: str) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, checkpoint, mpi, progress
+from mpisign import __version__, checkpoint, mpi, output, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config
 from mpisign.device import name_of, peak
@@ -129,7 +129,7 @@ class Observer:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
             for name, value in Run(self.path).summary().items():
-                print(f"{name}: {value}")
+                output.say(f"{name}: {value}")
 
     # Rows
 

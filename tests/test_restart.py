@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, cli, config, stopping, sweep
+from mpisign import checkpoint, cli, config, recorder, stopping, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.repair import repair
