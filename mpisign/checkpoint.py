@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from mpisign import lock
 from mpisign.errors import UsageError
 from mpisign.recorder import write_aside
 
@@ -104,7 +105,7 @@ class Checkpoint:
                     )
                 if _digest(raw) != head[2].decode():
                     raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
-            self._file = h5py.File(path, "r")
+            self._file = h5py.File(path, "r", **lock.hdf5(path))
         except OSError as error:
             raise UsageError(f"{path}: can't be read ({error.strerror or error})") from error
         self.attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}

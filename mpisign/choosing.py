@@ -13,7 +13,9 @@ from statistics import median
 import numpy as np
 
 from mpisign.algorithm import Algorithm
+from mpisign.errors import UsageError
 from mpisign.exchange import Choice
+from mpisign.memory import lacking_shared
 from mpisign.trial import Trial
 from mpisign.world import Mpi
 
@@ -41,6 +43,7 @@ class Prediction:
     choice: Choice
     link: Link
     bytes: float = 0.0  # that a rank sends for a coordinate
+    shared: float = 0.0  # bytes of memory shared by this rank's node, for a coordinate: no more with more of them
     sizes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -75,17 +78,27 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
-    link, share = measure_link(comm), BUDGET * 0.6 / sum(choice.open for choice in chosen)
+    several = sum(choice.open for choice in chosen)
+    link, share = measure_link(comm), BUDGET * 0.6 / several
     found = []
     for choice, stage in zip(chosen, stages, strict=True):
         if choice.open:
             predictions = predict(stage, comm, d, link, share, **how)
-            best = pick(predictions, d)
+            fitting, lacking = _fitting(predictions, comm, several * d)
+            best = pick(fitting, d)
             told = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
             details = f"measured {link}; predicted ms per step: {told}"
-            choice = replace(best.choice, reason=_why(best, predictions, d), details=details)
+            choice = replace(best.choice, reason=_why(best, fitting, d) + lacking, details=details)
         found.append(choice)
     return tuple(found)
+
+
+def _fitting(predictions: list[Prediction], comm, d: int) -> tuple[list[Prediction], str]:
+    """Those whose shared memory every node has, for d coordinates, and what is lacking for the others."""
+    lacking = [next(filter(None, comm.allgather(lacking_shared(int(p.shared * d)))), "") for p in predictions]
+    fitting = [p for p, text in zip(predictions, lacking, strict=True) if not text]
+    said = [f"; not {p.choice.name}: {text}" for p, text in zip(predictions, lacking, strict=True) if text]
+    return fitting, "".join(said)
 
 
 def pick(predictions: list[Prediction], d: int) -> Prediction:
@@ -115,13 +128,19 @@ def predict(
         ahead = (REPEATS + 1) * sum(p.at(size) for p in found) if found[0].sizes else 0.0
         if not comm.bcast(time.perf_counter() - begin + ahead < budget * 1.3):
             break
-        trials = [Trial(p.choice, stage, Mpi(comm), size, **how) for p in found]
+        trials = []
+        for p in found.copy():
+            try:
+                trials.append(Trial(p.choice, stage, Mpi(comm), size, **how))
+            except UsageError:  # on all ranks: a node has not even so much shared memory
+                found.remove(p)
         for trial in trials:
             trial.once()
         # in turns, as no step of a run finds its buffers in the cache either
         rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
         for p, trial, *seconds in zip(found, trials, *rounds, strict=True):
             p.bytes = max(comm.allgather(sum(trial.exchange.bytes_a_step()))) / trial.layout.length
+            p.shared = trial.exchange.shared / trial.layout.length
             p.sizes.append(size)
             p.seconds.append(median(seconds))
         for trial in trials:

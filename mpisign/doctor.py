@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import secrets
 import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import mpi, recorder, stopping
-from mpisign.bits.ahead import compile_ahead
+from mpisign import lock, mpi, recorder, stopping
+from mpisign.bits import ahead
 from mpisign.lock import Lock
+from mpisign.memory import MIB, MORE_SHARED, SHARED, shared_free
 from mpisign.mpi import Ranks
 
 SHARED_MEMORY = 256 << 20  # bytes in /dev/shm below which an MPI library may run out of it
-MIB = 1 << 20
+# names of what MPI libraries, and what carries their messages, put there
+SEGMENTS = ("mpich_shm_*", "Intel_MPI_*", "impi_shm*", "cray-shared-mem-*", "vader_segment.*", "sm_segment.*",
+            "psm2_shm*", "psm3_shm*", "ucx_shm_*", "mv2-shm*", "fi_shm*")  # fmt: skip
+YOUNG = 60.0  # seconds in which a segment's processes may not have opened it yet
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,13 @@ def examine(folder: Path, say: Callable[[str], None]) -> int:
 
 def _facts() -> dict:
     """What a rank knows of its place."""
-    shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
     return {
         "host": os.uname().nodename,
         "cores": sorted(os.sched_getaffinity(0)),
         "all": os.cpu_count() or 1,
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "shm": shm,
+        "shm": shared_free(),
+        "left": _left_behind(),
         "gpus": torch.cuda.device_count(),
     }
 
@@ -136,34 +142,72 @@ def _slurm(ranks: Ranks) -> list[Finding]:
 
 
 def _memory(facts: list[dict]) -> list[Finding]:
-    free = [f["shm"] for f in facts if f["shm"] is not None]
+    free, found = [f["shm"] for f in facts if f["shm"] is not None], []
     if not free:
-        return [Finding("note", "/dev/shm", "is not there: ranks of a node may talk through the network")]
+        return [Finding("note", SHARED, "is not there: ranks of a node may talk through the network")]
     least = min(free)
     if least < SHARED_MEMORY:
-        remedy = "make it larger, as by docker --shm-size=1g, or remove what is left there by dead jobs"
-        return [Finding("problem", "/dev/shm", f"{least // MIB} MiB free", remedy)]
-    return [Finding("ok", "/dev/shm", f"{least // MIB} MiB free")]
+        found.append(Finding("problem", SHARED, f"{least // MIB} MiB free", MORE_SHARED))
+    else:
+        found.append(Finding("ok", SHARED, f"{least // MIB} MiB free"))
+    for host, left in {f["host"]: f["left"] for f in facts}.items():
+        if left:
+            size = sum(left.values()) / MIB
+            text = f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, left by jobs that were killed"
+            found.append(Finding("note", SHARED, text, f"rm {' '.join(sorted(left))}"))
+    return found
+
+
+def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
+    """Segments of MPI libraries, of this user, which no process of the user has open: paths and bytes.
+
+    Nothing where not all of the user's processes can be looked into.
+    """
+    left = {}
+    for path in (path for pattern in SEGMENTS for path in folder.glob(pattern)):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and time.time() - found.st_mtime > YOUNG:
+                left[str(path)] = found.st_blocks * 512
+    for process in Path("/proc").glob("[0-9]*") if left else ():
+        try:
+            if process.stat().st_uid == os.geteuid():
+                used = (process / "maps").read_text(errors="replace")
+                left = {path: size for path, size in left.items() if path not in used}
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        except OSError:
+            return {}
+    return left
 
 
 def _folder(folder: Path) -> list[Finding]:
-    """Whether run files can grow there and be read meanwhile, locked, and how much room there is."""
-    probe = folder / f".doctor-{os.getpid()}.h5"
+    """Whether run files can grow there and be read meanwhile, locked, and how much room there is.
+
+    A folder that is not there yet is not made; the one in which it would be stands for it.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    probe = there / f".doctor-{os.getpid()}-{secrets.token_hex(4)}.h5"
+    name = str(folder) if there == folder else f"{folder} (not there yet)"
     try:
-        Lock(probe).release()
+        kept = Lock(probe)
+        kept.release()
         mode = recorder.probe(probe)
     except OSError as error:
         remedy = "name a folder that can be written: mpisign doctor FOLDER"
-        return [Finding("problem", "run files", f"{folder}: {error.strerror or error}", remedy)]
+        return [Finding("problem", "run files", f"{name}: {error.strerror or error}", remedy)]
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
-    free = shutil.disk_usage(folder).free // MIB
-    if mode == "swmr":
-        text = f"{folder}: can be read while they grow (SWMR); {free} MiB free"
-        return [Finding("ok", "run files", text)]
-    text = f"{folder}: no SWMR here; {free} MiB free"
-    return [Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")]
+    free = shutil.disk_usage(there).free // MIB
+    found = [Finding("ok", "run files", f"{name}: can be read while they grow (SWMR); {free} MiB free")]
+    if mode != "swmr":
+        text = f"{name}: no SWMR here; {free} MiB free"
+        found = [Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")]
+    if kept.note:
+        remedy = "start no run twice at a time; export HDF5_USE_FILE_LOCKING=FALSE for programs other than mpisign"
+        found.append(Finding("note", "run files", lock.NO_LOCKS.format(folder=name), remedy))
+    return found
 
 
 def _gpus(facts: list[dict]) -> Finding:
@@ -178,9 +222,10 @@ def _gpus(facts: list[dict]) -> Finding:
 
 def _kernels() -> Finding:
     begin = time.perf_counter()
-    compile_ahead()
-    seconds = time.perf_counter() - begin
-    if seconds > 3:
-        remedy = "compile them ahead, once for each kind of CPU: python -m mpisign.bits"
-        return Finding("note", "kernels", f"compiled in {seconds:.1f} s just now", remedy)
-    return Finding("ok", "kernels", f"ready in {seconds:.1f} s")
+    ready = ahead.are_compiled()
+    state, seconds = ahead.state(), time.perf_counter() - begin
+    if ready:
+        return Finding("note" if state.remedy else "ok", "kernels", f"ready in {seconds:.1f} s, {state}", state.remedy)
+    remedy = "compile them ahead, once for each kind of CPU: python -m mpisign.bits"
+    text = "not compiled for this CPU yet: the first run does it, in half a minute or more"
+    return Finding("note", "kernels", text, f"{remedy}; {state.remedy}" if state.remedy else remedy)

@@ -105,6 +105,8 @@ class Job:
         try:
             # a job that is queued again may meet its own last breath
             lock = self._lock(PATIENCE if wish.resume == "auto" else 0.0)
+            if lock and lock.note:
+                self.observer.printer.line(f"note: {lock.note}")
             beginning = self._begin(wish)
             if beginning.kind == "done":
                 self.observer.printer.line(beginning.note)

@@ -1,19 +1,47 @@
 """What a process knows before MPI starts: who launched it, its rank, how many there are, and which GPU is its own."""
 
 import os
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# rank and size in the environment of a process: by mpirun of Open MPI, of MPICH and its kin, by srun
+from mpisign.errors import UsageError
+
 OPEN_MPI = "Open MPI's mpirun"
+PMI = "an mpirun that speaks PMI (MPICH, Intel MPI, MVAPICH) or srun"
 NOT_OPEN_MPI = ("MPICH", "Intel MPI", "MVAPICH", "MVAPICH2", "Microsoft MPI", "Cray MPI", "Cray MPICH")
+# rank and size in the environment of a process, the nearest launcher first: a shell that one of the later ones started
+# keeps their variables. Some tell no size
 LAUNCHERS = (
+    ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
     (OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("an mpirun that speaks PMI (MPICH, Intel MPI, MVAPICH) or srun", "PMI_RANK", "PMI_SIZE"),
+    (PMI, "PMI_RANK", "PMI_SIZE"),
+    ("MVAPICH's mpirun_rsh", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("MVAPICH's mpirun_rsh", "MVP_COMM_WORLD_RANK", "MVP_COMM_WORLD_SIZE"),
+    ("flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("PALS' mpiexec", "PALS_RANKID", ""),
+    ("aprun", "ALPS_APP_PE", ""),
+    ("a launcher that speaks PMIx (prterun, srun --mpi=pmix)", "PMIX_RANK", ""),
+)
+# launchers that know nothing of MPI
+STRANGERS = (
+    ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("torchrun (or accelerate, deepspeed and the like)", "RANK", "WORLD_SIZE"),
 )
 # its number among the ranks of its node, by the same
-LOCAL_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+LOCAL_RANKS = (
+    "MPI_LOCALRANKID",
+    "JSM_NAMESPACE_LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "MVP_COMM_WORLD_LOCAL_RANK",
+    "PMI_LOCAL_RANK",
+    "FLUX_TASK_LOCAL_ID",
+    "SLURM_LOCALID",
+    "PALS_LOCAL_RANKID",
+)
 # how many ranks its node has, by mpirun of MPICH and its kin, and of Open MPI
 LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -22,19 +50,68 @@ DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machin
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment says about this process before MPI starts."""
+    """What the environment says about this process before MPI starts.
+
+    size: at least rank + 1, where the launcher does not tell. variables: those that say so.
+    """
 
     rank: int = 0
     size: int = 1
     by: str = ""
+    variables: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The variables and their values."""
+        return ", ".join(f"{name}={os.environ.get(name, '')}" for name in self.variables)
+
+    @property
+    def stranger(self) -> bool:
+        """Whether the launcher knows nothing of MPI."""
+        return any(self.by == by for by, *_ in STRANGERS)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process tells what all know: rank 0 does, and each where nobody vouches for a rank 0."""
+        return self.rank == 0 or self.stranger or len(self.variables) == 1
 
 
-def launch() -> Launch:
-    """The rank and size that the launcher promised; rank 0 of 1 without a launcher."""
-    for by, rank, size in LAUNCHERS:
-        if rank in os.environ and size in os.environ:
-            return Launch(int(os.environ[rank]), int(os.environ[size]), by)
-    return Launch()
+@dataclass(frozen=True)
+class Library:
+    """An MPI library: its vendor, version, and whether it was built with PMIx."""
+
+    vendor: str
+    numbers: tuple[int, ...]
+    pmix: bool
+
+    def __str__(self):
+        return f"{self.vendor} {'.'.join(map(str, self.numbers))}"
+
+
+def launch(vendor: str = "") -> Launch:
+    """The rank and size that the launcher promised; rank 0 of 1 without a launcher.
+
+    Variables that are empty, or no rank and size, count as not set. vendor: of the MPI library, once it is known: where
+    launchers of several left their variables, as in a shell that one of them started, its own is the one that counts.
+    """
+    told = list(_told(LAUNCHERS))
+    if vendor in NOT_OPEN_MPI and any(found.by == PMI for found in told):
+        told = [found for found in told if found.by != OPEN_MPI]
+    return next(iter([*told, *_told(STRANGERS)]), Launch())
+
+
+def number(name: str, default: int | None = None) -> int | None:
+    """A variable of the environment that holds a number from 0 on; the default where it is anything else."""
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdigit() else default
+
+
+def _told(launchers: Iterable[tuple[str, str, str]]) -> Iterator[Launch]:
+    for by, rank_name, size_name in launchers:
+        rank = number(rank_name)
+        size = number(size_name) if size_name else None if rank is None else rank + 1
+        if rank is not None and size is not None and rank < size:
+            yield Launch(rank, size, by, tuple(filter(None, (rank_name, size_name))))
 
 
 def one_machine() -> bool:
@@ -49,11 +126,77 @@ def take_gpu() -> None:
 
     To be called before MPI starts: an MPI that knows of GPUs opens whichever is current then.
     """
-    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), None)
+    local = next((found for name in LOCAL_RANKS if (found := number(name)) is not None), None)
     listed = os.environ.get(VISIBLE)
     if listed is not None:
         gpus = [name for name in listed.split(",") if name.strip()]
     else:
         gpus = [str(k) for k in range(len(list(DRIVER.iterdir())))] if DRIVER.is_dir() else []
     if local is not None and len(gpus) > 1:
-        os.environ[VISIBLE] = gpus[int(local) % len(gpus)]
+        os.environ[VISIBLE] = gpus[local % len(gpus)]
+
+
+def refuse_before(library: Library) -> None:
+    """To be called before MPI starts. Raises UsageError where it would abort without a remedy, or wait for ever."""
+    promised = launch(library.vendor)
+    if promised.by == OPEN_MPI and library.vendor in NOT_OPEN_MPI:
+        raise UsageError(_foreign(promised, library))
+    if promised.size > 1 and not promised.stranger:
+        _refuse_strangers(promised.size)
+    if number("PMIX_RANK") is None or library.vendor != "MPICH" or library.pmix:
+        return
+    if promised.size > 1 and promised.by != PMI:
+        raise UsageError(
+            f"{promised.by} started this step ({promised.said}) by PMIx, which {library} was built without; use "
+            f"srun --mpi=pmi2 (in a batch script of mpisign: SRUN_MPI=pmi2); {_left_over(promised)}"
+        )
+    # left over from the step of the shell in which this was started; MPICH aborts at the sight of both PMI and PMIx
+    for name in [name for name in os.environ if name.startswith("PMIX_")]:
+        del os.environ[name]
+
+
+def refuse_alone(library: Library, size: int) -> None:
+    """Raises UsageError where the environment tells of other processes, but MPI, which runs, of none.
+
+    Each would train by itself, as rank 0 of 1. size: of MPI's world.
+    """
+    _refuse_strangers(size)
+    promised = launch(library.vendor)
+    if size == 1 < promised.size:
+        raise UsageError(_foreign(promised, library))
+
+
+def _refuse_strangers(size: int) -> None:
+    """Raises UsageError where a launcher that knows nothing of MPI started another number of processes than `size`."""
+    found = next((found for found in _told(STRANGERS) if found.size not in (1, size)), None)
+    if found:
+        there = f"there {'is' if size == 1 else 'are'} {size}"
+        raise UsageError(
+            f"{found.by} started {found.size} processes ({found.said}), but to MPI {there}: they would not train "
+            f"together. Start them by MPI's launcher instead, as in {_mpirun() or 'mpirun'} -n {found.size} ...; "
+            f"{_left_over(found)}"
+        )
+
+
+def _foreign(promised: Launch, library: Library) -> str:
+    beside = _mpirun()
+    remedy = (
+        f"Use the launcher of this installation: {beside}"
+        if beside
+        else "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
+        "or install one beside mpisign: pip install 'mpisign[mpich]'"
+    )
+    return (
+        f"{promised.by} started {promised.size} process(es) ({promised.said}), but this Python uses {library}: the "
+        f"launcher belongs to another MPI. {remedy}; {_left_over(promised)}"
+    )
+
+
+def _left_over(promised: Launch) -> str:
+    return f"if {' and '.join(promised.variables)} are left over from something else, unset them"
+
+
+def _mpirun() -> str:
+    """The launcher of this installation, if it has one."""
+    beside = Path(sys.prefix) / "bin" / "mpirun"
+    return str(beside) if beside.exists() else ""

@@ -4,16 +4,30 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from mpisign.errors import UsageError
 
 OWN: set[Path] = set()  # locks of this process
+NO_LOCKS = (
+    "no file locks in {folder}, so nothing keeps two runs from writing the same file; other programs may need "
+    "HDF5_USE_FILE_LOCKING=FALSE to open it"
+)
+# of a name that anybody could foresee: no link is followed, and nothing is waited for
+CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Lock:
-    """The right to write a run file and what lies beside it. Where the file system has no locks, nobody is kept out."""
+    """The right to write a run file and what lies beside it.
+
+    Where the file system has no locks, as NFS without its lock manager, nobody is kept out; `note` says so.
+    """
+
+    note = ""
 
     def __init__(self, run: Path, patience: float = 0.0):
         """Raises UsageError naming the holder if another process still has it after so many seconds."""
@@ -25,11 +39,15 @@ class Lock:
         holder = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {slurm}" if slurm else "")
         with contextlib.suppress(OSError):
             os.ftruncate(self._handle, 0)
-            os.write(self._handle, holder.encode())
+            os.write(self._handle, holder.encode(errors="replace"))
 
     def _take(self, run: Path, until: float) -> int:
         while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | CAREFUL, 0o644)
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                os.close(handle)
+                raise UsageError(f"{self.path} is no lock of mpisign, but something else; remove it")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -43,7 +61,8 @@ class Lock:
                     "or set run.file=... to write another"
                 ) from None
             except OSError:
-                return handle  # no locks here
+                self.note = NO_LOCKS.format(folder=run.parent)
+                return handle
             # whoever had the lock before removes the file on leaving: it may not be the one that lies there now
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(self.path)):
@@ -62,14 +81,44 @@ def held(run: Path) -> bool:
     """Whether some other process is writing a run file now, as far as locks tell."""
     if _beside(run) in OWN:
         return False
+    return _asked(_beside(run)) == "held"
+
+
+def hdf5(path: Path) -> dict[str, bool]:
+    """How h5py.File is to lock a file: as it always does, or, where the file system has no locks, not at all.
+
+    HDF5 itself does without only where a file system says that it knows no locks, not where it fails to give one.
+    """
+    return {} if "HDF5_USE_FILE_LOCKING" in os.environ or _gives_locks(path.parent, path) else {"locking": False}
+
+
+@cache
+def _gives_locks(folder: Path, path: Path) -> bool:
     try:
-        with _beside(run).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError:
+        return _asked(path) != "no locks"  # a folder that can only be read
+    except OSError as error:
+        return error.filename is not None  # that of flock names none
+    return True
+
+
+def _asked(path: Path) -> str:
+    """Whether a file is locked: "held", "free", or "no locks" where that can't be told."""
+    try:
+        handle = os.open(path, os.O_RDONLY | CAREFUL)
     except OSError:
-        return False
-    return False
+        return "free"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "held"
+    except OSError:
+        return "no locks"
+    finally:
+        os.close(handle)
+    return "free"
 
 
 def _beside(run: Path) -> Path:

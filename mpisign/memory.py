@@ -1,11 +1,21 @@
 """Memory that a process may still take, so that an absurd size is refused before the system kills somebody."""
 
 import contextlib
+import ctypes
+import errno
+import os
 from pathlib import Path
 
 from mpisign.errors import UsageError
 
 CGROUP = Path("/sys/fs/cgroup")  # of this process, as containers and Slurm show it
+SHARED = "/dev/shm"  # the file system in which MPI libraries put memory that ranks of a node share
+MORE_SHARED = (
+    f"make {SHARED} larger (docker --shm-size=1g, podman likewise; a mount option elsewhere), or remove what jobs that "
+    "were killed left there: mpisign doctor names it"
+)
+POPULATE_WRITE = 23  # of madvise, since Linux 5.14
+MIB = 1 << 20
 
 
 def available() -> int | None:
@@ -27,3 +37,32 @@ def demand(amount: int, what: str, remedy: str) -> None:
         raise UsageError(
             f"{what}: that takes at least {amount / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; {remedy}"
         )
+
+
+def shared_free() -> int | None:
+    """Bytes that are free in /dev/shm; None where there is none."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def lacking_shared(amount: int) -> str:
+    """Why so many bytes of memory that a node's ranks share are not to be had, or nothing."""
+    free = shared_free()
+    if free is None or amount <= free:
+        return ""
+    return f"{SHARED} has {free / MIB:.1f} MiB free on {os.uname().nodename}, of {amount / MIB:.1f} MiB that are needed"
+
+
+def populate(address: int, length: int) -> bool:
+    """Makes the system really give the pages at an address; False where it can't, instead of a bus error later.
+
+    A kernel that does not know how counts as one that can.
+    """
+    start = address // os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PAGESIZE")
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    failed = madvise(start, length + address - start, POPULATE_WRITE)
+    return not failed or ctypes.get_errno() not in (errno.EFAULT, errno.ENOMEM)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mpisign import ending
+from mpisign import ending, memory
 from mpisign.errors import MpisignError, UsageError
-from mpisign.launchers import NOT_OPEN_MPI, OPEN_MPI, launch
+from mpisign.launchers import Library, launch, number, refuse_alone, refuse_before
 from mpisign.schema import SIMULATED
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
@@ -88,12 +88,12 @@ _started: Ranks | None = None
 def start(threads: int = 0) -> Ranks:
     """Starts MPI and looks around. threads: torch threads a rank, 0 for the node's cores over its ranks.
 
-    Raises UsageError if there is no MPI under a launcher, or if the launcher belongs to another MPI.
+    Raises UsageError if there is no MPI under a launcher, or if the launcher belongs to another MPI or to none.
     """
     global _started
     promised = launch()
     cores = len(os.sched_getaffinity(0))
-    if int(os.environ.get("MPI_LOCALNRANKS", promised.size)) > cores:
+    if number("MPI_LOCALNRANKS", promised.size) > cores:
         # more ranks than cores: a rank that waits lets another one work
         os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
         os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
@@ -107,29 +107,15 @@ def start(threads: int = 0) -> Ranks:
             ) from error
         _started = Ranks(threads=threads or cores)
         return _started
-    vendor, numbers = MPI.get_vendor()
-    library = f"{vendor} {'.'.join(map(str, numbers))}"
-    foreign = (
-        f"{promised.size} processes were started by {promised.by}, but this Python uses {library}: "
-        f"the launcher belongs to another MPI. {_remedy()}"
-    )
-    # before MPI starts, since MPICH aborts without a remedy in a process that Open MPI's mpirun started
-    if promised.by == OPEN_MPI and vendor in NOT_OPEN_MPI:
-        raise UsageError(foreign)
-    if "PMIX_RANK" in os.environ and vendor == "MPICH" and "pmix" not in MPI.Get_library_version().lower():
-        raise UsageError(
-            f"srun started this step by PMIx, which {library} was built without; use srun --mpi=pmi2 "
-            "(in a batch script of mpisign: SRUN_MPI=pmi2)"
-        )
+    refuse_before(_described(MPI))
+    _demand_shared(MPI.get_vendor()[0], promised.rank)
     if not MPI.Is_initialized():
         with warnings.catch_warnings():
             # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
             warnings.simplefilter("ignore", RuntimeWarning)
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
-    world = MPI.COMM_WORLD
-    if world.Get_size() == 1 < promised.size:
-        raise UsageError(foreign)
-    _started = _around(world, threads)
+    refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
+    _started = _around(MPI.COMM_WORLD, threads)
     return _started
 
 
@@ -137,6 +123,23 @@ def place() -> tuple[int, int]:
     """Rank and size in COMM_WORLD; starts MPI where nothing has."""
     world = _library().COMM_WORLD if (_started or start()).comm else None
     return (world.Get_rank(), world.Get_size()) if world else (0, 1)
+
+
+def _demand_shared(vendor: str, rank: int) -> None:
+    """Tells of a /dev/shm in which MPICH may crash as it starts: it takes 1 MiB a rank there, and 7 more if it can.
+
+    Raises UsageError where it will. Where there is room for some ranks' 7 MiB and not for all, it may or may not.
+    """
+    ranks = number("MPI_LOCALNRANKS", 1)
+    if vendor != "MPICH" or ranks == 1 or number("MPI_LOCALRANKID"):
+        return  # the first rank of a node looks for all, before any has taken its part
+    if lacking := memory.lacking_shared(ranks * 1_100_000):
+        text = f"MPICH can't start {ranks} ranks: {lacking}; {memory.MORE_SHARED}"
+        if rank:
+            _say(f"mpisign: {text}\n")  # elsewhere than on the first node, of which nobody tells
+        raise UsageError(text)
+    if not memory.lacking_shared(14 << 20) and (lacking := memory.lacking_shared(ranks * (8 << 20))):
+        _say(f"mpisign: note: {lacking} by MPICH; should it crash as it starts, {memory.MORE_SHARED}\n")
 
 
 def of(comm: object, threads: int = 0) -> Ranks:
@@ -149,6 +152,7 @@ def of(comm: object, threads: int = 0) -> Ranks:
 
     if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
         raise UsageError(f"comm = {comm!r}: not an intracommunicator of mpi4py; pass one, or none for COMM_WORLD")
+    refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
     found = _around(comm, threads)
     _started = _started or found
     return found
@@ -159,13 +163,12 @@ def _around(comm, threads: int) -> Ranks:
     MPI = _library()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     hosts = Counter(comm.allgather(MPI.Get_processor_name()))
-    vendor, numbers = MPI.get_vendor()
     return Ranks(
         rank=comm.Get_rank(),
         size=comm.Get_size(),
         local_rank=node.Get_rank(),
         hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
-        library=f"{vendor} {'.'.join(map(str, numbers))}",
+        library=str(_described(MPI)),
         threads=threads or max(1, len(os.sched_getaffinity(0)) // node.Get_size()),
         comm=comm.Dup(),
         node=node,
@@ -206,14 +209,8 @@ def _library():
     return MPI
 
 
-def _remedy() -> str:
-    beside = Path(sys.prefix) / "bin" / "mpirun"
-    if beside.exists():
-        return f"Use the launcher of this installation: {beside}"
-    return (
-        "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
-        "or install one beside mpisign: pip install 'mpisign[mpich]'"
-    )
+def _described(MPI) -> Library:
+    return Library(*MPI.get_vendor(), pmix="pmix" in MPI.Get_library_version().lower())
 
 
 def leave(error: BaseException) -> int:
@@ -232,9 +229,14 @@ def leave(error: BaseException) -> int:
     code = error.exit_code if known else 130 if isinstance(error, KeyboardInterrupt) else 1
     if alone:
         abort(text, code)
-    if launch().rank == 0:
+    if speaks():
         _say(text)
     return code
+
+
+def speaks() -> bool:
+    """Whether this process tells what all know."""
+    return _started.root if _started is not None else launch().speaks
 
 
 def guard() -> None:

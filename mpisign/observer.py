@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, checkpoint, mpi, progress
+from mpisign import __version__, checkpoint, mpi, output, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config, run_path
 from mpisign.device import name_of, peak
@@ -131,7 +131,7 @@ class Observer:
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
-            print("\n".join(told(Run(self.path).summary())))
+            output.say("\n".join(told(Run(self.path).summary())))
 
     # Rows
 

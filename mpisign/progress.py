@@ -2,8 +2,11 @@
 
 import sys
 import time
+from contextlib import suppress
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mpisign import output
 
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
 
@@ -26,7 +29,7 @@ class Lines(Silent):
         self.begin: tuple[int, float] | None = None  # the first step told of, and when: a run may go on in its middle
 
     def line(self, text=""):
-        print(text, flush=True)
+        output.say(text)
 
     def update(self, step, loss, lr, evaluation=None):
         now = time.monotonic()
@@ -36,7 +39,7 @@ class Lines(Silent):
         shown = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:<9.4g}"
         for name, value in (evaluation or {}).items():
             shown += f"  {name} {value:<8.5g}"
-        print(f"{shown}  lr {lr:.2e}{self._pace(step, now)}", flush=True)
+        output.say(f"{shown}  lr {lr:.2e}{self._pace(step, now)}")
 
     def _pace(self, step: int, now: float) -> str:
         """Steps a second since the first line, and the time left at that rate; "" until both can be told."""
@@ -60,19 +63,23 @@ class Bar(Lines):
             TimeRemainingColumn(),
         )
         self.task = self.bar.add_task("", total=steps)
-        self.bar.start()
+        with suppress(OSError):
+            self.bar.start()
 
     def line(self, text=""):
-        self.bar.console.print(text, highlight=False)
+        with suppress(OSError):
+            self.bar.console.print(text, highlight=False)
 
     def update(self, step, loss, lr, evaluation=None):
         said = "  ".join(f"{name} {value:.5g}" for name, value in (evaluation or {}).items())
-        self.bar.update(self.task, completed=step, description=f"loss {loss:.4g}")
+        with suppress(OSError):
+            self.bar.update(self.task, completed=step, description=f"loss {loss:.4g}")
         if said:
             self.line(f"step {step:>{len(str(self.steps))}}/{self.steps}  {said}  lr {lr:.2e}")
 
     def close(self):
-        self.bar.stop()
+        with suppress(OSError):
+            self.bar.stop()
 
 
 def duration(seconds: float) -> str:

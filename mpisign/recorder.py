@@ -11,6 +11,7 @@ import glob
 import io
 import os
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import existing
+from mpisign import existing, lock
 from mpisign.errors import StorageError, UsageError
 from mpisign.results import Run
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
@@ -67,7 +68,7 @@ class Recorder(NoRecorder):
         """
         self.path = path
         self._rows: dict[str, list[dict]] = {table: [] for table in TABLES}
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = aside_of(path)
         self._flushed = time.monotonic()
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
         if path.exists() and not overwrite and tables is None:
@@ -88,7 +89,7 @@ class Recorder(NoRecorder):
 
     def _create(self, mode, *contents):
         if mode != "rewrite":
-            file = h5py.File(self._temporary, "w", libver="latest")
+            file = h5py.File(self._temporary, "x", libver="latest", **lock.hdf5(self._temporary))
             self.lay_out(file, *contents)
             try:
                 file.flush()
@@ -167,7 +168,8 @@ class Recorder(NoRecorder):
 
     def _rewrite(self, file):
         file.flush()
-        self._temporary.write_bytes(file.id.get_file_image())
+        with self._temporary.open("xb") as raw:
+            raw.write(file.id.get_file_image())
         os.replace(self._temporary, self.path)
 
     def close(self):
@@ -190,12 +192,12 @@ def rewrite(run: Run, path: Path) -> None:
 def probe(path: Path) -> str:
     """How a run file at this path would be written: "swmr" if a reader sees what a writer adds, else "rewrite"."""
     try:
-        with h5py.File(path, "w", libver="latest") as file:
+        with h5py.File(path, "x", libver="latest", **lock.hdf5(path)) as file:
             data = file.create_dataset("x", (0,), "i8", maxshape=(None,), chunks=(8,))
             file.swmr_mode = True
             data.resize(3, axis=0)
             data.flush()
-            with h5py.File(path, "r", libver="latest", swmr=True) as reader:
+            with h5py.File(path, "r", libver="latest", swmr=True, **lock.hdf5(path)) as reader:
                 return "swmr" if len(reader["x"]) == 3 else "rewrite"
     except (OSError, ValueError, RuntimeError):
         path.touch()  # where nothing at all can be written, this says so
@@ -233,10 +235,10 @@ def write_aside(path: Path, fill, head=None, **how) -> None:
     head: called with the finished file open in bytes, for what stands before HDF5's own. how: for h5py.File. Raises
     OSError where it can't be written; nothing is left then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _Sink(temporary, "w+") as raw:
+        with _Sink(temporary, "x+") as raw:
             with h5py.File(raw, "w", **how) as file:
                 fill(file)
             if head and not raw.error:
@@ -269,6 +271,11 @@ class _Sink(io.FileIO):
         if self.error:
             raise self.error
         os.fsync(self.fileno())
+
+
+def aside_of(path: Path) -> Path:
+    """A hidden name beside a file that nobody could foresee, so that no link of others lies there."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -303,9 +303,9 @@ def _open(path: Path) -> h5py.File:
         raise UsageError(f"no file {path}" if not path.exists() else f"{path}: {error.strerror}") from error
     try:
         if not used:
-            return h5py.File(path, "r")
+            return h5py.File(path, "r", **lock.hdf5(path))
         if lock.held(path):
-            return h5py.File(path, "r", libver="latest", swmr=True)
+            return h5py.File(path, "r", libver="latest", swmr=True, **lock.hdf5(path))
         return h5py.File(io.BytesIO(superblock.as_closed(bytearray(path.read_bytes()))), "r")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"{path}: can't be opened as HDF5 ({_first_line(error)})") from error

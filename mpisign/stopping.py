@@ -11,6 +11,7 @@ import time
 from enum import IntEnum
 
 BEGIN = time.monotonic()
+LONGEST = 10 * 365 * 86400.0  # seconds; whatever ends later has no limit, which old versions write as a large number
 USR1, TERM = signal.SIGUSR1, signal.SIGTERM
 
 
@@ -98,15 +99,46 @@ class Requests:
 
 
 def slurm_end() -> float | None:
-    """When Slurm ends this job, in seconds since 1970; None outside of Slurm, or where it does not say."""
-    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
-        return float(end)
-    # versions before 23.02 do not tell a job; the controller does
-    if "SLURM_JOB_ID" not in os.environ:
-        return None
-    ask = ["squeue", "--noheader", "--format=%e", f"--jobs={os.environ['SLURM_JOB_ID']}"]
+    """When Slurm ends this job, in seconds since 1970; None outside of Slurm, or where it does not say.
+
+    An end that is past already is that of another job, whose variables are left over.
+    """
+    now, found = time.time(), None
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "").strip()).isdecimal():
+        found = float(end)
+    elif os.environ.get("SLURM_JOB_ID", "").strip():
+        # versions before 23.02 do not tell a job; the controller does
+        found = _told_by_squeue(now)
+    return found if found and now < found < now + LONGEST else None
+
+
+def _told_by_squeue(now: float) -> float | None:
+    """The end of this job by the controller: now and the time that is left, or the end itself."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]  # else all tasks may answer
+    ask = ["squeue", "--noheader", "--format=%L|%e", f"--jobs={job}"]
+    standard = os.environ | {"SLURM_TIME_FORMAT": "standard"}
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip()
-        return time.mktime(time.strptime(told.splitlines()[-1], "%Y-%m-%dT%H:%M:%S"))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        told = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=10, env=standard).stdout
+    except (OSError, subprocess.SubprocessError):
         return None
+    left, _, end = (told.strip().splitlines() or [""])[-1].partition("|")
+    if (seconds := slurm_seconds(left)) is not None:
+        return now + seconds
+    try:
+        return time.mktime(time.strptime(end.strip(), "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
+
+
+def slurm_seconds(text: str) -> float | None:
+    """The seconds of a time as Slurm writes it: minutes, [hours:]minutes:seconds, days-hours[:minutes[:seconds]].
+
+    None for its words UNLIMITED, INVALID, NOT_SET, N/A and whatever else is no such time.
+    """
+    days, dash, rest = text.strip().rpartition("-")
+    parts = [days or "0", *rest.split(":")]
+    if len(parts) > 4 or not all(part.isascii() and part.isdigit() for part in parts) or (dash and not days):
+        return None
+    units = (86400, 3600, 60, 1) if dash else {1: (0, 60), 2: (0, 60, 1), 3: (0, 3600, 60, 1)}[len(parts) - 1]
+    return float(sum(int(part) * unit for part, unit in zip(parts, units, strict=False)))

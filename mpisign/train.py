@@ -26,11 +26,12 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: boo
     Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
     Stopped if the run was asked to stop and saved a checkpoint.
     """
-    plan = resolve(config, mpi.launch().size)
+    promised = mpi.launch().size
+    plan = resolve(config, promised)
     if config.run.device != "cpu":
         take_gpu()
     ranks = mpi.start(config.run.threads)
-    if ranks.size != mpi.launch().size:
+    if ranks.size != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, ranks.size)
     use_threads(ranks.threads)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, cli, config, stopping, sweep
+from mpisign import checkpoint, cli, config, recorder, stopping, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.repair import repair
@@ -379,12 +379,13 @@ def test_a_run_file_that_cant_grow_stops_the_run(tmp_path):
     assert f"resumed from {newest}" in again.out
 
 
-def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(tmp_path):
+def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     file = tmp_path / "r.h5"
     settings = ("problem.name=quadratic", "run.steps=20", "checkpoint.every_steps=5", f"run.file={file}")
     # a folder where the temporary file shall be: not even root can write there
-    blocker = checkpoint.folder(file) / f".step-000000010.h5.{os.getpid()}.tmp"
-    blocker.mkdir(parents=True)
+    blocker, usual = tmp_path / "blocker", recorder.aside_of
+    blocker.mkdir()
+    monkeypatch.setattr(recorder, "aside_of", lambda path: blocker if "000010" in path.name else usual(path))
     with pytest.raises(StorageError, match=r"can't write the checkpoint .*the last checkpoint is .*step-000000005"):
         here(*settings)
     assert [checkpoint.Checkpoint(p).step for p in checkpoint.saved(file)] == [5]

@@ -1,10 +1,13 @@
 """python -m mpisign.bits: compile the CPU kernels ahead of the first run on a node."""
 
+import sys
 import time
 
-from mpisign.bits.ahead import compile_ahead
+from mpisign.bits.ahead import compile_ahead, state
 
 if __name__ == "__main__":
     start = time.perf_counter()
     compile_ahead()
-    print(f"kernels ready in {time.perf_counter() - start:.1f} s")
+    kept = state()
+    print(f"kernels ready in {time.perf_counter() - start:.1f} s, {kept}")
+    sys.exit(kept.remedy and f"mpisign: {kept.remedy}")

@@ -1,14 +1,55 @@
-"""Compiles every kernel into numba's cache, before anybody waits for one."""
+"""Compiles every kernel before anybody waits for one, and tells where compiled ones lie."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mpisign import bits
+from mpisign.bits.cpu import cache
 from mpisign.rng import Draw
 
 
+@dataclass(frozen=True)
+class State:
+    """How many kernels this process had to compile, what was found of them, and what is to be done about it."""
+
+    compiled: int
+    found: str
+    remedy: str = ""
+
+    def __str__(self):
+        return self.found
+
+
+def state() -> State:
+    """What this process has met so far of kernels on disk."""
+    found = [f"from {folder}" for folder in sorted(map(str, cache.used))]
+    if cache.compiled:
+        found.append(f"{len(cache.compiled)} compiled just now")
+    remedies = []
+    if cache.lost:
+        remedies.append(
+            "compiled kernels could be kept nowhere, so that every process compiles them anew: let NUMBA_CACHE_DIR "
+            "name a folder that you, and nobody else, may write to"
+        )
+    if cache.damaged:
+        remedies.append(f"damaged, and to be removed by whoever may: {', '.join(sorted(map(str, cache.damaged)))}")
+    return State(len(cache.compiled), ", ".join(found) or "none used", "; ".join(remedies))
+
+
+def are_compiled() -> bool:
+    """Whether every kernel that compile_ahead() calls is on disk; nothing is compiled, and nothing written."""
+    try:
+        with cache.looking():
+            compile_ahead()
+    except cache.NotCompiledError:
+        return False
+    return True
+
+
 def compile_ahead(voters: int = 2) -> None:
-    """Calls every kernel once on almost nothing, so that each is compiled and in numba's cache on disk.
+    """Calls every kernel once on almost nothing, so that each is compiled and on disk, where that can be.
 
     voters: for whom a tree of adders is made.
     """

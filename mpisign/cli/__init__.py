@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, mpi, stopping
+from mpisign import __version__, docstrings, mpi, output, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
@@ -291,17 +291,36 @@ def doctor(folder):
     sys.exit(examine(folder, click.echo))
 
 
+def _with_help(group: click.Group) -> None:
+    """Gives commands the help that they lack where Python drops docstrings."""
+    for command in (group, *group.commands.values()):
+        command.help = command.help or docstrings.of(command.callback)
+        if command is not group and isinstance(command, click.Group):
+            _with_help(command)
+
+
+_with_help(cli)
+
+
 def main():
     """The console entry point: known errors are printed once, unknown ones end the whole job."""
+    output.prepare()
     try:
-        sys.exit(cli(standalone_mode=False))
+        code = cli(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except click.ClickException as error:
-        if mpi.launch().rank == 0:
+        if mpi.speaks():
             explain(error).show()
         sys.exit(2)
     except click.exceptions.Abort:
         sys.exit(130)
     except (Exception, KeyboardInterrupt) as error:
+        if output.is_fault(error) and mpi.launch().size == 1:
+            output.silence()
+            if not isinstance(error, BrokenPipeError):  # as `head` leaves it: whoever read has read enough
+                click.echo(f"mpisign: can't write the output: {error.strerror}", err=True)
+            sys.exit(1)
         stopping.ignore_signals()
         code = mpi.leave(error)
         if isinstance(error, StorageError):

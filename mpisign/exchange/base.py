@@ -45,6 +45,7 @@ class Exchange(Buffers):
     name: str
     raw = False  # carries raw floats
     shards = False  # counts only this rank's share of each chunk
+    shared = 0  # bytes of memory that the ranks of this node share
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
     def __init__(

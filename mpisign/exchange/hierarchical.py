@@ -70,7 +70,7 @@ class Hierarchical(Exchange):
         came = [(sum(self._planes) * w,) for w in shares] if self._several else []
         verdicts = [(self.down.planes, w) for w in words]
         sizes = [self.held(shapes) for shapes in (messages, counts, came)] + [[p * w for p, w in verdicts]]
-        self._window = Shared(self._nodes.node, list(chain(*sizes)), 5 * len(words) * self._g)
+        self._window = Shared(self.world.comm, self._nodes.node, list(chain(*sizes)), 5 * len(words) * self._g)
         if self.layout.device.type != "cpu":
             pin(self, self._window.whole)
         arrays = iter(self._window.arrays)
@@ -250,6 +250,10 @@ class Hierarchical(Exchange):
         window = [self._messages, self._counts, self._came, self.decided]
         held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for some in window for t in some}
         return super().memory() - sum(held.values()) + self._window.nbytes // self._g
+
+    @property
+    def shared(self):
+        return self._window.nbytes
 
     def close(self):
         for some in (self._messages, self._counts, self._came, self.decided):

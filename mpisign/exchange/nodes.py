@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mpisign.ending import at_end
 from mpisign.errors import UsageError
+from mpisign.memory import MIB, MORE_SHARED, lacking_shared, populate
 
 LINE = 8  # 64-bit words in a cache line, so that no two flags share one
 
@@ -80,18 +81,40 @@ def _within(wanted: MPI.Intracomm, node: MPI.Intracomm) -> bool:
     return MPI.Group.Intersection(one, other).Get_size() == wanted.Get_size()
 
 
+def _agree(world: MPI.Intracomm, lacking: str) -> None:
+    """Raises UsageError on all ranks for the first that lacks something."""
+    if found := next(filter(None, world.allgather(lacking)), ""):
+        raise UsageError(
+            f'exchange hierarchical: {found}; set exchange.name = "sharded", which needs none, or {MORE_SHARED}',
+            agreed=True,
+        )
+
+
 class Shared:
     """Arrays of 64-bit words in memory that all ranks of a node see, and flags by which they tell each other."""
 
-    def __init__(self, node: MPI.Intracomm, sizes: list[int], flags: int):
-        """sizes: words of each array. Collective over the node."""
+    def __init__(self, world: MPI.Intracomm, node: MPI.Intracomm, sizes: list[int], flags: int):
+        """sizes: words of each array. Collective over the world.
+
+        Raises UsageError, on all ranks, where a node has not so much shared memory: MPI would grant it, and the system
+        end whoever touches it.
+        """
         ends = list(accumulate([flags * LINE, *(-(-size // LINE) * LINE for size in sizes)]))
-        self.nbytes = 8 * ends[-1]
-        self._window = MPI.Win.Allocate_shared(self.nbytes if node.Get_rank() == 0 else 0, 8, comm=node)
+        self.nbytes, first = 8 * ends[-1], node.Get_rank() == 0
+        _agree(world, lacking_shared(self.nbytes) if first else "")
+        self._window = MPI.Win.Allocate_shared(self.nbytes if first else 0, 8, comm=node)
         memory, _ = self._window.Shared_query(0)
         words = np.frombuffer(memory, dtype=np.int64, count=ends[-1])
+        # others may have taken meanwhile what was free
+        there = not first or populate(words.ctypes.data, self.nbytes)
+        try:
+            _agree(world, "" if there else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more")
+        except UsageError:
+            del memory, words
+            self._window.Free()
+            raise
         self._window.Lock_all(MPI.MODE_NOCHECK)
-        if node.Get_rank() == 0:
+        if first:
             words[:] = 0
         self._window.Sync()
         node.Barrier()

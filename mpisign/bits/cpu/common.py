@@ -1,6 +1,6 @@
 """What the CPU kernels share: Philox on one block, coins, normal draws, parts of a chunk.
 
-These are inlined into the kernels. numba's cache does not notice a change here: `make kernels` after one.
+These are inlined into the kernels.
 """
 
 import math
@@ -8,8 +8,6 @@ import math
 import numpy as np
 from numba import njit, uint32, uint64
 
-# error_model "numpy": no check for division by zero, so that loops vectorise
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")  # alike to a kernel: they differ in the draw
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)

@@ -7,7 +7,8 @@ import numpy as np
 from numba import njit, uint32, uint64, uintp
 
 from mpisign.bits.cpu.adders import add_up, pick
-from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, OPTIONS, RULES, coin_word, counter_of
+from mpisign.bits.cpu.cache import cached_njit
+from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
 TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
@@ -18,7 +19,7 @@ BLOCK = 8  # words that a tree counts at once
 def _counter(voters):
     """The kernel that counts so many voters, compiled when first asked for."""
 
-    @njit(**OPTIONS)
+    @cached_njit
     def kernel(ballots, planes):
         words, width = planes.shape[1], planes.shape[0]
         address, stride = ballots.ctypes.data, uintp(ballots.strides[0])
@@ -35,7 +36,7 @@ def _counter(voters):
     return kernel
 
 
-@njit(**OPTIONS)
+@cached_njit
 def add(planes, more):
     """planes += more, binary numbers in planes, lowest first."""
     for i in range(planes.shape[1]):
@@ -96,7 +97,7 @@ def _agreed(plus, minus, abstentions, voters, w, greater, less):
     return total
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _majority(plus, minus, abstentions, voters, first_word, rule, counter, negate, verdict):
     s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
     agreement, ties, drawn_for = 0, 0, -1
@@ -127,7 +128,7 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     return int(found[0]), int(found[1])
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _randomised_majority(plus, minus, abstentions, voters, at, counter, verdict):
     s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
     tally, against = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.int32)
@@ -148,7 +149,7 @@ def randomised_majority(plus, minus, voters, at, draw, verdict):
     _randomised_majority(plus, minus if abstentions else plus, abstentions, voters, at, counter_of(draw)[0], verdict)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _weighted_majority(
     ballots, score, rounds, plain, resolution, limit, least, forget, first_word, tie_rule, counter, negate, verdict
 ):
@@ -194,7 +195,7 @@ def weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict):
     )
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _codes(plus, minus, verdict):
     width = plus.shape[0]
     for w in range(verdict.shape[1]):
@@ -214,7 +215,7 @@ def codes(plus, minus, voters, verdict):
         _codes(plus, minus, verdict)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _agreement(plus, minus, abstentions, voters):
     total, ties = 0, 0
     for w in range(plus.shape[1]):
@@ -229,7 +230,7 @@ def agreement(plus, minus, voters):
     return int(total), int(ties)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _differing(a, b):
     total = uint64(0)
     for w in range(len(a)):
@@ -241,7 +242,7 @@ def differing(a, b):
     return int(_differing(a, b))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def spread(plane, width, fields):
     per = 64 // width
     for f in range(len(fields)):
@@ -258,7 +259,7 @@ def _gatherer(width):
     """The kernel that takes fields of this width apart, compiled when first asked for."""
     per = 64 // width
 
-    @njit(**OPTIONS)
+    @cached_njit
     def kernel(fields, planes):
         planes[:] = uint64(0)
         for f in range(len(fields)):

@@ -3,11 +3,12 @@
 import numpy as np
 from numba import njit, uint32, uint64
 
-from mpisign.bits.cpu.common import OPTIONS, counter_of, normal_pair, philox_block, within
+from mpisign.bits.cpu.cache import cached_njit
+from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _apply_signs(x, plane, minus, plus, decay):
     for w in range(len(x) // 64):
         bits = plane[w]
@@ -18,7 +19,7 @@ def _apply_signs(x, plane, minus, plus, decay):
         x[i] = decay * x[i] - (plus if (plane[i >> 6] >> uint64(i & 63)) & uint64(1) else minus)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _apply_signs_or_zero(x, signs, present, table, decay):
     absent_minus, absent_plus, minus, plus = table[0], table[1], table[2], table[3]
     for w in range(len(x) // 64):
@@ -43,7 +44,7 @@ def _read(planes, w, codes):
         add_plane(codes.ctypes.data, planes[k, w], uint32(k))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _apply_levels(x, planes, table, decay):
     codes, moves = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.float32)
     for w in range(planes.shape[1]):
@@ -55,7 +56,7 @@ def _apply_levels(x, planes, table, decay):
             part[j] = decay * part[j] - moves[j]
 
 
-@njit(**OPTIONS)
+@cached_njit
 def apply(x, planes, parts, at, tables, decays):
     for k in range(parts.shape[1]):
         lo, hi = within(parts, k, at, len(x))
@@ -70,7 +71,7 @@ def apply(x, planes, parts, at, tables, decays):
                 _apply_levels(here, words, table, decay)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _blend(y, x, a, b):
     for i in range(len(y)):
         y[i] = a * y[i] + b * x[i]
@@ -80,7 +81,7 @@ def blend(y, x, a, b):
     _blend(y, x, np.float32(a), np.float32(b))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def add_levels(total, planes, table):
     codes, moves = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.float32)
     for w in range(planes.shape[1]):
@@ -92,7 +93,7 @@ def add_levels(total, planes, table):
             part[j] += moves[j]
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _add_present(total, signs, present, scale):
     for w in range(len(signs)):
         bits, here, lo = signs[w], present[w], w * 64
@@ -102,7 +103,7 @@ def _add_present(total, signs, present, scale):
             total[lo + j] = moved if (here >> uint64(j)) & uint64(1) else value
 
 
-@njit(**OPTIONS)
+@cached_njit
 def add_signs(total, planes, scale):
     if planes.shape[0] == 1:
         _apply_signs(total, planes[0], scale, -scale, np.float32(1.0))
@@ -115,7 +116,7 @@ def add_signed(total, planes, scale):
     add_signs(total, planes, np.float32(scale))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _add_normal(y, scale, at, counter):
     for lo in range(0, len(y), 4):
         draws = philox_block((at + lo) // 4, counter)
@@ -130,7 +131,7 @@ def add_normal(y, scale, at, draw):
     _add_normal(y, np.float32(scale), at, counter_of(draw)[0])
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _add_normal_rows(y, scale, at, counter):
     own = counter.copy()
     for r in range(y.shape[0]):
@@ -142,7 +143,7 @@ def add_normal_rows(y, scale, at, draw):
     _add_normal_rows(y, np.float32(scale), at, counter_of(draw)[0])
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _uniform_rows(u, counter):
     own = counter.copy()
     for r in range(u.shape[0]):
@@ -158,7 +159,7 @@ def uniform_rows(u, draw):
     _uniform_rows(u, counter_of(draw)[0])
 
 
-@njit(**OPTIONS)
+@cached_njit
 def tile_maxima(v, tiles, maxima):
     for t in range(tiles.shape[1]):
         lo, hi = tiles[0, t], tiles[1, t]
@@ -169,7 +170,7 @@ def tile_maxima(v, tiles, maxima):
         maxima[t] = most
 
 
-@njit(**OPTIONS)
+@cached_njit
 def tile_sums(v, tiles, squares, sums):
     rest = np.zeros(16, dtype=np.float32)
     for t in range(tiles.shape[1]):
@@ -177,7 +178,7 @@ def tile_sums(v, tiles, squares, sums):
         sums[t] = sum_of_tile(v.ctypes.data + 4 * lo, uint64(hi - lo), rest.ctypes.data, squares)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def add_and_sum(y, x, factors, tiles, sums):
     one, rest = np.float32(1.0), np.zeros(16, dtype=np.float32)
     for t in range(tiles.shape[1]):
@@ -186,7 +187,7 @@ def add_and_sum(y, x, factors, tiles, sums):
         sums[t] = sum_of_tile(y.ctypes.data + 4 * lo, uint64(hi - lo), rest.ctypes.data, False)
 
 
-@njit(**OPTIONS)
+@cached_njit
 def find_nonfinite(v):
     address, whole = v.ctypes.data, len(v) // 64
     for w in range(whole):
@@ -195,7 +196,7 @@ def find_nonfinite(v):
     return _search(v, 64 * whole, len(v))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _search(v, lo, hi):
     for i in range(lo, hi):
         if not np.isfinite(v[i]):

@@ -7,11 +7,11 @@ those of a chunk do when several threads each take a slice of it, are cut.
 import numpy as np
 from numba import njit, uint32, uint64
 
+from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import (
     ALL,
     COINS,
     NO_COUNTER,
-    OPTIONS,
     RULES,
     coin_word,
     counter_of,
@@ -33,7 +33,7 @@ from mpisign.bits.cpu.vectors import (
 )
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _present(v, planes):
     """A second plane in which everybody votes."""
     if planes.shape[0] == 2:
@@ -51,7 +51,7 @@ def _settle(plus, zero, rule, word, counter, negate):
     return plus | zero if rule == 1 else plus
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack(v, first_word, rule, counter, negate, planes):
     address, zeros, bad, whole = v.ctypes.data, uint64(0), uint64(0), len(v) // 64
     for w in range(whole):
@@ -85,7 +85,7 @@ def _rest(v):
     return rest
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_parts(v, parts, at, rule, counter, negate, planes):
     zeros, bad = uint64(0), -1
     for k in range(parts.shape[1]):
@@ -97,7 +97,7 @@ def _pack_parts(v, parts, at, rule, counter, negate, planes):
     return zeros, bad
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_rows(v, parts, at, rule, counter, negate, planes):
     zeros, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):
@@ -126,7 +126,7 @@ def pack_rows(v, parts, at, zeros, draw, planes):
     return int(_pack_rows(v, parts, at, *_coin(zeros, draw), planes)), None
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_scaled(v, scale, first_word, rule, counter, negate, planes):
     zeros, bad = uint64(0), -1
     # by tiles, which are still in the cache when what was sent is taken off
@@ -139,7 +139,7 @@ def _pack_scaled(v, scale, first_word, rule, counter, negate, planes):
     return zeros, bad
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_scaled_parts(v, scales, parts, at, rule, counter, negate, planes):
     zeros, bad = uint64(0), -1
     for k in range(parts.shape[1]):
@@ -155,7 +155,7 @@ def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
     return _plain(_pack_scaled_parts(v, scales, parts, at, *_coin(zeros, draw), planes))
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_stochastic(v, radius, at, counter, planes):
     address, clips, bad, whole, first = v.ctypes.data, uint64(0), uint64(0), len(v) // 64, uint32(at // 4)
     s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
@@ -174,7 +174,7 @@ def _pack_stochastic(v, radius, at, counter, planes):
     return clips, find_nonfinite(v) if bad else -1
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_stochastic_each(v, radii, at, counter, planes):
     address, radius, clips, bad, whole = v.ctypes.data, radii.ctypes.data, uint64(0), uint64(0), len(v) // 64
     first = uint32(at // 4)
@@ -195,7 +195,7 @@ def _pack_stochastic_each(v, radii, at, counter, planes):
     return clips, find_nonfinite(v) if bad else -1
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
     clips, bad = uint64(0), -1
     for k in range(parts.shape[1]):
@@ -210,7 +210,7 @@ def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
     return clips, bad
 
 
-@njit(**OPTIONS)
+@cached_njit
 def _pack_stochastic_rows(v, radii, each, parts, at, counter, planes):
     clips, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):

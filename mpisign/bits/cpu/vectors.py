@@ -2,8 +2,7 @@
 
 Each is a numba intrinsic on addresses (`array.ctypes.data`), since numba has no vector type. LLVM turns a vector of 64
 comparisons into one mask instruction a register where the CPU has one, and into the best it has elsewhere; what comes
-out is defined by IEEE arithmetic alone, so that every CPU gives the same bits. numba's cache does not notice a change
-here: `make kernels` after one.
+out is defined by IEEE arithmetic alone, so that every CPU gives the same bits.
 """
 
 from inspect import Parameter, Signature

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpisign import lock
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
 from mpisign.problems.readers.opening import require
@@ -121,7 +122,7 @@ def _opened(file: Path) -> Iterator[h5py.File]:
     """A file open for reading; whatever HDF5 stumbles over inside becomes a UsageError."""
     require(file, "problem.path (or problem.test_path)", "an HDF5 file")
     try:
-        with h5py.File(file, "r") as opened:
+        with h5py.File(file, "r", **lock.hdf5(file)) as opened:
             yield opened
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{file}: can't be read as HDF5 ({error})") from error
