@@ -15,6 +15,7 @@ import numpy as np
 from mpisign.algorithm import Algorithm
 from mpisign.exchange import Choice
 from mpisign.trial import Trial
+from mpisign.watchdog import WATCH
 from mpisign.world import Mpi
 
 BUDGET = 0.3  # seconds for everything
@@ -75,6 +76,11 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
+    with WATCH("the choice of an exchange"):
+        return _measured(chosen, stages, comm, d, **how)
+
+
+def _measured(chosen, stages, comm, d: int, **how) -> tuple[Choice, ...]:
     link, share = measure_link(comm), BUDGET * 0.6 / sum(choice.open for choice in chosen)
     found = []
     for choice, stage in zip(chosen, stages, strict=True):

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from mpisign.errors import StorageError, UsageError
-from mpisign.results import Run
+from mpisign.results import Run, occupied
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
@@ -69,7 +69,7 @@ class Recorder(NoRecorder):
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._flushed = time.monotonic()
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
-        if path.exists() and not overwrite and tables is None:
+        if not overwrite and tables is None and occupied(path):
             raise UsageError(
                 f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
                 "or run.file=... to write another"

@@ -149,12 +149,20 @@ class Regression(Problem):
 
 
 class Slow(Awkward):
-    """Takes its time over every gradient, so that a run can be met in its middle."""
+    """Takes its time over every gradient and every evaluation, so that a run can be met in its middle."""
 
-    def __init__(self, seconds: float = 0.02):
+    def __init__(self, seconds: float = 0.02, evaluation: float = 0.0, reading: float = 0.0):
         super().__init__(size=300)
-        self.seconds = seconds
+        self.seconds, self.evaluation, self.reading = seconds, evaluation, reading
+
+    def read(self):
+        time.sleep(self.reading)
+        return super().read()
 
     def gradient(self, parameters, batch, gradients):
         time.sleep(self.seconds)
         return super().gradient(parameters, batch, gradients)
+
+    def measure(self, parameters, rows):
+        time.sleep(self.evaluation)
+        return super().measure(parameters, rows)

@@ -54,7 +54,7 @@ def test_reading_a_run_imports_neither_torch_nor_mpi():
 
 
 def test_files_stay_small():
-    assert {f.name: n for f in SOURCES if (n := f.read_text().count("\n")) > 300} == {}
+    assert {f.name: n for f in SOURCES if (n := f.read_text().count("\n")) > 500} == {}
 
 
 def test_the_zoo_its_tests_and_the_readme_agree():

@@ -1,11 +1,10 @@
 """The command line: each command parses, then calls one function. Only what runs over ranks starts MPI."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from mpisign import __version__, mpi, stopping
+from mpisign import __version__, leaving, mpi, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
@@ -63,9 +62,10 @@ cli.add_command(data)
 def train(job, **how):
     """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits.
 
-    USR1, TERM and a time limit save a checkpoint and end the run with exit code 75.
+    USR1, TERM and a time limit save a checkpoint and end the run with exit code 75; Ctrl-C saves and ends it with 130,
+    a second one at once.
     """
-    stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     loaded = _load(job, **how)
     from mpisign.train import train
 
@@ -85,7 +85,7 @@ def train(job, **how):
 @MAX_TIME
 def resume(run, checkpoint, settings, max_time):
     """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
-    stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     from mpisign.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint)
@@ -103,8 +103,7 @@ def simulate(job, voters, jobs, **how):
     """
     if voters:
         how["settings"] = (*how["settings"], f"run.voters={voters}")
-    if jobs == 1:
-        stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     if how["point"] is None and not how["dry_run"] and _points(job, how):
         from mpisign.sweeping import run_points
 
@@ -264,25 +263,27 @@ def doctor(folder):
     """
     from mpisign.doctor import examine
 
-    sys.exit(examine(folder, click.echo))
+    return examine(folder, click.echo)
 
 
 def main():
     """The console entry point: known errors are printed once, unknown ones end the whole job."""
     try:
-        sys.exit(cli(standalone_mode=False))
+        code = cli(standalone_mode=False) or 0
     except click.ClickException as error:
         if mpi.launch().rank == 0:
             error.show()
-        sys.exit(2)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except (Exception, KeyboardInterrupt) as error:
+        code = 2
+    except click.exceptions.Abort as error:
         stopping.ignore_signals()
-        code = mpi.leave(error)
+        code = leaving.leave(error.__cause__ or KeyboardInterrupt())
+    except BaseException as error:  # whatever it is: the other ranks would wait for this one
+        stopping.ignore_signals()
+        code = leaving.leave(error)
         if isinstance(error, StorageError):
-            mpi.finish_at_once(code)  # HDF5 may not live through an orderly end
-        sys.exit(code)
+            leaving.finish_at_once(code)  # HDF5 may not live through an orderly end
+    stopping.ignore_signals()
+    leaving.finish(code)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from mpisign.layout import Group, Layout
 from mpisign.optim import saving
 from mpisign.optim.asked import Turns, algorithm_of, rate_of
 from mpisign.optim.gradients import Closure, Gradients
+from mpisign.optim.leaving import INTERRUPT, Attendant, together
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, check_alike, fault_of, named
 from mpisign.optim.statistics import Statistics, told
@@ -32,7 +33,7 @@ assert zoo  # its entries are in the registry
 FAULT = 1  # the request of a rank that has something to tell before anything moves
 
 
-class SignOptimizer(torch.optim.Optimizer):
+class SignOptimizer(Attendant, torch.optim.Optimizer):
     """Sign-based distributed optimisation of a torch model: every rank computes gradients, all vote, x moves alike.
 
     Parameters become views into one flat float32 vector x, in the order in which they are given, those that do not vote
@@ -48,8 +49,8 @@ class SignOptimizer(torch.optim.Optimizer):
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
     comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
-    an Allgather of a few numbers, 0 for none. model: names parameters that were given without, and its buffers come
-    from root too.
+    an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job,
+    0 for none. model: names parameters that were given without, and its buffers come from root too.
 
     Raises UsageError, on all ranks, for unknown names, parameters not float32, models or settings that differ.
     """
@@ -73,11 +74,12 @@ class SignOptimizer(torch.optim.Optimizer):
         dense_lr: float | None = None,
         check_every: int = 100,
         statistics_every: int = 1,
+        watchdog: float = 1800.0,
         model: nn.Module | None = None,
         **hyperparameters: Any,
     ):
-        ranks = mpi.start() if comm is None else mpi.of(comm)
-        mpi.guard()
+        ranks = mpi.start(limit=watchdog) if comm is None else mpi.of(comm)
+        self.attend(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.ranks, self.check_every, self.statistics_every = ranks, check_every, statistics_every
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
@@ -108,6 +110,7 @@ class SignOptimizer(torch.optim.Optimizer):
         if check_every:
             self.stepper.check_replicas()
         self._frozen = True
+        self.attended()
 
     # Construction
 
@@ -187,6 +190,7 @@ class SignOptimizer(torch.optim.Optimizer):
 
     # A step
 
+    @together()
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """One step of all ranks, from the gradients that backward left in p.grad.
@@ -217,6 +221,7 @@ class SignOptimizer(torch.optim.Optimizer):
         self.statistics = told(stepper, outcome, sent, counting, with_loss=closure is not None)
         if self.check_every and stepper.t % self.check_every == 0:
             stepper.check_replicas()
+        self.heed(outcome.request, stepper.t)
         return returned
 
     @property
@@ -249,10 +254,11 @@ class SignOptimizer(torch.optim.Optimizer):
         if self.gradients.fault is not None:
             return FAULT
         missing = self.gradients.missing
-        return FAULT + 1 + zlib.crc32(repr(missing).encode()) if missing else 0
+        return self.interrupt + (FAULT + 1 + zlib.crc32(repr(missing).encode()) if missing else 0)
 
     def _check(self, requests: np.ndarray) -> None:
         """Raises on all ranks what any of them has to tell."""
+        requests = requests % INTERRUPT
         if (requests == FAULT).any():
             self.ranks.agree(self.gradients.fault)
         if (requests == requests[0]).all():
@@ -284,6 +290,7 @@ class SignOptimizer(torch.optim.Optimizer):
         """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
         saving.load_state_dict(state_dict, self.stepper, self.param_groups)
 
+    @together(meet=True)
     def save(self, path: str | Path, **extra: Any) -> None:
         """Writes x and the states of all ranks into one checkpoint, aside and renamed. Collective.
 
@@ -291,6 +298,7 @@ class SignOptimizer(torch.optim.Optimizer):
         """
         saving.save(Path(path), self, extra)
 
+    @together(meet=True)
     def load(self, path: str | Path) -> dict[str, Any]:
         """Goes on from a checkpoint that save() wrote, bit for bit: x, all states, the groups. Collective.
 

@@ -9,6 +9,7 @@ from mpisign.errors import MpisignError
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.partition import partition
+from mpisign.watchdog import WATCH
 
 
 @dataclass
@@ -39,7 +40,8 @@ def share_rows(problem: Problem, ranks: Ranks, voters: int, generator: np.random
             error = found
     ranks.agree(error)
     facts = _facts(problem, tables, parts, voters) if ranks.local_rank == 0 else None
-    sizes, rows, class_counts = ranks.node.bcast(facts) if ranks.node else facts
+    with WATCH("a bcast of the sizes of the data"):
+        sizes, rows, class_counts = ranks.node.bcast(facts) if ranks.node else facts
     problem.adopt(sizes)
     local = 1 if ranks.size > 1 else voters
     if rows is None:
