@@ -55,7 +55,7 @@ def _text(error: BaseException, who: str) -> str:
     if isinstance(error, SystemExit):
         return f"mpisign: {who}ended by SystemExit: {error.code}\n"
     if isinstance(error, (MpisignError, KeyboardInterrupt)):
-        return f"mpisign: {who}{error or 'interrupted'}\n"
+        return f"mpisign: {who}{str(error) or 'interrupted'}\n"
     return f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
 
 
@@ -173,7 +173,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
 
 def _depart(roll: RollCall, patient: bool) -> None:
     if mpi.is_running():
-        why = _exits[-1] if _exits else "it reached the end of its program"
+        why = _exits[-1] if _exits else "its program ended"
         if patient:
             roll.depart(why)
         else:

@@ -1,8 +1,9 @@
 """Presses Ctrl-C in a terminal at random moments of a run and checks what is left: `python -m tests.ctrl_c`.
 
-Each trial starts the same job in a pseudo-terminal of its own, presses Ctrl-C at some moment of its start, its training, an
-evaluation or its end, and then resumes what was saved. After the key the job must end within 10 s; where a step had been
-taken there must be a checkpoint; the run, resumed, must have the rows and the x of one that nobody disturbed, bit for bit.
+Each trial starts the same job in a terminal of its own and presses Ctrl-C at some moment of its start, its training, an
+evaluation or its end; then it resumes what was saved. The job must end within 10 s of the key; where a step had been
+taken there must be a checkpoint; the resumed run must have the rows and the x of one that nobody disturbed, bit for
+bit.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import pty
 import random
 import re
 import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +21,23 @@ from pathlib import Path
 from mpisign.errors import UsageError
 from mpisign.results import Run
 from tests.comparing import differing
-from tests.running import BIN, ROOT
+from tests.running import BIN, ROOT, run
 
 LIMIT = 10.0  # seconds from the key to the end
-MOMENTS = ("start", "training", "evaluation", "end")
-SETTINGS = ("run.steps=60", "run.eval_every=30", "run.record_every=5", "exchange.name=sharded", "algorithm.name=signum-mv")
+# what is printed before each, and seconds from there: its beginning, its length. 30 steps take 1.5 s, an evaluation 1 s
+MOMENTS = {
+    "start": [("", 0.0, 5.0)],
+    "training": [("step +0/60", 0.0, 1.5), ("step +30/60", 0.0, 1.5)],
+    "evaluation": [("steps: 60", 0.0, 1.0), ("step +0/60", 1.5, 1.0)],
+    "end": [("step +30/60", 1.5, 1.5)],
+}
+SETTINGS = (
+    "run.steps=60",
+    "run.eval_every=30",
+    "run.record_every=5",
+    "exchange.name=sharded",
+    "algorithm.name=signum-mv",
+)
 PROBLEM = ("problem.name=tests.problems:Slow", "problem.seconds=0.05", "problem.evaluation=1.0")
 
 
@@ -79,18 +91,13 @@ def in_terminal(arguments: list[str], ready, keys: int = 1, timeout: float = 120
 
 def when(moment: str, dice: random.Random):
     """Whether to press now, by what was printed so far: a draw within the moment."""
-    after, begun = dice.random(), []
+    mark, first, length = dice.choice(MOMENTS[moment])
+    after, begun = first + length * dice.random(), []
 
     def ready(output: str, seconds: float) -> bool:
-        if moment == "start":
-            return seconds > 4 * after
-        steps = [int(step) for step in re.findall(r"step +(\d+)/", output)]
-        marks = {"training": "steps: ", "evaluation": " 30/", "end": " 60/"}
-        seen = marks[moment] in output if moment != "evaluation" else max(steps, default=0) >= 25 or "(1 s" in output
-        if seen and not begun:
+        if not begun and re.search(mark, output):
             begun.append(seconds)
-        length = {"training": 3.0, "evaluation": 1.5, "end": 0.3}[moment]
-        return bool(begun) and seconds - begun[0] > length * after
+        return bool(begun) and seconds - begun[0] > after
 
     return ready
 
@@ -101,7 +108,7 @@ def trial(n: int, moment: str, number: int, whole: Path, folder: Path) -> dict[s
     settings = (*PROBLEM, *SETTINGS, f"run.file={file}")
     pressed = in_terminal(command(n, "train", *flags(settings)), when(moment, dice))
     step, saved = progress(file)
-    again = subprocess.run(command(n, "train", "--resume", "auto", *flags(settings)), capture_output=True, text=True)
+    again = run(*command(n, "train", "--resume", "auto", *flags(settings)), timeout=120)
     return {
         "n": n,
         "moment": moment,
@@ -111,7 +118,7 @@ def trial(n: int, moment: str, number: int, whole: Path, folder: Path) -> dict[s
         "step": step,
         "saved": saved,
         "told": "go on with mpisign resume" in pressed.output or step in (0, 60),
-        "same": again.returncode == 0 and not differing(whole, file),
+        "same": again.code == 0 and not differing(whole, file),
         "crashed": bool(re.search(r"Traceback|Segmentation|BAD TERM", pressed.output)),
     }
 
@@ -121,18 +128,18 @@ def progress(file: Path) -> tuple[int, bool]:
     if not file.exists():
         return 0, True
     try:
-        run = Run(file)
+        found = Run(file)
     except UsageError:
         return -1, False
-    events = run["events"]
+    events = found["events"]
     step = int(events["step"][-1]) if len(events["step"]) else 0
-    return step, run.complete or step == 0 or "checkpoint" in events["kind"].tolist()
+    return step, found.complete or step == 0 or "checkpoint" in events["kind"].tolist()
 
 
 def table(results: list[dict]) -> str:
     """The results in Markdown."""
     lines = [
-        "| n | moment | ended within 10 s | slowest | codes | saved or nothing to save | told how to go on | same bits |",
+        "| n | moment | ended in 10 s | slowest | codes | saved, or nothing to save | told how to go on | same bits |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for n, moment in dict.fromkeys((r["n"], r["moment"]) for r in results):
@@ -140,7 +147,16 @@ def table(results: list[dict]) -> str:
         count = lambda key, own=own: f"{sum(map(bool, (r[key] for r in own)))} of {len(own)}"  # noqa: E731
         quick, slowest = sum(r["seconds"] <= LIMIT for r in own), max(r["seconds"] for r in own)
         codes = ", ".join(map(str, sorted({r["code"] for r in own})))
-        cells = (n, moment, f"{quick} of {len(own)}", f"{slowest} s", codes, count("saved"), count("told"), count("same"))
+        cells = (
+            n,
+            moment,
+            f"{quick} of {len(own)}",
+            f"{slowest} s",
+            codes,
+            count("saved"),
+            count("told"),
+            count("same"),
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -156,9 +172,9 @@ def main() -> int:
         for n in options.n:
             whole = folder / f"whole-{n}.h5"
             settings = (*PROBLEM, *SETTINGS, f"run.file={whole}")
-            subprocess.run(command(n, "train", *flags(settings)), check=True, capture_output=True)
+            assert run(*command(n, "train", *flags(settings)), timeout=120).code == 0
             for number in range(options.trials):
-                results.append(trial(n, MOMENTS[number % len(MOMENTS)], number, whole, folder))
+                results.append(trial(n, list(MOMENTS)[number % len(MOMENTS)], number, whole, folder))
                 print(results[-1], flush=True)
     print(table(results))
     good = [r["seconds"] <= LIMIT and r["saved"] and r["told"] and r["same"] and not r["crashed"] for r in results]

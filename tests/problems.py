@@ -166,3 +166,31 @@ class Slow(Awkward):
     def measure(self, parameters, rows):
         time.sleep(self.evaluation)
         return super().measure(parameters, rows)
+
+
+class Leaving(Awkward):
+    """One rank leaves: see tests.ways_out.leave; at its `at`-th call of read, gradient or measure."""
+
+    def __init__(self, how: str, during: str = "gradient", at: int = 5, on: int = 1):
+        super().__init__(size=10)
+        self.how, self.during, self.left, self.on = how, during, at, on
+
+    def _pass(self, where: str) -> None:
+        from mpisign import mpi
+        from tests.ways_out import leave
+
+        self.left -= where == self.during
+        if where == self.during and self.left == 0 and mpi.launch().rank == self.on:
+            leave(self.how)
+
+    def read(self):
+        self._pass("read")
+        return super().read()
+
+    def gradient(self, parameters, batch, gradients):
+        self._pass("gradient")
+        return super().gradient(parameters, batch, gradients)
+
+    def measure(self, parameters, rows):
+        self._pass("measure")
+        return super().measure(parameters, rows)

@@ -8,7 +8,7 @@ from mpisign import __version__, leaving, mpi, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
-from mpisign.errors import StorageError
+from mpisign.errors import Stopped, StorageError
 from mpisign.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -280,8 +280,9 @@ def main():
     except BaseException as error:  # whatever it is: the other ranks would wait for this one
         stopping.ignore_signals()
         code = leaving.leave(error)
-        if isinstance(error, StorageError):
-            leaving.finish_at_once(code)  # HDF5 may not live through an orderly end
+        if isinstance(error, (Stopped, StorageError)):
+            # who asked a run to stop may not wait for long, and HDF5 may not live through an orderly end
+            leaving.finish_at_once(code)
     stopping.ignore_signals()
     leaving.finish(code)
 
