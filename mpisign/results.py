@@ -256,7 +256,7 @@ def _readable(data: h5py.Dataset, lost: list[str]) -> np.ndarray:
 
 
 def occupied(path: Path) -> bool:
-    """Whether a file at this path is to be kept: any but that of a run that failed or was killed before it got anywhere.
+    """Whether a file at this path is to be kept: any but that of a run that ended before it got anywhere.
 
     Such a run has no row beyond the step at which it began; see checkpoint.saved() for its checkpoints.
     """

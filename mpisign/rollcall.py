@@ -54,10 +54,11 @@ class RollCall(threading.Thread):
     """Answers and asks on `comm`, an mpi4py communicator of which nobody else makes use."""
 
     def __init__(self, comm: Any, end: Callable[[str], None], limit: float, watch: Watch = WATCH):
-        """end: ends the job, with a message. limit: seconds after which a rank that does not answer is taken for lost
-        where others wait for it to leave, 0 for none."""
+        """Collective. end: ends the job, with a message. limit: seconds after which a rank that does not answer is
+        taken for lost where others wait for it to leave, 0 for none."""
         super().__init__(daemon=True, name="mpisign-rollcall")
         self._comm, self._end, self._limit, self._watch = comm, end, limit, watch
+        self._last = comm.Dup()  # so that who leaves is not taken for one who meets the others in a call
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._done, self._inside, self._left, self._over = 0, "", "", threading.Event()
         self._heard: dict[int, tuple[float, Place]] = {}  # when each rank answered last, and what
@@ -82,18 +83,19 @@ class RollCall(threading.Thread):
         A rank alone here is found out by the others' answers.
         """
         with self._watch(f"the others in {self._inside}"):
-            self._wait()
+            self._wait(self._comm)
 
     def depart(self, why: str) -> None:
         """Takes no further part, and waits until no rank does, so that MPI can end. Collective."""
         self._left, self._inside = why, ""
-        self._wait()
+        self._wait(self._last)
         self._over.set()
         if self.is_alive():
             self.join()  # MPI is not to be called any more
 
-    def _wait(self) -> None:
-        request = self._comm.Ibarrier()
+    @staticmethod
+    def _wait(comm: Any) -> None:
+        request = comm.Ibarrier()
         while not request.Test():
             time.sleep(PAUSE)
 

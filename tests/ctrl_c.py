@@ -59,7 +59,7 @@ def command(n: int, *arguments) -> list[str]:
     return [str(part) for part in (*launcher, BIN / "mpisign", *arguments)]
 
 
-def in_terminal(arguments: list[str], ready, keys: int = 1, timeout: float = 120, pause: float = 1.0) -> Pressed:
+def in_terminal(arguments: list[str], ready, keys: int = 1, timeout: float = 240, pause: float = 1.0) -> Pressed:
     """Runs a command in a terminal of its own and presses Ctrl-C so many times once ready(output, seconds) says so."""
     begin = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -108,7 +108,7 @@ def trial(n: int, moment: str, number: int, whole: Path, folder: Path) -> dict[s
     settings = (*PROBLEM, *SETTINGS, f"run.file={file}")
     pressed = in_terminal(command(n, "train", *flags(settings)), when(moment, dice))
     step, saved = progress(file)
-    again = run(*command(n, "train", "--resume", "auto", *flags(settings)), timeout=120)
+    again = run(*command(n, "train", "--resume", "auto", *flags(settings)), timeout=240)
     return {
         "n": n,
         "moment": moment,
@@ -121,6 +121,20 @@ def trial(n: int, moment: str, number: int, whole: Path, folder: Path) -> dict[s
         "same": again.code == 0 and not differing(whole, file),
         "crashed": bool(re.search(r"Traceback|Segmentation|BAD TERM", pressed.output)),
     }
+
+
+def undisturbed(n: int, folder: Path) -> Path:
+    """The same job where nobody presses a key."""
+    whole = folder / f"whole-{n}.h5"
+    ended = run(*command(n, "train", *flags((*PROBLEM, *SETTINGS, f"run.file={whole}"))), timeout=240)
+    assert ended.code == 0, ended.err
+    return whole
+
+
+def faults(found: dict[str, object]) -> list[str]:
+    """What is not as it should be in a trial."""
+    late = ["late"] if found["seconds"] > LIMIT else []
+    return late + [name for name in ("saved", "told", "same") if not found[name]] + ["crashed"] * found["crashed"]
 
 
 def progress(file: Path) -> tuple[int, bool]:
@@ -170,14 +184,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for n in options.n:
-            whole = folder / f"whole-{n}.h5"
-            settings = (*PROBLEM, *SETTINGS, f"run.file={whole}")
-            assert run(*command(n, "train", *flags(settings)), timeout=120).code == 0
+            whole = undisturbed(n, folder)
             for number in range(options.trials):
                 results.append(trial(n, list(MOMENTS)[number % len(MOMENTS)], number, whole, folder))
                 print(results[-1], flush=True)
     print(table(results))
-    good = [r["seconds"] <= LIMIT and r["saved"] and r["told"] and r["same"] and not r["crashed"] for r in results]
+    good = [not faults(found) for found in results]
     print(f"{sum(good)} of {len(good)}")
     return 0 if all(good) else 1
 

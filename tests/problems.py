@@ -149,13 +149,20 @@ class Regression(Problem):
 
 
 class Slow(Awkward):
-    """Takes its time over every gradient and every evaluation, so that a run can be met in its middle."""
+    """Takes its time over every gradient and every evaluation, so that a run can be met in its middle.
 
-    def __init__(self, seconds: float = 0.02, evaluation: float = 0.0, reading: float = 0.0):
+    reading: seconds that reading takes. marker: a file that holds the process number of who reads.
+    """
+
+    def __init__(self, seconds: float = 0.02, evaluation: float = 0.0, reading: float = 0.0, marker: str = ""):
         super().__init__(size=300)
-        self.seconds, self.evaluation, self.reading = seconds, evaluation, reading
+        self.seconds, self.evaluation, self.reading, self.marker = seconds, evaluation, reading, marker
 
     def read(self):
+        if self.marker:
+            with open(f"{self.marker}.tmp", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(f"{self.marker}.tmp", self.marker)
         time.sleep(self.reading)
         return super().read()
 
