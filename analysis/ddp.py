@@ -17,7 +17,7 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from mpisign import __version__, mpi
+from mpisign import __version__, leaving, mpi
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
 from mpisign.config import Config
@@ -186,7 +186,7 @@ def main() -> None:
         Training(config, options, ranks).run()
         torch.distributed.destroy_process_group()
     except Exception as error:
-        sys.exit(mpi.leave(error))
+        sys.exit(leaving.leave(error))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def size() -> int:
 
 
 def _place() -> tuple[int, int]:
-    from mpisign import mpi
+    from mpisign import leaving, mpi
 
-    mpi.guard()
+    leaving.guard()
     return mpi.place()

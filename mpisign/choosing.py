@@ -17,6 +17,7 @@ from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.memory import lacking_shared
 from mpisign.trial import Trial
+from mpisign.watchdog import WATCH
 from mpisign.world import Mpi
 
 BUDGET = 0.3  # seconds for everything
@@ -78,6 +79,11 @@ def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d:
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
+    with WATCH("the choice of an exchange"):
+        return _measured(chosen, stages, comm, d, **how)
+
+
+def _measured(chosen, stages, comm, d: int, **how) -> tuple[Choice, ...]:
     several = sum(choice.open for choice in chosen)
     link, share = measure_link(comm), BUDGET * 0.6 / several
     found = []

@@ -1,19 +1,79 @@
-"""What is to be given back before MPI ends, such as windows: MPI does not do it by itself."""
+"""How this process ends: what is to be given back before MPI ends, and an end that depends on nothing that may fail."""
 
 import atexit
+import contextlib
+import ctypes
+import os
+import signal
+import threading
 from collections.abc import Callable
+
+GRACE = 5  # seconds that an end may take before the kernel sees to it
+PATIENCE = 2.0  # seconds that a message may take to leave
 
 _works: list[Callable[[], None]] = []
 
 
-def at_end(work: Callable[[], None]) -> None:
-    """Calls work when this process ends in order, before MPI does; all ranks must do the same in the same order."""
+def at_end(work: Callable[[], None], first: bool = False) -> None:
+    """Calls work when this process ends in order, before MPI does; all ranks must do the same in the same order.
+
+    first: before all that was asked for so far.
+    """
     if not _works:
         atexit.register(end)
-    _works.append(work)
+    _works.insert(0 if first else len(_works), work)
 
 
 def end() -> None:
     """Does all that was asked for, once."""
     while _works:
         _works.pop(0)()
+
+
+def say(text: str) -> None:
+    """Writes to standard error, if that can be done at all: it may be closed, or a pipe that nobody reads."""
+    attempt(lambda: os.write(2, text.encode(errors="replace")), PATIENCE)
+
+
+def attempt(work: Callable[[], object], seconds: float) -> None:
+    """Does what may fail or never end, in a thread that is not waited for longer than so many seconds."""
+
+    def tried() -> None:
+        with contextlib.suppress(BaseException):
+            work()
+
+    thread = threading.Thread(target=tried, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads, or the interpreter is about to end
+        return
+    thread.join(seconds)
+
+
+def end_within(seconds: int = GRACE) -> None:
+    """From now on this process has so many seconds to live, whatever it does: the kernel ends it, by SIGALRM.
+
+    seconds: 0 for as long as it likes, after all.
+    """
+    libc = ctypes.CDLL(None)
+    # not by Python's signal module: that works in the main thread only, and its handlers only between bytecodes
+    libc.signal(signal.SIGALRM, None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    libc.alarm(seconds)
+
+
+def skip_destructors() -> None:
+    """A library that ends this process by exit(), as MPI_Abort does, then ends it at once.
+
+    Otherwise exit() runs the destructors of all libraries while other threads still use them, which may crash or hang.
+    """
+    with contextlib.suppress(AttributeError):  # on_exit is the GNU C library's
+        libc = ctypes.CDLL(None)
+        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+
+
+def die(number: int) -> None:
+    """Ends this process by a signal, from any thread: what a launcher takes for a failure of the whole job."""
+    ctypes.CDLL(None).signal(number, None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)

@@ -1,6 +1,6 @@
 """The errors a user may cause or meet, each with the exit code of the process.
 
-Exit codes: 0 complete, 2 usage and data, 3 numerical, 75 requeue me, 1 anything else.
+Exit codes: 0 complete, 2 usage and data, 3 numerical, 75 requeue me, 130 interrupted, 1 anything else.
 """
 
 from collections.abc import Iterable
@@ -41,6 +41,18 @@ class Stopped(MpisignError):
     """A run that was asked to stop, and did so with a checkpoint: to be started again."""
 
     exit_code = 75
+
+
+class Interrupted(Stopped):
+    """A run that was stopped from the keyboard, with a checkpoint: not to be started again by itself."""
+
+    exit_code = 130
+
+
+class StepInterrupted(KeyboardInterrupt):
+    """An interrupt of any rank, raised on all ranks after the same step of a training loop."""
+
+    agreed = True
 
 
 def choices(names: Iterable[str]) -> str:

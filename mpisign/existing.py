@@ -5,7 +5,7 @@ from pathlib import Path
 from mpisign import launchers, lock
 from mpisign.config import Config, run_path
 from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.results import occupied
 
 
 def refuse(config: Config, voters: int) -> None:
@@ -17,12 +17,8 @@ def refuse(config: Config, voters: int) -> None:
     path = run_path(config, voters)
     if config.run.overwrite or not path.exists() or lock.held(path) or not launchers.one_machine():
         return
-    try:
-        if not len(Run(path)["steps"]["step"]):
-            return
-    except UsageError:
-        pass  # not a run: whatever it is, it is not ours to replace
-    raise UsageError(text(path))
+    if occupied(path):
+        raise UsageError(text(path))
 
 
 def text(path: Path) -> str:

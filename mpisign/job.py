@@ -9,7 +9,7 @@ from itertools import chain
 
 import torch
 
-from mpisign import bits, budget, exchange, memory, mpi, restart
+from mpisign import bits, budget, exchange, leaving, memory, restart, stopping
 from mpisign.adversary import Adversary
 from mpisign.beginning import ANEW, Beginning, Wish, decide, movable
 from mpisign.choosing import measured
@@ -30,7 +30,7 @@ from mpisign.schedules import Schedule
 from mpisign.stepper import Stepper
 from mpisign.stopping import Request
 from mpisign.timing import Timer
-from mpisign.watchdog import Watchdog
+from mpisign.watchdog import WATCH
 from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
@@ -85,7 +85,8 @@ class Job:
         how = config.exchange.model_dump(exclude={"name", "gpu_aware"})
         plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
         how["gpu_aware"] = config.exchange.gpu_aware
-        carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
+        with WATCH("the making of the exchanges"):
+            carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
         weights = budget.weights(config, share)
         timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
         self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights, timer)
@@ -161,9 +162,11 @@ class Job:
     def _run(self, beginning: Beginning) -> None:
         """Takes all steps; the run file is closed whatever happens."""
         observer = self.observer
+        stopping.can_save()
         observer.open(beginning)
         observer.print_header()
-        watchdog = self._watchdog()
+        # the main thread sits in MPI when the watchdog barks, so the run file is free
+        take_back = leaving.tell_first(lambda step, text: observer.recorder.event("error", step, text))
         try:
             if beginning.kind != "resume":
                 observer.evaluate(math.nan, self.schedule(self.stepper.t))
@@ -172,26 +175,12 @@ class Job:
         except Stopped as stopped:
             observer.recorder.event("stop", self.stepper.t, str(stopped))
             raise
-        except Exception as error:
-            observer.recorder.event("error", self.stepper.t, str(error))
+        except BaseException as error:
+            observer.recorder.event("error", self.stepper.t, str(error) or type(error).__name__)
             raise
         finally:
-            watchdog.stop()
+            take_back()
             observer.close()
-
-    def _watchdog(self) -> Watchdog:
-        """A thread that ends the job if a collective never ends; it does not start where nothing is waited for."""
-
-        def bark(step: int, text: str) -> None:
-            # the main thread sits in MPI, so the run file is free
-            self.observer.recorder.event("error", step, text)
-            mpi.abort(f"mpisign: rank {world.rank}/{world.n}: step {step}: {text}\n")
-
-        limit, world = self.config.run.watchdog, self.stepper.world
-        watchdog = Watchdog(world.watch, limit, world.rank, bark)
-        if limit and self.ranks.size > 1:
-            watchdog.start()
-        return watchdog
 
     def _loop(self) -> None:
         run, observer, stepper = self.config.run, self.observer, self.stepper

@@ -2,7 +2,7 @@
 
 from mpisign import checkpoint, restart
 from mpisign.config import Config
-from mpisign.errors import Stopped, StorageError
+from mpisign.errors import Interrupted, Stopped, StorageError
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
 from mpisign.recorder import remove_leftovers
@@ -37,7 +37,8 @@ class Keeper:
         if request != Request.NONE or (every and self.stepper.t % every == 0):
             self.save()
         if request.stops:
-            raise Stopped(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
+            kind = Interrupted if request == Request.INT else Stopped
+            raise kind(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
 
     def save(self) -> None:
         """Writes a checkpoint, and drops the oldest beyond checkpoint.keep. Collective."""

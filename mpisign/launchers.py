@@ -179,16 +179,19 @@ def _refuse_strangers(size: int) -> None:
 
 
 def _foreign(promised: Launch, library: Library) -> str:
-    beside = _mpirun()
-    remedy = (
-        f"Use the launcher of this installation: {beside}"
-        if beside
-        else "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
-        "or install one beside mpisign: pip install 'mpisign[mpich]'"
-    )
     return (
         f"{promised.by} started {promised.size} process(es) ({promised.said}), but this Python uses {library}: the "
-        f"launcher belongs to another MPI. {remedy}; {_left_over(promised)}"
+        f"launcher belongs to another MPI. {fitting()}; {_left_over(promised)}"
+    )
+
+
+def fitting() -> str:
+    """Which launcher fits the MPI of this Python, as advice."""
+    if beside := _mpirun():
+        return f"Use the launcher of this installation: {beside}"
+    return (
+        "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
+        "or install one beside mpisign: pip install 'mpisign[mpich]'"
     )
 
 

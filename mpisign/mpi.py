@@ -1,16 +1,17 @@
-"""Where MPI starts: ranks, hosts, threads, the abort hook, agreement on errors, arrays handed out in a node.
+"""Where MPI starts: ranks, hosts, threads, agreement on errors, arrays handed out in a node.
 
 Nothing here touches MPI before `start`, so `--help` and reading a run work on a login node.
 """
 
 import ctypes
 import os
+import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,20 @@ import numpy as np
 
 from mpisign import ending, memory
 from mpisign.errors import MpisignError, UsageError
-from mpisign.launchers import Library, launch, number, refuse_alone, refuse_before
+from mpisign.launchers import Library, fitting, launch, number, refuse_alone, refuse_before
 from mpisign.schema import SIMULATED
+from mpisign.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
+FINALIZE = 60  # seconds that the end of MPI may take
+# a process of its own, as MPI's start leaves this one no thread: ends it unless told before that MPI has started
+LIMIT = """
+import os, select, sys
+if not select.select([0], [], [], float(sys.argv[2]))[0]:
+    os.write(2, sys.argv[3].encode())
+    os.kill(int(sys.argv[1]), 9)
+"""
 
 
 @dataclass
@@ -48,13 +58,15 @@ class Ranks:
         """A barrier that sleeps instead of spinning, for waits that last: others may need the core."""
         comm = comm or self.comm
         request = comm.Ibarrier() if comm else None
-        while request and not request.Test():
-            time.sleep(PAUSE)
+        with WATCH("a barrier of all ranks"):
+            while request and not request.Test():
+                time.sleep(PAUSE)
 
     def agree(self, error: MpisignError | None) -> None:
         """Raises the error of the lowest rank that has one, on every rank."""
         self.wait()
-        errors = self.comm.allgather(error and (type(error), str(error))) if self.comm else [error]
+        with WATCH("an allgather of errors"):
+            errors = self.comm.allgather(error and (type(error), str(error))) if self.comm else [error]
         for found in errors:
             if found is not None:
                 kind, text = found if self.comm else (type(error), str(error))
@@ -62,31 +74,37 @@ class Ranks:
 
     def share(self, value):
         """Root's value, a small Python object, on every rank."""
-        return self.comm.bcast(value) if self.comm else value
+        with WATCH("a bcast of what root decided"):
+            return self.comm.bcast(value) if self.comm else value
 
     def gather(self, value) -> list:
         """Every rank's value, small Python objects in rank order, on root; None elsewhere."""
-        return self.comm.gather(value) if self.comm else [value]
+        with WATCH("a gather of what all ranks have"):
+            return self.comm.gather(value) if self.comm else [value]
 
     def told(self, source: int):
         """The next small message from a rank, awaited without spinning."""
-        while not self.comm.iprobe(source=source):
-            time.sleep(PAUSE)
-        return self.comm.recv(source=source)
+        with WATCH(f"a message of rank {source}"):
+            while not self.comm.iprobe(source=source):
+                time.sleep(PAUSE)
+            return self.comm.recv(source=source)
 
     def bcast(self, array: np.ndarray) -> None:
         """Overwrites an array with root's, in pieces."""
         if self.comm:
             raw = array.reshape(-1).view(np.uint8)
             for lo in range(0, raw.size, PIECE):
-                self.comm.Bcast(raw[lo : lo + PIECE])
+                with WATCH("a Bcast of parameters"):
+                    self.comm.Bcast(raw[lo : lo + PIECE])
 
 
 _started: Ranks | None = None
 
 
-def start(threads: int = 0) -> Ranks:
+def start(threads: int = 0, limit: float = 0.0) -> Ranks:
     """Starts MPI and looks around. threads: torch threads a rank, 0 for the node's cores over its ranks.
+
+    limit: seconds after which a start that some rank takes no part in is given up, 0 for none.
 
     Raises UsageError if there is no MPI under a launcher, or if the launcher belongs to another MPI or to none.
     """
@@ -113,7 +131,8 @@ def start(threads: int = 0) -> Ranks:
         with warnings.catch_warnings():
             # mpi4py's own guess about the launcher; the sizes tell for certain, and the remedy is known here
             warnings.simplefilter("ignore", RuntimeWarning)
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+            with _limited(limit if promised.size > 1 else 0.0, promised.rank, promised.size):
+                MPI.Init_thread(MPI.THREAD_MULTIPLE)
     refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
     _started = _around(MPI.COMM_WORLD, threads)
     return _started
@@ -136,10 +155,28 @@ def _demand_shared(vendor: str, rank: int) -> None:
     if lacking := memory.lacking_shared(ranks * 1_100_000):
         text = f"MPICH can't start {ranks} ranks: {lacking}; {memory.MORE_SHARED}"
         if rank:
-            _say(f"mpisign: {text}\n")  # elsewhere than on the first node, of which nobody tells
+            ending.say(f"mpisign: {text}\n")  # elsewhere than on the first node, of which nobody tells
         raise UsageError(text)
     if not memory.lacking_shared(14 << 20) and (lacking := memory.lacking_shared(ranks * (8 << 20))):
-        _say(f"mpisign: note: {lacking} by MPICH; should it crash as it starts, {memory.MORE_SHARED}\n")
+        ending.say(f"mpisign: note: {lacking} by MPICH; should it crash as it starts, {memory.MORE_SHARED}\n")
+
+
+@contextmanager
+def _limited(seconds: float, rank: int, size: int) -> Iterator[None]:
+    """Ends this process if what is inside takes longer."""
+    if not seconds:
+        yield
+        return
+    text = (
+        f"mpisign: rank {rank}/{size}: MPI has not started after {seconds:g} s: some rank ended before it got there, "
+        f"or the launcher belongs to another MPI. {fitting()}\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", LIMIT, str(os.getpid()), str(seconds), text]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as guardian:
+        try:
+            yield
+        finally:
+            guardian.kill()
 
 
 def of(comm: object, threads: int = 0) -> Ranks:
@@ -213,25 +250,23 @@ def _described(MPI) -> Library:
     return Library(*MPI.get_vendor(), pmix="pmix" in MPI.Get_library_version().lower())
 
 
-def leave(error: BaseException) -> int:
-    """The exit code for an error, after it was printed by whoever should.
+def started() -> Ranks | None:
+    """This process among all, once MPI was started or found missing."""
+    return _started
 
-    What all ranks know is printed once, by root. What only this rank knows ends the whole job, since the
-    others would wait for it.
-    """
-    known = isinstance(error, MpisignError)
-    alone = _started is not None and _started.size > 1 and not (known and error.agreed)
-    who = f"rank {_started.rank}/{_started.size}: " if alone else ""
-    if known or isinstance(error, KeyboardInterrupt):
-        text = f"mpisign: {who}{error or 'interrupted'}\n"
-    else:
-        text = f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
-    code = error.exit_code if known else 130 if isinstance(error, KeyboardInterrupt) else 1
-    if alone:
-        abort(text, code)
-    if speaks():
-        _say(text)
-    return code
+
+def is_running() -> bool:
+    """Whether MPI has been started, by whomever, and not ended."""
+    MPI = getattr(sys.modules.get("mpi4py"), "MPI", None)
+    return MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
+
+
+def finalize() -> None:
+    """Ends MPI, if it runs."""
+    if is_running():
+        ending.end_within(FINALIZE)
+        _library().Finalize()
+        ending.end_within(0)
 
 
 def speaks() -> bool:
@@ -239,63 +274,23 @@ def speaks() -> bool:
     return _started.root if _started is not None else launch().speaks
 
 
-def guard() -> None:
-    """From now on an error that nobody catches ends all ranks, as it does in the application: for scripts.
-
-    What all ranks know is printed once, and they leave in order, with its exit code.
-    """
-    if getattr(sys.excepthook, "of_mpisign", False):
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        known = isinstance(error, MpisignError) and error.agreed
-        if not known and (_started is None or _started.size == 1):
-            before(kind, error, trace)
-        else:
-            finish_at_once(leave(error))
-
-    before, hook.of_mpisign = sys.excepthook, True
-    sys.excepthook = hook
-
-
-def finish_at_once(code: int) -> None:
-    """Ends this process in order towards MPI, and without what Python and its libraries do at the end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if _started is not None and _started.comm:
-        ending.end()
-        _library().Finalize()
-    os._exit(code)
-
-
-def abort(text: str, code: int = 1) -> None:
-    """Ends all ranks at once, from any thread, saying why."""
-    _say(text)
-    _started.comm.Abort(code)
-    os._exit(code)
-
-
-def _say(text: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.write(text)
-    sys.stderr.flush()
-
-
 def send_arrays(comm, arrays: Mapping[str, np.ndarray], to: int) -> None:
     """Sends named arrays to a rank of comm, in pieces."""
-    comm.send({name: (a.shape, a.dtype.str) for name, a in arrays.items()}, dest=to)
-    for array in arrays.values():
-        raw = array.reshape(-1).view(np.uint8)
-        for lo in range(0, raw.size, PIECE):
-            comm.Send(raw[lo : lo + PIECE], dest=to)
+    with WATCH(f"sending arrays to rank {to}"):
+        comm.send({name: (a.shape, a.dtype.str) for name, a in arrays.items()}, dest=to)
+        for array in arrays.values():
+            raw = array.reshape(-1).view(np.uint8)
+            for lo in range(0, raw.size, PIECE):
+                comm.Send(raw[lo : lo + PIECE], dest=to)
 
 
 def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
     """Named arrays that send_arrays sent."""
-    shapes = comm.recv(source=source)
-    arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
-    for array in arrays.values():
-        raw = array.reshape(-1).view(np.uint8)
-        for lo in range(0, raw.size, PIECE):
-            comm.Recv(raw[lo : lo + PIECE], source=source)
+    with WATCH(f"arrays of rank {source}"):
+        shapes = comm.recv(source=source)
+        arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        for array in arrays.values():
+            raw = array.reshape(-1).view(np.uint8)
+            for lo in range(0, raw.size, PIECE):
+                comm.Recv(raw[lo : lo + PIECE], source=source)
     return arrays

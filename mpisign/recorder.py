@@ -21,7 +21,7 @@ import numpy as np
 
 from mpisign import existing, lock
 from mpisign.errors import StorageError, UsageError
-from mpisign.results import Run
+from mpisign.results import Run, occupied
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
@@ -71,7 +71,7 @@ class Recorder(NoRecorder):
         self._temporary = aside_of(path)
         self._flushed = time.monotonic()
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
-        if path.exists() and not overwrite and tables is None:
+        if not overwrite and tables is None and occupied(path):
             raise UsageError(existing.text(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -357,3 +357,19 @@ def _readable(data: h5py.Dataset, lost: list[str]) -> np.ndarray:
             lost.append(f"{data.name}: rows from {lo} on")
             break
     return np.concatenate(found)
+
+
+def occupied(path: Path) -> bool:
+    """Whether a file at this path is to be kept: any but that of a run that ended before it got anywhere.
+
+    Such a run has no row beyond the step at which it began; see checkpoint.saved() for its checkpoints.
+    """
+    if not path.exists():
+        return False
+    try:
+        run = Run(path)
+        begun = run["segments"]["step"][0] if len(run["segments"]["step"]) else 0
+        rows = (run[table]["step"] for table in ("steps", "phases", "eval", "probes", "trace"))
+        return run.complete or any((steps > begun).any() for steps in rows)
+    except UsageError:
+        return True

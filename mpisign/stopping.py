@@ -1,18 +1,25 @@
 """Why a run should save or stop before its end: signals, time limits, a full disk.
 
 Each rank looks for itself; the largest request of any rank travels in the header of a step, so all ranks act on the
-same one at the same step's edge. A second signal changes nothing.
+same one at the same step's edge. A second USR1 or TERM changes nothing. A second INT (Ctrl-C) ends the job at once, as
+does the first before there is anything to save.
 """
 
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from enum import IntEnum
+
+from mpisign.ending import say
+from mpisign.launchers import launch
 
 BEGIN = time.monotonic()
 LONGEST = 10 * 365 * 86400.0  # seconds; whatever ends later has no limit, which old versions write as a large number
-USR1, TERM = signal.SIGUSR1, signal.SIGTERM
+USR1, TERM, INT = signal.SIGUSR1, signal.SIGTERM, signal.SIGINT
+ONE = 0.5  # seconds within which several INT are one: a terminal and whoever forwards it both send it
 
 
 class Request(IntEnum):
@@ -24,7 +31,8 @@ class Request(IntEnum):
     TERM = 3
     MAX_TIME = 4
     SLURM = 5
-    STORAGE = 6
+    INT = 6
+    STORAGE = 7
 
     @property
     def stops(self) -> bool:
@@ -42,29 +50,86 @@ _REASONS = {
     Request.TERM: "signal TERM",
     Request.MAX_TIME: "run.max_minutes is over",
     Request.SLURM: "Slurm's time limit is near",
+    Request.INT: "interrupted (signal INT)",
     Request.STORAGE: "the run file can't be written",
 }
 
 _caught: list[Request] = []
+_interrupts: "Interrupts | None" = None
+
+
+class Interrupts(threading.Thread):
+    """Hears of every INT at once, even while the main thread is inside MPI, where Python's handlers do not run."""
+
+    def __init__(self, at_once: Callable[[], None], promise: str):
+        """at_once: ends all ranks. promise: what the first INT is told to do."""
+        super().__init__(daemon=True, name="mpisign-interrupts")
+        self._end, self._promise = at_once, promise
+        self._ears, self._mouth = os.pipe()
+        self.saves, self._last = False, -ONE
+        os.set_blocking(self._mouth, False)
+        self.before = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        while heard := os.read(self._ears, 64):
+            if INT in heard:
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        now = time.monotonic()
+        again, self._last = now - self._last >= ONE, now
+        if not again:
+            return
+        if Request.INT in _caught or not self.saves:
+            self._end()
+        _caught.append(Request.INT)
+        if launch().rank == 0:
+            say(f"mpisign: interrupted: {self._promise}; once more ends all ranks at once\n")
 
 
 def _handle(number, frame) -> None:
-    _caught.append(Request.USR1 if number == USR1 else Request.TERM)
+    if number != INT:
+        _caught.append(Request.USR1 if number == USR1 else Request.TERM)
 
 
-def catch_signals() -> None:
-    """From now on USR1 and TERM are requests; called first thing, since a launcher may send one at any time."""
-    for number in (USR1, TERM):
+def catch_signals(
+    at_once: Callable[[], None],
+    saves: bool = False,
+    numbers: tuple[int, ...] = (USR1, TERM, INT),
+    promise: str = "saves at the next step's edge and stops",
+) -> None:
+    """From now on signals are requests; called first thing, since a launcher may send one at any time.
+
+    at_once: ends all ranks, from any thread. saves: whether there is something to save already; see can_save().
+    promise: what the first INT does then, to be told.
+    """
+    global _interrupts
+    if _interrupts is None:
+        _interrupts = Interrupts(at_once, promise)
+        _interrupts.start()
+    _interrupts.saves = saves
+    for number in numbers:
         signal.signal(number, _handle)
 
 
+def can_save() -> None:
+    """From now on what was asked for is looked at: an INT no longer ends all at once."""
+    if _interrupts is not None:
+        _interrupts.saves = True
+
+
+def asked() -> Request:
+    """What signals asked this process for so far."""
+    return Request.INT if Request.INT in _caught else _caught[0] if _caught else Request.NONE
+
+
 def ignore_signals() -> None:
-    """From now on, on the way out, USR1 and TERM are ignored.
+    """From now on, on the way out, USR1, TERM and INT are ignored.
 
     With srun -K1 the first rank that exits with a code has the others sent TERM; a rank that dies of it on its way
     out would turn the code that all agreed on into another one.
     """
-    for number in (USR1, TERM):
+    for number in (USR1, TERM, INT):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -85,7 +150,7 @@ class Requests:
     def now(self) -> Request:
         """The weightiest request of this rank."""
         if _caught:
-            return _caught[0]
+            return asked()
         now = time.monotonic()
         if time.time() > self._end:
             return Request.SLURM

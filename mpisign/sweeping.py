@@ -1,17 +1,21 @@
 """Runs the points of a sweep, one after another or a few at a time, each in simulation."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
+from mpisign import stopping
 from mpisign.beginning import Wish
 from mpisign.config import Config
-from mpisign.errors import NumericalError
+from mpisign.errors import Interrupted, NumericalError, Stopped
 from mpisign.plan import resolve
 from mpisign.results import Run
+from mpisign.stopping import Request
 from mpisign.sweep import Point
 from mpisign.train import simulate
 
@@ -42,20 +46,70 @@ def _run(points: list[Point], jobs: int) -> None:
     # fresh interpreters: torch and numba do not survive a fork
     cores = len(os.sched_getaffinity(0))
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    stopping.can_save()  # each point does
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin_worker) as pool:
         futures = {}
-        for point in points:
-            config = point.config
-            threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
-            limited = config.run.model_copy(update={"threads": threads})
-            futures[pool.submit(run_point, config.model_copy(update={"run": limited}))] = point
+        with _blocked():
+            for point in points:
+                config = point.config
+                threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
+                limited = config.run.model_copy(update={"threads": threads})
+                futures[pool.submit(run_point, config.model_copy(update={"run": limited}))] = point
         try:
-            for k, future in enumerate(as_completed(futures)):
-                future.result()
-                _tell(k, len(points), futures[future])
+            _collect(futures)
         except BaseException:
+            _stop_workers()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _collect(futures: dict[Future, Point]) -> None:
+    """Tells of points as they end. Raises Stopped, once all points that run have saved, if this process is asked to."""
+    left, told = set(futures), 0
+    while left:
+        done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+        if stopping.asked() and not any(future.cancelled() for future in futures):
+            left = {future for future in left if not future.cancel()}
+            _stop_workers()
+        for future in done:
+            with contextlib.suppress(Stopped) if stopping.asked() else contextlib.nullcontext():
+                future.result()
+                _tell(told, len(futures), futures[future])
+                told += 1
+    if request := stopping.asked():
+        kind = Interrupted if request == Request.INT else Stopped
+        raise kind(f"stopped: {request.reason}; the points that ran have saved: the same command goes on with them")
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Processes started inside get no signal before they are ready to."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
+    """What a worker does first: it saves its point when it is asked to stop, and ends with the process that started it.
+
+    A terminal sends Ctrl-C to the workers themselves.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, where there is such a thing
+    stopping.catch_signals(lambda: os._exit(Interrupted.exit_code), saves=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _stop_workers() -> None:
+    """USR1, of which any number is one request: the terminal may have sent its own."""
+    for worker in multiprocessing.active_children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGUSR1)
 
 
 def run_point(config: Config) -> None:

@@ -6,7 +6,7 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
-from mpisign import exchange, memory, mpi
+from mpisign import exchange, leaving, memory, mpi
 from mpisign.beginning import ANEW, Wish
 from mpisign.bits.ahead import compile_ahead
 from mpisign.config import Config
@@ -30,7 +30,9 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: boo
     plan = resolve(config, promised)
     if config.run.device != "cpu":
         take_gpu()
-    ranks = mpi.start(config.run.threads)
+    ranks = mpi.start(config.run.threads, config.run.watchdog)
+    leaving.guard()
+    leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
     if ranks.size != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, ranks.size)

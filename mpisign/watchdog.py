@@ -8,37 +8,70 @@ STAGGER = 0.3  # seconds by which a rank lets the one below speak first
 
 
 class Watch:
-    """What this rank waits for, and since when: `with watch("Iallgather of headers"): ...`."""
+    """What this rank waits for, and since when: `with watch("the Iallgather of headers"): ...`; may be nested."""
 
     def __init__(self):
-        self.step, self.what, self.since = 0, None, 0.0
+        self.step = 0
+        self._entered: list[tuple[str, float]] = []
 
     def __call__(self, what: str) -> "Watch":
         self._next = what
         return self
 
     def __enter__(self):
-        self.since, self.what = time.monotonic(), self._next
+        self._entered.append((self._next, time.monotonic()))
 
     def __exit__(self, *_):
-        self.what = None
+        self._entered.pop()
+
+    @property
+    def wait(self) -> tuple[str, float] | None:
+        """The innermost wait of now, and when it began; None where nothing is waited for."""
+        entered = self._entered[-1:]  # a copy: another thread may leave it meanwhile
+        return entered[0] if entered else None
+
+
+WATCH = Watch()  # of this process: it waits in one place at a time
+
+
+class Clock:
+    """How long the same wait has lasted while this process ran: time for which it was stopped does not count."""
+
+    def __init__(self, watch: Watch, period: float):
+        """period: seconds between two calls."""
+        self._watch, self._most = watch, 2 * period
+        self._wait: tuple[str, float] | None = None
+        self._last, self.seconds = time.monotonic(), 0.0
+
+    def look(self) -> str | None:
+        """What is waited for now, if anything; see `seconds`."""
+        wait, now = self._watch.wait, time.monotonic()
+        went_by, self._last = min(now - self._last, self._most), now
+        # a process that was stopped, by a batch system for all ranks of a job, finds that much time has passed
+        same = wait is not None and wait is self._wait
+        self.seconds = self.seconds + went_by if same else 0.0
+        self._wait = wait
+        return wait and wait[0]
 
 
 class Watchdog(threading.Thread):
     """Calls `bark` with step and message once a wait has lasted longer than `limit` seconds."""
 
-    def __init__(self, watch: Watch, limit: float, rank: int, bark: Callable[[int, str], None]):
-        super().__init__(daemon=True)
-        self._watch, self._limit, self._delay, self._bark = watch, limit, STAGGER * min(rank, 10), bark
-        self._over = threading.Event()
+    def __init__(
+        self, watch: Watch, limit: float, rank: int, bark: Callable[[int, str], None], key: str = "run.watchdog"
+    ):
+        """key: what the limit is called where the user sets it."""
+        super().__init__(daemon=True, name="mpisign-watchdog")
+        self._watch, self._limit, self._bark, self._key = watch, limit + STAGGER * min(rank, 10), bark, key
+        self._over, self._period = threading.Event(), min(1.0, limit / 5)
 
     def run(self) -> None:
-        while not self._over.wait(min(1.0, self._limit / 5)):
-            what, since = self._watch.what, self._watch.since
-            waited = time.monotonic() - since
-            if what and waited > self._limit + self._delay and self._watch.since == since:
-                text = f"{what} has not ended after {waited:.0f} s; a rank is stuck, gone, or slower than run.watchdog"
-                self._bark(self._watch.step, text)
+        clock = Clock(self._watch, self._period)
+        while not self._over.wait(self._period):
+            what = clock.look()
+            if what and clock.seconds > self._limit:
+                text = f"{what} has not ended after {clock.seconds:.0f} s; a rank is stuck, gone, or slower than "
+                self._bark(self._watch.step, text + self._key)
                 return
 
     def stop(self) -> None:

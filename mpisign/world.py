@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign.watchdog import Watch
+from mpisign.watchdog import WATCH
 
 PIECE = 1 << 28  # floats in one message at most, far below MPI's 2**31 elements
 
@@ -48,7 +48,7 @@ class World:
 
     def __init__(self):
         self.traffic, self.cost = Traffic(), Cost()
-        self.watch = Watch()
+        self.watch = WATCH
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:

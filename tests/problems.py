@@ -174,12 +174,55 @@ class Regression(Problem):
 
 
 class Slow(Awkward):
-    """Takes its time over every gradient, so that a run can be met in its middle."""
+    """Takes its time over every gradient and every evaluation, so that a run can be met in its middle.
 
-    def __init__(self, seconds: float = 0.02):
+    reading: seconds that reading takes. marker: a file that holds the process number of who reads.
+    """
+
+    def __init__(self, seconds: float = 0.02, evaluation: float = 0.0, reading: float = 0.0, marker: str = ""):
         super().__init__(size=300)
-        self.seconds = seconds
+        self.seconds, self.evaluation, self.reading, self.marker = seconds, evaluation, reading, marker
+
+    def read(self):
+        if self.marker:
+            with open(f"{self.marker}.tmp", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(f"{self.marker}.tmp", self.marker)
+        time.sleep(self.reading)
+        return super().read()
 
     def gradient(self, parameters, batch, gradients):
         time.sleep(self.seconds)
         return super().gradient(parameters, batch, gradients)
+
+    def measure(self, parameters, rows):
+        time.sleep(self.evaluation)
+        return super().measure(parameters, rows)
+
+
+class Leaving(Awkward):
+    """One rank leaves: see tests.ways_out.leave; at its `at`-th call of read, gradient or measure."""
+
+    def __init__(self, how: str, during: str = "gradient", at: int = 5, on: int = 1):
+        super().__init__(size=10)
+        self.how, self.during, self.left, self.on = how, during, at, on
+
+    def _pass(self, where: str) -> None:
+        from mpisign import mpi
+        from tests.ways_out import leave
+
+        self.left -= where == self.during
+        if where == self.during and self.left == 0 and mpi.launch().rank == self.on:
+            leave(self.how)
+
+    def read(self):
+        self._pass("read")
+        return super().read()
+
+    def gradient(self, parameters, batch, gradients):
+        self._pass("gradient")
+        return super().gradient(parameters, batch, gradients)
+
+    def measure(self, parameters, rows):
+        self._pass("measure")
+        return super().measure(parameters, rows)

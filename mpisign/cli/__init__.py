@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, docstrings, mpi, output, stopping
+from mpisign import __version__, docstrings, leaving, mpi, output, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain
-from mpisign.errors import StorageError
+from mpisign.errors import Stopped, StorageError
 from mpisign.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -66,9 +66,10 @@ cli.add_command(data)
 def train(job, **how):
     """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits.
 
-    USR1, TERM and a time limit save a checkpoint and end the run with exit code 75.
+    USR1, TERM and a time limit save a checkpoint and end the run with exit code 75; Ctrl-C saves and ends it with 130,
+    a second one at once.
     """
-    stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     loaded = _load(job, **how)
     _check_file(loaded, mpi.launch().size, how)
     from mpisign.train import train
@@ -90,7 +91,7 @@ def train(job, **how):
 @VERBOSE
 def resume(run, checkpoint, settings, max_time, verbose):
     """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
-    stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     from mpisign.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint, verbose)
@@ -108,8 +109,7 @@ def simulate(job, voters, jobs, **how):
     """
     if voters:
         how["settings"] = (*how["settings"], f"run.voters={voters}")
-    if jobs == 1:
-        stopping.catch_signals()
+    stopping.catch_signals(leaving.interrupted)
     if how["point"] is None and not how["dry_run"] and _points(job, how):
         from mpisign.sweeping import run_points
 
@@ -216,10 +216,10 @@ def show(run, with_config, follow, table):
         lines, skipped = show.listing(run)
         click.echo("\n".join(lines))
         click.echo("".join(f"left out: {line}\n" for line in skipped), err=True, nl=False)
-        sys.exit(2 if skipped else 0)
+        return 2 if skipped else 0
     if follow:
         show.follow(run, click.echo)
-        return
+        return 0
     found = Run(run)
     if table:
         show.as_csv(found, table, lambda text: click.echo(text, nl=False))
@@ -288,7 +288,7 @@ def doctor(folder):
     """
     from mpisign.doctor import examine
 
-    sys.exit(examine(folder, click.echo))
+    return examine(folder, click.echo)
 
 
 def _with_help(group: click.Group) -> None:
@@ -306,26 +306,31 @@ def main():
     """The console entry point: known errors are printed once, unknown ones end the whole job."""
     output.prepare()
     try:
-        code = cli(standalone_mode=False)
+        code = cli(standalone_mode=False) or 0
         sys.stdout.flush()
-        sys.exit(code)
     except click.ClickException as error:
         if mpi.speaks():
             explain(error).show()
-        sys.exit(2)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except (Exception, KeyboardInterrupt) as error:
-        if output.is_fault(error) and mpi.launch().size == 1:
-            output.silence()
-            if not isinstance(error, BrokenPipeError):  # as `head` leaves it: whoever read has read enough
-                click.echo(f"mpisign: can't write the output: {error.strerror}", err=True)
-            sys.exit(1)
+        code = 2
+    except click.exceptions.Abort as error:
         stopping.ignore_signals()
-        code = mpi.leave(error)
-        if isinstance(error, StorageError):
-            mpi.finish_at_once(code)  # HDF5 may not live through an orderly end
-        sys.exit(code)
+        code = leaving.leave(error.__cause__ or KeyboardInterrupt())
+    except BaseException as error:  # whatever it is: the other ranks would wait for this one
+        stopping.ignore_signals()
+        code = _unwritten(error) if output.is_fault(error) and mpi.launch().size == 1 else leaving.leave(error)
+        if isinstance(error, (Stopped, StorageError)):
+            # who asked a run to stop may not wait for long, and HDF5 may not live through an orderly end
+            leaving.finish_at_once(code)
+    stopping.ignore_signals()
+    leaving.finish(code)
+
+
+def _unwritten(error: OSError) -> int:
+    """The exit code where output can't be written; a reader that has read enough, as `head`, is told nothing."""
+    output.silence()
+    if not isinstance(error, BrokenPipeError):
+        click.echo(f"mpisign: can't write the output: {error.strerror}", err=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Buffers of a model: each rank's own (BatchNorm's running statistics), saved with its state, averaged to evaluate."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -73,16 +71,16 @@ def average(model: nn.Module, world: World, ranks: Ranks) -> None:
             buffer.copy_(whole)
 
 
-@contextmanager
-def averaged(model: nn.Module, world: World, ranks: Ranks) -> Iterator[None]:
-    """Buffers are those of average() inside, and each rank's own afterwards. Collective at its beginning."""
-    own = [(places := distinct(b.detach()), places.clone()) for b in model.buffers() if is_dense(b)]
-    average(model, world, ranks)
-    try:
-        yield
-    finally:
-        for buffer, before in own:
-            buffer.copy_(before)
+def copies(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The dense buffers of a model, and copies of them for put_back()."""
+    own = [distinct(b.detach()) for b in model.buffers() if is_dense(b)]
+    return [(b, b.clone()) for b in own]
+
+
+def put_back(own: list[tuple[Tensor, Tensor]]) -> None:
+    """Gives buffers the values that copies() found."""
+    for buffer, before in own:
+        buffer.copy_(before)
 
 
 def _take_mean(buffer: Tensor, world: World) -> None:

@@ -27,6 +27,7 @@ from mpisign.optim.asked import (
     settings_of,
 )
 from mpisign.optim.gradients import Closure, Gradients
+from mpisign.optim.leaving import together
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
@@ -59,8 +60,8 @@ class SignOptimizer(Stateful):
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
     comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
-    an Allgather of a few numbers, 0 for none. model: names parameters that were given without, and all else that it
-    holds comes from root too.
+    an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job,
+    0 for none. model: names parameters that were given without, and all else that it holds comes from root too.
 
     Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
     settings that differ.
@@ -70,7 +71,7 @@ class SignOptimizer(Stateful):
         self,
         params: Given,
         algorithm: str | Turns = "signum-mv",
-        lr: float | None = None,
+        lr: float | Tensor | None = None,
         *,
         weight_decay: float | None = None,
         comm: Any = None,
@@ -85,12 +86,13 @@ class SignOptimizer(Stateful):
         dense_lr: float | None = None,
         check_every: int = 100,
         statistics_every: int = 1,
+        watchdog: float = 1800.0,
         model: nn.Module | None = None,
         include_frozen: bool = False,
         **hyperparameters: Any,
     ):
-        ranks = self.ranks = mpi.start() if comm is None else mpi.of(comm)
-        mpi.guard()
+        ranks = self.ranks = mpi.start(limit=watchdog) if comm is None else mpi.of(comm)
+        self.attend(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
@@ -126,6 +128,7 @@ class SignOptimizer(Stateful):
         self._show_state()
         self._frozen = True
         threads.warn_if_crowded(ranks)
+        self.attended()
 
     # Construction
 
@@ -202,6 +205,7 @@ class SignOptimizer(Stateful):
 
     # A step
 
+    @together()
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """One step of all ranks, from the gradients that backward left in p.grad.
@@ -225,7 +229,7 @@ class SignOptimizer(Stateful):
         numbers = self._numbers()
         stepper.own_decays, rates = numbers[1][self._group_of], self._rates(numbers)
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
-        request = requests.request(gradients, numbers, self.ranks)
+        request = self.interrupt + requests.request(gradients, numbers, self.ranks)
         check = lambda found: requests.refuse(found, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
         outcome = stepper.step(rates, counting, request, check)
         # bytes since the last step, as messages travel before step() where they overlap with backward
@@ -235,6 +239,7 @@ class SignOptimizer(Stateful):
         self.statistics = told(stepper, outcome, sent, counting, with_loss=closure is not None)
         if self.check_every and stepper.t % self.check_every == 0:
             stepper.check_replicas()
+        self.heed(outcome.request, stepper.t)
         return returned
 
     @property

@@ -13,6 +13,7 @@ from mpisign.errors import UsageError
 from mpisign.mpi import Ranks
 from mpisign.optim.agreement import by_value
 from mpisign.optim.gradients import Gradients
+from mpisign.optim.leaving import INTERRUPT
 
 FAULT = 1  # the request of a rank that has something to tell before anything moves
 HASH = 6  # bytes of the hash: whole numbers up to 2**48 are exact in float64
@@ -34,6 +35,7 @@ def refuse(requests: np.ndarray, gradients: Gradients, numbers: np.ndarray, rank
 
     requests: of all ranks, (n,). t: the step.
     """
+    requests = requests % INTERRUPT
     if (requests == FAULT).any():
         ranks.agree(gradients.fault)
     if (requests == requests[0]).all():

@@ -1,6 +1,7 @@
 """What a SignOptimizer keeps, hands out and takes back: states, buffers of its model, checkpoints."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,11 +12,12 @@ from mpisign.errors import UsageError
 from mpisign.mpi import Ranks
 from mpisign.optim import buffers, saving
 from mpisign.optim.gradients import Gradients
+from mpisign.optim.leaving import Attendant, together
 from mpisign.optim.overlap import Overlap
 from mpisign.stepper import Stepper
 
 
-class Stateful(torch.optim.Optimizer):
+class Stateful(Attendant, torch.optim.Optimizer):
     """A SignOptimizer but for its construction and its step."""
 
     ranks: Ranks
@@ -34,6 +36,7 @@ class Stateful(torch.optim.Optimizer):
 
     # Buffers
 
+    @together(meet=True)
     def average_buffers(self) -> None:
         """Overwrites the model's buffers, where ranks differ, by their mean over ranks (numbers that count: root's).
 
@@ -41,9 +44,15 @@ class Stateful(torch.optim.Optimizer):
         """
         buffers.average(self._model(), self.stepper.world, self.ranks)
 
-    def averaged_buffers(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def averaged_buffers(self) -> Iterator[None]:
         """A context in which buffers are those of average_buffers(); afterwards each rank has its own again."""
-        return buffers.averaged(self._model(), self.stepper.world, self.ranks)
+        own = buffers.copies(self._model())
+        self.average_buffers()
+        try:
+            yield
+        finally:
+            buffers.put_back(own)
 
     def _model(self) -> nn.Module:
         if self.gradients.model is None:
@@ -76,6 +85,7 @@ class Stateful(torch.optim.Optimizer):
     def __getstate__(self) -> NoReturn:
         saving.refuse_copies()
 
+    @together(meet=True)
     def save(self, path: str | Path, **extra: Any) -> None:
         """Writes x, all ranks' states and their models' buffers into one checkpoint, aside and renamed. Collective.
 
@@ -85,6 +95,7 @@ class Stateful(torch.optim.Optimizer):
         """
         saving.save(Path(path), self, extra)
 
+    @together(meet=True)
     def load(self, path: str | Path) -> dict[str, Any]:
         """Goes on from a checkpoint that save() wrote, bit for bit: x, states, buffers, the groups. Collective.
 

@@ -12,6 +12,7 @@ from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
+from mpisign.watchdog import WATCH
 
 
 @dataclass
@@ -49,7 +50,8 @@ def share_rows(
         except MemoryError:
             error = UsageError(f"problem {type(problem).__name__}: its data take more memory than there is")
     ranks.agree(error)
-    facts = ranks.node.bcast(facts) if ranks.node else facts
+    with WATCH("a bcast of the sizes of the data"):
+        facts = ranks.node.bcast(facts) if ranks.node else facts
     sizes, rows, class_counts, kind = facts
     _agreed(ranks, lambda: problem.adopt(sizes))
     local = 1 if ranks.size > 1 else voters

@@ -1,0 +1,197 @@
+"""Every way out of a rank ends all of them: errors, exits and signals, in order where all ranks know of it.
+
+What ends a job depends on nothing that may fail itself: not on output, on logs, or on MPI.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import NoneType
+from typing import NoReturn
+
+from mpisign import ending, mpi
+from mpisign.ending import say
+from mpisign.errors import MpisignError
+from mpisign.launchers import launch
+from mpisign.rollcall import RollCall
+from mpisign.watchdog import WATCH, Watchdog
+
+INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
+SECONDS = 3.0  # that a last row of the run file may take
+
+_rolls: list[RollCall] = []
+_last_words: list[Callable[[int, str], None]] = []  # told of step and message before the watchdog ends the job
+_exits: list[str] = []  # calls of sys.exit(), as they would be told
+
+
+def leave(error: BaseException) -> int:
+    """The exit code for an error, after it was printed by whoever should.
+
+    What all ranks know is printed once, by root. What only this rank knows ends the whole job, since the
+    others would wait for it.
+    """
+    ranks, agreed = mpi.started(), getattr(error, "agreed", False)
+    alone = ranks is not None and ranks.size > 1 and not agreed
+    text, code = _text(error, f"rank {ranks.rank}/{ranks.size}: " if alone else ""), code_of(error)
+    if alone:
+        end_all(text, code or 1)
+    if isinstance(error, SystemExit):
+        text = "" if isinstance(error.code, (int, NoneType)) else f"{error.code}\n"  # as Python does
+    if launch().rank == 0:
+        say(text)
+    return code
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that an error stands for."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _text(error: BaseException, who: str) -> str:
+    if isinstance(error, SystemExit):
+        return f"mpisign: {who}ended by SystemExit: {error.code}\n"
+    if isinstance(error, (MpisignError, KeyboardInterrupt)):
+        return f"mpisign: {who}{str(error) or 'interrupted'}\n"
+    return f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
+
+
+def interrupted() -> None:
+    """Ends all ranks: by a second Ctrl-C, or by the first one where nothing is to be saved yet."""
+    end_all("mpisign: interrupted\n" if launch().rank == 0 else "", INTERRUPTED)
+
+
+def end_all(text: str, code: int = 1) -> None:
+    """Ends all ranks at once, from any thread, saying why. This process ends, whatever becomes of the others."""
+    ending.end_within()
+    say(text)
+    ranks = mpi.started()
+    if ranks is not None and ranks.comm:
+        ending.skip_destructors()
+        ranks.comm.Abort(code)
+    elif launch().size > 1 and code != INTERRUPTED:
+        # a launcher takes an exit before MPI's start for a success, and the others would wait there
+        ending.die(15)
+    os._exit(code)
+
+
+def finish_at_once(code: int) -> None:
+    """Ends this process in order towards MPI, and without what Python and its libraries do at the end."""
+    ending.attempt(sys.stdout.flush, ending.PATIENCE)
+    ending.end()
+    mpi.finalize()
+    os._exit(code)
+
+
+def finish(code: int) -> NoReturn:
+    """Ends this process in order, as Python does, but MPI before it: a rank that is stopped there is waited for."""
+    ending.end()
+    mpi.finalize()
+    sys.exit(code)
+
+
+def guard() -> None:
+    """From now on an error that nobody catches ends all ranks, in threads too, as it does in the application.
+
+    What all ranks know is printed once, and they leave in order, with its exit code.
+    """
+    if getattr(sys.excepthook, "of_mpisign", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        if _one_of_several():
+            finish_at_once(leave(error)) if mpi.started() else end_all(_text(error, _who()), code_of(error))
+        else:
+            before(kind, error, trace)
+
+    def thread_hook(what: threading.ExceptHookArgs) -> None:
+        if _one_of_several() and what.exc_value is not None and what.exc_type is not SystemExit:
+            name = what.thread.name if what.thread else "unknown"
+            text = "".join(traceback.format_exception(what.exc_value))
+            end_all(f"mpisign: {_who()}unexpected error in thread {name!r}\n{text}")
+        before_in_threads(what)
+
+    before, before_in_threads, hook.of_mpisign = sys.excepthook, threading.excepthook, True
+    sys.excepthook, threading.excepthook = hook, thread_hook
+
+
+def note_exits() -> None:
+    """From now on sys.exit() is remembered, so that the other ranks can be told of it.
+
+    Where MPI has not started, others would wait there for a rank that ends with an error: its end ends them too.
+    """
+
+    def noting(code: object = None) -> None:
+        _exits.append(f"sys.exit({code!r})" if code is not None else "sys.exit()")
+        if code not in (None, 0) and threading.current_thread() is threading.main_thread() and not _exits[1:]:
+            ending.at_end(lambda: _fail_before_mpi(SystemExit(code)))
+        before(code)
+
+    before, sys.exit = sys.exit, noting
+
+
+def _fail_before_mpi(error: SystemExit) -> None:
+    if mpi.started() is None and launch().size > 1 and not mpi.is_running():
+        end_all(_text(error, _who()), code_of(error))
+
+
+def _one_of_several() -> bool:
+    ranks = mpi.started()
+    return (ranks.size if ranks is not None else launch().size) > 1
+
+
+def _who() -> str:
+    ranks = mpi.started()
+    rank, size = (ranks.rank, ranks.size) if ranks is not None else (launch().rank, launch().size)
+    return f"rank {rank}/{size}: "
+
+
+def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) -> RollCall | None:
+    """Starts what finds a rank that will never come: the watchdog, and the roll call where MPI allows threads.
+
+    limit: seconds of one wait, 0 for none. key: what it is called where the user sets it. patient: whether a rank may
+    stay behind for as long as it likes when all others have left. Collective.
+    """
+    if ranks.size == 1:
+        return None
+    if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
+        Watchdog(WATCH, limit, ranks.rank, bark, key).start()
+    if not mpi.multithreaded():
+        return None
+    if known := next((roll for roll in _rolls if roll.spans(ranks.comm)), None):
+        return known
+    with WATCH("the start of the roll call"):
+        roll = RollCall(ranks.comm.Dup(), lambda text: end_all(f"mpisign: {text}\n"), limit)
+    ending.at_end(lambda: _depart(roll, patient), first=True)
+    roll.start()
+    _rolls.append(roll)
+    return roll
+
+
+def _depart(roll: RollCall, patient: bool) -> None:
+    if mpi.is_running():
+        why = _exits[-1] if _exits else "its program ended"
+        if patient:
+            roll.depart(why)
+        else:
+            with WATCH("the end of all ranks"):
+                roll.depart(why)
+
+
+def bark(step: int, text: str) -> None:
+    """What the watchdog does: ends the job, saying where the other ranks are."""
+    ending.end_within(ending.GRACE + int(SECONDS))
+    found = [report for roll in _rolls if (report := roll.report())]
+    text = "; ".join([text, *found])
+    for tell in _last_words:
+        ending.attempt(lambda tell=tell: tell(step, text), SECONDS)
+    end_all(f"mpisign: {_who()}step {step}: {text}\n")
+
+
+def tell_first(tell: Callable[[int, str], None]) -> Callable[[], None]:
+    """Has step and message told before the watchdog ends the job; returns what takes that back."""
+    _last_words.append(tell)
+    return lambda: _last_words.remove(tell)

@@ -1,0 +1,97 @@
+"""Ranks of a training loop leave together: calls that all make are counted, and an interrupt is one of all ranks.
+
+What one rank does alone, such as a step more than the others, a save() behind `if rank == 0`, or its end, leaves the
+others waiting for ever; see mpisign.rollcall. An interrupt (Ctrl-C) travels with the next step and is raised on all
+ranks as KeyboardInterrupt once it is taken, so that a script can catch it and save.
+"""
+
+import functools
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from mpisign import leaving, stopping
+from mpisign.errors import StepInterrupted
+from mpisign.launchers import launch
+from mpisign.mpi import Ranks
+from mpisign.rollcall import RollCall
+from mpisign.stopping import Request
+
+INTERRUPT = 1 << 50  # added to the request of a rank that was interrupted: above any other, exact in float64
+PROMISE = "raises KeyboardInterrupt on all ranks after their next step()"
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class Attendant:
+    """What makes calls that all ranks make together."""
+
+    roll: RollCall | None = None
+    _interrupted = False
+
+    def attend(self, ranks: Ranks, watchdog: float) -> None:
+        """Watches over the ranks of a communicator from now on. Collective."""
+        leaving.guard()
+        self.roll = leaving.watch_over(ranks, watchdog, "the optimiser's watchdog", patient=True)
+        if self.roll:
+            self.roll.enter("SignOptimizer()")
+        plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ranks.size > 1 and plain and threading.current_thread() is threading.main_thread():
+            stopping.catch_signals(leaving.interrupted, saves=True, numbers=(signal.SIGINT,), promise=PROMISE)
+
+    def attended(self) -> None:
+        """All ranks have been made."""
+        if self.roll:
+            self.roll.leave(together=True)
+
+    @property
+    def interrupt(self) -> int:
+        """INTERRUPT if this rank was interrupted and the others do not know yet, else 0."""
+        asked = self.roll is not None and not self._interrupted and stopping.asked() == Request.INT
+        return INTERRUPT if asked else 0
+
+    def heed(self, request: int, step: int) -> None:
+        """Raises KeyboardInterrupt, on all ranks, if the largest request of a step says so."""
+        if request >= INTERRUPT:
+            self._interrupted = True
+            text = f"interrupted (signal INT) after step {step}; a script that catches KeyboardInterrupt can save there"
+            raise StepInterrupted(text)
+
+
+def together(meet: bool = False) -> Callable[[Method], Method]:
+    """For methods that all ranks call together. meet: whether they wait for each other first; steps do by themselves.
+
+    Without it, messages of a call that one rank makes alone would be taken for those of another call.
+    """
+
+    def counted(method: Method) -> Method:
+        name = f"{method.__name__}()"
+
+        @functools.wraps(method)
+        def call(self: Attendant, *args: Any, **kwargs: Any) -> Any:
+            roll, alike = self.roll, False
+            if roll is None:
+                return method(self, *args, **kwargs)
+            roll.enter(name)
+            try:
+                if meet:
+                    roll.meet()
+                returned = method(self, *args, **kwargs)
+                alike = True
+                return returned
+            except BaseException as error:
+                alike = bool(getattr(error, "agreed", False))
+                raise
+            finally:
+                roll.leave(alike)
+
+        return cast(Method, call)
+
+    return counted
+
+
+if launch().size > 1:
+    # before an optimiser is made: what ends this rank ends the others, which would wait for it where MPI starts
+    leaving.guard()
+    leaving.note_exits()

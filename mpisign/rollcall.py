@@ -1,0 +1,183 @@
+"""Ranks tell each other where they are while one waits: who left, who calls something else, who does not answer.
+
+A thread on every rank answers, on a communicator of its own. The first ranks ask, once they have waited for a while
+themselves. A wait that can never end ends the job at once, with both ranks named; what takes long is left to the
+watchdog, whose message then tells where the other ranks are.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mpisign.watchdog import WATCH, Clock, Watch
+
+PAUSE = 2e-3  # seconds between looks at a barrier
+PERIOD = 0.25  # seconds between two looks for questions
+PATIENCE = 1.0  # seconds of waiting before the first question, and between two
+ASKERS = 3  # the lowest ranks ask: one of them waits, whichever rank is missing
+TOLD_AT_MOST = 8  # ranks that a message names
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is. Calls of the library that all ranks make together are counted.
+
+    done: calls that ended. inside: the one that it is in, or "". left: why it takes no further part, or "". step: of
+    the algorithm. wait: what it waits for, or "".
+    """
+
+    done: int = 0
+    inside: str = ""
+    left: str = ""
+    step: int = 0
+    wait: str = ""
+
+    def __str__(self) -> str:
+        if self.left:
+            return f"has left after step {self.step}: {self.left}"
+        if self.inside or self.wait:
+            return f"is in {self.inside or self.wait} at step {self.step}"
+        return f"is in code of its own after step {self.step}"
+
+
+def conflict(mine: Place, theirs: Place) -> bool:
+    """Whether two ranks, one of which waits, wait for what the other will never do."""
+    for one, other in ((mine, theirs), (theirs, mine)):
+        if one.inside and other.left and one.done >= other.done and not one.left:
+            return True
+    return bool(mine.inside and theirs.inside and mine.done == theirs.done and mine.inside != theirs.inside)
+
+
+class RollCall(threading.Thread):
+    """Answers and asks on `comm`, an mpi4py communicator of which nobody else makes use."""
+
+    def __init__(self, comm: Any, end: Callable[[str], None], limit: float, watch: Watch = WATCH):
+        """Collective. end: ends the job, with a message. limit: seconds after which a rank that does not answer is
+        taken for lost where others wait for it to leave, 0 for none."""
+        super().__init__(daemon=True, name="mpisign-rollcall")
+        self._comm, self._end, self._limit, self._watch = comm, end, limit, watch
+        self._last = comm.Dup()  # so that who leaves is not taken for one who meets the others in a call
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self._done, self._inside, self._left, self._over = 0, "", "", threading.Event()
+        self._heard: dict[int, tuple[float, Place]] = {}  # when each rank answered last, and what
+        self._asked, self._since, self._rounds = 0.0, time.monotonic(), 0
+        self._accused: tuple[int, Place, Place] | None = None
+        self._sent: list[Any] = []  # messages on their way
+
+    # What the main thread tells
+
+    def enter(self, call: str) -> None:
+        """A call begins that all ranks make together."""
+        self._inside = call
+
+    def leave(self, together: bool) -> None:
+        """It ended; together: on all ranks, if by an error that all know."""
+        self._done += together
+        self._inside = ""
+
+    def meet(self) -> None:
+        """Waits until all ranks are here: where one makes another call, no messages of theirs get mixed up. Collective.
+
+        A rank alone here is found out by the others' answers.
+        """
+        with self._watch(f"the others in {self._inside}"):
+            self._wait(self._comm)
+
+    def depart(self, why: str) -> None:
+        """Takes no further part, and waits until no rank does, so that MPI can end. Collective."""
+        self._left, self._inside = why, ""
+        self._wait(self._last)
+        self._over.set()
+        if self.is_alive():
+            self.join()  # MPI is not to be called any more
+
+    @staticmethod
+    def _wait(comm: Any) -> None:
+        request = comm.Ibarrier()
+        while not request.Test():
+            time.sleep(PAUSE)
+
+    @property
+    def place(self) -> Place:
+        """Where this rank is now."""
+        wait = None if self._left else self._watch.wait
+        return Place(self._done, self._inside, self._left, self._watch.step, wait[0] if wait else "")
+
+    def spans(self, comm: Any) -> bool:
+        """Whether another communicator has the same ranks, in the same order."""
+        one, other = comm.Get_group(), self._comm.Get_group()
+        try:
+            return type(one).Compare(one, other) == 0  # MPI.IDENT
+        finally:
+            one.Free(), other.Free()
+
+    # The thread
+
+    def run(self) -> None:
+        clock = Clock(self._watch, PERIOD)
+        try:
+            while not self._over.wait(PERIOD):
+                waits = clock.look() and clock.seconds > PATIENCE
+                self._listen()
+                if self.rank < ASKERS and (waits or self._left):
+                    self._ask()
+                else:
+                    self._rounds, self._accused = 0, None
+        except Exception:
+            return  # MPI has ended or fails: the watchdog needs neither
+
+    def _listen(self) -> None:
+        while self._comm.iprobe():
+            asks, rank, place = self._comm.recv()
+            self._heard[rank] = time.monotonic(), place
+            if asks:
+                self._send(rank, asks=False)
+        self._sent = [request for request in self._sent if not request.Test()]
+
+    def _send(self, rank: int, asks: bool) -> None:
+        self._sent.append(self._comm.isend((asks, self.rank, self.place), dest=rank))
+
+    def _ask(self) -> None:
+        now = time.monotonic()
+        if now - self._asked < PATIENCE:
+            return
+        if self._rounds == 0:
+            self._since = now
+        elif now - self._asked < 3 * PATIENCE:  # else this process was stopped, and all may have changed
+            self._judge()
+        else:
+            self._since = now
+        self._asked, self._rounds = now, self._rounds + 1
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._send(rank, asks=True)
+
+    def _judge(self) -> None:
+        """Ends the job if the same two ranks are found to wait in vain, twice in a row."""
+        mine, accused = self.place, self._accused
+        fresh = {r: place for r, (when, place) in self._heard.items() if when >= self._asked}
+        found = next(((r, mine, place) for r, place in fresh.items() if conflict(mine, place)), None)
+        if found and found == accused:
+            self._end(self._verdict(*found))
+        self._accused = found
+        if mine.left and self._limit and time.monotonic() - self._since > self._limit and len(fresh) < self.size - 1:
+            self._end(f"rank {self.rank}/{self.size} {mine}, and waits for all others to leave; {self.report()}")
+
+    def _verdict(self, rank: int, mine: Place, theirs: Place) -> str:
+        where = f"rank {self.rank}/{self.size} {mine}, but rank {rank} {theirs}"
+        if mine.left or theirs.left:
+            return f"{where}; every rank has to make the same calls, as often: give all ranks as many batches"
+        return f"{where}; every rank has to make the same calls, in the same order, without `if rank == 0`"
+
+    def report(self) -> str:
+        """Where the other ranks are that do not wait, as far as they told since this rank waits."""
+        if not self._rounds:
+            return ""
+        others = [r for r in range(self.size) if r != self.rank]
+        silent = [r for r in others if r not in self._heard or self._heard[r][0] < self._asked - PATIENCE]
+        told = [f"rank {r} does not answer (it is stopped, or its host is gone)" for r in silent]
+        told += [f"rank {r} {self._heard[r][1]}" for r in others if r not in silent and not self._heard[r][1].wait]
+        more = [f"and {len(told) - TOLD_AT_MOST} more"] if len(told) > TOLD_AT_MOST else []
+        return "; ".join(told[:TOLD_AT_MOST] + more)
