@@ -74,7 +74,7 @@ NOT_RUN = {
     r"^analysis/\w+\.sh": "a study of minutes to hours, or one that needs root for its network",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
-    r"^mpisign (train|show|resume|sbatch|plan|simulate)$|^python -m mpisign$": "names a command, without its arguments",
+    r"^mpisign (train|resume|sbatch|plan|simulate)$|^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
@@ -83,7 +83,6 @@ FAST = (
     "make demo",
     ".venv/bin/mpisign show  ",
     ".venv/bin/mpisign data show data/mnist",
-    ".venv/bin/mpisign plan my_sweep.toml",
     ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=heavy_ball:",
     ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=shrunk:",
     ".venv/bin/mpirun -n 2 .venv/bin/python -m mpisign train --set problem.name=least_squares:",
