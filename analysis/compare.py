@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from mpisign.errors import UsageError
 from mpisign.results import Run
 from mpisign.sweep import final
+from mpisign.words import cell
 
 RATE, IGNORED = ("schedule", "lr"), {("run", "seed"), ("run", "file"), ("run", "overwrite"), ("run", "threads")}
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
@@ -114,7 +115,7 @@ def _end(column: np.ndarray) -> int:
 
 def text(rows: list[dict[str, object]]) -> str:
     """Columns in line, for a terminal."""
-    cells = [[*rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
+    cells = [[style.short(name) for name in rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
@@ -164,7 +165,7 @@ def _print(rows: list[dict[str, object]], form: str) -> None:
     if form == "csv":
         writer = csv.DictWriter(sys.stdout, rows[0])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: cell(v) for k, v in row.items()} for row in rows)
     else:
         print(text(rows) if form == "text" else style.markdown(rows))
 

@@ -21,6 +21,7 @@ from mpisign import ending
 from mpisign.errors import MpisignError, UsageError
 from mpisign.launchers import NOT_OPEN_MPI, OPEN_MPI, launch
 from mpisign.schema import SIMULATED
+from mpisign.words import printable
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
@@ -222,7 +223,7 @@ def leave(error: BaseException) -> int:
     alone = _started is not None and _started.size > 1 and not (known and error.agreed)
     who = f"rank {_started.rank}/{_started.size}: " if alone else ""
     if known or isinstance(error, KeyboardInterrupt):
-        text = f"mpisign: {who}{error or 'interrupted'}\n"
+        text = f"mpisign: {who}{printable(error or 'interrupted', lines=True)}\n"
     else:
         text = f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
     code = error.exit_code if known else 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -24,6 +24,7 @@ from mpisign.schema import SNR_EDGES
 from mpisign.slots import State
 from mpisign.stepper import Outcome, Stepper
 from mpisign.timing import PHASES, Timer
+from mpisign.words import printable
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 
@@ -129,7 +130,7 @@ class Observer:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
             for name, value in Run(self.path).summary().items():
-                print(f"{name}: {value}")
+                print(f"{name}: {printable(value)}")
 
     # Rows
 

@@ -5,6 +5,8 @@ import time
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mpisign.words import printable
+
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
 
 
@@ -26,7 +28,7 @@ class Lines(Silent):
         self.first = None  # the step at which the first line is written: a run may go on in its middle
 
     def line(self, text=""):
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
     def update(self, step, loss, lr, evaluation=None):
         now = time.monotonic()
@@ -56,7 +58,7 @@ class Bar(Lines):
         self.bar.start()
 
     def line(self, text=""):
-        self.bar.console.print(text, highlight=False)
+        self.bar.console.print(printable(text), highlight=False, markup=False)
 
     def update(self, step, loss, lr, evaluation=None):
         said = "  ".join(f"{name} {value:.5g}" for name, value in (evaluation or {}).items())
