@@ -123,7 +123,10 @@ class Checkpoint:
         return data
 
     def __contains__(self, name: str) -> bool:
-        return hdf5.find(self._file, f"arrays/{name}") is not None
+        try:
+            return hdf5.find(self._file, f"arrays/{name}") is not None
+        except Malformed as error:
+            raise UsageError(f"{self.path}: {error}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._array(name)[()]

@@ -139,17 +139,26 @@ def _label(group: h5py.Group, name: str) -> str:
 
 
 def dataset(
-    group: h5py.Group, name: str, kinds: str, dimensions: tuple[int, ...] = (), outside: bool = False
-) -> h5py.Dataset:
+    group: h5py.Group,
+    name: str,
+    kinds: str,
+    dimensions: tuple[int, ...] = (),
+    outside: bool = False,
+    optional: bool = False,
+) -> Any:
     """A dataset whose values are of one of these kinds of numpy, with so many dimensions (any if none are given).
 
-    outside: takes values from other files, too, as datasets in this one say. Raises Malformed if it is not so.
+    outside: takes values from other files, too, as datasets in this one say. optional: None if it is not there. Raises
+    Malformed if it is not so.
     """
     found, label = find(group, name, outside), _label(group, name)
+    if found is None and optional:
+        return None
     if not isinstance(found, h5py.Dataset):
         raise Malformed(f"{label} is missing" if found is None else f"{label} is no dataset")
     made = found.id.get_create_plist()
-    if not outside and (made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL):
+    kind = made.get_layout()
+    if not outside and (kind == h5py.h5d.VIRTUAL or (kind == h5py.h5d.CONTIGUOUS and made.get_external_count())):
         raise Malformed(f"{label}: its values lie in other files, which are not read")
     try:
         dtype = found.dtype
@@ -158,10 +167,11 @@ def dataset(
     if dtype.kind not in kinds or dtype.subdtype:
         wanted = " or ".join(KINDS[k] for k in kinds if k in KINDS)
         raise Malformed(f"{label}: {wanted} are needed, but it holds {printable(dtype)}")
-    if found.shape is None or (dimensions and found.ndim not in dimensions):
-        raise Malformed(
-            f"{label}: of shape {found.shape}, but {' or '.join(map(str, dimensions))} dimensions are needed"
-        )
+    if found.shape is None:
+        raise Malformed(f"{label}: holds no values")
+    if dimensions and found.ndim not in dimensions:
+        wanted = " or ".join(map(str, dimensions))
+        raise Malformed(f"{label}: of shape {found.shape}, but {wanted} dimension(s) are needed")
     return found
 
 

@@ -95,7 +95,7 @@ class Run:
         if kind == "error":
             return f"error at step {events['step'][-1]}: {events['text'][-1]}"
         if kind == "stop":
-            return events["text"][-1]
+            return events["text"][-1] or "stopped"
         return "incomplete: it goes on" if lock.held(self.path) else "incomplete: it was killed, or goes on elsewhere"
 
     @property

@@ -51,15 +51,22 @@ def table(group: h5py.Group, name: str, steps: int, lost: list[str] | None) -> d
 
     steps: of the run. lost: where to tell of rows that can't be read or are damaged, instead of raising.
     """
-    data = {c.name: _column(group, c) for c in TABLES[name] if hdf5.find(group, c.name) is not None}
+    # opened first, so that of a file that grows no row is missed that has a checksum
+    sums, covered = _sums(group)
+    there = {c.name: _column(group, c) for c in TABLES[name]}
+    data = {n: column for n, column in there.items() if column is not None}
     if "step" not in data:
         raise Malformed(f"/{name}/step is missing")
-    sums, covered = _sums(group)
     # what a later version added is read for the checksum alone
-    data |= {n: hdf5.dataset(group, n, "fiuS") for n in covered if n not in data}
+    for n in (n for n in covered if n not in data):
+        if not n or (column := hdf5.dataset(group, n, "fiuS", optional=True)) is None:
+            raise Malformed(f"damaged: /{name}: no column {printable(n)!r}, of which it has checksums")
+        data[n] = column
     everything = data | ({CRC: sums} if sums is not None else {})
     columns = {n: _rows(column, lost) for n, column in everything.items()}
-    length = min(len(c) for c in columns.values())
+    length, short = min((len(c), n) for n, c in columns.items())
+    if sums is not None and length < len(columns[CRC]) and lost is None:
+        raise Malformed(f"damaged: /{name}/{short}: {length} rows, but {len(columns[CRC])} have checksums")
     columns = {n: c[:length] for n, c in columns.items()}
     known = {c.name: _as_declared(columns[c.name], c) for c in TABLES[name] if c.name in columns}
     bad, why = validation.wrong_rows(name, known, steps)
@@ -75,20 +82,16 @@ def table(group: h5py.Group, name: str, steps: int, lost: list[str] | None) -> d
     return {n: _text(c[~bad]) if c.dtype.kind == "S" else c[~bad] for n, c in known.items()}
 
 
-def _column(group: h5py.Group, column: Column) -> h5py.Dataset:
+def _column(group: h5py.Group, column: Column) -> h5py.Dataset | None:
     kind = np.dtype(column.dtype).kind
-    return hdf5.dataset(group, column.name, "iu" if kind == "i" else kind, (1, 2) if column.each else (1,))
+    kinds, dimensions = "iu" if kind == "i" else kind, (1, 2) if column.each else (1,)
+    return hdf5.dataset(group, column.name, kinds, dimensions, optional=True)
 
 
 def _sums(group: h5py.Group) -> tuple[h5py.Dataset | None, list[str]]:
     """The checksums of a table's rows and the columns that they cover; none in a file of an older mpisign."""
-    if hdf5.find(group, CRC) is None:
-        return None, []
-    sums = hdf5.dataset(group, CRC, "u", (1,))
-    covered = str(hdf5.attributes(sums).get("columns", "")).split(",")
-    if lacking := [name for name in covered if not name or hdf5.find(group, name) is None]:
-        raise Malformed(f"damaged: {group.name}: no column {printable(lacking[0])!r}, of which it has checksums")
-    return sums, covered
+    sums = hdf5.dataset(group, CRC, "u", (1,), optional=True)
+    return sums, [] if sums is None else str(hdf5.attributes(sums).get("columns", "")).split(",")
 
 
 def _as_declared(values: np.ndarray, column: Column) -> np.ndarray:
