@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from mpisign.results import Run
 from mpisign.sweep import final
+from mpisign.words import cell
 
 RATE, IGNORED = ("schedule", "lr"), {("run", "seed"), ("run", "file"), ("run", "overwrite"), ("run", "threads")}
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
@@ -149,7 +150,7 @@ def shown(rows: list[dict[str, object]], metric: str) -> list[dict[str, object]]
 
 def text(rows: list[dict[str, object]]) -> str:
     """Columns in line, for a terminal."""
-    cells = [[*rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
+    cells = [[style.short(name) for name in rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
@@ -213,7 +214,7 @@ def _print(rows: list[dict[str, object]], metric: str, form: str) -> None:
         plain = [{k: v for k, v in r.items() if not k.startswith("_")} for r in rows]
         writer = csv.DictWriter(sys.stdout, plain[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(plain)
+        writer.writerows({k: cell(v) for k, v in row.items()} for row in plain)
         return
     told = shown(rows, metric)
     print(text(told) if form == "text" else style.markdown(told))

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.results import Run, read_all
+from mpisign.words import printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
@@ -48,6 +49,7 @@ plt.rcParams.update(
         "figure.constrained_layout.use": True,
         "savefig.dpi": 130,
         "svg.hashsalt": "mpisign",
+        "text.parse_math": False,  # names come from files
     }
 )
 
@@ -147,7 +149,8 @@ def markdown(rows: list[dict[str, object]]) -> str:
     """A table for a README, one row a dict."""
     if not rows:
         return ""
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *([short(v) for v in row.values()] for row in rows)]
+    words = ([short(v).replace("|", "\\|") for v in row] for row in (rows[0], *(row.values() for row in rows)))
+    lines = [next(words), ["---"] * len(rows[0]), *words]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -155,7 +158,7 @@ def short(value: object) -> str:
     """A figure of a table: four digits, thousands by commas."""
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else printable(value)
 
 
 def write(text: str, output: Path) -> None:
@@ -183,11 +186,11 @@ def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Na
         runs, skipped = read_all(arguments.runs)
         arguments.skipped = skipped
         for message in skipped:
-            print(f"skipped: {message}", file=sys.stderr)
+            print(f"skipped: {printable(message)}", file=sys.stderr)
         if runs and (runs := without(runs, _unreadable, skipped)):
             work(runs, arguments)
     except MpisignError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {printable(error, lines=True)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     raise SystemExit(SKIPPED if skipped else 0)
 
@@ -283,4 +286,4 @@ def said(value: object) -> str:
 
 
 def algorithm(run: Run) -> str:
-    return str(run.attributes["algorithm"])
+    return printable(run.attributes["algorithm"])

@@ -1,11 +1,45 @@
-"""Batch scripts for Slurm, for `mpisign sbatch`; slurm/ holds the ones without a job."""
+"""Batch scripts for Slurm, for `mpisign sbatch`; slurm/ holds the ones without a job.
 
+What bash reads is quoted by its rules. Lines of #SBATCH are read by Slurm, by rules of its own, and by bash where one
+holds a line break: what can't be said there safely is refused.
+"""
+
+import difflib
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
+from mpisign.errors import UsageError
+from mpisign.words import printable
+
 KINDS = ("train", "sweep", "scaling")
+
+# [man sbatch, --time]; of hours and minutes that stand behind a larger unit no more than it has
+TIME = re.compile(
+    r"\d{1,9}(:[0-5]?\d)?|\d{1,7}:[0-5]?\d:[0-5]?\d|\d{1,6}-([01]?\d|2[0-3])(:[0-5]?\d){0,2}|unlimited|infinite",
+    re.IGNORECASE | re.ASCII,
+)
+OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.*))?", re.DOTALL)
+PLAIN = re.compile(r"[\w.:,@%+/=\[\]^~-]+", re.ASCII)  # of a value that needs no quotes
+OWN = {"nodes": "--nodes", "ntasks-per-node": "--tasks", "cpus-per-task": "--cpus", "gpus-per-task": "--gpus",
+       "time": "--time", "array": "a [sweep] in JOB"}  # fmt: skip
+# the long options of sbatch 25.05 that say something about a job, without those for which there are own ones
+VALUED = (
+    "account acctg-freq batch bb bbf begin chdir cluster-constraint clusters comment constraint container "
+    "container-id core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency error exclude "
+    "exclusive export export-file extra extra-node-info get-user-env gpu-bind gpu-freq gpus gpus-per-node gpus- "
+    "per-socket gres gres-flags hint input job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label "
+    "mem mem-bind mem-per-cpu mem-per-gpu network nice no-kill nodefile nodelist ntasks ntasks-per-core ntasks- "
+    "per-gpu ntasks-per-socket oom-kill-step open-mode output partition power prefer priority profile propagate "
+    "qos reservation segment signal sockets-per-node switches thread-spec threads-per-core time-min tmp tres-bind "
+    "tres-per-task wait-all-nodes wckey"
+)
+FLAGS = (
+    "contiguous exclusive get-user-env hold ignore-pbs nice no-kill no-requeue oom-kill-step overcommit "
+    "oversubscribe propagate reboot requeue resv-ports spread-job stepmgr use-min-nodes"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +109,7 @@ done""",
 
 def script(asked: Request) -> str:
     """The batch script that does what is asked."""
-    words = [str(asked.job)] if asked.job else []
+    words = [_job(asked.job)] if asked.job else []
     words += [word for setting in asked.settings for word in ("--set", setting)]
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
     body = LAUNCH.substitute(loop=LOOP[asked.kind].format(call=call))
@@ -100,11 +134,58 @@ def _usage(kind: str) -> str:
 
 
 def _directives(asked: Request) -> list[str]:
-    name = asked.job.stem if asked.job else "mpisign"
-    lines = [f"--job-name={name}"]
+    lines = [f"--job-name={_name(asked.job)}"]
     lines += [f"--array=0-{asked.points - 1}"] if asked.kind == "sweep" else []
     lines += [f"--nodes={asked.nodes}", f"--ntasks-per-node={asked.tasks}", f"--cpus-per-task={asked.cpus}"]
     lines += [f"--gpus-per-task={asked.gpus}"] if asked.gpus else []
-    lines += [f"--time={asked.time}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
+    lines += [f"--time={_time(asked.time)}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
     log = "%x-%A_%a.log" if asked.kind == "sweep" else "%x-%j.log"
-    return [*lines, f"--output={log}", *asked.directives]
+    return [*lines, f"--output={log}", *map(_further, asked.directives)]
+
+
+def _job(job: Path) -> str:
+    """A path as an argument: never an option, on one line."""
+    text = str(job)
+    if not text.isprintable():
+        raise UsageError(f"the path {printable(text)!r} holds characters that can't be printed; rename the job file")
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _name(job: Path | None) -> str:
+    """A job's name that Slurm and file systems take as it is: the log is named by it."""
+    return re.sub(r"[^\w.+-]+", "_", job.stem, flags=re.ASCII).lstrip("-") or "mpisign" if job else "mpisign"
+
+
+def _time(text: str) -> str:
+    if not TIME.fullmatch(text):
+        raise UsageError(
+            f"--time {printable(text)}: no limit that Slurm knows; write minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or "
+            "D-HH:MM:SS"
+        )
+    return text
+
+
+def _further(directive: str) -> str:
+    """A line for Slurm, its value in quotes where it needs them."""
+    said, found = printable(directive), OPTION.fullmatch(directive)
+    name, value = found.groups() if found else ("", None)
+    valued, flags = VALUED.split(), FLAGS.split()
+    if name in OWN:
+        raise UsageError(f"--sbatch={said}: that is for {OWN[name]} to say")
+    if name not in (*valued, *flags):
+        near = difflib.get_close_matches(name, (*valued, *flags), 1)
+        hint = f"did you mean --{near[0]}?" if near else "write --OPTION=VALUE, as in --sbatch=--account=mine"
+        raise UsageError(f"--sbatch={said}: no long option of sbatch for a job; {hint}")
+    if not value:
+        if name in flags and value is None:
+            return directive
+        raise UsageError(f"--sbatch={said}: a value is missing, as in --{name}=VALUE")
+    if name not in valued:
+        raise UsageError(f"--sbatch={said}: --{name} takes no value")
+    if PLAIN.fullmatch(value):
+        return directive
+    if not value.isprintable() or re.search(r"[\"\\]", value):
+        raise UsageError(
+            f"--sbatch={said}: line breaks, double quotes and backslashes can't be told to Slurm in a script"
+        )
+    return f'--{name}="{value}"'

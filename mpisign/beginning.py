@@ -1,6 +1,5 @@
 """How a run begins: anew, where it stopped, or at another run's x. Root decides, before anything is changed."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,8 @@ from mpisign.checkpoint import Checkpoint
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.results import Run
-
-# tables that belong to the trajectory; /events and /segments tell all that ever happened
-COUNTED = ("steps", "phases", "eval", "probes", "trace")
-
+from mpisign.schema import COUNTED
+from mpisign.words import printable
 
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
 FREE = {
@@ -90,7 +87,7 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
     """
     if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
         return _anew(wish, path, config)
-    run = Run(path)
+    run = _read(path)
     before = str(run.attributes.get("data", ""))
     if before and data and before != data:
         raise UsageError(
@@ -115,6 +112,14 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
             "mpisign train --overwrite, and see [checkpoint]"
         )
     return _newest(wish, found, run)
+
+
+def _read(path: Path) -> Run:
+    """The run so far. Of the tables that a checkpoint counts, rows that are lost may be those after it."""
+    run = Run(path, salvage=True)
+    if lost := [what for what in run.lost if not what.startswith(tuple(f"/{table}" for table in COUNTED))]:
+        raise UsageError(f"{path}: {lost[0]}; mpisign repair {path} --output FILE saves what can be read")
+    return run
 
 
 def _anew(wish: Wish, path: Path, config: Config, run: Run | None = None, note: str = "") -> Beginning:
@@ -175,11 +180,15 @@ def _open(file: Path, run: Run) -> Checkpoint:
 
 
 def _check_belongs(opened: Checkpoint, run: Run) -> None:
-    progress, data = json.loads(opened.text("progress")), run.attributes.get("data", "")
-    moved = bool(data) and progress.get("data") == data
+    data = run.attributes.get("data", "")
+    moved = bool(data) and opened.progress.get("data") == data
     if other := differences(run.config, opened.config, moved):
         raise UsageError(f"{opened.path} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
-    for table, count in progress["rows"].items():
+    if "rows" not in opened.progress:
+        raise UsageError(f"{opened.path}: a checkpoint of an optimiser in a script, not of a run")
+    for table, count in opened.progress["rows"].items():
+        if table not in COUNTED:
+            raise UsageError(f"{opened.path}: counts rows of /{printable(table)}, which no run file has")
         there = int((run[table]["step"] <= opened.step).sum())
         if there != count:
             text = f"{run.path} has {there} rows of /{table} up to step {opened.step}, not {count}"

@@ -1,8 +1,7 @@
 """Checkpoints and models: named arrays in an HDF5 file that is whole or not there at all.
 
 A checkpoint is a matter of voters, not of ranks: any exchange, placement or simulation of the same n voters goes on
-from it. HDF5 leaves the first 512 bytes of a file to others; there stand the format and a checksum of the rest, so
-that damage is found before HDF5 reads anything.
+from it. Both begin with a checksum of all that follows, see checksum.py.
 
     (head)                  "mpisign-checkpoint FORMAT blake2b HEX", zeros up to 512 bytes
     /                       attributes: step (taken so far), begun (at which states were made), n, d, definition
@@ -19,24 +18,29 @@ that damage is found before HDF5 reads anything.
     /arrays/kept/x          float32 (length,): the point kept for the end of the run, if any; beside it its statistics
 """
 
-import hashlib
-import re
+import json
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from torch import Tensor
 
-from mpisign import lock
+from mpisign import hdf5
+from mpisign.checksum import HEAD, seal
 from mpisign.errors import UsageError
+from mpisign.hdf5 import Malformed
 from mpisign.recorder import write_aside
+from mpisign.results import MODEL_FORMAT
+from mpisign.validation import LONGEST, length
+from mpisign.words import printable
 
 FORMAT = 1
-HEAD = 512  # bytes: the least user block that HDF5 allows
-SIGNATURE = re.compile(rb"mpisign-checkpoint (\d+) blake2b ([0-9a-f]{64})\n\0*")
-BLOCK = 1 << 22
+NUMBERS = "fiub"  # kinds of arrays
+FAR = 1e300  # no number of what a run counts is larger
 
 
 class Writer:
@@ -67,67 +71,66 @@ def save(path: Path, fill: Callable[[Writer], None], texts: Mapping[str, str], a
             file[name] = text
         fill(Writer(file))
 
-    write_aside(path, write, head=_head, userblock_size=HEAD)
-
-
-def _head(file) -> None:
-    """Writes the first bytes of a finished file, open for reading and writing."""
-    digest = _digest(file)
-    file.seek(0)
-    file.write(f"mpisign-checkpoint {FORMAT} blake2b {digest}\n".encode().ljust(HEAD, b"\0"))
-
-
-def _digest(file) -> str:
-    state = hashlib.blake2b(digest_size=32)
-    file.seek(HEAD)
-    while block := file.read(BLOCK):
-        state.update(block)
-    return state.hexdigest()
+    write_aside(path, write, head=partial(seal, kind="checkpoint", version=FORMAT), userblock_size=HEAD)
 
 
 class Checkpoint:
-    """A checkpoint, open for reading once it was found whole; a context manager.
+    """A checkpoint, open for reading once it was found whole and well-formed; a context manager.
 
-    Raises UsageError saying what is wrong with the file: missing, no checkpoint, newer format, damaged.
+    Raises UsageError saying what is wrong with the file: missing, no checkpoint, newer format, damaged, or made by
+    something else: values of another kind, numbers that can't be, links into other files.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self._file = hdf5.sealed(path, "checkpoint", FORMAT)
         try:
-            with path.open("rb") as raw:
-                head = SIGNATURE.fullmatch(raw.read(HEAD))
-                if not head:
-                    raise UsageError(f"{path}: not a checkpoint of mpisign")
-                if int(head[1]) > FORMAT:
-                    raise UsageError(
-                        f"{path}: a checkpoint of format {int(head[1])}, but this mpisign reads up to {FORMAT}; "
-                        "update mpisign"
-                    )
-                if _digest(raw) != head[2].decode():
-                    raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
-            self._file = h5py.File(path, "r", **lock.hdf5(path))
-        except OSError as error:
-            raise UsageError(f"{path}: can't be read ({error.strerror or error})") from error
-        self.attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}
+            self._read()
+        except Malformed as error:
+            self.close()
+            raise UsageError(f"{path}: {error}") from error
+        except Exception as error:  # whatever HDF5 may come to with a file that something else made
+            self.close()
+            raise UsageError(f"{path}: can't be read ({hdf5.first_line(error)})") from error
 
-    def text(self, name: str) -> str:
-        """config, layout or progress."""
-        return self._file[name][()].decode()
-
-    @property
-    def config(self) -> dict[str, dict]:
-        """The job, every default written out."""
-        return tomllib.loads(self.text("config"))
+    def _read(self) -> None:
+        self.attributes = hdf5.attributes(self._file)
+        texts = {name: hdf5.text(self._file, name) for name in ("config", "layout", "progress")}
+        self.layout = texts["layout"]  # JSON, as text: compared as it is
+        self.config: dict[str, dict] = _job(texts["config"])  # the job, every default written out
+        self.progress = _progress(texts["progress"])
+        steps = length(self.config) if "run" in self.config else LONGEST
+        for name, low, high in (("step", 0, steps), ("n", 1, LONGEST), ("d", 1, LONGEST), ("begun", 0, LONGEST)):
+            value = self.attributes.get(name)
+            if type(value) is not int or not low <= value <= high:
+                raise Malformed(f"attribute {name} = {value!r:.80}: a number from {low} to {high} is needed")
+        if self.attributes["begun"] > self.step:
+            raise Malformed(f"attribute begun = {self.attributes['begun']}, after step {self.step}")
+        if type(self.attributes.get("definition")) is not str:
+            raise Malformed("attribute definition is no text")
+        if not isinstance(hdf5.find(self._file, "arrays"), h5py.Group):
+            raise Malformed("/arrays is no group")
 
     @property
     def step(self) -> int:
         return self.attributes["step"]
 
+    def _array(self, name: str) -> h5py.Dataset:
+        try:
+            data = hdf5.dataset(self._file, f"arrays/{name}", NUMBERS)
+            hdf5.demand_room(data)
+        except Malformed as error:
+            raise UsageError(f"{self.path}: {error}") from error
+        return data
+
     def __contains__(self, name: str) -> bool:
-        return f"arrays/{name}" in self._file
+        try:
+            return hdf5.find(self._file, f"arrays/{name}") is not None
+        except Malformed as error:
+            raise UsageError(f"{self.path}: {error}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file[f"arrays/{name}"][()]
+        return self._array(name)[()]
 
     def names(self) -> list[str]:
         """All arrays."""
@@ -136,13 +139,16 @@ class Checkpoint:
         self._file["arrays"].visititems(keep)
         return found
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of an array, or None if there is none of that name."""
-        return self._file[f"arrays/{name}"].shape if name in self else None
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
+        """Shape and type of an array, or None if there is none of that name. Raises UsageError if it is not one."""
+        if name not in self:
+            return None
+        data = self._array(name)
+        return data.shape, data.dtype
 
     def part(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Coordinates [lo, hi) of an array's last dimension."""
-        return self._file[f"arrays/{name}"][..., lo:hi]
+        return self._array(name)[..., lo:hi]
 
     def __enter__(self):
         return self
@@ -185,4 +191,38 @@ def save_model(path: Path, parameters: Mapping[str, Tensor], **attributes) -> No
         for name, tensor in parameters.items():
             group.create_dataset(name, data=tensor.cpu().numpy())
 
-    write_aside(path, fill)
+    write_aside(path, fill, head=partial(seal, kind="model", version=MODEL_FORMAT), userblock_size=HEAD)
+
+
+def _job(text: str) -> dict[str, dict]:
+    try:
+        config = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"/config: not the job as TOML ({hdf5.first_line(error)})") from error
+    if loose := [key for key, value in config.items() if not isinstance(value, dict)]:
+        raise Malformed(f"/config: {loose[0]} is no table")
+    return config
+
+
+def _progress(text: str) -> dict[str, Any]:
+    """What an observer, or a user's optimiser, counted. Raises Malformed where that can't be."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"/progress: not JSON ({hdf5.first_line(error)})") from error
+    if isinstance(found, dict) and "groups" in found:
+        return found  # of a user's optimiser, which knows what it saved
+    found = found if isinstance(found, dict) else {}
+    counted = [found.get("counters"), found.get("rows"), {"kept_step": found.get("kept_step")}]
+    right = all(isinstance(table, dict) and all(map(_count, table.values())) for table in counted)
+    if not (right and (found.get("best", "") is None or _number(found.get("best")))):
+        raise Malformed(f"/progress: not what a run counts: {printable(text[:80])}")
+    return found
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < FAR
+
+
+def _count(value: object) -> bool:
+    return _number(value) and value >= 0

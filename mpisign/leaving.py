@@ -17,6 +17,7 @@ from mpisign.errors import MpisignError
 from mpisign.launchers import launch
 from mpisign.rollcall import RollCall
 from mpisign.watchdog import WATCH, Watchdog
+from mpisign.words import printable
 
 INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
 SECONDS = 3.0  # that a last row of the run file may take
@@ -39,7 +40,7 @@ def leave(error: BaseException) -> int:
         end_all(text, code or 1)
     if isinstance(error, SystemExit):
         text = "" if isinstance(error.code, (int, NoneType)) else f"{error.code}\n"  # as Python does
-    if launch().rank == 0:
+    if mpi.speaks():
         say(text)
     return code
 
@@ -55,7 +56,7 @@ def _text(error: BaseException, who: str) -> str:
     if isinstance(error, SystemExit):
         return f"mpisign: {who}ended by SystemExit: {error.code}\n"
     if isinstance(error, (MpisignError, KeyboardInterrupt)):
-        return f"mpisign: {who}{str(error) or 'interrupted'}\n"
+        return f"mpisign: {who}{printable(error, lines=True) or 'interrupted'}\n"
     return f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mpisign import output
+from mpisign.words import printable
 
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
 
@@ -29,7 +30,7 @@ class Lines(Silent):
         self.begin: tuple[int, float] | None = None  # the first step told of, and when: a run may go on in its middle
 
     def line(self, text=""):
-        output.say(text)
+        output.say(printable(text))
 
     def update(self, step, loss, lr, evaluation=None):
         now = time.monotonic()
@@ -68,7 +69,7 @@ class Bar(Lines):
 
     def line(self, text=""):
         with suppress(OSError):
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(printable(text), highlight=False, markup=False)
 
     def update(self, step, loss, lr, evaluation=None):
         said = "  ".join(f"{name} {value:.5g}" for name, value in (evaluation or {}).items())

@@ -19,10 +19,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import existing, lock
+from mpisign import checksum, existing, lock
 from mpisign.errors import StorageError, UsageError
-from mpisign.results import Run, occupied
+from mpisign.hdf5 import CRC
+from mpisign.results import occupied
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
+from mpisign.validation import missing
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
 REWRITE_SECONDS = 30.0
@@ -85,7 +87,8 @@ class Recorder(NoRecorder):
             ) from error
 
         # HDF5 writes what it holds back when a dataset is closed: they stay open
-        self._data = {(t, c.name): self._file[t][c.name] for t, columns in TABLES.items() for c in columns}
+        names = [(table, name) for table in TABLES for name in (*_names(table), CRC)]
+        self._data = {(table, name): self._file[table][name] for table, name in names}
 
     def _create(self, mode, *contents):
         if mode != "rewrite":
@@ -111,20 +114,23 @@ class Recorder(NoRecorder):
         # text of fixed length: HDF5 may read damaged text of other lengths for ever
         texts = {k: np.bytes_(v.encode()) if isinstance(v, str) else v for k, v in attributes.items()}
         file.attrs.update(texts, filetype=np.bytes_(FILETYPE), format_version=FORMAT_VERSION)
-        file["config"] = np.bytes_(config.encode())
-        for name, array in arrays.items():
+        for name, array in {"config": np.bytes_(config.encode()), **arrays}.items():
             file[name] = array
+            file[name].attrs[CRC] = checksum.of_array(np.asarray(array))
         for table, columns in TABLES.items():
-            group = file.create_group(table)
+            group, before = file.create_group(table), {}
             for c in columns:
                 row = (width,) if (width := widths.get(c.each, 0)) else ()
                 chunk = (max(1, 512 // max(width, 1)) if row else 512, *row)
-                before = _before(tables.get(table, {}), c, row)
-                shapes = {"shape": (len(before), *row), "maxshape": (None, *row), "chunks": chunk}
+                before[c.name] = rows = _before(c, tables.get(table, {}), row)
+                shapes = {"shape": (len(rows), *row), "maxshape": (None, *row), "chunks": chunk}
                 data = group.create_dataset(c.name, **shapes, dtype=c.dtype)
-                if len(before):
-                    data[:] = _column(before, c.dtype)
+                if len(rows):
+                    data[:] = rows
                 data.attrs.update(unit=np.bytes_(c.unit), meaning=np.bytes_(c.meaning))
+            sums = checksum.of_rows([*before.values()])
+            data = group.create_dataset(CRC, data=sums, maxshape=(None,), chunks=(512,))
+            data.attrs.update(columns=np.bytes_(",".join(_names(table))))
 
     def append(self, table, **row):
         self._rows[table].append(row)
@@ -159,11 +165,13 @@ class Recorder(NoRecorder):
                 os.fsync(self._file.id.get_vfd_handle())
 
     def _write(self, table, rows):
-        for column in TABLES[table]:
-            data = self._data[table, column.name]
+        columns = {c.name: _column([row[c.name] for row in rows], c.dtype) for c in TABLES[table]}
+        # the checksums come last: a row without one was not whole
+        for name, values in (*columns.items(), (CRC, checksum.of_rows([*columns.values()]))):
+            data = self._data[table, name]
             start = len(data)
             data.resize(start + len(rows), axis=0)
-            data[start:] = _column([row[column.name] for row in rows], column.dtype)
+            data[start:] = values
             data.flush()
 
     def _rewrite(self, file):
@@ -176,17 +184,6 @@ class Recorder(NoRecorder):
         self.flush(force=True)
         if not self.failure:
             self._file.close()
-
-
-def rewrite(run: Run, path: Path) -> None:
-    """Writes what was read of a run file to a new one that any HDF5 program opens; aside, then renamed."""
-    arrays = {f"layout/{name}": array for name, array in run.layout.items()}
-    arrays |= {f"partition/{name}": array for name, array in run.partition.items()}
-    tables = {table: run[table] for table in TABLES}
-    wide = {c.each: tables[t].get(c.name) for t, columns in TABLES.items() for c in columns if c.each}
-    widths = {each: column.shape[1] for each, column in wide.items() if column is not None and column.ndim == 2}
-    contents = (run.attributes, run.config_text, arrays, widths, tables)
-    write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")
 
 
 def probe(path: Path) -> str:
@@ -204,12 +201,15 @@ def probe(path: Path) -> str:
         return "rewrite"
 
 
-def _before(columns: Mapping[str, np.ndarray], column: Column, row: tuple[int, ...]) -> np.ndarray:
-    """A column's rows so far; of one that an older mpisign did not write, as many that say nothing: NaN, 0 or ""."""
-    if column.name in columns:
-        return columns[column.name]
-    rows = max(map(len, columns.values()), default=0)
-    return np.full((rows, *row), {"f": np.nan, "i": 0, "S": ""}[column.dtype[0]])
+def _names(table: str) -> list[str]:
+    return [c.name for c in TABLES[table]]
+
+
+def _before(column: Column, columns: Mapping[str, np.ndarray], row: tuple[int, ...]) -> np.ndarray:
+    """A column of the run so far as it is stored; what an older version did not write is not known."""
+    if column.name in columns and len(columns[column.name]):
+        return _column(columns[column.name], column.dtype)
+    return missing(column.dtype, (len(columns.get("step", ())), *row))
 
 
 def _column(values, dtype: str) -> np.ndarray:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from mpisign.errors import UsageError
 from mpisign.lock import Lock
-from mpisign.recorder import rewrite
+from mpisign.recorder import Recorder, write_aside
 from mpisign.results import Run
+from mpisign.schema import TABLES
+
+LOST = 4000  # characters that a repaired file tells of what it lacks
 
 
 def repair(path: Path, output: Path | None = None) -> list[str]:
@@ -30,3 +33,15 @@ def repair(path: Path, output: Path | None = None) -> list[str]:
     rows = {table: len(run[table]["step"]) for table in ("steps", "eval", "events")}
     counted = ", ".join(f"{count} rows of /{table}" for table, count in rows.items())
     return [*(f"lost: {what}" for what in run.lost), f"kept: {counted}", f"run_file: {output or path}"]
+
+
+def rewrite(run: Run, path: Path) -> None:
+    """Writes what was read of a run file to a new one that any HDF5 program opens; aside, then renamed."""
+    arrays = {f"layout/{name}": array for name, array in run.layout.items()}
+    arrays |= {f"partition/{name}": array for name, array in run.partition.items()}
+    tables = {table: run[table] for table in TABLES}
+    wide = {c.each: tables[t].get(c.name) for t, columns in TABLES.items() for c in columns if c.each}
+    widths = {each: column.shape[1] for each, column in wide.items() if column is not None and column.ndim == 2}
+    lost = {"lost": "; ".join(run.lost)[:LOST]} if run.lost else {}
+    contents = (run.attributes | lost, run.config_text, arrays, widths, tables)
+    write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")

@@ -12,10 +12,11 @@ from mpisign import checkpoint, mpi
 from mpisign.checkpoint import Checkpoint, Writer
 from mpisign.device import spread
 from mpisign.errors import MpisignError, StorageError, UsageError
-from mpisign.layout import Layout
+from mpisign.layout import WORD, Layout
 from mpisign.mpi import Ranks
 from mpisign.slots import State
 from mpisign.stepper import Stepper
+from mpisign.words import printable
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,7 +50,7 @@ def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[
     Returns what save() was given: progress, and the point kept for the end, which is root's alone. Raises UsageError
     on all ranks, with nothing changed, if it is of another job.
     """
-    wanted = {name: a.shape for name, a in _rank_arrays(stepper).items()}
+    wanted = {name: (a.shape, a.dtype) for name, a in _rank_arrays(stepper).items()}
     everyone = ranks.gather(wanted)
     if not ranks.root:
         ranks.agree(None)
@@ -82,6 +83,7 @@ def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> Non
     if ranks.root:
         try:
             _check_model(opened, stepper.layout)
+            _check_arrays(opened, {"x": (stepper.x.shape, np.dtype(np.float32))})
             step = opened.step
             stepper.x.copy_(torch.from_numpy(opened["x"]))
         except MpisignError as found:
@@ -181,7 +183,7 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
         # where everyone counts everything, root's copy is everybody's
         for array in () if stage.exchange.shards else stage.counted().values():
             spread(ranks, array)
-    facts, progress = ranks.share(opened and (opened.attributes, json.loads(opened.text("progress"))))
+    facts, progress = ranks.share(opened and (opened.attributes, opened.progress))
     stepper.restart(facts["step"], facts["begun"])
     return progress
 
@@ -200,20 +202,27 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
     if facts["definition"] != repr(stepper.turns):
         raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.turns!r}")
     length = _voting(stepper).length
-    shapes = {name: a.shape for name, a in stepper.common().items()}
+    x = stepper.x.shape, np.dtype(np.float32)
+    arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
     for names in everyone:
         counted = {name for name in names if _stretches(name, 0, stepper)}
-        shapes |= {k: (*shape[:-1], length) if k in counted else shape for k, shape in names.items()}
-    if wrong := [name for name, shape in shapes.items() if opened.shape(name) != tuple(shape)]:
-        raise UsageError(
-            f"{opened.path}: lacks {wrong[0]} of shape {list(shapes[wrong[0]])}; it was made by other code"
-        )
+        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in names.items()}
+    verdict = (length // WORD,), np.dtype(np.int64)
+    maybe = {f"{stepper.prefix(k)}verdict": verdict for k in range(len(stepper.stages))} | {"kept/x": x}
+    _check_arrays(opened, arrays | {name: kind for name, kind in maybe.items() if name in opened})
+
+
+def _check_arrays(opened: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+    for name, (shape, kind) in wanted.items():
+        if opened.kind(name) != (tuple(shape), kind):
+            what = f"{name} of shape {list(shape)} and type {kind}"
+            raise UsageError(f"{opened.path}: lacks {what}; it was made by other code")
 
 
 def _check_model(opened: Checkpoint, layout: Layout) -> None:
-    theirs, ours = opened.text("layout"), layout_text(layout)
+    theirs, ours = opened.layout, layout_text(layout)
     if theirs != ours:
         raise UsageError(
-            f"{opened.path}: a checkpoint of another model: its parameters are {theirs[:200]}, "
+            f"{opened.path}: a checkpoint of another model: its parameters are {printable(theirs[:200])}, "
             f"but those of this job are {ours[:200]}"
         )

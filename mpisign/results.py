@@ -4,22 +4,22 @@
 >>> run["eval"]["test_accuracy"][-1]
 """
 
-import io
 import re
 import time
-import tomllib
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from mpisign import lock, superblock
+from mpisign import hdf5, lock, runfile, validation
 from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.hdf5 import Malformed
 from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
+from mpisign.words import printable
 
+MODEL_FORMAT = 1
 ATTEMPTS = 3  # at a file that somebody may be writing
 # of the figures that a run prints, by their names
 UNITS = (
@@ -42,46 +42,52 @@ UNITS = (
 class Run:
     """A run: attributes as a dict, tables as dicts of numpy columns, and a summary.
 
-    Raises UsageError if the file is missing, damaged, no run file, or of a newer format. With salvage, rows that can't
-    be read are left out, and `lost` tells of them.
+    Raises UsageError if the file is missing, damaged, no run file, of a newer format, or holds what no run file may:
+    values of another kind, numbers that can't be, links into other files. With salvage, rows that can't be read or are
+    damaged are left out, and `lost` tells of them.
     """
 
     def __init__(self, path: str | Path, salvage: bool = False):
         self.path = Path(path)
-        self.lost: list[str] = []
         for attempt in range(ATTEMPTS):
+            self.lost: list[str] = []
             try:
-                with _open(self.path) as file:
+                with hdf5.opened(self.path) as file:
                     self._read(file, salvage)
                 return
             except UsageError:
                 raise
             except Exception as error:  # whatever HDF5 and its contents may come to when bytes are wrong
-                if attempt + 1 < ATTEMPTS and time.time() - self.path.stat().st_mtime < 60:
+                if attempt + 1 < ATTEMPTS and _fresh(self.path):
                     # somebody may have written it just then
                     time.sleep(0.2)
                     continue
+                what = str(error) if isinstance(error, Malformed) else f"damaged: {hdf5.first_line(error)}"
                 remedy = "" if salvage else f"; mpisign repair {path} saves what can be read"
-                raise UsageError(f"{path}: damaged: {_first_line(error)}{remedy}") from error
+                raise UsageError(f"{path}: {what}{remedy}") from error
 
     def _read(self, file: h5py.File, salvage: bool) -> None:
-        if _plain(file.attrs.get("filetype")) != FILETYPE:
+        self.attributes = hdf5.attributes(file)
+        if self.attributes.get("filetype") != FILETYPE:
             raise UsageError(f"{self.path}: an HDF5 file, but not a run of mpisign")
-        version = int(file.attrs["format_version"])
+        version = self.attributes.get("format_version")
+        if type(version) is not int or version < 1:
+            raise Malformed(f"attribute format_version = {version!r:.80}: a number from 1 on is needed")
         if version > FORMAT_VERSION:
             raise UsageError(
                 f"{self.path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
             )
-        self.attributes = {k: _plain(v) for k, v in file.attrs.items()}
-        self.config_text: str = file["config"][()].decode()
-        self.partition, self.layout = (
-            {k: v[()] for k, v in file[group].items()} if group in file else {} for group in ("partition", "layout")
-        )
+        if wrong := validation.wrong_attribute(self.attributes):
+            raise Malformed(wrong)
+        lost = self.lost if salvage else None
+        self.config_text: str = hdf5.text(file, "config", lost)
+        self.config: dict[str, dict] = runfile.job(self.config_text)  # every default written out
+        self.layout, self.partition = (runfile.fixed(file, group, lost) for group in ("layout", "partition"))
         # a run of an older mpisign lacks the tables that came later: they are empty
-        self._tables = {table: _empty(table) for table in TABLES}
+        self._tables = {table: runfile.empty(table) for table in TABLES}
         for table in TABLES:
-            if table in file:
-                self._tables[table] = _read_table(file[table], self.lost if salvage else None)
+            if (group := hdf5.find(file, table)) is not None:
+                self._tables[table] = runfile.table(group, table, validation.length(self.config), lost)
 
     def __getitem__(self, table: str) -> dict[str, np.ndarray]:
         """A table as a dict of columns of one length; see schema.py. Raises KeyError that lists the tables."""
@@ -98,11 +104,6 @@ class Run:
     def tables(self) -> dict[str, int]:
         """The names of the tables, and how many rows each has."""
         return {name: len(next(iter(columns.values()))) for name, columns in self._tables.items()}
-
-    @cached_property
-    def config(self) -> dict:
-        """The job, every default written out."""
-        return tomllib.loads(self.config_text)
 
     @property
     def complete(self) -> bool:
@@ -125,7 +126,7 @@ class Run:
         if kind == "error":
             return f"error at step {events['step'][-1]}: {events['text'][-1]}"
         if kind == "stop":
-            return events["text"][-1]
+            return events["text"][-1] or "stopped"
         return "incomplete: it goes on" if lock.held(self.path) else "incomplete: it was killed, or goes on elsewhere"
 
     @property
@@ -254,7 +255,7 @@ def told(figures: Mapping[str, object]) -> list[str]:
     lines = []
     for name, value in figures.items():
         unit = next((unit for pattern, unit in UNITS if re.fullmatch(pattern, name)), "")
-        lines.append(f"{name}: {value} {unit}".rstrip())
+        lines.append(f"{name}: {printable(value)} {unit}".rstrip())
     return lines
 
 
@@ -287,76 +288,22 @@ def _may_be_run(path: Path) -> bool:
 
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
-    """The parameters in a `.model` file that a run kept: float32 arrays by name."""
-    with _open(Path(path)) as file:
-        if file.attrs.get("filetype") != "mpisign-model":
+    """The parameters in a `.model` file that a run kept: float32 arrays by name. Raises UsageError if it is damaged."""
+    with hdf5.sealed(Path(path), "model", MODEL_FORMAT, bare=True) as file:
+        if hdf5.attributes(file).get("filetype") != "mpisign-model":
             raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
-        return {name: file["parameters"][name][()] for name in file["parameters"]}
-
-
-def _open(path: Path) -> h5py.File:
-    """A file that was closed, that is being written here, or whose writer was killed."""
-    try:
-        with path.open("rb") as raw:
-            used = superblock.in_use(raw.read(superblock.SIZE))
-    except OSError as error:
-        raise UsageError(f"no file {path}" if not path.exists() else f"{path}: {error.strerror}") from error
-    try:
-        if not used:
-            return h5py.File(path, "r", **lock.hdf5(path))
-        if lock.held(path):
-            return h5py.File(path, "r", libver="latest", swmr=True, **lock.hdf5(path))
-        return h5py.File(io.BytesIO(superblock.as_closed(bytearray(path.read_bytes()))), "r")
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UsageError(f"{path}: can't be opened as HDF5 ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as int, float or str."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _empty(table: str) -> dict[str, np.ndarray]:
-    return {c.name: np.empty(0, "U" if c.dtype.startswith("S") else c.dtype) for c in TABLES[table]}
-
-
-def _read_table(group: h5py.Group, lost: list[str] | None) -> dict[str, np.ndarray]:
-    """Columns of one length. lost: where to tell of rows that can't be read, instead of raising."""
-    name = group.name.strip("/")
-    known = [c.name for c in TABLES[name] if c.name in group]
-    columns = {c: group[c][: _written(group[c])] if lost is None else _readable(group[c], lost) for c in known}
-    length = min(len(c) for c in columns.values())
-    return {n: _text(c[:length]) if c.dtype.kind == "S" else c[:length] for n, c in columns.items()}
-
-
-def _text(column: np.ndarray) -> np.ndarray:
-    return np.array([value.decode(errors="replace") for value in column], dtype="U")
-
-
-def _written(data: h5py.Dataset) -> int:
-    """Rows for which there is room in the file: a damaged length may be any number."""
-    row = data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=object))
-    return min(len(data), data.id.get_storage_size() // max(row, 1))
-
-
-def _readable(data: h5py.Dataset, lost: list[str]) -> np.ndarray:
-    """The rows of a column up to the first chunk that can't be read."""
-    found = [np.empty((0, *data.shape[1:]), data.dtype)]
-    step, written = data.chunks[0], _written(data)
-    if written < len(data):
-        lost.append(f"{data.name}: rows from {written} on")
-    for lo in range(0, written, step):
         try:
-            found.append(data[lo : min(lo + step, written)])
-        except (OSError, RuntimeError):
-            lost.append(f"{data.name}: rows from {lo} on")
-            break
-    return np.concatenate(found)
+            group = hdf5.find(file, "parameters")
+            return {name: hdf5.values(group, name, "fiub") for name in group or ()}
+        except Exception as error:  # a file that something else made, or of an older mpisign and damaged
+            raise UsageError(f"{path}: can't be read ({hdf5.first_line(error)})") from error
+
+
+def _fresh(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < 60
+    except OSError:
+        return False
 
 
 def occupied(path: Path) -> bool:

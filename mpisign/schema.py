@@ -8,7 +8,10 @@
     /partition   rows (n,), class_counts (n, classes): what each rank owns
     /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
-A table's columns are appended together; where a kill cut one short, the reader takes the shortest.
+A table's columns are appended together; where a kill cut one short, the reader takes the shortest. The last of them,
+crc32, is the checksum of the row's values in the columns that its attribute `columns` names; arrays that are written
+once have theirs as an attribute. The reader checks what it finds against what is declared here: see
+validation.py.
 """
 
 from dataclasses import dataclass
@@ -159,3 +162,4 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("torch_build", "S64", "", "torch version with build, and CPU capability"),
     ),
 }
+COUNTED = ("steps", "phases", "eval", "probes", "trace")  # tables that belong to the trajectory

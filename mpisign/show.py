@@ -11,6 +11,7 @@ import numpy as np
 from mpisign import lock
 from mpisign.results import Run, read_all, told
 from mpisign.timing import PHASES
+from mpisign.words import cell, printable
 
 FOLLOW_SECONDS = 1.0  # between looks
 
@@ -18,13 +19,13 @@ FOLLOW_SECONDS = 1.0  # between looks
 def describe(run: Run) -> str:
     """Summary, machine, partition, seconds by phase, and events."""
     lines = told(run.summary())
-    lines.insert(2, f"definition: {run.attributes['definition']}")
+    lines.insert(2, f"definition: {printable(run.attributes['definition'])}")
     if details := run.attributes.get("exchange_details"):  # a run of an older mpisign has them in the reason
-        lines.append(f"exchange: {details}")
+        lines.append(f"exchange: {printable(details)}")
     lines += ["", *_machine(run), *_partition(run), *_phases(run), "", "events:"]
     for when, step, kind, text in zip(*(run["events"][k] for k in ("time", "step", "kind", "text")), strict=True):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-        lines.append(f"  {stamp}  step {step:<8} {kind:10} {text}".rstrip())
+        lines.append(f"  {stamp}  step {step:<8} {printable(kind):10} {printable(text)}".rstrip())
     return "\n".join(lines)
 
 
@@ -54,7 +55,7 @@ def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    writer.writerows(map(cell, row) for row in zip(*(column.tolist() for column in columns.values()), strict=True))
     write(lines.getvalue())
 
 
@@ -73,7 +74,7 @@ def follow(path: Path, say: Callable[[str], None]) -> None:
             break
         written |= alive
         time.sleep(FOLLOW_SECONDS)
-    say(f"status: {Run(path).status}")
+    say(f"status: {printable(Run(path).status)}")
 
 
 def _news(run: Run, seen: dict[str, int]) -> list[str]:
@@ -85,7 +86,12 @@ def _news(run: Run, seen: dict[str, int]) -> list[str]:
         )
         lines.append((evals["step"][k], f"step {evals['step'][k]:<8} {shown}  {evals['seconds'][k]:.1f} s"))
     for k in range(seen["events"], len(events["step"])):
-        lines.append((events["step"][k], f"step {events['step'][k]:<8} {events['kind'][k]} {events['text'][k]}"))
+        lines.append(
+            (
+                events["step"][k],
+                f"step {events['step'][k]:<8} {printable(events['kind'][k])} {printable(events['text'][k])}",
+            )
+        )
     # a run that went on from a checkpoint may have fewer rows than before
     seen |= {"eval": len(evals["step"]), "events": len(events["step"])}
     return [text.rstrip() for _, text in sorted(lines, key=lambda line: line[0])]
@@ -93,7 +99,11 @@ def _news(run: Run, seen: dict[str, int]) -> list[str]:
 
 def _machine(run: Run) -> list[str]:
     segments = run["segments"]
-    return [f"{name}: {segments[name][-1]}" for name in segments if len(segments[name]) and name not in ("step", "n")]
+    return [
+        f"{name}: {printable(segments[name][-1])}"
+        for name in segments
+        if len(segments[name]) and name not in ("step", "n")
+    ]
 
 
 def _partition(run: Run) -> list[str]:

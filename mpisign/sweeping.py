@@ -18,6 +18,7 @@ from mpisign.results import Run
 from mpisign.stopping import Request
 from mpisign.sweep import Point
 from mpisign.train import simulate
+from mpisign.words import printable
 
 
 def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
@@ -123,4 +124,4 @@ def _tell(k: int, count: int, point: Point) -> None:
     figures = "  ".join(
         f"{name} {summary[name]}" for name in ("final_loss", "test_accuracy", "seconds") if name in summary
     )
-    print(f"{k + 1}/{count}  {point.name}: {str(summary['status']).split(':')[0]}  {figures}", flush=True)
+    print(f"{k + 1}/{count}  {point.name}: {printable(summary['status']).split(':')[0]}  {figures}", flush=True)

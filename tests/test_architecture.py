@@ -16,7 +16,10 @@ assert zoo  # its functions enter the registry
 
 ROOMS = {
     "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
-    "h5py": ("mpisign/recorder.py", "mpisign/results.py", "mpisign/checkpoint.py", "mpisign/problems/readers/hdf5.py"),
+    "h5py": (
+        *(f"mpisign/{name}.py" for name in ("recorder", "results", "checkpoint", "hdf5", "runfile")),
+        "mpisign/problems/readers/hdf5.py",
+    ),
     "click": ("mpisign/cli/",),
     "matplotlib": (),
 }

@@ -12,6 +12,7 @@ from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain
 from mpisign.errors import Stopped, StorageError
 from mpisign.schema import TABLES
+from mpisign.words import printable
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
@@ -224,7 +225,7 @@ def show(run, with_config, follow, table):
     if table:
         show.as_csv(found, table, lambda text: click.echo(text, nl=False))
         return
-    click.echo(found.config_text if with_config else show.describe(found))
+    click.echo(printable(found.config_text, lines=True) if with_config else show.describe(found))
 
 
 @cli.command()

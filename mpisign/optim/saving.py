@@ -173,7 +173,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
 
 def _check(opened: Checkpoint, optimizer: "Stateful") -> None:
     """Raises UsageError, before anything changes, for what else than states does not fit."""
-    progress = json.loads(opened.text("progress"))
+    progress = opened.progress
     if "groups" not in progress:
         raise UsageError(f"{opened.path}: a checkpoint of `mpisign train`, not of a SignOptimizer")
     try:

@@ -16,7 +16,8 @@ class Hdf5(Classifier):
     """Cross-entropy of a model on x (rows, ...) and the integer labels y (rows,) in the file `path`.
 
     inputs, labels: names of the datasets. Held out is what lies in `test_path`, or in datasets of the same names with
-    _test behind, if there are any. classes: how many labels there are, 0 for the largest one and those below.
+    _test behind, if there are any. external: whether rows may lie in other files, by links or storage that the file
+    names. classes: how many labels there are, 0 for the largest one and those below.
     model, norm, hidden, dropout: as in `mnist`. Bytes are divided by 255; images are (channels, height, width).
     """
 
@@ -34,19 +35,21 @@ class Hdf5(Classifier):
         norm: str = "batch",
         hidden: list[int] = [128],  # noqa: B006
         dropout: float = 0.0,
+        external: bool = False,
     ):
         super().__init__(Recipe(model, norm, hidden, dropout))
         if classes < 0:
             raise UsageError(f"problem.classes = {classes}: a number of labels, or 0 to look for the largest")
         self.path, self.test_path, self.classes = Path(path), Path(test_path) if test_path else None, classes
-        self.names = inputs, labels
+        self.names, self.external = (inputs, labels), external
 
     def read(self):
-        train, test, beside = StoredRows(self.path, *self.names), None, tuple(f"{name}_test" for name in self.names)
+        beside, test = tuple(f"{name}_test" for name in self.names), None
+        train = StoredRows(self.path, *self.names, self.external)
         if self.test_path:
-            test = StoredRows(self.test_path, *self.names)
+            test = StoredRows(self.test_path, *self.names, self.external)
         elif beside[0] in names(self.path):
-            test = StoredRows(self.path, *beside)
+            test = StoredRows(self.path, *beside, self.external)
         self._known = self.classes or int(train.labels.max()) + 1
         if self._known > MOST_CLASSES:
             raise UsageError(

@@ -1,0 +1,256 @@
+"""Opens HDF5 files, whoever made them, and hands out what is checked: the one place that reads stored values.
+
+Nothing outside the file is read: links into other files, external storage and virtual datasets are refused, and so is
+what is no regular file. A value is read once its type, its dimensions and its size fit: a size that the file can't
+hold is never allocated.
+"""
+
+import io
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from mpisign import checksum, lock, superblock
+from mpisign.errors import UsageError
+from mpisign.words import printable
+
+CRC = "crc32"  # attribute of a dataset that is written once; dataset of a table that grows
+SMALL, RATIO = 1 << 26, 200  # bytes that compressed values may take, and how often the size of the file
+DEPTH = 8  # of links that lead to links
+KINDS = {"i": "integers", "f": "floating-point numbers", "S": "text", "b": "booleans", "u": "unsigned integers"}
+NODES = {stat.S_ISFIFO: "a pipe", stat.S_ISDIR: "a folder", stat.S_ISSOCK: "a socket"}
+
+
+class Malformed(Exception):
+    """What stands in a file is not what may stand there; says what and where, but not in which file."""
+
+
+# Files
+
+
+def regular(path: Path) -> BinaryIO:
+    """A file, open for reading. Raises UsageError if there is none, or what is there is no file: a pipe would be
+    waited for, and a device may never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return path.open("rb")
+    except FileNotFoundError as error:
+        raise UsageError(f"no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+    what = next((name for known, name in NODES.items() if known(mode)), "a device")
+    raise UsageError(f"{path}: {what}, not a file")
+
+
+def opened(path: Path) -> h5py.File:
+    """An HDF5 file that was closed, that is being written here, or whose writer was killed; else UsageError."""
+    with regular(path) as raw:
+        used = superblock.in_use(raw.read(superblock.SIZE))
+    try:
+        if not used:
+            return h5py.File(path, "r", **lock.hdf5(path))
+        if lock.held(path):
+            return h5py.File(path, "r", libver="latest", swmr=True, **lock.hdf5(path))
+        return h5py.File(io.BytesIO(superblock.as_closed(bytearray(path.read_bytes()))), "r")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UsageError(f"{path}: can't be opened as HDF5 ({first_line(error)})") from error
+
+
+def sealed(path: Path, kind: str, newest: int, bare: bool = False) -> h5py.File:
+    """A finished file of ours whose digest is that of its contents, open for reading; else UsageError.
+
+    newest: the newest format that is known. bare: whether a file without a digest is taken, too, as older versions
+    wrote.
+    """
+    with regular(path) as raw:
+        version = checksum.sealed(raw, kind)
+        raw.seek(0)
+        unsealed = bare and version is None and raw.read(8) == superblock.SIGNATURE
+        if version is None and not unsealed:
+            raise UsageError(f"{path}: not a {kind} of mpisign, or its first bytes are damaged")
+        if not unsealed and version > newest:
+            raise UsageError(
+                f"{path}: a {kind} of format {version}, but this mpisign reads up to {newest}; update mpisign"
+            )
+        if not unsealed and not checksum.whole(raw):
+            raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
+    try:
+        return h5py.File(path, "r", **lock.hdf5(path))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UsageError(f"{path}: can't be opened as HDF5 ({first_line(error)})") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that can be printed."""
+    return printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
+
+
+# Objects
+
+
+def find(group: h5py.Group, name: str, outside: bool = False, depth: int = DEPTH) -> Any:
+    """What lies under a name or path below a group, None if nothing does. outside: follows links into other files.
+
+    Raises Malformed for a link that is not followed.
+    """
+    here = group
+    for part in (p for p in name.split("/") if p not in ("", ".")):
+        key = part.encode()
+        if not isinstance(here, h5py.Group) or not here.id.links.exists(key):
+            return None
+        kind = here.id.links.get_info(key).type
+        if kind == h5py.h5l.TYPE_SOFT and depth:
+            target = here.id.links.get_val(key).decode(errors="surrogateescape")
+            here = find(here.file["/"] if target.startswith("/") else here, target, outside, depth - 1)
+        elif kind == h5py.h5l.TYPE_HARD or (outside and kind == h5py.h5l.TYPE_EXTERNAL):
+            here = here[part]
+        else:
+            where = "in circles" if kind == h5py.h5l.TYPE_SOFT else f"into another file {_target(here, key)}".rstrip()
+            raise Malformed(f"{_label(group, name)}: a link {where}, which is not followed")
+    return here
+
+
+def datasets(group: h5py.Group) -> list[str]:
+    """The names of datasets in a group, and of links into other files, which may be some."""
+    found = []
+    for name in group:
+        try:
+            there = isinstance(find(group, name), h5py.Dataset)
+        except Malformed:
+            there = True
+        found += [name] if there else []
+    return found
+
+
+def _target(group: h5py.Group, key: bytes) -> str:
+    value = group.id.links.get_val(key)
+    return f"({printable(os.fsdecode(value[0]))})" if isinstance(value, tuple) else ""
+
+
+def _label(group: h5py.Group, name: str) -> str:
+    return printable(f"{(group.name or '').rstrip('/')}/{name.lstrip('/')}")
+
+
+def dataset(
+    group: h5py.Group,
+    name: str,
+    kinds: str,
+    dimensions: tuple[int, ...] = (),
+    outside: bool = False,
+    optional: bool = False,
+) -> Any:
+    """A dataset whose values are of one of these kinds of numpy, with so many dimensions (any if none are given).
+
+    outside: takes values from other files, too, as datasets in this one say. optional: None if it is not there. Raises
+    Malformed if it is not so.
+    """
+    found, label = find(group, name, outside), _label(group, name)
+    if found is None and optional:
+        return None
+    if not isinstance(found, h5py.Dataset):
+        raise Malformed(f"{label} is missing" if found is None else f"{label} is no dataset")
+    made = found.id.get_create_plist()
+    kind = made.get_layout()
+    if not outside and (kind == h5py.h5d.VIRTUAL or (kind == h5py.h5d.CONTIGUOUS and made.get_external_count())):
+        raise Malformed(f"{label}: its values lie in other files, which are not read")
+    try:
+        dtype = found.dtype
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Malformed(f"{label}: of a type that is not known ({first_line(error)})") from error
+    if dtype.kind not in kinds or dtype.subdtype:
+        wanted = " or ".join(KINDS[k] for k in kinds if k in KINDS)
+        raise Malformed(f"{label}: {wanted} are needed, but it holds {printable(dtype)}")
+    if found.shape is None:
+        raise Malformed(f"{label}: holds no values")
+    if dimensions and found.ndim not in dimensions:
+        wanted = " or ".join(map(str, dimensions))
+        raise Malformed(f"{label}: of shape {found.shape}, but {wanted} dimension(s) are needed")
+    return found
+
+
+def filtered(data: h5py.Dataset) -> bool:
+    """Whether its chunks went through a filter, as compressed ones did."""
+    return data.chunks is not None and data.id.get_create_plist().get_nfilters() > 0
+
+
+def demand_room(data: h5py.Dataset, rows: int | None = None) -> None:
+    """Raises Malformed if so many rows (all by default) are more than the file can hold: they would be made up."""
+    shape = data.shape if rows is None else (rows, *data.shape[1:])
+    claimed, size = data.dtype.itemsize * math.prod(shape), data.file.id.get_filesize()
+    if filtered(data):
+        claimed, size = max(claimed, data.dtype.itemsize * math.prod(data.chunks)), max(SMALL, RATIO * size)
+    if claimed > size:
+        raise Malformed(f"{printable(data.name)}: claims {claimed:,} bytes, which the file can't hold")
+
+
+# Values
+
+
+def values(group: h5py.Group, name: str, kinds: str, dimensions: tuple[int, ...] = ()) -> np.ndarray:
+    """A whole array, of native byte order, that is what was written, where it carries a checksum."""
+    data = dataset(group, name, kinds, dimensions)
+    demand_room(data)
+    array = np.asarray(data[()])
+    demand_checksum(data, array)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def text(group: h5py.Group, name: str, lost: list[str] | None = None) -> str:
+    """A single text, fixed or of any length. lost: where to tell of a wrong checksum, instead of raising."""
+    data = dataset(group, name, "SO", (0,))
+    if data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is None:
+        raise Malformed(f"{_label(group, name)}: text is needed, but it holds {printable(data.dtype)}")
+    demand_room(data)
+    raw = data[()]
+    raw = bytes(raw) if isinstance(raw, bytes) else str(raw).encode(errors="surrogateescape")
+    try:
+        demand_checksum(data, np.frombuffer(raw, np.uint8))
+    except Malformed as error:
+        if lost is None:
+            raise
+        lost.append(f"{_label(group, name)}: {error}; kept as it is")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{_label(group, name)}: not text in UTF-8 ({error})") from error
+
+
+def demand_checksum(data: h5py.Dataset, array: np.ndarray) -> None:
+    """Raises Malformed if values are not those of which the dataset has a checksum; an older one has none."""
+    stored = attributes(data).get(CRC)
+    if stored is not None and stored != checksum.of_array(array):
+        raise Malformed(f"damaged: {printable(data.name)}: its checksum is not that of its values")
+
+
+def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Attributes that are a single number or text, as int, float or str; others are left alone."""
+    found = {}
+    for name in item.attrs:
+        held = item.attrs.get_id(name)
+        try:
+            if held.shape == () and (held.dtype.kind in "iufbS" or h5py.check_string_dtype(held.dtype)):
+                found[name] = _plain(item.attrs[name])
+        except (TypeError, UnicodeDecodeError):
+            continue  # of a type that numpy does not know, or bytes that are no text
+    return found
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def whole_rows(data: h5py.Dataset) -> int:
+    """Rows of a column for which there is room in the file: the length that it claims may be any number."""
+    if filtered(data):
+        beside = math.prod(-(-n // max(c, 1)) for n, c in zip(data.shape[1:], data.chunks[1:], strict=True))
+        return min(len(data), data.id.get_num_chunks() * data.chunks[0] // max(beside, 1))
+    row = data.dtype.itemsize * math.prod(data.shape[1:])
+    return min(len(data), min(data.id.get_storage_size(), data.file.id.get_filesize()) // max(row, 1))
