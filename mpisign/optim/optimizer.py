@@ -26,6 +26,7 @@ from mpisign.optim.statistics import Statistics, told
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
+from mpisign.watchdog import WATCH
 from mpisign.world import Local, Mpi
 
 assert zoo  # its entries are in the registry
@@ -244,7 +245,8 @@ class SignOptimizer(Attendant, torch.optim.Optimizer):
         if found is None:
             return False
         mine = bool(found.item()) if isinstance(found, Tensor) else bool(found)
-        return any(self.ranks.comm.allgather(mine)) if self.ranks.comm else mine
+        with WATCH("an allgather of overflows"):
+            return any(self.ranks.comm.allgather(mine)) if self.ranks.comm else mine
 
     # torch.amp.GradScaler then leaves unscaling, and what to do about an overflow, to step()
     _step_supports_amp_scaling = True

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
+from mpisign.watchdog import WATCH
 
 Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 
@@ -74,7 +75,8 @@ def fault_of(parameters: dict[str, Tensor]) -> UsageError | None:
 def check_alike(layout: Layout, settings: str, ranks: Ranks) -> None:
     """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings."""
     mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
-    everyone = ranks.comm.allgather((mine, settings)) if ranks.comm else []
+    with WATCH("an allgather of settings"):
+        everyone = ranks.comm.allgather((mine, settings)) if ranks.comm else []
     for rank, (theirs, other) in enumerate(everyone):
         first, what = everyone[0][0], f"rank {rank} and rank 0 have different"
         if len(theirs) != len(first):
