@@ -170,6 +170,7 @@ class Job:
         try:
             if beginning.kind != "resume":
                 observer.evaluate(math.nan, self.schedule(self.stepper.t))
+            WATCH.least = 0.0  # the run has started
             self._loop()
             observer.complete()
         except Stopped as stopped:

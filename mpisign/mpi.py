@@ -62,11 +62,15 @@ class Ranks:
             while request and not request.Test():
                 time.sleep(PAUSE)
 
+    def allgather(self, value, what: str = "what all ranks have") -> list:
+        """Every rank's value, small Python objects in rank order. what: they are, for who waits in vain."""
+        with WATCH(f"an allgather of {what}"):
+            return self.comm.allgather(value) if self.comm else [value]
+
     def agree(self, error: MpisignError | None) -> None:
         """Raises the error of the lowest rank that has one, on every rank."""
         self.wait()
-        with WATCH("an allgather of errors"):
-            errors = self.comm.allgather(error and (type(error), str(error))) if self.comm else [error]
+        errors = self.allgather(error and (type(error), str(error)), "errors") if self.comm else [error]
         for found in errors:
             if found is not None:
                 kind, text = found if self.comm else (type(error), str(error))

@@ -45,9 +45,10 @@ class Place:
 def conflict(mine: Place, theirs: Place) -> bool:
     """Whether two ranks, one of which waits, wait for what the other will never do."""
     for one, other in ((mine, theirs), (theirs, mine)):
-        if one.inside and other.left and one.done >= other.done and not one.left:
+        if one.inside and one.wait and other.left and one.done >= other.done:
             return True
-    return bool(mine.inside and theirs.inside and mine.done == theirs.done and mine.inside != theirs.inside)
+    both = mine.inside and mine.wait and theirs.inside and theirs.wait
+    return bool(both and mine.done == theirs.done and mine.inside != theirs.inside)
 
 
 class RollCall(threading.Thread):

@@ -16,6 +16,7 @@ from mpisign.launchers import take_gpu
 from mpisign.mpi import Ranks
 from mpisign.plan import resolve
 from mpisign.results import Run
+from mpisign.watchdog import START, WATCH
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
@@ -32,6 +33,7 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: boo
         take_gpu()
     ranks = mpi.start(config.run.threads, config.run.watchdog)
     leaving.guard()
+    WATCH.least = START
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
     if ranks.size != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are

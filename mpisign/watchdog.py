@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+START = 60.0  # seconds that a wait may last while a run starts, when one rank compiles and reads for others
 STAGGER = 0.3  # seconds by which a rank lets the one below speak first
 
 
@@ -11,7 +12,7 @@ class Watch:
     """What this rank waits for, and since when: `with watch("the Iallgather of headers"): ...`; may be nested."""
 
     def __init__(self):
-        self.step = 0
+        self.step, self.least = 0, 0.0  # seconds that a wait may last at least, whatever the limit
         self._entered: list[tuple[str, float]] = []
 
     def __call__(self, what: str) -> "Watch":
@@ -69,7 +70,7 @@ class Watchdog(threading.Thread):
         clock = Clock(self._watch, self._period)
         while not self._over.wait(self._period):
             what = clock.look()
-            if what and clock.seconds > self._limit:
+            if what and clock.seconds > max(self._limit, self._watch.least):
                 text = f"{what} has not ended after {clock.seconds:.0f} s; a rank is stuck, gone, or slower than "
                 self._bark(self._watch.step, text + self._key)
                 return

@@ -185,12 +185,21 @@ def test_ways_out_of_a_script(way):
 @pytest.mark.parametrize(
     ("one", "other", "vain"),
     [
-        (Place(done=9, inside="step()"), Place(done=9, left="its program ended"), True),
-        (Place(done=9, inside="step()"), Place(done=10, left="its program ended"), False),  # it took part
-        (Place(done=9, inside="step()"), Place(done=9, inside="save()"), True),
-        (Place(done=9, inside="step()"), Place(done=9, inside="step()"), False),
-        (Place(done=9, inside="step()"), Place(done=10, inside="save()"), False),  # it is ahead
-        (Place(done=9, inside="step()"), Place(done=9), False),  # it may come yet
+        (Place(done=9, inside="step()", wait="headers"), Place(done=9, left="its program ended"), True),
+        (
+            Place(done=9, inside="step()", wait="headers"),
+            Place(done=10, left="its program ended"),
+            False,
+        ),
+        (Place(done=9, inside="step()", wait="headers"), Place(done=9, inside="save()", wait="a barrier"), True),
+        (Place(done=9, inside="step()", wait="headers"), Place(done=9, inside="step()", wait="headers"), False),
+        (
+            Place(done=9, inside="step()", wait="headers"),
+            Place(done=10, inside="save()", wait="a barrier"),
+            False,
+        ),
+        (Place(done=9, inside="step()", wait="headers"), Place(done=9), False),
+        (Place(done=9, inside="step()"), Place(done=9, left="its program ended"), False),
         (Place(done=9, left="its program ended"), Place(done=8, left="its program ended"), False),
     ],
 )

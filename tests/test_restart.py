@@ -216,7 +216,7 @@ def test_a_killed_rank_leaves_a_run_that_goes_on(tmp_path):
 
 def test_the_watchdog_names_step_and_collective(tmp_path):
     file = tmp_path / "r.h5"
-    ended = train(*FAULTY, "problem.fault=stall", "run.watchdog=2", f"run.file={file}", n=3, timeout=40)
+    ended = train(*FAULTY, "problem.fault=stall", "run.watchdog=2", f"run.file={file}", n=3, timeout=90)
     assert ended.code not in (0, 75)  # the launcher may tell how the other ranks were ended
     assert re.search(r"rank 0/3: step 4: the I\w+ of \w+ .*has not ended", ended.err), ended.err
     assert "run.watchdog" in ended.err

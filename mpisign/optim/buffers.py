@@ -56,7 +56,7 @@ def average(model: nn.Module, world: World, ranks: Ranks) -> None:
     """
     own = {name: distinct(b.detach()) for name, b in model.named_buffers() if is_dense(b)}
     told = {name: (str(b.dtype), tuple(b.shape), _digest(b)) for name, b in own.items()}
-    everyone = ranks.comm.allgather(told) if ranks.comm else [told]
+    everyone = ranks.allgather(told, "buffers")
     kinds = [", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape, _) in one.items()) for one in everyone]
     if len(set(kinds)) > 1:
         raise UsageError(f"buffers can't be averaged, as the model has {by_value(kinds)}", agreed=True)

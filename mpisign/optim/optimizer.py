@@ -270,7 +270,7 @@ class SignOptimizer(Stateful):
         if found is None:
             return False
         mine = bool(found.item()) if isinstance(found, Tensor) else bool(found)
-        return any(self.ranks.comm.allgather(mine)) if self.ranks.comm else mine
+        return any(self.ranks.allgather(mine, "overflows"))
 
     # torch.amp.GradScaler then leaves unscaling, and what to do about an overflow, to step()
     _step_supports_amp_scaling = True

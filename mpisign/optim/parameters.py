@@ -206,7 +206,7 @@ def check_alike(layout: Layout, beside: list[str], settings: dict[str, object], 
     beside: a line for each buffer and frozen parameter.
     """
     mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
-    everyone = ranks.comm.allgather((mine, beside, settings)) if ranks.comm else []
+    everyone = ranks.allgather((mine, beside, settings), "models and settings")
     for rank, (theirs, lines, other) in enumerate(everyone):
         first, what = everyone[0][0], f"rank {rank} and rank 0 have different"
         if len(theirs) != len(first):

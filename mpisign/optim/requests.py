@@ -41,7 +41,7 @@ def refuse(requests: np.ndarray, gradients: Gradients, numbers: np.ndarray, rank
     if (requests == requests[0]).all():
         return
     mine = [gradients.layout.segments[k].name for k in gradients.missing]
-    everyone = ranks.comm.allgather((numbers.tolist(), mine))
+    everyone = ranks.allgather((numbers.tolist(), mine), "learning rates and missing gradients")
     if differing := numbers_that_differ([told for told, _ in everyone]):
         raise UsageError(
             f"at step {t} {differing}; every rank must take the same step: give schedulers numbers that are the same "

@@ -140,7 +140,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
 
     agreed(prepare, ranks)
     if ranks.comm:
-        everyone = ranks.comm.allgather([json.dumps(progress["groups"]), json.dumps(progress["buffers"])])
+        everyone = ranks.allgather([json.dumps(progress["groups"]), json.dumps(progress["buffers"])])
         for what, texts in zip(("parameter groups", "buffers"), zip(*everyone, strict=True), strict=True):
             if len(set(texts)) > 1:
                 raise UsageError(f"{what} differ between ranks, so they can't be saved: {by_value(texts)}", agreed=True)

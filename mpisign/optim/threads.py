@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from mpisign.mpi import Ranks
+from mpisign.watchdog import WATCH
 
 _warned = False
 
@@ -16,7 +17,8 @@ def warn_if_crowded(ranks: Ranks) -> None:
     if not ranks.comm:
         return
     mine = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
-    here = ranks.node.allgather(mine)
+    with WATCH("an allgather of threads"):
+        here = ranks.node.allgather(mine)
     threads, cores = sum(count for count, _ in here), len({core for _, some in here for core in some})
     everyone = ranks.gather((threads, cores, len(here)))
     # one thread for each rank is the least that there can be
