@@ -31,6 +31,7 @@ from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, told
+from mpisign.optim.values import Number
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
@@ -65,9 +66,9 @@ class SignOptimizer(Stateful):
         self,
         params: Given,
         algorithm: str | Turns = "signum-mv",
-        lr: float | None = None,
+        lr: Number | None = None,
         *,
-        weight_decay: float | None = None,
+        weight_decay: Number | None = None,
         comm: Any = None,
         seed: int = 1,
         zeros: str = "auto",
@@ -77,7 +78,7 @@ class SignOptimizer(Stateful):
         progress: str = "",
         overlap: bool = False,
         dense_steps: int = 0,
-        dense_lr: float | None = None,
+        dense_lr: Number | None = None,
         check_every: int = 100,
         statistics_every: int = 1,
         model: nn.Module | None = None,
@@ -136,7 +137,7 @@ class SignOptimizer(Stateful):
         return {"mpisign": __version__, "algorithm": f"{turns.name}: {turns!r}"} | settings.model_dump() | of_groups
 
     def _lay_out(
-        self, parameters: dict[str, Tensor], slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
+        self, parameters: dict[str, Tensor], slots: Turns, dense_steps: int, dense_lr: Number | None, rate: float
     ) -> tuple[Layout, Turns]:
         if fault := fault_of(parameters):
             raise fault
