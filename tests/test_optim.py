@@ -183,8 +183,8 @@ torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.BatchNorm1d(9), torch.nn.Linear(9, 2))
 for overlap in (False, True):
     opt = SignOptimizer(model, lr=torch.tensor(0.1), overlap=overlap, betas=(0.9, 0.99), algorithm="dlion-mavo")
-    of_torch = torch.optim.lr_scheduler
-    schedules = [of_torch.StepLR(opt, 2), of_torch.OneCycleLR(opt, 0.1, 20, cycle_momentum=False)]
+    cycle = torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 20, cycle_momentum=False)
+    schedules = [torch.optim.lr_scheduler.StepLR(opt, 2), cycle]
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=not overlap)
     for t in range(4):
         opt.zero_grad()

@@ -1,6 +1,7 @@
 """What a SignOptimizer was asked for: the algorithm, by name or as an object, its rate, and how it travels."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -92,13 +93,18 @@ def decay_of(name: str, value: Any) -> float:
 
 def numbers_of(groups: list[dict[str, Any]]) -> np.ndarray:
     """Learning rates and weight decays of parameter groups, float64 (2, groups); raises UsageError as rate_of does."""
-    rates = [rate_of(f"lr of parameter group {k}", group["lr"]) for k, group in enumerate(groups)]
-    decays = [decay_of(f"weight_decay of parameter group {k}", group["weight_decay"]) for k, group in enumerate(groups)]
-    return np.array([rates, decays])
+    return np.array([[_of_group(group, k, name) for k, group in enumerate(groups)] for name in ("lr", "weight_decay")])
+
+
+def _of_group(group: dict[str, Any], place: int, name: str) -> float:
+    value = group[name]
+    if type(value) is float and 0 <= value < math.inf:  # as nearly always, at every step
+        return value
+    return (rate_of if name == "lr" else decay_of)(f"{name} of parameter group {place}", value)
 
 
 def check_group(group: dict[str, Any], place: int) -> None:
     """Refuses values of a group that can't be; its vote becomes a bool. place: among the groups. Raises UsageError."""
-    rate_of(f"lr of parameter group {place}", group["lr"])
-    decay_of(f"weight_decay of parameter group {place}", group["weight_decay"])
+    for name in ("lr", "weight_decay"):
+        _of_group(group, place, name)
     group["vote"] = flag(f"vote of parameter group {place}", group["vote"])

@@ -33,6 +33,7 @@ from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, told
 from mpisign.optim.storage import own_storage
+from mpisign.optim.values import Number
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
@@ -71,9 +72,9 @@ class SignOptimizer(Stateful):
         self,
         params: Given,
         algorithm: str | Turns = "signum-mv",
-        lr: float | Tensor | None = None,
+        lr: Number | None = None,
         *,
-        weight_decay: float | None = None,
+        weight_decay: Number | None = None,
         comm: Any = None,
         seed: int = 1,
         zeros: str = "auto",
@@ -83,7 +84,7 @@ class SignOptimizer(Stateful):
         progress: str = "",
         overlap: bool = False,
         dense_steps: int = 0,
-        dense_lr: float | None = None,
+        dense_lr: Number | None = None,
         check_every: int = 100,
         statistics_every: int = 1,
         watchdog: float = 1800.0,
@@ -143,7 +144,7 @@ class SignOptimizer(Stateful):
         return {"mpisign": __version__, "algorithm": f"{turns.name}: {turns!r}"} | settings.model_dump() | of_groups
 
     def _lay_out(
-        self, given: Named, slots: Turns, dense_steps: int, dense_lr: float | None, rate: float
+        self, given: Named, slots: Turns, dense_steps: int, dense_lr: Number | None, rate: float
     ) -> tuple[Layout, Turns]:
         parameters = given.trained
         if fault := fault_of(parameters, given.beside):

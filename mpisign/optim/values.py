@@ -6,7 +6,7 @@ as {"__mpisign__": KIND, ...}.
 
 import base64
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from mpisign.errors import UsageError
 
 KIND = "__mpisign__"
+Number: TypeAlias = float | np.number[Any] | Tensor  # as people write one; see number()
 
 
 def number(value: Any) -> Any:
