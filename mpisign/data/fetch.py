@@ -3,6 +3,7 @@
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -84,10 +85,15 @@ def _unpack(archive: Path, folder: Path, say: Say) -> None:
             for member in members:
                 # only the last part of a name counts: nothing is written elsewhere
                 target = folder / Path(member.name).name
-                aside = target.with_name(f".{target.name}.part")
-                with opened.extractfile(member) as source, aside.open("wb") as out:
+                with (
+                    opened.extractfile(member) as source,
+                    tempfile.NamedTemporaryFile(
+                        dir=folder, prefix=f".{target.name}.", suffix=".part", delete=False
+                    ) as out,
+                ):
                     shutil.copyfileobj(source, out)
-                os.replace(aside, target)
+                os.chmod(out.name, 0o644)
+                os.replace(out.name, target)
     except tarfile.TarError as error:
         raise UsageError(f"{archive}: no archive ({error}); remove it and fetch it anew") from error
     except OSError as error:
