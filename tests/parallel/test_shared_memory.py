@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpisign import choosing, exchange, memory
+from mpisign import choosing, exchange, memory, zoo
 from mpisign.algorithm import find
 from mpisign.errors import UsageError
 from mpisign.exchange.nodes import Shared, nodes_of
@@ -32,6 +32,7 @@ def test_a_window_that_does_not_fit_is_refused_on_all_ranks(comm, everywhere, mo
 
 
 def test_auto_does_without_what_does_not_fit(comm, everywhere, monkeypatch):
+    assert zoo  # its entries are in the registry
     algorithm = find("signum-mv").build()
     wanted = exchange.choose("auto", algorithm, comm.Get_size())
     monkeypatch.setattr(choosing, "candidates", lambda stage: ("sharded", "hierarchical"))
