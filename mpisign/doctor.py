@@ -153,16 +153,14 @@ def _memory(facts: list[dict]) -> list[Finding]:
     for host, left in {f["host"]: f["left"] for f in facts}.items():
         if left:
             size = sum(left.values()) / MIB
-            text = f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, left by jobs that were killed"
-            found.append(Finding("note", SHARED, text, f"rm {' '.join(sorted(left))}"))
+            text = f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, which no process here has open: left by jobs that were killed"
+            remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
+            found.append(Finding("note", SHARED, text, remedy))
     return found
 
 
 def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
-    """Segments of MPI libraries, of this user, which no process of the user has open: paths and bytes.
-
-    Nothing where not all of the user's processes can be looked into.
-    """
+    """Segments of MPI libraries, of this user, which no process that the user may look into has open: paths, bytes."""
     left = {}
     for path in (path for pattern in SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
@@ -174,10 +172,8 @@ def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
             if process.stat().st_uid == os.geteuid():
                 used = (process / "maps").read_text(errors="replace")
                 left = {path: size for path, size in left.items() if path not in used}
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
         except OSError:
-            return {}
+            continue  # it has ended meanwhile, or lets nobody look: an MPI program does
     return left
 
 

@@ -121,7 +121,9 @@ def test_pinning(cores, everywhere, state):
 
 
 def test_too_little_shared_memory_is_a_problem():
-    assert doctor._memory([{"shm": 64 << 20}, {"shm": 1 << 40}])[0].state == "problem"
+    assert (
+        doctor._memory([{"host": "h", "shm": size, "left": {}} for size in (64 << 20, 1 << 40)])[0].state == "problem"
+    )
 
 
 def test_a_step_that_pmix_started_is_refused_before_mpi():
