@@ -80,7 +80,7 @@ def decide(wish: Wish, path: Path, config: Config) -> Beginning:
     """
     if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
         return _anew(wish, path, config)
-    run = _read(path)
+    run = so_far(path)
     if other := differences(run.config, config.written):
         raise UsageError(
             f"{path} is a run of another job: {'; '.join(other[:3])}; set run.file=... to write another, "
@@ -101,7 +101,7 @@ def decide(wish: Wish, path: Path, config: Config) -> Beginning:
     return _newest(wish, found, run)
 
 
-def _read(path: Path) -> Run:
+def so_far(path: Path) -> Run:
     """The run so far. Of the tables that a checkpoint counts, rows that are lost may be those after it."""
     run = Run(path, salvage=True)
     if lost := [what for what in run.lost if not what.startswith(tuple(f"/{table}" for table in COUNTED))]:
