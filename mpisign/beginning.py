@@ -87,7 +87,7 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
     """
     if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
         return _anew(wish, path, config)
-    run = _read(path)
+    run = so_far(path)
     before = str(run.attributes.get("data", ""))
     if before and data and before != data:
         raise UsageError(
@@ -114,7 +114,7 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
     return _newest(wish, found, run)
 
 
-def _read(path: Path) -> Run:
+def so_far(path: Path) -> Run:
     """The run so far. Of the tables that a checkpoint counts, rows that are lost may be those after it."""
     run = Run(path, salvage=True)
     if lost := [what for what in run.lost if not what.startswith(tuple(f"/{table}" for table in COUNTED))]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpisign import config as configuration
 from mpisign import exchange, leaving, memory, mpi
-from mpisign.beginning import ANEW, Wish
+from mpisign.beginning import ANEW, Wish, so_far
 from mpisign.bits.ahead import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
@@ -15,7 +15,6 @@ from mpisign.job import Job, use_threads
 from mpisign.launchers import take_gpu
 from mpisign.mpi import Ranks
 from mpisign.plan import resolve
-from mpisign.results import Run
 from mpisign.watchdog import START, WATCH
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
@@ -73,7 +72,7 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
 
     settings: `table.key=value` for what moves no bit of x. checkpoint: to go on from, instead of the newest.
     """
-    stored = Run(path)
+    stored = so_far(path)
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
