@@ -104,7 +104,9 @@ if __name__ == "__main__":
             if not options.simulated:
                 launch(checkout, top / name)
             (top / f"{name}.made").touch()
-        files = sorted(p.relative_to(top / "old") for p in (top / "old").glob("*/*.h5"))
+        files = sorted(
+            p.relative_to(top / "old") for p in (top / "old").glob("simulated*/*.h5" if options.simulated else "*/*.h5")
+        )
         bad = 0
         for file in files:
             found = differing(top / "old" / file, top / "new" / file)
