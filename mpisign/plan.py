@@ -1,6 +1,7 @@
 """A job resolved against zoo, problems and exchanges, before MPI starts: everything a typing error can break."""
 
 import fnmatch
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def resolve(config: Config, voters: int) -> Plan:
     algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
+    for key in {"path", "test_path"} & arguments.keys():
+        if isinstance(arguments[key], str):
+            arguments[key] = configuration.shell_path(arguments[key], f"problem.{key}")
     problem = factory(**arguments)
     if isinstance(problem, Problem):
         problem.use_precision(config.run.precision)
@@ -182,6 +186,17 @@ def groups(plan: Plan, names: list[str]) -> dict[str, Group]:
     return {name: Group(vote=False) for name in averaged}
 
 
+def _of_shell(file: str) -> str:
+    """run.file as a shell would read it, its fields not yet filled in."""
+    # ${NAME} is no field, and braces in what a variable holds are none either
+    pieces = re.split(r"(\$\{\w+\}|\$\$|\$\w+|^~[^/{]*)", file)
+    for k, piece in enumerate(pieces):
+        if piece.startswith(("$", "~")):
+            found = configuration.shell_path(piece, "run.file")
+            pieces[k] = found.replace("{", "{{").replace("}", "}}")
+    return "".join(pieces)
+
+
 def run_path(config: Config, n: int) -> Path:
     """run.file with its fields filled in; raises UsageError (on all ranks alike) for a field it has not."""
     fields = {
@@ -191,7 +206,7 @@ def run_path(config: Config, n: int) -> Path:
         "seed": config.run.seed,
     }
     try:
-        path = Path(config.run.file.format(**fields))
+        path = Path(_of_shell(config.run.file).format(**fields))
         if not path.name or path.is_dir():
             raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
         return path

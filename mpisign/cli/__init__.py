@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, docstrings, mpi, output, stopping
+from mpisign import __version__, mpi, output, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
+from mpisign.cli.helping import with_help
 from mpisign.errors import StorageError
 from mpisign.schema import TABLES
 
@@ -267,15 +268,7 @@ def doctor(folder):
     sys.exit(examine(folder, click.echo))
 
 
-def _with_help(group: click.Group) -> None:
-    """Gives commands the help that they lack where Python drops docstrings."""
-    for command in (group, *group.commands.values()):
-        command.help = command.help or docstrings.of(command.callback)
-        if command is not group and isinstance(command, click.Group):
-            _with_help(command)
-
-
-_with_help(cli)
+with_help(cli)
 
 
 def main():
@@ -283,8 +276,7 @@ def main():
     output.prepare()
     try:
         code = cli(standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code)
+        sys.exit(sys.stdout.flush() or code)
     except click.ClickException as error:
         if mpi.speaks():
             error.show()
@@ -294,7 +286,7 @@ def main():
     except (Exception, KeyboardInterrupt) as error:
         if output.is_fault(error) and mpi.launch().size == 1:
             output.silence()
-            if not isinstance(error, BrokenPipeError):  # as `head` leaves it: whoever read has read enough
+            if not isinstance(error, BrokenPipeError):  # as `head` leaves it
                 click.echo(f"mpisign: can't write the output: {error.strerror}", err=True)
             sys.exit(1)
         stopping.ignore_signals()

@@ -4,7 +4,7 @@ The tables [problem] and [algorithm] also take the arguments of the factory or z
 checked against its signature, which is the only list of them.
 """
 
-from mpisign.config.reading import bind, literal, load, make, parse, tables, validate
+from mpisign.config.reading import bind, literal, load, make, parse, shell_path, tables, validate
 from mpisign.config.tables import BUILT_IN, Algorithm, Config, Table, Theory
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "make",
     "parse",
+    "shell_path",
     "tables",
     "validate",
 ]

@@ -1,6 +1,8 @@
 """A job file and --set, read into the models of tables.py: unknown keys refused with the valid ones."""
 
 import inspect
+import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -100,8 +102,30 @@ def parse(setting: str) -> tuple[str, str, Any]:
 
 
 def literal(file: Path) -> str:
-    """A path that run.file takes as it is, without fields to fill in."""
-    return str(file).replace("{", "{{").replace("}", "}}")
+    """A path that run.file takes as it is, without fields to fill in, variables or a home."""
+    text = str(file).replace("$", "$$").replace("{", "{{").replace("}", "}}")
+    return f"./{text}" if text.startswith("~") else text
+
+
+def shell_path(text: str, key: str) -> str:
+    """A path in which ~, ~user, $NAME and ${NAME} at its start or inside mean what they mean to a shell; $$ is one $.
+
+    Raises UsageError for a variable or user that there is not.
+    """
+
+    def value(match: re.Match) -> str:
+        if match[0] == "$$":
+            return "$"
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise UsageError(f"{key} = {text!r}: there is no variable {name} in the environment; a $ itself is $$")
+        return os.environ[name]
+
+    try:
+        whole = Path(text).expanduser() if text.startswith("~") else text
+    except RuntimeError as error:
+        raise UsageError(f"{key} = {text!r}: whose home is that? A name that begins with ~ is ./~...") from error
+    return re.sub(r"\$\$|\$(\w+)|\$\{(\w+)\}", value, str(whole), flags=re.ASCII)
 
 
 def validate(model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "") -> Any:
