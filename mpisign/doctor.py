@@ -153,7 +153,9 @@ def _memory(facts: list[dict]) -> list[Finding]:
     for host, left in {f["host"]: f["left"] for f in facts}.items():
         if left:
             size = sum(left.values()) / MIB
-            text = f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, which no process here has open: left by jobs that were killed"
+            text = (
+                f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, that no process here has open: of killed jobs"
+            )
             remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
             found.append(Finding("note", SHARED, text, remedy))
     return found

@@ -48,6 +48,9 @@ def resolve(config: Config, voters: int) -> Plan:
     algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
+    for key in {"path", "test_path"} & arguments.keys():
+        if isinstance(arguments[key], str):
+            arguments[key] = configuration.shell_path(arguments[key], f"problem.{key}")
     try:
         problem = factory(**arguments)
     except OSError as error:

@@ -244,3 +244,35 @@ def test_a_global_batch_is_dealt_to_all_ranks():
     assert [resolve(job, n).config.problem.batch_size for n in (1, 2, 8)] == [24, 12, 3]
     with pytest.raises(UsageError, match=r"global_batch_size = 24 .* 5 ranks"):
         resolve(job, 5)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/runs/a.h5", "/home/me/runs/a.h5"), ("$SCRATCH/{algorithm}.h5", "/scratch/{me}/signum-mv.h5"),
+        ("${SCRATCH}_2/n{n}.h5", "/scratch/{me}_2/n3.h5"), ("a$$b.h5", "a$b.h5"), ("a~b.h5", "a~b.h5"),
+        ("./~/a.h5", "~/a.h5"), ("5$.h5", "5$.h5"),
+    ],
+)  # fmt: skip
+def test_paths_mean_what_they_mean_to_a_shell(monkeypatch, written, meant):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/{me}")
+    made = config.load(None, (f"run.file={written}",))
+    assert str(run_path(made, 3)) == meant
+    assert str(run_path(config.load(None, (f"run.file={config.literal(written)}",)), 3)) == str(Path(written))
+
+
+@pytest.mark.parametrize("written", ["$NOWHERE_AT_ALL/r.h5", "${NOWHERE_AT_ALL}/r.h5", "~nobody-at-all/r.h5"])
+def test_variables_and_homes_that_are_not_there(written):
+    with pytest.raises(UsageError, match=r"run\.file"):
+        run_path(config.load(None, (f"run.file={written}",)), 3)
+    job = config.load(None, ("problem.name=mnist", f"problem.path={written}"))
+    with pytest.raises(UsageError, match=r"problem\.path"):
+        resolve(job, 1)
+
+
+def test_a_problems_path_of_a_shell(monkeypatch, tmp_path):
+    monkeypatch.setenv("HERE", str(tmp_path))
+    job = config.load(None, ("problem.name=mnist", "problem.path=$HERE/mnist"))
+    assert resolve(job, 1).problem.path == tmp_path / "mnist"
+    assert job.problem.arguments["path"] == "$HERE/mnist", "what is kept is what was written"

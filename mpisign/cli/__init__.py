@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, docstrings, leaving, mpi, output, stopping
+from mpisign import __version__, leaving, mpi, output, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain
+from mpisign.cli.helping import with_help
 from mpisign.errors import Stopped, StorageError
 from mpisign.schema import TABLES
 from mpisign.words import printable
@@ -292,15 +293,7 @@ def doctor(folder):
     return examine(folder, click.echo)
 
 
-def _with_help(group: click.Group) -> None:
-    """Gives commands the help that they lack where Python drops docstrings."""
-    for command in (group, *group.commands.values()):
-        command.help = command.help or docstrings.of(command.callback)
-        if command is not group and isinstance(command, click.Group):
-            _with_help(command)
-
-
-_with_help(cli)
+with_help(cli)
 
 
 def main():

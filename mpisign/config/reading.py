@@ -1,6 +1,7 @@
 """A job file and --set, read into the models of tables.py: unknown keys refused with the valid ones."""
 
 import inspect
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -117,8 +118,30 @@ def parse(setting: str) -> tuple[str, str, Any]:
 
 
 def literal(file: Path) -> str:
-    """A path that run.file takes as it is, without fields to fill in."""
-    return str(file).replace("{", "{{").replace("}", "}}")
+    """A path that run.file takes as it is, without fields to fill in, variables or a home."""
+    text = str(file).replace("$", "$$").replace("{", "{{").replace("}", "}}")
+    return f"./{text}" if text.startswith("~") else text
+
+
+def shell_path(text: str, key: str) -> str:
+    """A path in which ~, ~user, $NAME and ${NAME} at its start or inside mean what they mean to a shell; $$ is one $.
+
+    Raises UsageError for a variable or user that there is not.
+    """
+
+    def value(match: re.Match) -> str:
+        if match[0] == "$$":
+            return "$"
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise UsageError(f"{key} = {text!r}: there is no variable {name} in the environment; a $ itself is $$")
+        return os.environ[name]
+
+    try:
+        whole = Path(text).expanduser() if text.startswith("~") else text
+    except RuntimeError as error:
+        raise UsageError(f"{key} = {text!r}: whose home is that? A name that begins with ~ is ./~...") from error
+    return re.sub(r"\$\$|\$(\w+)|\$\{(\w+)\}", value, str(whole), flags=re.ASCII)
 
 
 def validate(
@@ -208,6 +231,17 @@ def _signature(factory: Callable) -> inspect.Signature:
         return inspect.signature(factory)
 
 
+def _of_shell(file: str) -> str:
+    """run.file as a shell would read it, its fields not yet filled in."""
+    # ${NAME} is no field, and braces in what a variable holds are none either
+    pieces = re.split(r"(\$\{\w+\}|\$\$|\$\w+|^~[^/{]*)", file)
+    for k, piece in enumerate(pieces):
+        if piece.startswith(("$", "~")):
+            found = shell_path(piece, "run.file")
+            pieces[k] = found.replace("{", "{{").replace("}", "}}")
+    return "".join(pieces)
+
+
 def run_path(config: Config, n: int) -> Path:
     """run.file with its fields filled in.
 
@@ -221,7 +255,7 @@ def run_path(config: Config, n: int) -> Path:
         "seed": config.run.seed,
     }
     try:
-        path = Path(config.run.file.format(**fields))
+        path = Path(_of_shell(config.run.file).format(**fields))
         if not path.name or path.is_dir():
             raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
         # a run that an older mpisign wrote under another name can still go on
