@@ -468,7 +468,6 @@ def forged_checkpoints(files: dict[str, Path], names: list[str] | None = None) -
     folder, found = files["open"].parent, {}
     run, new = folder / "resumed.h5", folder / "new.h5"
     where = checkpoint.path_at(run, 30)
-    where.parent.mkdir(exist_ok=True)
     settings = [word for s in (*SETTINGS, f"run.file={new}", "run.overwrite=true") for word in ("--set", s)]
     # nothing of the run's clock is compared
     commands = {
@@ -479,10 +478,15 @@ def forged_checkpoints(files: dict[str, Path], names: list[str] | None = None) -
     right = {}
     for name, how in {"": lambda file: None, **checkpoint_forgeries(folder)}.items():
         if not name or names is None or name in names:
-            shutil.copy(files["open"], run)
-            shutil.rmtree(checkpoint.folder(new), ignore_errors=True)
-            forge(saved, where, how)
-            results = {verb: apart(work) if not name else judge(work, right[verb]) for verb, work in commands.items()}
+            results = {}
+            for verb, work in commands.items():
+                # what the command before has written is nobody's business
+                for folder in (checkpoint.folder(run), checkpoint.folder(new)):
+                    shutil.rmtree(folder, ignore_errors=True)
+                where.parent.mkdir()
+                shutil.copy(files["open"], run)
+                forge(saved, where, how)
+                results[verb] = judge(work, right[verb]) if name else apart(work)
             if name:
                 found[name] = results
             else:
