@@ -17,6 +17,7 @@ assert zoo
 torch.set_num_threads(1)
 
 SEED = 2**40 + 11
+PROGRESS = {"counters": {}, "rows": {}, "best": None, "kept_step": 0}  # what a run tells its checkpoints
 
 
 class Setup:

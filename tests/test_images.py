@@ -21,7 +21,7 @@ from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
 from mpisign.results import load_parameters
 from mpisign.rng import Streams
-from tests.building import Setup, digest
+from tests.building import PROGRESS, Setup, digest
 
 
 def records(count, seed=0):
@@ -184,7 +184,7 @@ def test_statistics_are_each_voters_own_and_go_on_from_a_checkpoint(folder, tmp_
         stepper.step(0.01)
     means = [oracle.statistics["1.running_mean"] for oracle in stepper.oracles]
     assert not torch.equal(means[0], means[1])
-    restart.save(tmp_path / "state.h5", stepper, mpi.alone(3), "", {}, None)
+    restart.save(tmp_path / "state.h5", stepper, mpi.alone(3), "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm("ssvr"))
     restart.restore(Checkpoint(tmp_path / "state.h5"), restored, mpi.alone(3))
     for one in (stepper, restored):

@@ -11,7 +11,7 @@ import torch
 
 from mpisign import mpi, restart
 from mpisign.checkpoint import Checkpoint
-from tests.building import Setup, digest
+from tests.building import PROGRESS, Setup, digest
 from tests.problems import Awkward, Regression
 from tests.reference import arithmetic
 from tests.table import FORMS_BY_ROW, TABLE
@@ -140,7 +140,7 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
     for t in range(5):
         stepper.step(rates(t))
     file, alone = tmp_path / "state.h5", mpi.alone(4)
-    restart.save(file, stepper, alone, "", {}, None)
+    restart.save(file, stepper, alone, "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm(name, **hyper))
     restart.restore(Checkpoint(file), restored, alone)
     for t in range(5, 15):
