@@ -24,6 +24,7 @@ from mpisign.repair import repair
 from mpisign.results import Run, load_parameters, read_all
 from mpisign.words import cell, printable
 from tests import damage
+from tests.files import without_checksums
 from tests.running import ROOT, mpisign, run
 
 GOOD = {"message", "unchanged"}
@@ -112,15 +113,6 @@ def test_a_run_goes_on_though_rows_after_its_checkpoint_are_lost(files, tmp_path
 
 
 # Files of an older version, without checksums
-
-
-def without_checksums(file):
-    with h5py.File(file, "r+", libver="latest") as f:
-        for name in ("config", *(f"{g}/{k}" for g in ("layout", "partition") for k in f[g])):
-            del f[name].attrs[hdf5.CRC]
-        for table in f.values():
-            if isinstance(table, h5py.Group):
-                table.pop(hdf5.CRC, None)
 
 
 def test_a_run_of_an_older_version_is_read_and_goes_on(files, tmp_path):

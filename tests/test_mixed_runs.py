@@ -13,8 +13,8 @@ import pytest
 
 from mpisign.errors import NumericalError
 from mpisign.results import Run
+from tests.files import older
 from tests.running import ROOT
-from tests.test_costs import older
 from tests.test_simulate import here
 
 sys.path.insert(0, str(ROOT / "analysis"))
