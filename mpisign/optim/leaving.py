@@ -28,11 +28,12 @@ class Attendant:
     """What makes calls that all ranks make together."""
 
     roll: RollCall | None = None
-    _interrupted = False
+    _several = _interrupted = False
 
     def attend(self, ranks: Ranks, watchdog: float) -> None:
         """Watches over the ranks of a communicator from now on. Collective."""
         leaving.guard()
+        self._several = ranks.size > 1
         self.roll = leaving.watch_over(ranks, watchdog, "the optimiser's watchdog", patient=True)
         if self.roll:
             self.roll.enter("SignOptimizer()")
@@ -48,7 +49,7 @@ class Attendant:
     @property
     def interrupt(self) -> int:
         """INTERRUPT if this rank was interrupted and the others do not know yet, else 0."""
-        asked = self.roll is not None and not self._interrupted and stopping.asked() == Request.INT
+        asked = self._several and not self._interrupted and stopping.asked() == Request.INT
         return INTERRUPT if asked else 0
 
     def heed(self, request: int, step: int) -> None:
