@@ -30,6 +30,11 @@ class Attendant:
     roll: RollCall | None = None
     _several = _interrupted = False
 
+    def arrive(self) -> None:
+        """An optimiser is about to be made: whoever has left already, after mpisign.rank(), is found from here on."""
+        if (roll := leaving.roll_of_all()) is not None:
+            roll.enter("SignOptimizer()")
+
     def attend(self, ranks: Ranks, watchdog: float) -> None:
         """Watches over the ranks of a communicator from now on. Collective."""
         leaving.guard()
