@@ -33,4 +33,7 @@ def _place() -> tuple[int, int]:
     from mpisign import leaving, mpi
 
     leaving.guard()
-    return mpi.place()
+    leaving.note_exits()
+    found = mpi.place()
+    leaving.watch_over(mpi.started(), 0.0, "", patient=True)
+    return found

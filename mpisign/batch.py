@@ -29,10 +29,10 @@ OWN = {"nodes": "--nodes", "ntasks-per-node": "--tasks", "cpus-per-task": "--cpu
 VALUED = (
     "account acctg-freq batch bb bbf begin chdir cluster-constraint clusters comment constraint container "
     "container-id core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency error exclude "
-    "exclusive export export-file extra extra-node-info get-user-env gpu-bind gpu-freq gpus gpus-per-node gpus- "
-    "per-socket gres gres-flags hint input job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label "
-    "mem mem-bind mem-per-cpu mem-per-gpu network nice no-kill nodefile nodelist ntasks ntasks-per-core ntasks- "
-    "per-gpu ntasks-per-socket oom-kill-step open-mode output partition power prefer priority profile propagate "
+    "exclusive export export-file extra extra-node-info get-user-env gpu-bind gpu-freq gpus gpus-per-node "
+    "gpus-per-socket gres gres-flags hint input job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label "
+    "mem mem-bind mem-per-cpu mem-per-gpu network nice no-kill nodefile nodelist ntasks ntasks-per-core "
+    "ntasks-per-gpu ntasks-per-socket oom-kill-step open-mode output partition power prefer priority profile propagate "
     "qos reservation segment signal sockets-per-node switches thread-spec threads-per-core time-min tmp tres-bind "
     "tres-per-task wait-all-nodes wckey"
 )

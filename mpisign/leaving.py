@@ -125,13 +125,17 @@ def note_exits() -> None:
     Where MPI has not started, others would wait there for a rank that ends with an error: its end ends them too.
     """
 
+    if getattr(sys.exit, "of_mpisign", False):
+        return
+
     def noting(code: object = None) -> None:
         _exits.append(f"sys.exit({code!r})" if code is not None else "sys.exit()")
         if code not in (None, 0) and threading.current_thread() is threading.main_thread() and not _exits[1:]:
             ending.at_end(lambda: _fail_before_mpi(SystemExit(code)))
         before(code)
 
-    before, sys.exit = sys.exit, noting
+    before, noting.of_mpisign = sys.exit, True
+    sys.exit = noting
 
 
 def _fail_before_mpi(error: SystemExit) -> None:
@@ -170,6 +174,12 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
     roll.start()
     _rolls.append(roll)
     return roll
+
+
+def roll_of_all() -> RollCall | None:
+    """The roll call over all ranks that runs already, if any."""
+    ranks = mpi.started()
+    return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
 
 
 def _depart(roll: RollCall, patient: bool) -> None:

@@ -26,6 +26,7 @@ from mpisign.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
+PATIENT = 1800.0  # seconds that MPI's start may take where nobody says how many
 FINALIZE = 60  # seconds that the end of MPI may take
 # a process of its own, as MPI's start leaves this one no thread: ends it unless told before that MPI has started
 LIMIT = """
@@ -144,7 +145,7 @@ def start(threads: int = 0, limit: float = 0.0) -> Ranks:
 
 def place() -> tuple[int, int]:
     """Rank and size in COMM_WORLD; starts MPI where nothing has."""
-    world = _library().COMM_WORLD if (_started or start()).comm else None
+    world = _library().COMM_WORLD if (_started or start(limit=PATIENT)).comm else None
     return (world.Get_rank(), world.Get_size()) if world else (0, 1)
 
 
@@ -202,6 +203,11 @@ def of(comm: object, threads: int = 0) -> Ranks:
 def _around(comm, threads: int) -> Ranks:
     """Looks around in a communicator."""
     MPI = _library()
+    with WATCH("all ranks at MPI's start"):
+        return _seen(MPI, comm, threads)
+
+
+def _seen(MPI, comm, threads: int) -> Ranks:
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     hosts = Counter(comm.allgather(MPI.Get_processor_name()))
     return Ranks(

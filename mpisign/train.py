@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpisign import config as configuration
 from mpisign import exchange, leaving, memory, mpi
-from mpisign.beginning import ANEW, Wish, so_far
+from mpisign.beginning import ANEW, MOVABLE, Wish, so_far
 from mpisign.bits.ahead import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
@@ -78,6 +78,9 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
     if (carrier := str(stored.attributes["exchange"])) in exchange.NAMES:
         tables["exchange"]["name"] = carrier  # what a run measured once, it keeps to
+    problem = tables.get("problem", {})
+    # as they were read once; a $ in them is one
+    problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
     for table, key, value in (configuration.parse(s) for s in (*settings, "run.overwrite=false")):
         tables.setdefault(table, {})[key] = value
     tables["run"]["file"] = configuration.literal(path)

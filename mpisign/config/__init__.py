@@ -4,7 +4,7 @@ The tables [problem] and [algorithm] also take the arguments of the factory or z
 checked against its signature, which is the only list of them.
 """
 
-from mpisign.config.reading import bind, literal, load, make, parse, run_path, shell_path, tables, validate
+from mpisign.config.reading import as_shell, bind, literal, load, make, parse, run_path, shell_path, tables, validate
 from mpisign.config.tables import BUILT_IN, Algorithm, Config, Table, Theory
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "Table",
     "Theory",
+    "as_shell",
     "bind",
     "literal",
     "load",

@@ -119,7 +119,12 @@ def parse(setting: str) -> tuple[str, str, Any]:
 
 def literal(file: Path) -> str:
     """A path that run.file takes as it is, without fields to fill in, variables or a home."""
-    text = str(file).replace("$", "$$").replace("{", "{{").replace("}", "}}")
+    return as_shell(str(file)).replace("{", "{{").replace("}", "}}")
+
+
+def as_shell(path: str) -> str:
+    """What shell_path() takes for this very path."""
+    text = path.replace("$", "$$")
     return f"./{text}" if text.startswith("~") else text
 
 

@@ -28,11 +28,17 @@ class Attendant:
     """What makes calls that all ranks make together."""
 
     roll: RollCall | None = None
-    _interrupted = False
+    _several = _interrupted = False
+
+    def arrive(self) -> None:
+        """An optimiser is about to be made: whoever has left already, after mpisign.rank(), is found from here on."""
+        if (roll := leaving.roll_of_all()) is not None:
+            roll.enter("SignOptimizer()")
 
     def attend(self, ranks: Ranks, watchdog: float) -> None:
         """Watches over the ranks of a communicator from now on. Collective."""
         leaving.guard()
+        self._several = ranks.size > 1
         self.roll = leaving.watch_over(ranks, watchdog, "the optimiser's watchdog", patient=True)
         if self.roll:
             self.roll.enter("SignOptimizer()")
@@ -48,7 +54,7 @@ class Attendant:
     @property
     def interrupt(self) -> int:
         """INTERRUPT if this rank was interrupted and the others do not know yet, else 0."""
-        asked = self.roll is not None and not self._interrupted and stopping.asked() == Request.INT
+        asked = self._several and not self._interrupted and stopping.asked() == Request.INT
         return INTERRUPT if asked else 0
 
     def heed(self, request: int, step: int) -> None:

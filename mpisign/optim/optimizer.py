@@ -92,6 +92,8 @@ class SignOptimizer(Stateful):
         include_frozen: bool = False,
         **hyperparameters: Any,
     ):
+        if comm is None:
+            self.arrive()
         ranks = self.ranks = mpi.start(limit=watchdog) if comm is None else mpi.of(comm)
         self.attend(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
