@@ -7,12 +7,15 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
+LAZY = {"SignOptimizer": "mpisign.optim", "Run": "mpisign.results"}
 
 
 def __getattr__(name: str) -> Any:
     # imported when asked for: reading a run needs no torch
     if name == "optim":
         return importlib.import_module("mpisign.optim")
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

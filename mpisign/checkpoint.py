@@ -23,11 +23,10 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from torch import Tensor
 
 from mpisign import hdf5
 from mpisign.checksum import HEAD, seal
@@ -38,8 +37,11 @@ from mpisign.results import MODEL_FORMAT
 from mpisign.validation import LONGEST, length
 from mpisign.words import printable
 
+if TYPE_CHECKING:  # a sweep is read without torch
+    from torch import Tensor
+
 FORMAT = 1
-NUMBERS = "fiub"  # kinds of arrays
+NUMBERS = "fiubc"  # kinds of arrays
 FAR = 1e300  # no number of what a run counts is larger
 
 
@@ -181,7 +183,7 @@ def remove_all(run: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def save_model(path: Path, parameters: Mapping[str, Tensor], **attributes) -> None:
+def save_model(path: Path, parameters: "Mapping[str, Tensor]", **attributes) -> None:
     """Writes trained parameters by name; results.load_parameters reads them without torch."""
 
     def fill(file: h5py.File) -> None:

@@ -30,6 +30,10 @@ class Malformed(Exception):
     """What stands in a file is not what may stand there; says what and where, but not in which file."""
 
 
+class Outside(Malformed):
+    """Values that lie in another file."""
+
+
 # Files
 
 
@@ -113,7 +117,8 @@ def find(group: h5py.Group, name: str, outside: bool = False, depth: int = DEPTH
             here = here[part]
         else:
             where = "in circles" if kind == h5py.h5l.TYPE_SOFT else f"into another file {_target(here, key)}".rstrip()
-            raise Malformed(f"{_label(group, name)}: a link {where}, which is not followed")
+            wrong = Malformed if kind == h5py.h5l.TYPE_SOFT else Outside
+            raise wrong(f"{_label(group, name)}: a link {where}, which is not followed")
     return here
 
 
@@ -159,7 +164,7 @@ def dataset(
     made = found.id.get_create_plist()
     kind = made.get_layout()
     if not outside and (kind == h5py.h5d.VIRTUAL or (kind == h5py.h5d.CONTIGUOUS and made.get_external_count())):
-        raise Malformed(f"{label}: its values lie in other files, which are not read")
+        raise Outside(f"{label}: its values lie in other files, which are not read")
     try:
         dtype = found.dtype
     except (TypeError, ValueError, RuntimeError) as error:

@@ -48,7 +48,8 @@ def leave(error: BaseException) -> int:
 def code_of(error: BaseException) -> int:
     """The exit code that an error stands for."""
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return code & 255 or int(code != 0)  # a shell sees eight bits of it, and a failure is to stay one
     return getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
 
 
@@ -73,7 +74,7 @@ def end_all(text: str, code: int = 1) -> None:
     if ranks is not None and ranks.comm:
         ending.skip_destructors()
         ranks.comm.Abort(code)
-    elif launch().size > 1 and code != INTERRUPTED:
+    elif launch().size > 1 and code != INTERRUPTED and not launch().stranger:
         # a launcher takes an exit before MPI's start for a success, and the others would wait there
         ending.die(15)
     os._exit(code)

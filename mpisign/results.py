@@ -23,7 +23,7 @@ MODEL_FORMAT = 1
 ATTEMPTS = 3  # at a file that somebody may be writing
 # of the figures that a run prints, by their names
 UNITS = (
-    ("n", "voters"),
+    ("n", "voter(s)"),
     ("d", "coordinates"),
     (".*accuracy", "of the held-out rows"),
     ("seconds", "s"),
@@ -35,7 +35,7 @@ UNITS = (
     (".*bytes_(up|down)", "bytes per rank"),
     ("bytes_per_step", "bytes per rank"),
     ("memory_per_.*", "bytes"),
-    (".*bits_per_coordinate", "bits per coordinate, rank and step"),
+    (".*bits_per_coordinate", "per rank and step"),
 )
 
 

@@ -68,7 +68,7 @@ class Interrupts(threading.Thread):
         self._ears, self._mouth = os.pipe()
         self.saves, self._last = False, -ONE
         os.set_blocking(self._mouth, False)
-        self.before = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
 
     def run(self) -> None:
         while heard := os.read(self._ears, 64):

@@ -30,7 +30,8 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: boo
     plan = resolve(config, promised)
     if config.run.device != "cpu":
         take_gpu()
-    ranks = mpi.start(config.run.threads, config.run.watchdog)
+    limit = config.run.watchdog and max(config.run.watchdog, START)
+    ranks = mpi.start(config.run.threads, limit)
     leaving.guard()
     WATCH.least = START
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")

@@ -47,14 +47,13 @@ def slurm(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("told", "minutes"),
     [
-        ("10:00|2020-01-01T00:00:00", 10), ("1-00:00:00|N/A", 1440), ("INVALID|" + time.strftime(
-            "%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1800)), 30),
+        ("10:00|2020-01-01T00:00:00", 10), ("1-00:00:00|N/A", 1440), ("INVALID|{end}", 30),
         ("UNLIMITED|NONE", None), ("NOT_SET|Unknown", None), ("INVALID|N/A", None), ("", None), ("|", None),
         ("UNLIMITED|2020-01-01T00:00:00", None), ("slurm_load_jobs error: Invalid job id specified", None),
     ],
 )  # fmt: skip
 def test_the_end_of_a_job_by_whatever_squeue_says(slurm, told, minutes):
-    slurm(told)
+    slurm(told.format(end=time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1800))))
     end = slurm_end()
     assert (end is None) == (minutes is None)
     assert minutes is None or abs(end - time.time() - 60 * minutes) < 60

@@ -226,6 +226,8 @@ def test_spoiled_run_files(case, name, folder):
 def test_other_files_for_run_files(folder, tmp_path):
     for strange in (*checkpoint.saved(folder / "r.h5"), folder, ROOT / "README.md", tmp_path / "nothing"):
         for command in ("show", "repair", "resume"):
+            if command == "show" and strange == folder:
+                continue  # lists its runs
             with nothing_changed(folder):
                 code, text = call(command, strange)
                 assert code == 2

@@ -108,7 +108,7 @@ def test_torchrun_is_refused_by_the_program_and_the_library(tmp_path):
     for rank, command in enumerate(([BIN / "mpisign", "train"], [BIN / "python", script])):
         started = {"RANK": str(rank), "WORLD_SIZE": "2"}
         ended = run(*command, environment=started, cwd=tmp_path)
-        assert ended.code == (2, 1)[rank]
+        assert ended.code == 2
         assert "torchrun" in ended.err
         assert "mpirun -n 2" in ended.err
         assert not list(tmp_path.glob("**/*.h5"))

@@ -95,7 +95,7 @@ def test_a_rate_that_is_a_tensor_may_change_in_place():
         ({"seed": -1}, "seed = -1"),
         ({"chunk": 3}, "chunk = 3"),
         ({"progress": "fast"}, "progress = 'fast'"),
-        ({"betas": (0.9, 0.99)}, "unknown key algorithm.betas; signum-mv has: beta"),
+        ({"betas": (0.9, 0.99)}, "unknown key algorithm.betas (did you mean beta?); signum-mv has: beta"),
         ({"algorithm": "adam", "betas": 0.9}, "it stands for (beta1, beta2), two numbers"),
         ({"algorithm": "adam", "betas": (0.9, 0.99), "beta2": 0.5}, "betas and beta2 are both given"),
         ({"algorithm": "adam", "betas": (0.9, 1.5)}, "algorithm.beta2 = 1.5"),

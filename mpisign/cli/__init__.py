@@ -218,10 +218,10 @@ def show(run, with_config, follow, table):
         lines, skipped = show.listing(run)
         click.echo("\n".join(lines))
         click.echo("".join(f"left out: {line}\n" for line in skipped), err=True, nl=False)
-        return 2 if skipped else 0
+        click.get_current_context().exit(2 if skipped else 0)
     if follow:
         show.follow(run, click.echo)
-        return 0
+        return
     found = Run(run)
     if table:
         show.as_csv(found, table, lambda text: click.echo(text, nl=False))
@@ -290,7 +290,7 @@ def doctor(folder):
     """
     from mpisign.doctor import examine
 
-    return examine(folder, click.echo)
+    click.get_current_context().exit(examine(folder, click.echo))
 
 
 with_help(cli)

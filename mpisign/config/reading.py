@@ -14,6 +14,7 @@ from mpisign.config.tables import BUILT_IN, Config, OpenTable
 from mpisign.errors import UsageError, choices, did_you_mean
 
 ENDING = ".h5"  # of run files
+VARIABLE = r"\$\$|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"  # as a shell has them, and $$ for a $
 LENGTHS = ("steps", "epochs", "evaluations")
 
 
@@ -137,7 +138,7 @@ def shell_path(text: str, key: str) -> str:
     def value(match: re.Match) -> str:
         if match[0] == "$$":
             return "$"
-        name = match[1] or match[2]
+        name = match[0].strip("${}")
         if name not in os.environ:
             raise UsageError(f"{key} = {text!r}: there is no variable {name} in the environment; a $ itself is $$")
         return os.environ[name]
@@ -146,7 +147,7 @@ def shell_path(text: str, key: str) -> str:
         whole = Path(text).expanduser() if text.startswith("~") else text
     except RuntimeError as error:
         raise UsageError(f"{key} = {text!r}: whose home is that? A name that begins with ~ is ./~...") from error
-    return re.sub(r"\$\$|\$(\w+)|\$\{(\w+)\}", value, str(whole), flags=re.ASCII)
+    return re.sub(VARIABLE, value, str(whole))
 
 
 def validate(
@@ -239,7 +240,7 @@ def _signature(factory: Callable) -> inspect.Signature:
 def _of_shell(file: str) -> str:
     """run.file as a shell would read it, its fields not yet filled in."""
     # ${NAME} is no field, and braces in what a variable holds are none either
-    pieces = re.split(r"(\$\{\w+\}|\$\$|\$\w+|^~[^/{]*)", file)
+    pieces = re.split(rf"({VARIABLE}|^~[^/{{]*)", file)
     for k, piece in enumerate(pieces):
         if piece.startswith(("$", "~")):
             found = shell_path(piece, "run.file")

@@ -26,6 +26,7 @@ class Gradients:
     """
 
     rows, accumulate, clip = None, 1, 0.0
+    keeps_buffers = True  # whether checkpoints have them
 
     def __init__(self, given: Named, layout: Layout, x: Tensor, warns: bool = True):
         self.layout, self.x, self.warns = layout, x, warns
@@ -47,7 +48,7 @@ class Gradients:
     @property
     def statistics(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of this rank besides its states: the buffers that the model has now."""
-        return to_save(self.model)
+        return to_save(self.model) if self.keeps_buffers else {}
 
     def begin(self, t: int) -> None:
         """Nothing turns with the step: batches are the loop's own."""
@@ -187,7 +188,7 @@ class Gradients:
         """Whether a gradient is missing because the model has another parameter now. Asked where others are missing."""
         self._missed = self.missing
         if self.warns and len(self.missing) == len(self.parameters):
-            warnings.warn("no parameter has a gradient, so none moves: backward() comes before step()", stacklevel=7)
+            warnings.warn("no parameter has a gradient, so none moves: backward() comes before step()", stacklevel=8)
         now = {id(p) for p in self.model.parameters()} if self.missing and self.model else self._of_model
         for k in self.missing:
             if id(self.parameters[k]) in self._of_model - now:

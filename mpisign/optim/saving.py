@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -166,7 +167,11 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
             error = found
     ranks.agree(error)
     agreed(lambda: check_between_steps(optimizer), ranks)
-    progress, _ = restart.restore(opened, optimizer.stepper, ranks)
+    optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
+    try:
+        progress, _ = restart.restore(opened, optimizer.stepper, ranks)
+    finally:
+        optimizer.gradients.keeps_buffers = True
     _put_back(optimizer.param_groups, decode(progress["groups"]))
     return decode(progress["extra"])
 
@@ -178,12 +183,20 @@ def _check(opened: Checkpoint, optimizer: "Stateful") -> None:
         raise UsageError(f"{opened.path}: a checkpoint of `mpisign train`, not of a SignOptimizer")
     try:
         groups = decode([progress["groups"], progress["extra"]])[0]
+        fault = _fault_of_groups(groups, optimizer.param_groups, f"{opened.path}: ")
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{opened.path}: its values can't be read ({error}); it was made by other code") from error
-    if fault := _fault_of_groups(groups, optimizer.param_groups, f"{opened.path}: "):
+    if fault:
         raise fault
-    theirs, ours = progress.get("buffers", []), described(optimizer.gradients.model)
-    if theirs != ours:
+    ours = described(optimizer.gradients.model)
+    if "buffers" not in progress:
+        if ours:
+            warnings.warn(
+                f"{opened.path} was written by an older mpisign, which saved no buffers: they stay as they are",
+                stacklevel=5,
+            )
+        return
+    if (theirs := progress["buffers"]) != ours:
         # a model that was not given has none that are known here
         different = next(b for b in [*theirs, *ours] if b not in theirs or b not in ours)
         lacks = "this optimiser" if different in theirs else "the file"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpisign import hdf5, lock, memory
 from mpisign.errors import UsageError
-from mpisign.hdf5 import Malformed
+from mpisign.hdf5 import Malformed, Outside
 from mpisign.problems.base import Rows
 from mpisign.problems.readers.opening import require
 
@@ -34,9 +34,9 @@ class StoredRows(Rows):
                 )
             if x.dtype.kind not in "fiu" or y.dtype.kind not in "iu":
                 raise UsageError(f"{file}: {inputs} is {x.dtype}, {labels} {y.dtype}; numbers and integers are needed")
+            _demand_room(file, x, y)
             for data in (x, y):
                 _check_stored(data, file)
-            _demand_room(file, x, y)
             self.labels = y[:].astype(np.int64)
             self.shape, self.dtype = x.shape[1:], x.dtype
         self.count = len(self.labels)
@@ -87,8 +87,10 @@ def _dataset(file: Path, opened: h5py.File, name: str, external: bool) -> h5py.D
             found = ", ".join(hdf5.datasets(opened)) or "none"
             raise UsageError(f"{file}: no dataset {name!r}; its datasets: {found}. See problem.inputs, .labels")
         return hdf5.dataset(opened, name, ANY, outside=external)
-    except Malformed as error:
+    except Outside as error:
         raise UsageError(f"{file}: {error}; problem.external=true reads what lies in other files") from error
+    except Malformed as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _demand_room(file: Path, inputs: h5py.Dataset, labels: h5py.Dataset) -> None:
