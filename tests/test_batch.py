@@ -1,6 +1,7 @@
 """Batch scripts are golden files; the doctor finds what is wrong and says what to do."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -133,3 +134,9 @@ def test_a_step_that_pmix_started_is_refused_before_mpi():
         pytest.skip("not an MPICH without PMIx")
     step = {"PMIX_RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
     refused(mpisign("doctor", environment=step), "--mpi=pmi2")
+
+
+def test_the_options_of_sbatch_are_whole_words():
+    words = [*batch.VALUED.split(), *batch.FLAGS.split()]
+    assert not [word for word in words if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", word)]
+    assert len(set(words)) == len(words)

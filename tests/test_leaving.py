@@ -91,6 +91,7 @@ def once_there(file, seconds=60):
     raise AssertionError(f"no {file}")
 
 
+SERIALIZED = "import mpi4py; mpi4py.rc.thread_level = 'serialized'; from mpi4py import MPI\n"  # no roll call
 SCRIPT = """
 import sys, torch
 from mpisign.optim import SignOptimizer
@@ -111,9 +112,10 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_in_a_script_is_raised_after_one_step_of_all_ranks(tmp_path):
+@pytest.mark.parametrize("before", ["", pytest.param(SERIALIZED, marks=pytest.mark.slow)])
+def test_ctrl_c_in_a_script_is_raised_after_one_step_of_all_ranks(before, tmp_path):
     script, file = tmp_path / "loop.py", tmp_path / "last.ckpt"
-    script.write_text(SCRIPT)
+    script.write_text(before + SCRIPT)
     arguments = [str(part) for part in (BIN / "mpirun", "-n", 2, BIN / "python", script, file)]
     pressed = in_terminal(arguments, seen("it goes on"))
     assert pressed.code == 130, pressed.output
@@ -155,7 +157,7 @@ def test_ctrl_c_at_random_moments(moment, n, tmp_path):
 # One rank leaves
 
 
-@pytest.mark.parametrize("way", ["a batch less", "save alone"])
+@pytest.mark.parametrize("way", ["a batch less", "save alone", "exit after rank"])
 def test_a_rank_that_leaves_a_script_is_named(way):
     left = ways_out.in_script(way)
     assert not ways_out.faults(ways_out.IN_A_SCRIPT[way], left), left

@@ -163,3 +163,12 @@ def test_rows_that_are_read_from_a_file_by_every_rank_have_one_too(tmp_path):
         return fingerprint(share, mpi.Ranks())
 
     assert found("one", 1) == found("two", 1) != found("three", 2)
+
+
+def test_a_path_with_a_dollar_is_read_again_on_resume(tmp_path):
+    file, paths = tmp_path / "r.h5", rows(tmp_path / "a$b")
+    written = tuple(path.replace("$", "$$") for path in paths)
+    with pytest.raises(Stopped):
+        here(*written, f"run.file={file}", "run.max_minutes=1e-6")
+    resume(file)
+    assert Run(file).complete

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import mpisign
+from mpisign import restart
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
 from mpisign.optim.values import decode, encode
@@ -310,3 +311,20 @@ def test_whose_buffers_is_asked_without_a_model():
     optimizer = SignOptimizer(nn.BatchNorm1d(3).parameters())
     with pytest.raises(UsageError, match="model="):
         optimizer.average_buffers()
+
+
+def test_a_checkpoint_of_an_older_version_without_buffers_is_read(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    optimizer = SignOptimizer(model, lr=0.1)
+    optimizer.gradients.keeps_buffers = False
+    progress = {"groups": [{"lr": 0.5, "weight_decay": 0.0, "vote": True}], "extra": {"epoch": 3}}
+    restart.save(tmp_path / "old.h5", optimizer.stepper, optimizer.ranks, "", progress, None)
+    optimizer.gradients.keeps_buffers = True
+    x = optimizer.stepper.x.clone()
+    optimizer.stepper.x.add_(1.0)
+    model[1].running_mean.fill_(7.0)
+    with pytest.warns(UserWarning, match="saved no buffers"):
+        assert optimizer.load(tmp_path / "old.h5") == {"epoch": 3}
+    assert torch.equal(optimizer.stepper.x, x)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert model[1].running_mean.tolist() == [7.0] * 3

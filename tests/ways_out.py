@@ -54,6 +54,7 @@ IN_A_SCRIPT = ANYWHERE | {
     "save alone at the end": Way(r"has left after step 11.* is in save\(\)"),
     "exit before": Way("no data here"),
     "raise before": Way("ValueError: no data here"),
+    "exit after rank": Way(r"has left after step 0: sys\.exit\('no data here'\).* is in SignOptimizer\(\)", 2 * SOON),
     "end before": Way("MPI has not started after", WATCHDOG + 2 * SOON),
 }
 
@@ -80,8 +81,14 @@ def script(way: str) -> None:
     here = os.environ["PMI_RANK"] == "1"
     import torch
 
+    import mpisign
     from mpisign.optim import SignOptimizer
 
+    if way.endswith(" after rank"):
+        here = mpisign.rank() == 1
+        if here:
+            print(f"leaves at {time.time()}", flush=True)
+            sys.exit("no data here")
     if here and way.endswith(" before"):
         print(f"leaves at {time.time()}", flush=True)
         if way == "raise before":
