@@ -139,4 +139,3 @@ def test_a_step_that_pmix_started_is_refused_before_mpi():
 def test_the_options_of_sbatch_are_whole_words():
     words = [*batch.VALUED.split(), *batch.FLAGS.split()]
     assert not [word for word in words if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", word)]
-    assert len(set(words)) == len(words)
