@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import re
 
 import pytest
 
 from mpisign.bits import ahead
 from mpisign.bits.cpu import cache
+from tests.running import BIN, run
 
 
 @pytest.fixture
@@ -157,3 +159,9 @@ def test_places_without_a_home(monkeypatch, tmp_path):
 
     monkeypatch.setattr(cache.Path, "home", homeless)
     assert cache.folders() == [first, tree]
+
+
+def test_compiling_ahead_says_where_the_kernels_are_and_ends_well():
+    ended = run(BIN / "python", "-m", "mpisign.bits")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(r"kernels ready in [\d.]+ s, from /.*\n", ended.out)
