@@ -203,7 +203,7 @@ def test_a_run_tells_what_it_holds(folder):
     assert run_.tables["steps"] == len(run_["steps"]["step"]) == 2
     shown = repr(run_)
     assert shown.startswith(f"Run('{folder}/one.h5')\nstatus: complete\n")
-    assert "n: 3 voters" in shown
+    assert "n: 3 voter(s)" in shown
     assert "steps (2)" in shown
     assert str(run_.summary()["bytes_up"]) + " bytes per rank" in shown
     with pytest.raises(KeyError, match=r"did you mean steps\?"):
@@ -213,7 +213,7 @@ def test_a_run_tells_what_it_holds(folder):
 def test_numbers_of_the_summary_have_units():
     figures = told({"n": 2, "seconds": 1.5, "test_accuracy": 0.9, "bytes_up": 8, "best_step": 3, "status": "complete"})
     assert figures == [
-        "n: 2 voters", "seconds: 1.5 s", "test_accuracy: 0.9 of the held-out rows", "bytes_up: 8 bytes per rank",
+        "n: 2 voter(s)", "seconds: 1.5 s", "test_accuracy: 0.9 of the held-out rows", "bytes_up: 8 bytes per rank",
         "best_step: 3", "status: complete",
     ]  # fmt: skip
 

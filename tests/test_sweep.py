@@ -151,7 +151,7 @@ def test_mean_and_band_over_seeds(job, tmp_path):
     done = sorted((tmp_path / "runs").glob("*.h5"))
     script = (BIN / "python", ROOT / "analysis/seeds.py", *done)
     table = run(*script, "--table").out.splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:4]] == ["signum-mv, noise 0.1", "signum-mv, noise 10.0"]
+    assert [line.split("|")[1].strip() for line in table[2:4]] == ["signum-mv, noise 0.1", "signum-mv, noise 10"]
     losses = [Run(f)["eval"]["train_loss"][-1] for f in done if "noise0.1" in f.stem]
     assert table[2].split("|")[4].strip() == f"{np.mean(losses):.3g} +- {np.std(losses, ddof=1):.2g}"
     picture = tmp_path / "seeds.png"
