@@ -31,6 +31,7 @@ def test_a_window_that_does_not_fit_is_refused_on_all_ranks(comm, everywhere, mo
     window.close()
 
 
+@pytest.mark.mpi(min_size=2)
 def test_auto_does_without_what_does_not_fit(comm, everywhere, monkeypatch):
     assert zoo  # its entries are in the registry
     algorithm = find("signum-mv").build()
