@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = "tests/parallel/test_optim.py"  # what lies below it is tested at every number of ranks
+# what lies below them is tested at every number of ranks
+LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 
 
 def run(n: int, seconds: float, arguments: list[str]) -> bool:
@@ -61,7 +62,7 @@ if __name__ == "__main__":
     options, rest = parser.parse_known_args()
     failed = []
     for n in options.n:
-        chosen = rest or ["tests/parallel", *([] if n in options.library else ["--ignore", LIBRARY])]
+        chosen = rest or ["tests/parallel", *([] if n in options.library else [f"--ignore={file}" for file in LIBRARY])]
         failed += [] if run(n, options.timeout, chosen) else [n]
     pipelines = [] if rest else options.pipelines
     failed += [n for n in pipelines if not run(n, options.timeout, ["tests/parallel/test_pipeline.py"])]
