@@ -58,7 +58,7 @@ if __name__ == "__main__":
     parser.add_argument("-n", type=int, nargs="+", default=[1, 2, 3, 5, 8])
     parser.add_argument("--pipelines", type=int, nargs="*", default=[4, 7], help="only the tests of pipelines")
     parser.add_argument("--library", type=int, nargs="*", default=[1, 3], help="the only ones for the optimiser")
-    parser.add_argument("--timeout", type=float, default=240, help="seconds for each number of ranks")
+    parser.add_argument("--timeout", type=float, default=400, help="seconds for each number of ranks")
     options, rest = parser.parse_known_args()
     failed = []
     for n in options.n:
