@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, ScalarFormatter
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.results import Run, read_all
@@ -123,10 +123,20 @@ def save(figure: Figure, output: Path) -> None:
     """Writes a .png, .pdf or .svg, under a temporary name first."""
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    _numbers_as_mathematics(figure)
     figure.savefig(aside)
     aside.replace(output)
     plt.close(figure)
     print(f"picture: {output}")
+
+
+def _numbers_as_mathematics(figure: Figure) -> None:
+    """Has powers of ten on axes set as such, which texts that come from files are not (see text.parse_math)."""
+    figure.canvas.draw()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
+            for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True), axis.get_offset_text()):
+                label.set_parse_math(True)
 
 
 def beside(picture: Path, ending: str) -> Path:
