@@ -44,6 +44,7 @@ class Section:
 def encoded(figure: Figure) -> str:
     """A picture as base64, for an <img> that needs no file."""
     buffer = io.BytesIO()
+    style.numbers_as_mathematics(figure)
     figure.savefig(buffer, format="png")
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -123,14 +123,14 @@ def save(figure: Figure, output: Path) -> None:
     """Writes a .png, .pdf or .svg, under a temporary name first."""
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
-    _numbers_as_mathematics(figure)
+    numbers_as_mathematics(figure)
     figure.savefig(aside)
     aside.replace(output)
     plt.close(figure)
     print(f"picture: {output}")
 
 
-def _numbers_as_mathematics(figure: Figure) -> None:
+def numbers_as_mathematics(figure: Figure) -> None:
     """Has powers of ten on axes set as such, which texts that come from files are not (see text.parse_math)."""
     figure.canvas.draw()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
