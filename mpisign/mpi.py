@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,16 @@ class Ranks:
             if found is not None:
                 kind, text = found if self.comm else (type(error), str(error))
                 raise kind(text, agreed=True)
+
+    def agreed(self, work: Callable[[], Any]) -> Any:
+        """What work returns, or the MpisignError that any rank met, on all ranks. Collective."""
+        found, error = None, None
+        try:
+            found = work()
+        except MpisignError as met:
+            error = met
+        self.agree(error)
+        return found
 
     def share(self, value):
         """Root's value, a small Python object, on every rank."""

@@ -49,7 +49,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_run_does_bit_for_bit(tmp_path):
 def test_a_second_ctrl_c_ends_all_at_once(tmp_path):
     settings = (*PROBLEM, "problem.seconds=30", *SETTINGS, f"run.file={tmp_path}/r.h5")
     pressed = in_terminal(command(2, "train", *flags(settings)), seen(r"step +0/60"), keys=2)
-    # the code is Hydra's, whose own end by a second Ctrl-C may be any
+    # Hydra may itself stumble over the second one, and then its code is any
+    assert pressed.code != 0 or "demux engine error" in pressed.output, pressed.output
     assert pressed.seconds < 8, pressed.output
     assert not checkpoint.saved(tmp_path / "r.h5")
 

@@ -1,23 +1,8 @@
-"""Errors that all ranks raise together, and how they tell which rank has what."""
+"""How errors that all ranks raise together tell which rank has what."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-from mpisign.errors import MpisignError
-from mpisign.mpi import Ranks
+from collections.abc import Iterable
 
 SHOWN = 8  # ranks, or values, in a message, of many
-
-
-def agreed(work: Callable[[], Any], ranks: Ranks) -> Any:
-    """What work returns, or the MpisignError that any rank met, on all ranks. Collective."""
-    found, error = None, None
-    try:
-        found = work()
-    except MpisignError as met:
-        error = met
-    ranks.agree(error)
-    return found
 
 
 def by_value(values: Iterable[object]) -> str:

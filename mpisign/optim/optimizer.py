@@ -1,7 +1,6 @@
 """SignOptimizer: torch's interface around the Stepper."""
 
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ from mpisign.device import spread
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import broadcast, requests, threads
-from mpisign.optim.agreement import agreed
 from mpisign.optim.asked import (
     Settings,
     Turns,
@@ -114,9 +112,9 @@ class SignOptimizer(Stateful):
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
             return settings, slots, rate, given
 
-        settings, slots, rate, given = self._agreed(prepare)
+        settings, slots, rate, given = ranks.agreed(prepare)
         self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
-        self.layout, turns = self._agreed(lambda: self._lay_out(given, slots, settings.dense_steps, dense_lr, rate))
+        self.layout, turns = ranks.agreed(lambda: self._lay_out(given, slots, settings.dense_steps, dense_lr, rate))
         check_alike(self.layout, broadcast.told(given.beside), self._told(turns, settings), ranks)
 
         x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
@@ -134,9 +132,6 @@ class SignOptimizer(Stateful):
         self.attended()
 
     # Construction
-
-    def _agreed(self, work: Callable[[], Any]) -> Any:
-        return agreed(work, self.ranks)
 
     def _told(self, turns: Turns, settings: Settings) -> dict[str, object]:
         """What must be alike on all ranks besides the layout."""
@@ -173,7 +168,7 @@ class SignOptimizer(Stateful):
         self.overlaps = overlap and len(wholes) < len(turns.stages) and ranks.size > 1
         if overlap and wholes and ranks.root:
             warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)
-        chosen = self._agreed(lambda: exchange.choose(settings.exchange, turns, ranks.size))
+        chosen = ranks.agreed(lambda: exchange.choose(settings.exchange, turns, ranks.size))
         progress = settings.progress or ("thread" if self._threads() else "calls")
         how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mpisign import restart
 from mpisign.checkpoint import Checkpoint
 from mpisign.errors import MpisignError, UsageError
-from mpisign.optim.agreement import agreed, by_value
+from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.values import decode, encode, snapshot
 from mpisign.stepper import Stepper
@@ -139,7 +139,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
         progress["extra"] = {name: encode(value, name) for name, value in extra.items()}
         progress["buffers"] = described(model)
 
-    agreed(prepare, ranks)
+    ranks.agreed(prepare)
     if ranks.comm:
         everyone = ranks.allgather([json.dumps(progress["groups"]), json.dumps(progress["buffers"])])
         for what, texts in zip(("parameter groups", "buffers"), zip(*everyone, strict=True), strict=True):
@@ -166,7 +166,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
         except MpisignError as found:
             error = found
     ranks.agree(error)
-    agreed(lambda: check_between_steps(optimizer), ranks)
+    ranks.agreed(lambda: check_between_steps(optimizer))
     optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
     try:
         progress, _ = restart.restore(opened, optimizer.stepper, ranks)

@@ -53,7 +53,7 @@ def share_rows(
     with WATCH("a bcast of the sizes of the data"):
         facts = ranks.node.bcast(facts) if ranks.node else facts
     sizes, rows, class_counts, kind = facts
-    _agreed(ranks, lambda: problem.adopt(sizes))
+    ranks.agreed(lambda: problem.adopt(sizes))
     local = 1 if ranks.size > 1 else voters
     if rows is None:
         none = np.zeros(voters, dtype=np.int64)
@@ -62,7 +62,7 @@ def share_rows(
         dealt = [_hand_out(tables, parts, ranks)]
     else:
         own = (ranks.rank,) if ranks.size > 1 else range(voters)
-        dealt = _agreed(ranks, lambda: [_rows_of(tables, parts, voter, voters) for voter in own])
+        dealt = ranks.agreed(lambda: [_rows_of(tables, parts, voter, voters) for voter in own])
     train, test = zip(*dealt, strict=True)
     return Share(list(train), list(test), rows, class_counts, kind)
 
@@ -87,17 +87,6 @@ def _digest(*parts: Rows | None) -> bytes:
             state.update(f"{name} {array.dtype.str} {array.shape};".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return state.digest()
-
-
-def _agreed(ranks: Ranks, work):
-    """What work() gives; its MpisignError on all ranks, if any has one."""
-    found, error = None, None
-    try:
-        found = work()
-    except MpisignError as met:
-        error = met
-    ranks.agree(error)
-    return found
 
 
 def _parts(tables: Tables, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
