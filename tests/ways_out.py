@@ -50,7 +50,8 @@ IN_A_SCRIPT = ANYWHERE | {
     "in a closure": Way("interrupted"),
     "a batch less": Way(r"has left after step 4: its program ended.* rank 0 is in step\(\) at step 5"),
     "a step skipped": Way(r"has left after step 10.* rank 0 is in step\(\) at step 11"),
-    "save alone": Way(r"rank \d.* is in save\(\).* rank \d.* is in step\(\)"),
+    # either of the two may be the first to find out
+    "save alone": Way(r"is in save\(\).* is in step\(\)|is in step\(\).* is in save\(\)"),
     "save alone at the end": Way(r"has left after step 11.* is in save\(\)"),
     "exit before": Way("no data here"),
     "raise before": Way("ValueError: no data here"),
