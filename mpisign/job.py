@@ -14,7 +14,7 @@ from mpisign.adversary import Adversary
 from mpisign.beginning import ANEW, Beginning, Wish, decide, movable
 from mpisign.choosing import measured
 from mpisign.device import settle, spread
-from mpisign.errors import MpisignError, Stopped, UsageError
+from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
 from mpisign.layout import Layout
 from mpisign.lock import Lock
@@ -119,27 +119,19 @@ class Job:
                 lock.release()
 
     def _lock(self, patience: float) -> Lock | None:
-        lock, error = None, None
-        if self.ranks.root:
+        with self.ranks.agreed():
             try:
-                lock = Lock(self.observer.path, patience)
-            except OSError as found:
-                what = f"can't write the run file {self.observer.path}: {found.strerror}"
-                error = UsageError(f"{what}; set run.file to a place that can be written")
-            except UsageError as found:
-                error = found
-        self.ranks.agree(error)
-        return lock
+                return Lock(self.observer.path, patience) if self.ranks.root else None
+            except OSError as error:
+                what = f"can't write the run file {self.observer.path}: {error.strerror}"
+                raise UsageError(f"{what}; set run.file to a place that can be written") from error
 
     def _begin(self, wish: Wish) -> Beginning:
         """Fills the Stepper as it shall begin; nothing on disk is changed."""
-        beginning, error, ranks = Beginning("new"), None, self.ranks
-        if ranks.root:
-            try:
+        beginning, ranks = Beginning("new"), self.ranks
+        with ranks.agreed():
+            if ranks.root:
                 beginning = decide(wish, self.observer.path, self.config, self.observer.share.data)
-            except MpisignError as found:
-                error = found
-        ranks.agree(error)
         kind = ranks.share(beginning.kind)
         if kind == "resume":
             self._keep_threads(beginning.run)
@@ -222,29 +214,24 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
     """Refuses a problem whose x and gradients alone do not fit into memory, as far as it knows its size."""
     if d := plan.problem.coordinates:
         here = len(ranks.members) if ranks.size > 1 else voters
-        error = None
-        try:
-            what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {here} voter(s) on this machine"
+        what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {here} voter(s) on this machine"
+        with ranks.agreed():
             memory.demand(4 * d * 2 * here, what, "make it smaller, or spread the ranks")
-        except UsageError as found:
-            error = found
-        ranks.agree(error)
 
 
 def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, torch.Tensor]:
     """The starting point, which every rank makes; raises UsageError on all if one that did not read the data can't."""
-    start, error = {}, None
-    try:
-        start = plan.problem.initial(streams.draw("initial", 0).generator())
-    except AttributeError as found:
-        if ranks.local_rank == 0:
-            raise
-        error = UsageError(
-            f"problem {plan.config.problem.name!r}: initial() fails on a rank that did not read the data ({found}); "
-            "read() is called once a node: give what it finds out by describe(), and take it in adopt(), on every rank"
-        )
-    ranks.agree(error)
-    return start
+    with ranks.agreed():
+        try:
+            return plan.problem.initial(streams.draw("initial", 0).generator())
+        except AttributeError as error:
+            if ranks.local_rank == 0:
+                raise
+            raise UsageError(
+                f"problem {plan.config.problem.name!r}: initial() fails on a rank that did not read the data "
+                f"({error}); read() is called once a node: give what it finds out by describe(), and take it in "
+                "adopt(), on every rank"
+            ) from error
 
 
 def _drawn_step(seed: int, steps: int) -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,21 +71,20 @@ class Ranks:
     def agree(self, error: MpisignError | None) -> None:
         """Raises the error of the lowest rank that has one, on every rank."""
         self.wait()
-        errors = self.allgather(error and (type(error), str(error)), "errors") if self.comm else [error]
-        for found in errors:
-            if found is not None:
-                kind, text = found if self.comm else (type(error), str(error))
+        for of_rank in self.allgather(error and (type(error), str(error)), "errors"):
+            if of_rank is not None:
+                kind, text = of_rank
                 raise kind(text, agreed=True)
 
-    def agreed(self, work: Callable[[], Any]) -> Any:
-        """What work returns, or the MpisignError that any rank met, on all ranks. Collective."""
-        found, error = None, None
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """The MpisignError that ends what is inside on any rank is raised on all, that of the lowest. Collective."""
+        error = None
         try:
-            found = work()
-        except MpisignError as met:
-            error = met
+            yield
+        except MpisignError as raised:
+            error = raised
         self.agree(error)
-        return found
 
     def share(self, value):
         """Root's value, a small Python object, on every rank."""

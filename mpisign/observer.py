@@ -12,7 +12,7 @@ from mpisign import __version__, checkpoint, mpi, output, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import Config, run_path
 from mpisign.device import name_of, peak
-from mpisign.errors import MpisignError, StorageError
+from mpisign.errors import StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
 from mpisign.plan import Plan
@@ -59,26 +59,10 @@ class Observer:
 
     def open(self, beginning: Beginning) -> None:
         """Opens the run file on root; raises UsageError on all ranks if that can't be."""
-        error, run, going_on = None, self.config.run, beginning.kind == "resume"
-        if self.ranks.root:
-            tables = beginning.rows() if going_on else None
-            try:
-                self.recorder = Recorder(
-                    self.path,
-                    self._attributes(),
-                    self.config.text(),
-                    self._arrays(),
-                    overwrite=run.overwrite or beginning.run is not None,
-                    mode=run.recorder,
-                    widths=self._widths(),
-                    tables=tables,
-                )
-            except MpisignError as found:
-                error = found
-            if error is None and not going_on:
-                checkpoint.remove_all(self.path)
-            self.rows |= {t: len(tables[t]["step"]) for t in tables or ()}
-        self.ranks.agree(error)
+        going_on = beginning.kind == "resume"
+        with self.ranks.agreed():
+            if self.ranks.root:
+                self._make_recorder(beginning, beginning.rows() if going_on else None)
         segment, text = self._segment(), beginning.text
         if going_on and self.ranks.root and (changes := beginning.changes(segment)):
             text += f"; from here on the bits may differ, as there is another {changes}"
@@ -88,20 +72,41 @@ class Observer:
             self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
         self.clock = Timer()
 
+    def _make_recorder(self, beginning: Beginning, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
+        """On root. tables: the rows so far of a run that goes on."""
+        run = self.config.run
+        self.recorder = Recorder(
+            self.path,
+            self._attributes(),
+            self.config.text(),
+            self._arrays(),
+            overwrite=run.overwrite or beginning.run is not None,
+            mode=run.recorder,
+            widths=self._widths(),
+            tables=tables,
+        )
+        if tables is None:
+            checkpoint.remove_all(self.path)
+        self.rows |= {table: len(columns["step"]) for table, columns in (tables or {}).items()}
+
     def complete(self) -> None:
         """Keeps the parameters and marks the run as complete. Raises StorageError on all ranks if that can't be."""
-        run, error, gathered = self.config.run, None, statistics(self.stepper)
-        if run.keep != "none" and self.ranks.root:
-            kept, step = (self._point(gathered), self.stepper.t) if run.keep == "last" else (self.kept, self.kept_step)
-            x, file = kept["x"], self.path.with_suffix(".model")
-            parameters = self.stepper.layout.views(x) | {k: a for k, a in kept.items() if k != "x"}
-            try:
-                checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
-            except (OSError, RuntimeError) as found:
-                error = StorageError(f"can't write {file}: {found}")
-        if not error:
+        gathered = statistics(self.stepper)
+        with self.ranks.agreed():
+            if self.config.run.keep != "none" and self.ranks.root:
+                self._save_model(gathered)
             self.recorder.event("complete", self.stepper.t)
-        self.ranks.agree(error or self.recorder.failure)
+            if self.recorder.failure:
+                raise self.recorder.failure
+
+    def _save_model(self, gathered: State) -> None:
+        last, file = self.config.run.keep == "last", self.path.with_suffix(".model")
+        point, step = (self._point(gathered), self.stepper.t) if last else (self.kept, self.kept_step)
+        parameters = self.stepper.layout.views(point["x"]) | {k: a for k, a in point.items() if k != "x"}
+        try:
+            checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"can't write {file}: {error}") from error
 
     def close(self) -> None:
         """Closes what is open, whatever happened."""

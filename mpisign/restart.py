@@ -11,7 +11,7 @@ import torch
 from mpisign import checkpoint, mpi
 from mpisign.checkpoint import Checkpoint, Writer
 from mpisign.device import spread
-from mpisign.errors import MpisignError, StorageError, UsageError
+from mpisign.errors import StorageError, UsageError
 from mpisign.layout import WORD, Layout
 from mpisign.mpi import Ranks
 from mpisign.slots import State
@@ -28,20 +28,19 @@ def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict
     what goes with it, by name.
     Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
     """
-    mine, error = _rank_arrays(stepper), None
-    if ranks.root:
-        attributes = {"step": stepper.t, "begun": stepper.begun, "n": stepper.world.n, "d": stepper.layout.size}
-        attributes["definition"] = repr(stepper.turns)
-        texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
-        try:
-            with _in_turn(mine, ranks) as parts:
-                fill = lambda writer: _fill(writer, stepper, parts, kept)  # noqa: E731
-                checkpoint.save(path, fill, texts, attributes)
-        except (OSError, RuntimeError) as found:
-            error = StorageError(f"can't write the checkpoint {path}: {found}")
-    elif ranks.told(0):
-        mpi.send_arrays(ranks.comm, mine, 0)
-    ranks.agree(error)
+    mine = _rank_arrays(stepper)
+    attributes = {"step": stepper.t, "begun": stepper.begun, "n": stepper.world.n, "d": stepper.layout.size}
+    attributes["definition"] = repr(stepper.turns)
+    texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
+    with ranks.agreed():
+        if ranks.root:
+            try:
+                with _in_turn(mine, ranks) as parts:
+                    checkpoint.save(path, lambda writer: _fill(writer, stepper, parts, kept), texts, attributes)
+            except (OSError, RuntimeError) as error:
+                raise StorageError(f"can't write the checkpoint {path}: {error}") from error
+        elif ranks.told(0):
+            mpi.send_arrays(ranks.comm, mine, 0)
 
 
 def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
@@ -52,16 +51,12 @@ def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[
     """
     wanted = {name: (a.shape, a.dtype) for name, a in _rank_arrays(stepper).items()}
     everyone = ranks.gather(wanted)
+    with ranks.agreed():
+        if ranks.root:
+            _check(opened, stepper, everyone)
     if not ranks.root:
-        ranks.agree(None)
         _take(stepper, mpi.receive_arrays(ranks.comm, 0))
         return _take_common(stepper, ranks, None), None
-    error = None
-    try:
-        _check(opened, stepper, everyone)
-    except MpisignError as found:
-        error = found
-    ranks.agree(error)
     with opened:
         for rank, names in reversed(list(enumerate(everyone))):
             arrays = {name: _of_rank(opened, name, rank, stepper) for name in names}
@@ -79,20 +74,15 @@ def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[
 
 def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> None:
     """Takes x and the step from a checkpoint of the same model, and nothing else. Collective; root has opened it."""
-    error, step = None, 0
-    if ranks.root:
-        try:
+    with ranks.agreed():
+        if ranks.root:
             _check_model(opened, stepper.layout)
             _check_arrays(opened, {"x": (stepper.x.shape, np.dtype(np.float32))})
-            step = opened.step
             stepper.x.copy_(torch.from_numpy(opened["x"]))
-        except MpisignError as found:
-            error = found
-    ranks.agree(error)
     spread(ranks, stepper.x)
     if stepper.x_before is not None:
         stepper.x_before.copy_(stepper.x)
-    step = ranks.share(step)
+    step = ranks.share(opened and opened.step)
     stepper.restart(step, begun=step)
 
 

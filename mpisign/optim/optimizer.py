@@ -97,7 +97,7 @@ class SignOptimizer(Stateful):
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
-        def prepare() -> tuple[Any, ...]:
+        with ranks.agreed():
             settings = settings_of(
                 seed=seed, exchange=exchange, chunk=chunk, progress=progress, overlap=overlap, dense_steps=dense_steps,
                 check_every=check_every, statistics_every=statistics_every,
@@ -110,11 +110,9 @@ class SignOptimizer(Stateful):
             decay = decay_of("weight_decay", decay)
             defaults = {"lr": rate if live is None else live, "weight_decay": decay, "vote": True}
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
-            return settings, slots, rate, given
-
-        settings, slots, rate, given = ranks.agreed(prepare)
         self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
-        self.layout, turns = ranks.agreed(lambda: self._lay_out(given, slots, settings.dense_steps, dense_lr, rate))
+        with ranks.agreed():
+            self.layout, turns = self._lay_out(given, slots, settings.dense_steps, dense_lr, rate)
         check_alike(self.layout, broadcast.told(given.beside), self._told(turns, settings), ranks)
 
         x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
@@ -168,7 +166,8 @@ class SignOptimizer(Stateful):
         self.overlaps = overlap and len(wholes) < len(turns.stages) and ranks.size > 1
         if overlap and wholes and ranks.root:
             warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)
-        chosen = ranks.agreed(lambda: exchange.choose(settings.exchange, turns, ranks.size))
+        with ranks.agreed():
+            chosen = exchange.choose(settings.exchange, turns, ranks.size)
         progress = settings.progress or ("thread" if self._threads() else "calls")
         how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpisign import restart
 from mpisign.checkpoint import Checkpoint
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.values import decode, encode, snapshot
@@ -129,44 +129,39 @@ def _arrays(stepper: Stepper) -> dict[str, Tensor]:
 def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
     """One checkpoint of all ranks. Collective."""
     ranks, model = optimizer.ranks, optimizer.gradients.model
-    progress: dict[str, Any] = {}
-
-    def prepare() -> None:
+    with ranks.agreed():
         check_between_steps(optimizer)
         refuse_unsavable(model)
         groups = [_values(group) for group in optimizer.param_groups]
-        progress["groups"] = [encode(group, f"param_groups[{k}]") for k, group in enumerate(groups)]
-        progress["extra"] = {name: encode(value, name) for name, value in extra.items()}
-        progress["buffers"] = described(model)
-
-    ranks.agreed(prepare)
+        progress = {
+            "groups": [encode(group, f"param_groups[{k}]") for k, group in enumerate(groups)],
+            "extra": {name: encode(value, name) for name, value in extra.items()},
+            "buffers": described(model),
+        }
     if ranks.comm:
         everyone = ranks.allgather([json.dumps(progress["groups"]), json.dumps(progress["buffers"])])
         for what, texts in zip(("parameter groups", "buffers"), zip(*everyone, strict=True), strict=True):
             if len(set(texts)) > 1:
                 raise UsageError(f"{what} differ between ranks, so they can't be saved: {by_value(texts)}", agreed=True)
-    error = None
-    if ranks.root:
+    with ranks.agreed():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as found:
-            error = UsageError(f"can't write the checkpoint {path}: {found.strerror}")
-    ranks.agree(error)
+            if ranks.root:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"can't write the checkpoint {path}: {error.strerror}") from error
     config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.turns.name}})
     restart.save(path, optimizer.stepper, ranks, config, progress, None)
 
 
 def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
     """What save() wrote, back. Collective; returns the extra values."""
-    opened, error, ranks = None, None, optimizer.ranks
-    if ranks.root:
-        try:
+    opened, ranks = None, optimizer.ranks
+    with ranks.agreed():
+        if ranks.root:
             opened = Checkpoint(path)
             _check(opened, optimizer)
-        except MpisignError as found:
-            error = found
-    ranks.agree(error)
-    ranks.agreed(lambda: check_between_steps(optimizer))
+    with ranks.agreed():
+        check_between_steps(optimizer)
     optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
     try:
         progress, _ = restart.restore(opened, optimizer.stepper, ranks)

@@ -63,17 +63,13 @@ def find(name: str) -> Callable[..., Problem]:
 
 def pick_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
     """The device for this rank's rows and parameters; see device.pick. Collective; raises UsageError on all ranks."""
-    found, error = torch.device("cpu"), None
-    try:
+    with ranks.agreed():
         if "cuda" in problem.devices:
-            found = pick(wanted, ranks.local_rank)
-        elif wanted == "cuda":
+            return pick(wanted, ranks.local_rank)
+        if wanted == "cuda":
             name = type(problem).__name__
             raise UsageError(f'run.device = "cuda": the problem {name} works on the CPU only; use "cpu" or "auto"')
-    except UsageError as met:
-        error = met
-    ranks.agree(error)
-    return found
+        return torch.device("cpu")
 
 
 __all__ = ["OFFERS", "PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find", "pick_for"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpisign import mpi
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked
@@ -36,24 +36,15 @@ def share_rows(
     dealt as "iid". Every node's first rank reads, or every rank where the problem says so. Raises UsageError on all
     ranks if one of them can't.
     """
-    tables, parts, facts, error = None, [], None, None
-    if ranks.local_rank == 0 or problem.everywhere:
-        try:
-            tables = checked(problem, problem.read())
-            if tables:
-                kind, parts = _parts(tables, voters, generator, gives_way, how)
-            facts = _facts(problem, tables, parts, voters, kind) if tables else ({}, None, None, "iid")
-        except MpisignError as found:
-            error = found
-        except OSError as found:
-            error = UsageError(f"problem {type(problem).__name__}: can't read its data: {found}")
-        except MemoryError:
-            error = UsageError(f"problem {type(problem).__name__}: its data take more memory than there is")
-    ranks.agree(error)
+    tables, parts, facts = None, [], None
+    with ranks.agreed():
+        if ranks.local_rank == 0 or problem.everywhere:
+            tables, parts, facts = _read(problem, voters, generator, gives_way, how)
     with WATCH("a bcast of the sizes of the data"):
         facts = ranks.node.bcast(facts) if ranks.node else facts
     sizes, rows, class_counts, kind = facts
-    ranks.agreed(lambda: problem.adopt(sizes))
+    with ranks.agreed():
+        problem.adopt(sizes)
     local = 1 if ranks.size > 1 else voters
     if rows is None:
         none = np.zeros(voters, dtype=np.int64)
@@ -62,7 +53,8 @@ def share_rows(
         dealt = [_hand_out(tables, parts, ranks)]
     else:
         own = (ranks.rank,) if ranks.size > 1 else range(voters)
-        dealt = ranks.agreed(lambda: [_rows_of(tables, parts, voter, voters) for voter in own])
+        with ranks.agreed():
+            dealt = [_rows_of(tables, parts, voter, voters) for voter in own]
     train, test = zip(*dealt, strict=True)
     return Share(list(train), list(test), rows, class_counts, kind)
 
@@ -87,6 +79,19 @@ def _digest(*parts: Rows | None) -> bytes:
             state.update(f"{name} {array.dtype.str} {array.shape};".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return state.digest()
+
+
+def _read(problem: Problem, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
+    """The tables, the row numbers of every voter and all facts about them; raises UsageError if reading fails."""
+    try:
+        if not (tables := checked(problem, problem.read())):
+            return None, [], ({}, None, None, "iid")
+        kind, parts = _parts(tables, voters, generator, gives_way, how)
+        return tables, parts, _facts(problem, tables, parts, voters, kind)
+    except OSError as error:
+        raise UsageError(f"problem {type(problem).__name__}: can't read its data: {error}") from error
+    except MemoryError as error:
+        raise UsageError(f"problem {type(problem).__name__}: its data take more memory than there is") from error
 
 
 def _parts(tables: Tables, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
