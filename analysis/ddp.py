@@ -23,7 +23,6 @@ from mpisign.bench.peers import start_gloo
 from mpisign.config import Config
 from mpisign.config.tables import Algorithm
 from mpisign.errors import UsageError
-from mpisign.job import use_threads
 from mpisign.layout import Layout
 from mpisign.plan import resolve
 from mpisign.problems import Oracle
@@ -32,6 +31,7 @@ from mpisign.problems.share import share_rows
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.rng import Streams
 from mpisign.schema import TABLES
+from mpisign.setup import use_threads
 from mpisign.timing import Timer
 from mpisign.world import Mpi
 

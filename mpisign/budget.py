@@ -37,7 +37,7 @@ def values_a_step(config: Config, turns: Algorithm | Stages | Cycle, share: Shar
     return total / looked_at
 
 
-def batches_a_pass(config: Config, share: Share) -> int:
+def batches_per_pass(config: Config, share: Share) -> int:
     """Minibatches in a pass over the rows of the voter that has most; 1 without rows."""
     return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
 
@@ -90,8 +90,9 @@ def weights(config: Config, share: Share) -> np.ndarray:
     return rows / rows.sum() * len(rows)
 
 
-def foretold(config: Config, stepper: Stepper, share: Share, steps: int) -> dict[str, object]:
-    """What a run would cost, by name. Collective."""
+def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object]:
+    """What a run would cost, by name. Collective. config: with run.steps."""
+    steps = config.run.steps
     world, turns = stepper.world, stepper.turns
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
     bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]

@@ -1,46 +1,28 @@
 """One run from its plan to its summary.
 
-rows -> layout and x -> run file -> steps -> summary
+setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 """
 
 import math
-from dataclasses import replace
-from itertools import chain
 
-import torch
-
-from mpisign import bits, budget, exchange, leaving, memory, restart, stopping
-from mpisign.adversary import Adversary
-from mpisign.beginning import ANEW, Beginning, Wish, decide, movable
-from mpisign.choosing import measured
-from mpisign.device import settle, spread
+from mpisign import leaving, restart, stopping
+from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
-from mpisign.layout import Layout
 from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
-from mpisign.plan import Plan, fitted, groups, with_theory
+from mpisign.plan import Plan
 from mpisign.probe import Probe
-from mpisign.problems import Oracle, pick_for
-from mpisign.problems.share import fingerprint, share_rows
-from mpisign.results import Run, told
+from mpisign.results import Run
 from mpisign.rng import Streams
 from mpisign.schedules import Schedule
-from mpisign.stepper import Stepper
+from mpisign.setup import set_up, use_threads
 from mpisign.stopping import Request
-from mpisign.timing import Timer
 from mpisign.watchdog import WATCH
-from mpisign.world import Local, Mpi
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
 PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file
-
-
-def use_threads(threads: int) -> None:
-    """So many threads for torch and for the kernels."""
-    torch.set_num_threads(threads)
-    bits.use_threads(threads)
 
 
 class Job:
@@ -48,59 +30,16 @@ class Job:
 
     def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
         """voters: one a rank, or any number in a process without MPI. quiet, verbose: what root prints."""
-        config, streams = plan.config, Streams(plan.config.run.seed)
-        generator = streams.draw("partition", 0).generator()
-        _check_size(plan, ranks, voters)
-        how = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
-        share = share_rows(plan.problem, ranks, voters, generator, **how)
-        if movable(config.problem.arguments):
-            share.data = fingerprint(share, ranks)
-        plan = fitted(plan, share)
-        config = plan.config
-
-        _check_size(plan, ranks, voters)  # again: some problems know their size only now
-        # x comes from root: a generator may differ between hosts, its bits may not
-        start = _initial(plan, streams, ranks)
-        device = pick_for(plan.problem, config.run.device, ranks)
-        layout = Layout({name: tuple(p.shape) for name, p in start.items()}, groups(plan, list(start)), device)
-        x = layout.flatten(start)
-        spread(ranks, x)
-
-        self.steps, rows_a_minibatch = budget.length(config, plan.algorithm, share)
-        if config.run.preset == "theory":
-            plan = with_theory(plan, self.steps, voters, layout.size, budget.batches_a_pass(config, share))
-            config = plan.config
-        self.config = config.model_copy(update={"run": config.run.model_copy(update={"steps": self.steps})})
-        s = config.schedule
-        self.schedule = Schedule(s.kind, s.lr, self.steps, s.warmup, s.milestones, s.decay)
-
-        world = Mpi(ranks.comm) if ranks.size > 1 else Local(voters)
-        a, p = config.algorithm, config.problem
-        how = {"batch_size": p.batch_size, "sampling": p.sampling, "accumulate": a.accumulate, "clip": a.clip}
-        how["sharing"] = len(ranks.members)  # of a GPU's memory, at most
-        oracles = [
-            Oracle(plan.problem, layout, rows, voter, streams, **how)
-            for voter, rows in zip(world.local, share.train, strict=True)
-        ]
-        how = config.exchange.model_dump(exclude={"name", "gpu_aware"})
-        plan = replace(plan, choices=measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **how))
-        how["gpu_aware"] = config.exchange.gpu_aware
-        with WATCH("the making of the exchanges"):
-            carriers = exchange.build(plan.choices, world, layout, plan.algorithm, **how)
-        weights = budget.weights(config, share)
-        timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
-        self.stepper = Stepper(plan.algorithm, layout, carriers, world, streams, oracles, x, weights, timer)
-        if config.adversary.voters:
-            liars = Adversary(**config.adversary.model_dump(), stepper=self.stepper)
-            for carrier in chain.from_iterable(carriers):
-                carrier.adversary = liars
-        self.ranks = ranks
-        self.observer = Observer(plan, self.config, ranks, share, self.stepper, rows_a_minibatch, quiet, verbose)
+        setup = set_up(plan, ranks, voters)
+        self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
+        self.steps = self.config.run.steps
+        self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())
+        self.observer = Observer(setup, ranks, quiet, verbose)
 
     def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
         """Takes all steps, or only tells what they would cost."""
         if dry_run:
-            self._print_costs()
+            self.observer.print_costs()
             return
         lock = None
         try:
@@ -201,37 +140,6 @@ class Job:
             else:
                 observer.printer.update(taken, outcome.loss, lr)
             keeper.edge(Request(outcome.request), last)
-
-    def _print_costs(self) -> None:
-        self.observer.print_header()
-        foretold = budget.foretold(self.config, self.stepper, self.observer.share, self.steps)
-        for line in told(foretold):
-            self.observer.printer.line(line)
-        self.observer.close()
-
-
-def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
-    """Refuses a problem whose x and gradients alone do not fit into memory, as far as it knows its size."""
-    if d := plan.problem.coordinates:
-        here = len(ranks.members) if ranks.size > 1 else voters
-        what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {here} voter(s) on this machine"
-        with ranks.agreed():
-            memory.demand(4 * d * 2 * here, what, "make it smaller, or spread the ranks")
-
-
-def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """The starting point, which every rank makes; raises UsageError on all if one that did not read the data can't."""
-    with ranks.agreed():
-        try:
-            return plan.problem.initial(streams.draw("initial", 0).generator())
-        except AttributeError as error:
-            if ranks.local_rank == 0:
-                raise
-            raise UsageError(
-                f"problem {plan.config.problem.name!r}: initial() fails on a rank that did not read the data "
-                f"({error}); read() is called once a node: give what it finds out by describe(), and take it in "
-                "adopt(), on every rank"
-            ) from error
 
 
 def _drawn_step(seed: int, steps: int) -> int:

@@ -8,21 +8,20 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, checkpoint, mpi, output, progress
+from mpisign import __version__, budget, checkpoint, mpi, output, progress
 from mpisign.beginning import COUNTED, Beginning
-from mpisign.config import Config, run_path
+from mpisign.config import run_path
 from mpisign.device import name_of, peak
 from mpisign.errors import StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
-from mpisign.plan import Plan
 from mpisign.problems.feed import Feed
-from mpisign.problems.share import Share
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run, told
 from mpisign.schema import SNR_EDGES
+from mpisign.setup import Setup
 from mpisign.slots import State
-from mpisign.stepper import Outcome, Stepper
+from mpisign.stepper import Outcome
 from mpisign.timing import PHASES, Timer
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
@@ -32,20 +31,11 @@ METHOD = ("method_up", "method_down")  # bits by the method's definition; older 
 class Observer:
     """Watches one Stepper; collective where it measures, silent on ranks other than root."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        config: Config,
-        ranks: Ranks,
-        share: Share,
-        stepper: Stepper,
-        rows_a_minibatch: int,
-        quiet: bool = False,
-        verbose: bool = False,
-    ):
-        """config: with run.steps filled in. rows_a_minibatch: of all voters. verbose: whether the header tells all."""
-        self.plan, self.config, self.ranks, self.share, self.stepper = plan, config, ranks, share, stepper
-        self.rows_a_minibatch, self.quiet, self.verbose = rows_a_minibatch, quiet, verbose
+    def __init__(self, setup: Setup, ranks: Ranks, quiet: bool = False, verbose: bool = False):
+        """quiet: nothing is printed. verbose: the header tells all."""
+        self.plan, self.config, self.share, self.stepper = setup.plan, setup.plan.config, setup.share, setup.stepper
+        self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
+        stepper, config, share = self.stepper, self.config, self.share
         self.world, self.oracles = stepper.world, stepper.oracles
         self.test = [Feed(part, stepper.layout.device) if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
@@ -217,7 +207,7 @@ class Observer:
 
     def _epoch(self) -> float:
         """Rows of minibatches so far, over all rows."""
-        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_a_minibatch
+        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_per_minibatch
         return seen / max(self.share.rows.sum(), 1)
 
     def _totals(self) -> dict[str, float]:
@@ -295,5 +285,12 @@ class Observer:
             say(
                 f"adversary: the first {lies.voters} of {self.world.n} voters lie ({lies.kind}, factor {lies.factor:g})"
             )
-        batches = f", {self.rows_a_minibatch} rows each, all voters together" if self.rows_a_minibatch else ""
+        batches = f", {self.rows_per_minibatch} rows each, all voters together" if self.rows_per_minibatch else ""
         say(f"steps: {config.run.steps:,}{batches}")
+
+    def print_costs(self) -> None:
+        """What a run would cost, in place of taking it. Collective."""
+        self.print_header()
+        for line in told(budget.foretold(self.config, self.stepper, self.share)):
+            self.printer.line(line)
+        self.close()

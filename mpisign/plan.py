@@ -1,6 +1,5 @@
 """A job resolved against zoo, problems and exchanges, before MPI starts: everything a typing error can break."""
 
-import fnmatch
 import inspect
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +12,8 @@ from mpisign.config import Config
 from mpisign.config.tables import Adversary
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
-from mpisign.layout import Group
 from mpisign.problems import OFFERS, Problem
-from mpisign.problems.share import Share
 from mpisign.theory import Setting
-
-STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,11 @@ def resolve(config: Config, voters: int) -> Plan:
     if config.run.preset == "theory" and entry.theory is None:
         known = choices(e.name for e in entries() if e.theory)
         raise UsageError(f"there is no preset theory for {entry.name}; there is one for: {known}")
-    full = config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"voters": voters}),
-            "problem": config.problem.model_copy(update=arguments),
-            "algorithm": config.algorithm.model_copy(update=hyperparameters | _rules(algorithm)),
-            "schedule": config.schedule.model_copy(update={"lr": config.schedule.lr or entry.lr}),
-        }
+    full = config.updated(
+        run={"voters": voters},
+        problem=arguments,
+        algorithm=hyperparameters | _rules(algorithm),
+        schedule={"lr": config.schedule.lr or entry.lr},
     )
     configuration.run_path(full, voters)  # a name that can't be is told before any data are read
     return Plan(full, entry, algorithm, problem, chosen)
@@ -85,20 +78,7 @@ def _with_batches(config: Config, voters: int) -> Config:
         raise UsageError(
             f"problem.global_batch_size = {whole} can't be dealt evenly to {voters} ranks; take a multiple of {voters}"
         )
-    own = {"batch_size": whole // voters} if whole else {}
-    return config.model_copy(update={"problem": config.problem.model_copy(update=own)})
-
-
-def fitted(plan: Plan, share: Share) -> Plan:
-    """The plan with what nobody chose made to fit the data: how rows were dealt, and steps where there are no rows."""
-    config = plan.config
-    if config.gives_way("partition.kind") and share.rows.any():
-        partition = config.partition.model_copy(update={"kind": share.kind})
-        config = config.model_copy(update={"partition": partition})
-    if config.gives_way("run.epochs") and not share.rows.any():
-        run = config.run.model_copy(update={"epochs": None, "steps": STEPS})
-        config = config.model_copy(update={"run": run})
-    return replace(plan, config=config)
+    return config.updated(problem={"batch_size": whole // voters} if whole else {})
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:
@@ -114,12 +94,11 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Pl
     chose = ", ".join(f"{'schedule' if k == 'lr' else 'algorithm'}.{k} = {v:.6g}" for k, v in values.items())
     preset = f"theory: {chose}; {inspect.getdoc(plan.entry.theory)}"
     rate = {"lr": values.pop("lr"), "kind": "constant", "warmup": 0}
-    table = config.algorithm.model_copy(update=values)
-    filled = config.model_copy(update={"algorithm": table, "schedule": config.schedule.model_copy(update=rate)})
-    algorithm, hyperparameters = _algorithm(filled, plan.entry, voters)
-    filled = filled.model_copy(update={"algorithm": table.model_copy(update=hyperparameters | _rules(algorithm))})
+    config = config.updated(algorithm=values, schedule=rate)
+    algorithm, hyperparameters = _algorithm(config, plan.entry, voters)
+    config = config.updated(algorithm=hyperparameters | _rules(algorithm))
     chosen = choose(config.exchange.name, algorithm, voters)
-    return replace(plan, config=filled, algorithm=algorithm, choices=chosen, preset=preset)
+    return replace(plan, config=config, algorithm=algorithm, choices=chosen, preset=preset)
 
 
 def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:
@@ -192,16 +171,3 @@ def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
         rules = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
         found |= {k: v for k, v in rules.items() if v is not None}
     return found
-
-
-def groups(plan: Plan, names: list[str]) -> dict[str, Group]:
-    """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
-    patterns = plan.config.dense.parameters
-    if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
-        raise UsageError(
-            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
-        )
-    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
-        return {}
-    averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-    return {name: Group(vote=False) for name in averaged}

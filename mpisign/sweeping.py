@@ -54,8 +54,7 @@ def _run(points: list[Point], jobs: int) -> None:
             for point in points:
                 config = point.config
                 threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
-                limited = config.run.model_copy(update={"threads": threads})
-                futures[pool.submit(run_point, config.model_copy(update={"run": limited}))] = point
+                futures[pool.submit(run_point, config.updated(run={"threads": threads}))] = point
         try:
             _collect(futures)
         except BaseException:

@@ -11,10 +11,11 @@ from mpisign.beginning import ANEW, MOVABLE, Wish, so_far
 from mpisign.bits.ahead import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
-from mpisign.job import Job, use_threads
+from mpisign.job import Job
 from mpisign.launchers import take_gpu
 from mpisign.mpi import Ranks
 from mpisign.plan import resolve
+from mpisign.setup import use_threads
 from mpisign.watchdog import START, WATCH
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
@@ -61,8 +62,7 @@ def simulate(
     if not voters:
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
     memory.demand(voters * A_VOTER, f"{voters} voters", "simulate fewer")
-    config = config.model_copy(update={"run": config.run.model_copy(update={"voters": voters})})
-    plan = resolve(config, voters)
+    plan = resolve(config.updated(run={"voters": voters}), voters)
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
     Job(plan, ranks, voters, quiet, verbose).run(dry_run, wish)

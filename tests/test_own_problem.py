@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import config, hdf5, job, mpi
+from mpisign import config, hdf5, mpi
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
 from mpisign.problems import Rows, Tables
 from mpisign.problems.checking import checked
 from mpisign.results import Run
 from mpisign.rng import Streams
+from mpisign.setup import _initial
 from mpisign.train import resume, simulate
 from tests.problems import Plain
 
@@ -70,13 +71,13 @@ def test_an_error_that_is_none_of_types_stays_what_it_is(tmp_path, monkeypatch):
 def test_a_rank_that_did_not_read_is_told_of_describe_and_adopt():
     plan = resolve(config.load(None, PLAIN), 1)
     plan.problem.read()
-    assert "x" in job._initial(plan, Streams(1), mpi.Ranks())
+    assert "x" in _initial(plan, Streams(1), mpi.Ranks())
     plan = resolve(config.load(None, PLAIN), 1)
     with pytest.raises(UsageError, match=r"did not read the data .*'size'.*describe\(\).*adopt\(\)"):
-        job._initial(plan, Streams(1), mpi.Ranks(local_rank=1))
+        _initial(plan, Streams(1), mpi.Ranks(local_rank=1))
     # on the rank that did, it is a fault of the program, whose place is wanted
     with pytest.raises(AttributeError):
-        job._initial(plan, Streams(1), mpi.Ranks())
+        _initial(plan, Streams(1), mpi.Ranks())
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def kernels(size, device, voters, threads, repeats, output):
 def step(widths, batch, threads, repeats, output):
     """A step of one rank against the same loop in plain torch."""
     from mpisign.bench.step import step
-    from mpisign.train import use_threads
+    from mpisign.setup import use_threads
 
     _zoo()
     use_threads(threads)
@@ -82,7 +82,7 @@ def step(widths, batch, threads, repeats, output):
 def optimizer(sizes, tensors, threads, repeats, output):
     """A step of SignOptimizer at n = 1 against torch.optim.SGD and one pass over x."""
     from mpisign.bench.library import optimizer
-    from mpisign.train import use_threads
+    from mpisign.setup import use_threads
 
     use_threads(threads)
     _tell([optimizer(_sizes(sizes), tensors, repeats, _progress(True))], output, True)
@@ -203,7 +203,8 @@ def _ranks(threads: int):
     if mpi.launch().size < 2:
         raise UsageError("an exchange needs ranks: mpirun -n 4 mpisign bench ...")
     ranks = mpi.start(threads)
-    from mpisign.train import load_kernels, use_threads
+    from mpisign.setup import use_threads
+    from mpisign.train import load_kernels
 
     assert bits
     use_threads(threads)

@@ -181,6 +181,10 @@ class Config(Table):
         """Whether a key ("table.key") was left from the built-in job, and so gives way where it does not fit."""
         return key in self._fallbacks
 
+    def updated(self, **tables: dict[str, Any]) -> "Config":
+        """The same job with other values, by table and key, which are not checked again."""
+        return self.model_copy(update={t: getattr(self, t).model_copy(update=new) for t, new in tables.items()})
+
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""
         return tomli_w.dumps(self.written)

@@ -1,0 +1,180 @@
+"""What a job is made of before its first step: rows, layout, x, the rest of its plan, and the Stepper, in that order.
+
+All of it is collective: an error of one rank is raised on all.
+"""
+
+import fnmatch
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mpisign import bits, budget, exchange, memory
+from mpisign.adversary import Adversary
+from mpisign.beginning import movable
+from mpisign.choosing import measured
+from mpisign.device import settle, spread
+from mpisign.errors import UsageError, choices
+from mpisign.layout import Group, Layout
+from mpisign.mpi import Ranks
+from mpisign.plan import Plan, with_theory
+from mpisign.problems import Oracle, pick_for
+from mpisign.problems.share import Share, fingerprint, share_rows
+from mpisign.rng import Streams
+from mpisign.stepper import Stepper
+from mpisign.timing import Timer
+from mpisign.watchdog import WATCH
+from mpisign.world import Local, Mpi
+
+STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
+
+
+@dataclass(frozen=True)
+class Setup:
+    """plan: with all that only the data tell, run.steps too. rows_per_minibatch: of all voters, 0 without rows."""
+
+    plan: Plan
+    share: Share
+    stepper: Stepper
+    rows_per_minibatch: int
+
+
+def use_threads(threads: int) -> None:
+    """So many threads for torch and for the kernels."""
+    torch.set_num_threads(threads)
+    bits.use_threads(threads)
+
+
+def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
+    """Everything that lives from the first step to the last. voters: one per rank, or any number without MPI.
+
+    Raises UsageError on all ranks for data that can't be read, and for what does not fit the data or the memory.
+    """
+    streams = Streams(plan.config.run.seed)
+    share = _share(plan, ranks, voters, streams)
+    start = _initial(plan, streams, ranks)
+    layout = _layout(plan, start, ranks)
+    x = _from_root(layout, start, ranks)
+    plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
+    plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
+    _let_lie(plan, stepper)
+    return Setup(plan, share, stepper, rows_per_minibatch)
+
+
+def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> Share:
+    """The rows of this process's voters; x has to fit as well, and some problems know its size only with the data."""
+    config, generator = plan.config, streams.draw("partition", 0).generator()
+    _check_size(plan, ranks, voters)
+    partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
+    share = share_rows(plan.problem, ranks, voters, generator, **partition)
+    if movable(config.problem.arguments):
+        share.data = fingerprint(share, ranks)
+    _check_size(plan, ranks, voters)
+    return share
+
+
+def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
+    """Refuses a problem whose x and gradients alone do not fit into memory, as far as it knows its size."""
+    if d := plan.problem.coordinates:
+        local = len(ranks.members) if ranks.size > 1 else voters
+        what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {local} voter(s) on this machine"
+        with ranks.agreed():
+            memory.demand(4 * d * 2 * local, what, "make it smaller, or spread the ranks")
+
+
+def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
+    """The starting point, which every rank makes; raises UsageError on all if one that did not read the data can't."""
+    with ranks.agreed():
+        try:
+            return plan.problem.initial(streams.draw("initial", 0).generator())
+        except AttributeError as error:
+            if ranks.local_rank == 0:
+                raise
+            raise UsageError(
+                f"problem {plan.config.problem.name!r}: initial() fails on a rank that did not read the data "
+                f"({error}); read() is called once a node: give what it finds out by describe(), and take it in "
+                "adopt(), on every rank"
+            ) from error
+
+
+def _layout(plan: Plan, start: dict[str, Tensor], ranks: Ranks) -> Layout:
+    device = pick_for(plan.problem, plan.config.run.device, ranks)
+    return Layout({name: tuple(p.shape) for name, p in start.items()}, _groups(plan, start), device)
+
+
+def _groups(plan: Plan, names: Collection[str]) -> dict[str, Group]:
+    """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
+    patterns = plan.config.dense.parameters
+    if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        raise UsageError(
+            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
+        )
+    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
+        return {}
+    averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return {name: Group(vote=False) for name in averaged}
+
+
+def _from_root(layout: Layout, start: dict[str, Tensor], ranks: Ranks) -> Tensor:
+    """x as root has it: a generator may differ between hosts, its bits may not."""
+    x = layout.flatten(start)
+    spread(ranks, x)
+    return x
+
+
+def _completed(plan: Plan, share: Share, voters: int, d: int) -> tuple[Plan, int]:
+    """The plan with what was left to the data: how rows were dealt, steps, rates by theory. And rows per minibatch."""
+    config = plan.config
+    if config.gives_way("partition.kind") and share.rows.any():
+        config = config.updated(partition={"kind": share.kind})
+    if config.gives_way("run.epochs") and not share.rows.any():
+        config = config.updated(run={"epochs": None, "steps": STEPS})
+    steps, rows_per_minibatch = budget.length(config, plan.algorithm, share)
+    plan = replace(plan, config=config)
+    if config.run.preset == "theory":
+        plan = with_theory(plan, steps, voters, d, budget.batches_per_pass(config, share))
+    return replace(plan, config=plan.config.updated(run={"steps": steps})), rows_per_minibatch
+
+
+def _assemble(
+    plan: Plan, share: Share, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks
+) -> tuple[Plan, Stepper]:
+    """The Stepper with its exchanges, and the plan with those that were chosen by measuring."""
+    config = plan.config
+    world = Mpi(ranks.comm) if ranks.size > 1 else Local(len(share.rows))
+    settings = config.exchange.model_dump(exclude={"name", "gpu_aware"})
+    chosen = measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **settings)
+    with WATCH("the making of the exchanges"):
+        exchanges = exchange.build(
+            chosen, world, layout, plan.algorithm, gpu_aware=config.exchange.gpu_aware, **settings
+        )
+    oracles = _oracles(plan, share, layout, streams, ranks, world.local)
+    timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
+    weights = budget.weights(config, share)
+    stepper = Stepper(plan.algorithm, layout, exchanges, world, streams, oracles, x, weights, timer)
+    return replace(plan, choices=chosen), stepper
+
+
+def _oracles(
+    plan: Plan, share: Share, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
+) -> list[Oracle]:
+    algorithm, problem = plan.config.algorithm, plan.config.problem
+    settings = {
+        "batch_size": problem.batch_size,
+        "sampling": problem.sampling,
+        "accumulate": algorithm.accumulate,
+        "clip": algorithm.clip,
+        "sharing": len(ranks.members),  # of a GPU's memory, at most
+    }
+    pairs = zip(local, share.train, strict=True)
+    return [Oracle(plan.problem, layout, rows, voter, streams, **settings) for voter, rows in pairs]
+
+
+def _let_lie(plan: Plan, stepper: Stepper) -> None:
+    """The voters of [adversary] falsify their messages where they leave."""
+    if plan.config.adversary.voters:
+        adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
+        for stage in stepper.stages:
+            for lane in stage.lanes:
+                lane.exchange.adversary = adversary
