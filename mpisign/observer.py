@@ -132,22 +132,8 @@ class Observer:
 
     def record(self, outcome: Outcome, lr: float) -> None:
         """A row of /steps for the step just taken, whose votes were counted."""
-        counts, n = self.stepper.exchange.counts, self.world.n
-        total = self.world.sums(
-            {
-                "agreement": counts.agreement,
-                "ties": counts.ties,
-                "flips": counts.flips,
-                "zeros": outcome.zeros,
-                "clips": outcome.clips,
-            }
-        )
-        agreement = total.pop("agreement") / (n * self.stepper.exchange.layout.size)
-        if self.stepper.algorithm.sign.up().raw:
-            agreement = math.nan
-        counted = {name: int(value) for name, value in total.items()}
-        row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr, "agreement": agreement}
-        self._add("steps", **row, **counted, **self._costs())
+        row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr}
+        self._add("steps", **row, **outcome.totals(self.world), **self._costs())
 
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""

@@ -6,6 +6,7 @@
 4. update     x moves, chunk by chunk, the same bits on every rank
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,23 @@ class Outcome:
     loss: float
     zeros: int
     clips: int
-    request: int = 0
+    request: int
+    stage: Stage  # that took it
+
+    def totals(self, world: World, **more: float) -> dict[str, float]:
+        """Counts of a step that counted, over all ranks, and the sums of `more`. Collective.
+
+        agreement: mean over coordinates of |tally|/n, in [0, 1]; NaN where raw floats are sent. ties, flips, zeros and
+        clips: coordinates, whole numbers.
+        """
+        exchange = self.stage.exchange
+        counts = vars(exchange.counts) | {"zeros": self.zeros, "clips": self.clips}
+        total = world.sums(counts | more)
+        agreement = total.pop("agreement") / (world.n * exchange.layout.size)
+        if self.stage.algorithm.sign.up().raw:
+            agreement = math.nan
+        whole = {name: int(total.pop(name)) for name in ("ties", "flips", "zeros", "clips")}
+        return {"agreement": agreement} | whole | total
 
 
 @dataclass
@@ -128,7 +145,7 @@ class Stepper:
         self.oracles[0].constrain(self.x)
         zeros, clips = (sum(getattr(post, name) for post in flight.posts) for name in ("zeros", "clips"))
         self.t += 1
-        return Outcome(loss, zeros, clips, most)
+        return Outcome(loss, zeros, clips, most, self.stage)
 
     def objective(self) -> float:
         """f at x: the weighted mean of all voters' own functions. Collective; a float64 a voter travels for it."""

@@ -41,17 +41,6 @@ def told(stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bo
     plain = Statistics(step=stepper.t, loss=outcome.loss if with_loss else math.nan, seconds=seconds)
     if not counting:
         return plain
-    c, n, voting = stepper.exchange.counts, stepper.world.n, stepper.exchange.layout.size
-    mine = {"agreement": c.agreement, "ties": c.ties, "flips": c.flips, "zeros": outcome.zeros, "clips": outcome.clips}
-    total = stepper.world.sums(mine | {"bytes_up": sent[0], "bytes_down": sent[1]})
-    raw = stepper.algorithm.sign.up().raw
-    return replace(
-        plain,
-        agreement=math.nan if raw else total["agreement"] / (n * voting),
-        bytes_up=round(total["bytes_up"] / n),
-        bytes_down=round(total["bytes_down"] / n),
-        ties=int(total["ties"]),
-        zeros=int(total["zeros"]),
-        clips=int(total["clips"]),
-        flips=int(total["flips"]),
-    )
+    total = outcome.totals(stepper.world, bytes_up=sent[0], bytes_down=sent[1])
+    bytes_sent = {name: round(total.pop(name) / stepper.world.n) for name in ("bytes_up", "bytes_down")}
+    return replace(plain, **total, **bytes_sent)
