@@ -231,3 +231,26 @@ def entries() -> list[Entry]:
     """All entries, mpisign's own first and in the order of the zoo."""
     plugins.load_algorithms()
     return list(REGISTRY.values())
+
+
+# What steps cost, for voters with (rows of a minibatch, rows owned) each
+
+
+Cost = Callable[["Algorithm | Stages | Cycle", list[tuple[int, int]], int], int]
+
+
+def evaluations_at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
+    """Gradients of single rows that all voters take in a step."""
+    estimator = turns.stages[turns.stage(age)].estimator
+    return sum(estimator.evaluations(batch, rows, age) for batch, rows in batches)
+
+
+def values_at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
+    """Function values of single rows, likewise."""
+    slots = turns.stages[turns.stage(age)]
+    return sum(slots.estimator.values(batch, rows, age) + slots.update.values(rows, age) for batch, rows in batches)
+
+
+def per_step(cost: Cost, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], steps: int) -> float:
+    """Mean of such a cost over the first steps of a run."""
+    return sum(cost(turns, batches, age) for age in range(steps)) / steps

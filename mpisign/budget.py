@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Algorithm, Cycle, Stages, evaluations_at, per_step, values_at
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.problems.share import Share
@@ -22,29 +22,9 @@ def _batches(config: Config, share: Share) -> list[tuple[int, int]]:
     return [(min(size or int(rows), int(rows)) * accumulate, int(rows)) for rows in share.rows]
 
 
-def evaluations_a_step(config: Config, turns: Algorithm | Stages | Cycle, share: Share, steps: int) -> float:
-    """Gradients of single rows that all voters take in a step, mean over a run (over its first steps if it is long)."""
-    batches, looked_at = _batches(config, share), min(steps, FORESEEN)
-    return sum(_at(turns, batches, age) for age in range(looked_at)) / looked_at
-
-
-def values_a_step(config: Config, turns: Algorithm | Stages | Cycle, share: Share, steps: int) -> float:
-    """Function values of single rows, likewise."""
-    batches, looked_at, total = _batches(config, share), min(steps, FORESEEN), 0
-    for age in range(looked_at):
-        slots = turns.stages[turns.stage(age)]
-        total += sum(slots.estimator.values(b, rows, age) + slots.update.values(rows, age) for b, rows in batches)
-    return total / looked_at
-
-
 def batches_per_pass(config: Config, share: Share) -> int:
     """Minibatches in a pass over the rows of the voter that has most; 1 without rows."""
     return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
-
-
-def _at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
-    estimator = turns.stages[turns.stage(age)].estimator
-    return sum(estimator.evaluations(batch, rows, age) for batch, rows in batches)
 
 
 def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
@@ -68,11 +48,11 @@ def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> t
 def _affordable(budget: int, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]]) -> int:
     """The steps whose gradients a budget pays for."""
     spent = 0
-    if not any(_at(turns, batches, age) for age in range(2)):
+    if not any(evaluations_at(turns, batches, age) for age in range(2)):
         text = f"run.evaluations = {budget}: {turns.name} takes no gradients; set run.steps instead"
         raise UsageError(text, agreed=True)
     for steps in range(FORESEEN):
-        spent += _at(turns, batches, steps)
+        spent += evaluations_at(turns, batches, steps)
         if spent > budget and steps:
             return steps
         if spent > budget:
@@ -92,7 +72,7 @@ def weights(config: Config, share: Share) -> np.ndarray:
 
 def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object]:
     """What a run would cost, by name. Collective. config: with run.steps."""
-    steps = config.run.steps
+    batches, steps = _batches(config, share), min(config.run.steps, FORESEEN)
     world, turns = stepper.world, stepper.turns
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
     bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]
@@ -101,8 +81,8 @@ def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
         "bytes_per_step": " or ".join(map(str, sent)),
         f"memory_per_{'rank' if len(world.local) == 1 else 'process'}": stepper.memory(),
-        "evaluations_per_step": f"{evaluations_a_step(config, turns, share, steps):.10g}",
+        "evaluations_per_step": f"{per_step(evaluations_at, turns, batches, steps):.10g}",
     }
-    if values := values_a_step(config, turns, share, steps):
+    if values := per_step(values_at, turns, batches, steps):
         found["function_evaluations_per_step"] = f"{values:.10g}"
     return found

@@ -18,11 +18,11 @@ from mpisign.mpi import Ranks
 from mpisign.problems.feed import Feed
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run, told
-from mpisign.schema import SNR_EDGES
+from mpisign.schema import PHASES, SNR_EDGES
 from mpisign.setup import Setup
 from mpisign.slots import State
 from mpisign.stepper import Outcome
-from mpisign.timing import PHASES, Timer
+from mpisign.timing import Timer
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them

@@ -20,6 +20,14 @@ FILETYPE = "mpisign-run"
 FORMAT_VERSION = 1
 SIMULATED = "none (simulated)"  # in place of an MPI library
 
+PHASES = {  # of a step, by the seconds that each rank spends in them
+    "estimate": "the problem's gradients and the estimator, since the row before",
+    "sign": "packing",
+    "exchange": "headers, waiting, counting, deciding",
+    "update": "moving x",
+    "evaluate": "full losses and held-out accuracy",
+    "record": "gathering and writing rows",
+}
 
 # the bins of probes/snr: |g_i|/sigma_i below the first edge, between two, and above the last
 SNR_EDGES = tuple(10 ** (k / 2) for k in range(-8, 5))
@@ -74,12 +82,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "phases": (
         Column("step", "i8", "", "as in steps"),
         Column("rank", "i8", "", ""),
-        Column("estimate", "f8", "s", "the problem's gradients and the estimator, since the row before"),
-        Column("sign", "f8", "s", "packing"),
-        Column("exchange", "f8", "s", "headers, waiting, counting, deciding"),
-        Column("update", "f8", "s", "moving x"),
-        Column("evaluate", "f8", "s", "full losses and held-out accuracy"),
-        Column("record", "f8", "s", "gathering and writing rows"),
+        *(Column(name, "f8", "s", meaning) for name, meaning in PHASES.items()),
         Column("memory", "i8", "bytes", "most so far: allocated by torch on a GPU, resident memory on a CPU"),
     ),
     "eval": (

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpisign import lock
 from mpisign.results import Run, read_all, told
-from mpisign.timing import PHASES
+from mpisign.schema import PHASES
 from mpisign.words import cell, printable
 
 FOLLOW_SECONDS = 1.0  # between looks

@@ -9,6 +9,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -37,7 +38,7 @@ class Outcome:
     request: int
     stage: Stage  # that took it
 
-    def totals(self, world: World, **more: float) -> dict[str, float]:
+    def totals(self, world: World, **more: float) -> dict[str, Any]:
         """Counts of a step that counted, over all ranks, and the sums of `more`. Collective.
 
         agreement: mean over coordinates of |tally|/n, in [0, 1]; NaN where raw floats are sent. ties, flips, zeros and

@@ -17,10 +17,11 @@
 A point whose run has ended is skipped, so a sweep that was cut short goes on where it stood.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -31,6 +32,7 @@ from mpisign.config import Config, Table
 from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.results import Run
 
+Key = TypeVar("Key")
 Settings = dict[str, Any]  # "table.key" -> value
 SEED = "run.seed"
 OF_A_CASE = ("name", "band")  # keys of a case that are no settings
@@ -238,11 +240,15 @@ def _text(value: object) -> str:
 
 
 def _best(group: list[Point], metric: str) -> Point | None:
-    """The point with the best last value, None until all have ended; a run that diverged is the worst."""
+    """The point that ended best, None until all have ended."""
     if not all(p.ended for p in group):
         return None
-    values = [final(Run(p.file), metric) for p in group]
-    return group[int(np.argmin(values))]
+    return group[best_of({k: [Run(p.file)] for k, p in enumerate(group)}, metric)]
+
+
+def best_of(runs: Mapping[Key, Sequence[Run]], metric: str) -> Key:
+    """The key whose runs ended best by the mean of a metric, the first of equals; a run that diverged is the worst."""
+    return min(runs, key=lambda key: float(np.mean([final(run, metric) for run in runs[key]])))
 
 
 def final(run: Run, metric: str) -> float:

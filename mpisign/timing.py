@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-PHASES = ("estimate", "sign", "exchange", "update", "evaluate", "record")
+from mpisign.schema import PHASES
 
 
 class Phase:

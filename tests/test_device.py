@@ -13,7 +13,8 @@ from mpisign.problems.base import Rows
 from mpisign.problems.digits import Digits
 from mpisign.problems.feed import Feed
 from mpisign.problems.oracle import Oracle
-from mpisign.timing import PHASES, Timer
+from mpisign.schema import PHASES
+from mpisign.timing import Timer
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from mpisign.schema import PHASES
 from mpisign.stepper import Outcome, Stepper
-from mpisign.timing import PHASES
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def told(stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bo
 
     sent: bytes up and down by this rank. with_loss: whether the outcome's loss is one.
     """
-    seconds = dict(zip(PHASES[:4], stepper.timer.take(), strict=False))
+    seconds = dict(zip(list(PHASES)[:4], stepper.timer.take(), strict=False))
     plain = Statistics(step=stepper.t, loss=outcome.loss if with_loss else math.nan, seconds=seconds)
     if not counting:
         return plain
     total = outcome.totals(stepper.world, bytes_up=sent[0], bytes_down=sent[1])
     bytes_sent = {name: round(total.pop(name) / stepper.world.n) for name in ("bytes_up", "bytes_down")}
-    return replace(plain, **total, **bytes_sent)
+    return replace(plain, **total | bytes_sent)
