@@ -21,8 +21,8 @@ import style
 from matplotlib.figure import Figure
 
 from mpisign.results import Run
+from mpisign.show import cell
 from mpisign.sweep import final
-from mpisign.words import cell
 
 RATE, IGNORED = ("schedule", "lr"), {("run", "seed"), ("run", "file"), ("run", "overwrite"), ("run", "threads")}
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}

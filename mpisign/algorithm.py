@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mpisign import docstrings, plugins
+from mpisign import plugins
 from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
@@ -186,7 +186,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        return docstrings.of(self.make).partition("\n")[0]
+        return plugins.docstring(self.make).partition("\n")[0]
 
     @property
     def signature(self) -> str:

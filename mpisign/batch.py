@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
-from mpisign.errors import UsageError
-from mpisign.words import printable
+from mpisign.errors import UsageError, printable
 
 KINDS = ("train", "sweep", "scaling")
 

@@ -7,13 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from mpisign import checkpoint
+from mpisign import checkpoint, launchers, lock
 from mpisign.checkpoint import Checkpoint
-from mpisign.config import Config
-from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.config import Config, run_path
+from mpisign.errors import UsageError, printable
+from mpisign.results import Run, refuse_occupied
 from mpisign.schema import COUNTED
-from mpisign.words import printable
 
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
 FREE = {
@@ -78,6 +77,18 @@ class Beginning:
 def movable(arguments: Mapping[str, object]) -> bool:
     """Whether a problem with these arguments has data that may lie elsewhere next time."""
     return any(key in arguments for key in MOVABLE)
+
+
+def refuse_existing(config: Config, voters: int) -> None:
+    """Raises UsageError, on all ranks alike, if a new run of this job would find its file taken by another run.
+
+    Before torch and MPI start: a slip so frequent should not cost their seconds. Only what is certain is told here. A
+    file that somebody writes just now, a run that never took a step, and ranks on several machines, of which some may
+    not see the file, are left to whoever opens it.
+    """
+    path = run_path(config, voters)
+    if path.exists() and not (config.run.overwrite or lock.held(path)) and launchers.one_machine():
+        refuse_occupied(path)
 
 
 def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 
-from mpisign import docstrings
+from mpisign import plugins
 from mpisign.algorithm import Algorithm, Entry, evaluations_at, per_step, values_at
 from mpisign.messages import Format
 
@@ -24,7 +24,7 @@ def describe(entry: Entry) -> str:
         "paper": entry.paper,
         "lr": str(entry.lr),
         "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
-        "preset": f"theory ({docstrings.of(entry.theory)})" if entry.theory else "none",
+        "preset": f"theory ({plugins.docstring(entry.theory)})" if entry.theory else "none",
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
     }
     if values := function_values(entry):
@@ -35,7 +35,7 @@ def describe(entry: Entry) -> str:
     facts["known"] = entry.known
     lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
     lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts.items()]
-    return "\n".join([*lines, "", docstrings.of(entry.make), "", repr(built)])
+    return "\n".join([*lines, "", plugins.docstring(entry.make), "", repr(built)])
 
 
 def _wrap(text: str, indent: str) -> str:

@@ -30,12 +30,11 @@ import numpy as np
 
 from mpisign import hdf5
 from mpisign.checksum import HEAD, seal
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, printable
 from mpisign.hdf5 import Malformed
 from mpisign.recorder import write_aside
 from mpisign.results import MODEL_FORMAT
 from mpisign.validation import LONGEST, length
-from mpisign.words import printable
 
 if TYPE_CHECKING:  # a sweep is read without torch
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""The errors a user may cause or meet, each with the exit code of the process.
+"""The errors a user may cause or meet, each with the exit code of the process; and text made fit for messages.
 
 Exit codes: 0 complete, 2 usage and data, 3 numerical, 75 requeue me, 130 interrupted, 1 anything else.
 """
@@ -65,3 +65,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     known = {known.lower(): known for known in names}
     near = get_close_matches(str(name).lower(), known, n=1)
     return f" (did you mean {known[near[0]]}?)" if near else ""
+
+
+def printable(text: object, lines: bool = False) -> str:
+    """The text with every character that a terminal might act upon written as Python escapes it; so no escape
+    sequence, no reversed writing, and one line. lines: whether line breaks and tabs stay as they are.
+    """
+    said = str(text)
+    if said.isprintable():
+        return said
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in said)

@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 
 from mpisign import checksum, lock, superblock
-from mpisign.errors import UsageError
-from mpisign.words import printable
+from mpisign.errors import UsageError, printable
 
 CRC = "crc32"  # attribute of a dataset that is written once; dataset of a table that grows
 SMALL, RATIO = 1 << 26, 200  # bytes that compressed values may take, and how often the size of the file

@@ -13,11 +13,10 @@ from typing import NoReturn
 
 from mpisign import ending, mpi
 from mpisign.ending import say
-from mpisign.errors import MpisignError
+from mpisign.errors import MpisignError, printable
 from mpisign.launchers import launch
 from mpisign.rollcall import RollCall
 from mpisign.watchdog import WATCH, Watchdog
-from mpisign.words import printable
 
 INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
 SECONDS = 3.0  # that a last row of the run file may take

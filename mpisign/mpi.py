@@ -21,7 +21,6 @@ import numpy as np
 from mpisign import ending, memory
 from mpisign.errors import MpisignError, UsageError
 from mpisign.launchers import Library, fitting, launch, number, refuse_alone, refuse_before
-from mpisign.schema import SIMULATED
 from mpisign.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
@@ -45,7 +44,7 @@ class Ranks:
     size: int = 1
     local_rank: int = 0
     hosts: str = "localhost: 1"
-    library: str = "none"
+    library: str = "none"  # the MPI library; "" where it is not to be used
     threads: int = 1
     comm: Any = None
     node: Any = None
@@ -234,7 +233,7 @@ def _seen(MPI, comm, threads: int) -> Ranks:
 
 def alone(voters: int, threads: int = 0) -> Ranks:
     """One process without MPI, whatever is installed. threads: 0 for those that each of so many ranks would get."""
-    return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library=SIMULATED)
+    return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library="")
 
 
 def multithreaded() -> bool:

@@ -18,7 +18,7 @@ from mpisign.mpi import Ranks
 from mpisign.problems.feed import Feed
 from mpisign.recorder import NoRecorder, Recorder
 from mpisign.results import Run, told
-from mpisign.schema import PHASES, SNR_EDGES
+from mpisign.schema import PHASES, SIMULATED, SNR_EDGES
 from mpisign.setup import Setup
 from mpisign.slots import State
 from mpisign.stepper import Outcome
@@ -246,7 +246,7 @@ class Observer:
             "hosts": self.ranks.hosts,
             "device": name_of(self.stepper.layout.device),
             "threads": self.ranks.threads,
-            "mpi": self.ranks.library,
+            "mpi": self.ranks.library or SIMULATED,
             "versions": ", ".join([f"python {platform.python_version()}", *packages]),
             "torch_build": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}",
         }
@@ -256,7 +256,7 @@ class Observer:
         ranks, config, plan, say = self.ranks, self.config, self.plan, self.printer.line
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
-        say(f"mpi: {ranks.library}; ranks per host: {ranks.hosts}; voters: {self.world.n}")
+        say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}")
         say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
         if plan.preset:
             say(f"preset: {plan.preset}")

@@ -14,7 +14,9 @@ job itself: algorithm.name = "module:entry" and problem.name = "module:factory".
 Nothing is imported before somebody asks for a name that is not mpisign's own, or for a list of all.
 """
 
+import ast
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -70,3 +72,29 @@ def load_algorithms() -> tuple[str, ...]:
             package = point.dist.name if point.dist else "some package"
             failed.append(f"entry point {point.name} = {point.value} of {package}: {type(error).__name__}: {error}")
     return tuple(failed)
+
+
+def docstring(thing: Callable) -> str:
+    """The docstring of a function or class, from its source where Python drops it (-OO): help is made of it. Or ""."""
+    if text := inspect.getdoc(thing):
+        return text
+    try:
+        return inspect.cleandoc(_docstrings_in(inspect.getsourcefile(thing) or "").get(thing.__qualname__, ""))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return ""
+
+
+@cache
+def _docstrings_in(path: str) -> dict[str, str]:
+    """Docstrings in a file by qualified name, of what stands outside of functions."""
+    with open(path, "rb") as file:
+        tree = ast.parse(file.read())
+    docstrings, left = {}, [("", tree)]
+    while left:
+        prefix, node = left.pop()
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                docstrings[prefix + inner.name] = ast.get_docstring(inner, clean=False) or ""
+                if isinstance(inner, ast.ClassDef):
+                    left.append((f"{prefix}{inner.name}.", inner))
+    return docstrings

@@ -7,7 +7,7 @@ from contextlib import suppress
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mpisign import output
-from mpisign.words import printable
+from mpisign.errors import printable
 
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import checksum, existing, lock
+from mpisign import checksum, lock
 from mpisign.errors import StorageError, UsageError
 from mpisign.hdf5 import CRC
-from mpisign.results import occupied
+from mpisign.results import refuse_occupied
 from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
 from mpisign.validation import missing
 
@@ -73,8 +73,8 @@ class Recorder(NoRecorder):
         self._temporary = aside_of(path)
         self._flushed = time.monotonic()
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
-        if not overwrite and tables is None and occupied(path):
-            raise UsageError(existing.text(path))
+        if not overwrite and tables is None:
+            refuse_occupied(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent, glob.escape(path.name))

@@ -11,12 +11,11 @@ import torch
 from mpisign import checkpoint, mpi
 from mpisign.checkpoint import Checkpoint, Writer
 from mpisign.device import spread
-from mpisign.errors import StorageError, UsageError
+from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import WORD, Layout
 from mpisign.mpi import Ranks
 from mpisign.slots import State
 from mpisign.stepper import Stepper
-from mpisign.words import printable
 
 Arrays = dict[str, np.ndarray]
 

@@ -14,10 +14,9 @@ import h5py
 import numpy as np
 
 from mpisign import hdf5, lock, runfile, validation
-from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.errors import UsageError, choices, did_you_mean, printable
 from mpisign.hdf5 import Malformed
 from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
-from mpisign.words import printable
 
 MODEL_FORMAT = 1
 ATTEMPTS = 3  # at a file that somebody may be writing
@@ -320,3 +319,12 @@ def occupied(path: Path) -> bool:
         return run.complete or any((steps > begun).any() for steps in rows)
     except UsageError:
         return True
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raises UsageError where a new run would take the place of a file that is to be kept."""
+    if occupied(path):
+        raise UsageError(
+            f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
+            "or run.file=... to write another"
+        )

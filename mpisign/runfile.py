@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 
 from mpisign import checksum, hdf5, validation
+from mpisign.errors import printable
 from mpisign.hdf5 import CRC, Malformed
 from mpisign.schema import TABLES, Column
-from mpisign.words import printable
 
 
 def job(text: str) -> dict[str, dict]:

@@ -12,13 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from mpisign import stopping
 from mpisign.beginning import Wish
 from mpisign.config import Config
-from mpisign.errors import Interrupted, NumericalError, Stopped
+from mpisign.errors import Interrupted, NumericalError, Stopped, printable
 from mpisign.plan import resolve
 from mpisign.results import Run
 from mpisign.stopping import Request
 from mpisign.sweep import Point
 from mpisign.train import simulate
-from mpisign.words import printable
 
 
 def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:

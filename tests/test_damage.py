@@ -17,12 +17,12 @@ import pytest
 
 from mpisign import batch, checkpoint, hdf5
 from mpisign.batch import Request
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, printable
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.recorder import Recorder
 from mpisign.repair import repair
 from mpisign.results import Run, load_parameters, read_all
-from mpisign.words import cell, printable
+from mpisign.show import cell
 from tests import damage
 from tests.files import without_checksums
 from tests.running import ROOT, mpisign, run

@@ -150,25 +150,25 @@ def test_a_taken_run_file_is_refused_before_torch_and_mpi(folder):
 
 
 def test_what_is_not_certain_is_left_to_whoever_opens_the_file(folder, tmp_path, monkeypatch):
-    from mpisign import existing
+    from mpisign.beginning import refuse_existing
 
     taken = load(*QUICK, f"run.file={folder}/one.h5")
     with pytest.raises(UsageError, match="exists"):
-        existing.refuse(taken, 3)
-    existing.refuse(load(*QUICK, f"run.file={folder}/one.h5", "run.overwrite=true"), 3)
-    existing.refuse(load(*QUICK, f"run.file={folder}/none.h5"), 3)
+        refuse_existing(taken, 3)
+    refuse_existing(load(*QUICK, f"run.file={folder}/one.h5", "run.overwrite=true"), 3)
+    refuse_existing(load(*QUICK, f"run.file={folder}/none.h5"), 3)
     # a run that never took a step
     shutil.copy(folder / "one.h5", tmp_path / "early.h5")
     with h5py.File(tmp_path / "early.h5", "r+") as file:
         for table in ("steps", "eval", "phases", "events"):
             for column in file[table].values():
                 column.resize(0, axis=0)
-    existing.refuse(load(*QUICK, f"run.file={tmp_path}/early.h5"), 3)
+    refuse_existing(load(*QUICK, f"run.file={tmp_path}/early.h5"), 3)
     # ranks on other machines may not see the file: root alone must not leave
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    existing.refuse(taken, 3)
+    refuse_existing(taken, 3)
 
 
 @pytest.mark.parametrize("verbose", [False, True])

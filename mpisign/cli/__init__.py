@@ -11,9 +11,8 @@ from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain
 from mpisign.cli.helping import with_help
-from mpisign.errors import Stopped, StorageError
+from mpisign.errors import Stopped, StorageError, printable
 from mpisign.schema import TABLES
-from mpisign.words import printable
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
@@ -181,10 +180,10 @@ def _load(job, **how):
 
 
 def _check_file(loaded, voters: int, how: dict) -> None:
-    from mpisign import existing
+    from mpisign.beginning import refuse_existing
 
     if not how["dry_run"] and how["resume"] == "never":
-        existing.refuse(loaded, voters)
+        refuse_existing(loaded, voters)
 
 
 @cli.command()
