@@ -20,8 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mpisign import __version__, leaving, mpi
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
-from mpisign.config import Config
-from mpisign.config.tables import Algorithm
+from mpisign.config import Algorithm, Config
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
 from mpisign.plan import resolve

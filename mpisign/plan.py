@@ -8,8 +8,7 @@ from mpisign import config as configuration
 from mpisign import dense, problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
-from mpisign.config import Config
-from mpisign.config.tables import Adversary
+from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.problems import OFFERS, Problem

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.config.tables import Probe as Settings
+from mpisign.config import Probe as Settings
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD
 from mpisign.measure import exact_gradients

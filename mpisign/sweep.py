@@ -133,7 +133,11 @@ def read(file: Path, settings: tuple[str, ...] = ()) -> list[Point] | None:
 
     Raises UsageError for a sweep that makes no sense.
     """
-    tables = config.tables(file, settings)
+    return points(config.tables(file, settings), file)
+
+
+def points(tables: dict[str, dict], file: Path) -> list[Point] | None:
+    """The points of a job file whose tables were read already; likewise."""
     if "sweep" not in tables:
         return None
     table = _flat(tables["sweep"], Sweep.model_fields)

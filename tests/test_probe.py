@@ -7,7 +7,7 @@ import pytest
 
 from mpisign import config
 from mpisign.adversary import Adversary
-from mpisign.config.tables import Probe as Settings
+from mpisign.config import Probe as Settings
 from mpisign.errors import Stopped, UsageError
 from mpisign.plan import resolve
 from mpisign.probe import Probe

@@ -283,11 +283,11 @@ def check(words: list[str]) -> None:
 
 def check_job(how: dict, resolved: bool) -> None:
     """The job that is named, with its settings; resolved: whether the command needs its data's place, too."""
-    points = command_line._points(how["job"], {"overwrite": False} | how)
-    if points is None:
-        configs = [command_line._load(**{"point": None, "overwrite": False} | how)]
+    loaded = command_line._read(how["job"], how)
+    if isinstance(loaded, list):
+        configs = [p.config for p in loaded if p.settings is not None][:1]
     else:
-        configs = [p.config for p in points if p.settings is not None][:1]
+        configs = [loaded]
     for config in configs:
         if resolved and ":" not in config.problem.name + config.algorithm.name:
             resolve(config, config.run.voters or how.get("voters") or 4)

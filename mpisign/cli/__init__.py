@@ -64,18 +64,18 @@ cli.add_command(data)
 @cli.command()
 @JOB
 @RUN
-def train(job, **how):
+def train(job, **options):
     """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits.
 
     USR1, TERM and a time limit save a checkpoint and end the run with exit code 75; Ctrl-C saves and ends it with 130,
     a second one at once.
     """
     stopping.catch_signals(leaving.interrupted)
-    loaded = _load(job, **how)
-    _check_file(loaded, mpi.launch().size, how)
+    config = _one(_read(job, options), job, options["point"])
+    _check_file(config, mpi.launch().size, options)
     from mpisign.train import train
 
-    train(loaded, how["dry_run"], _wish(how), how["verbose"])
+    train(config, options["dry_run"], _wish(options), options["verbose"])
 
 
 @cli.command()
@@ -103,36 +103,37 @@ def resume(run, checkpoint, settings, max_time, verbose):
 @RUN
 @click.option("-n", "--voters", type=click.IntRange(min=1), help="How many voters; run.voters by default.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Points of a sweep at a time.", show_default=True)
-def simulate(job, voters, jobs, **how):
+def simulate(job, voters, jobs, **options):
     """Runs JOB with any number of voters in this process, bit for bit as mpirun with as many ranks would.
 
     A job with a [sweep] runs all its points, those that have ended excepted.
     """
     if voters:
-        how["settings"] = (*how["settings"], f"run.voters={voters}")
+        options["settings"] = (*options["settings"], f"run.voters={voters}")
     stopping.catch_signals(leaving.interrupted)
-    if how["point"] is None and not how["dry_run"] and _points(job, how):
+    loaded = _read(job, options)
+    if isinstance(loaded, list) and options["point"] is None and not options["dry_run"]:
         from mpisign.sweeping import run_points
 
-        run_points(lambda: _points(job, how), jobs)
+        run_points(lambda: _read(job, options), jobs)
         return
-    loaded = _load(job, **how)
-    _check_file(loaded, loaded.run.voters, how)
+    config = _one(loaded, job, options["point"])
+    _check_file(config, config.run.voters, options)
     from mpisign.train import simulate
 
-    return simulate(loaded, dry_run=how["dry_run"], wish=_wish(how), verbose=how["verbose"])
+    simulate(config, dry_run=options["dry_run"], wish=_wish(options), verbose=options["verbose"])
 
 
 @cli.command()
 @click.argument("job", type=click.Path(path_type=Path))
 @SET
 @click.option("--preset", type=click.Choice(["none", "theory"]), help="As in train.")
-def plan(job, **how):
+def plan(job, **options):
     """Lists the points of JOB's [sweep]: number, status, name and run file."""
     from mpisign.errors import UsageError
 
-    points = _points(job, how | {"overwrite": False})
-    if points is None:
+    points = _read(job, options)
+    if not isinstance(points, list):
         raise UsageError(f"{job} has no [sweep]; it is one run")
     for p in points:
         click.echo(f"{p.index:5} {p.status:10} {p.name:40} {p.file or ''}".rstrip())
@@ -140,50 +141,52 @@ def plan(job, **how):
     click.echo(f"points: {len(points)}\nended: {ended}")
 
 
-def _settings(how: dict) -> tuple[str, ...]:
-    preset = (f"run.preset={how['preset']}",) if how.get("preset") else ()
-    overwrite = ("run.overwrite=true",) if how["overwrite"] else ()
-    return (*how["settings"], *overwrite, *preset, *_limit(how.get("max_time")))
+def _settings(options: dict) -> tuple[str, ...]:
+    preset = (f"run.preset={options['preset']}",) if options.get("preset") else ()
+    overwrite = ("run.overwrite=true",) if options.get("overwrite") else ()
+    return (*options["settings"], *overwrite, *preset, *_limit(options.get("max_time")))
 
 
 def _limit(max_time: float | None) -> tuple[str, ...]:
     return (f"run.max_minutes={max_time}",) if max_time is not None else ()
 
 
-def _wish(how: dict):
+def _wish(options: dict):
     from mpisign.beginning import Wish
 
-    return Wish(how["resume"], init_from=how["init_from"])
+    return Wish(options["resume"], init_from=options["init_from"])
 
 
-def _points(job, how: dict):
-    from mpisign import sweep
+def _read(job: Path | None, options: dict):
+    """The job, or the points of its [sweep]; read before torch is imported: typing errors come at once."""
+    from mpisign import config, sweep
 
-    return sweep.read(job, _settings(how)) if job else None
+    if job is None:
+        return config.load(None, _settings(options))
+    tables = config.tables(job, _settings(options))
+    return sweep.points(tables, job) or config.make(tables, f"{job}: ")
 
 
-def _load(job, **how):
-    """The job, or the point of it that was asked for; read before torch is imported: typing errors come at once."""
-    from mpisign import config
+def _one(loaded, job: Path | None, point: int | None):
+    """The job, or the point of it that was asked for."""
     from mpisign.errors import UsageError
 
-    points, wanted = _points(job, how), how["point"]
-    if wanted is None and points is None:
-        return config.load(job, _settings(how))
-    if points is None:
-        raise UsageError(f"--point {wanted}: {job or 'the built-in job'} has no [sweep]")
-    if wanted is None:
-        raise UsageError(f"{job} is a sweep of {len(points)} points; choose one: --point K (mpisign plan lists them)")
-    if wanted >= len(points):
-        raise UsageError(f"--point {wanted}: the sweep has points 0 to {len(points) - 1}")
-    return points[wanted].config
+    if not isinstance(loaded, list):
+        if point is not None:
+            raise UsageError(f"--point {point}: {job or 'the built-in job'} has no [sweep]")
+        return loaded
+    if point is None:
+        raise UsageError(f"{job} is a sweep of {len(loaded)} points; choose one: --point K (mpisign plan lists them)")
+    if point >= len(loaded):
+        raise UsageError(f"--point {point}: the sweep has points 0 to {len(loaded) - 1}")
+    return loaded[point].config
 
 
-def _check_file(loaded, voters: int, how: dict) -> None:
+def _check_file(config, voters: int, options: dict) -> None:
     from mpisign.beginning import refuse_existing
 
-    if not how["dry_run"] and how["resume"] == "never":
-        refuse_existing(loaded, voters)
+    if not options["dry_run"] and options["resume"] == "never":
+        refuse_existing(config, voters)
 
 
 @cli.command()
@@ -265,17 +268,17 @@ def sbatch(job, settings, kind, **resources):
 
 def _checked_points(job, settings, kind, resources) -> int | None:
     """The number of a sweep's points; whatever would break the job in the queue breaks it here."""
-    from mpisign import config
     from mpisign.errors import UsageError
     from mpisign.plan import resolve
 
-    points = _points(job, {"settings": settings, "overwrite": False})
-    if kind and (kind == "sweep") != (points is not None):
-        raise UsageError(f"--kind {kind}: {job} has {'a' if points else 'no'} [sweep]")
+    loaded = _read(job, {"settings": settings})
+    sweeps = isinstance(loaded, list)
+    if kind and (kind == "sweep") != sweeps:
+        raise UsageError(f"--kind {kind}: {job} has {'a' if sweeps else 'no'} [sweep]")
     ranks = resources["nodes"] * resources["tasks"]
-    for found in [p.config for p in points if p.settings] if points else [config.load(job, settings)]:
-        resolve(found, found.run.voters if kind == "scaling" and found.run.voters else ranks)
-    return len(points) if points else None
+    for config in [p.config for p in loaded if p.settings] if sweeps else [loaded]:
+        resolve(config, config.run.voters if kind == "scaling" and config.run.voters else ranks)
+    return len(loaded) if sweeps else None
 
 
 @cli.command()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpisign.adversary import Adversary
-from mpisign.config.tables import Probe as Settings
+from mpisign.config import Probe as Settings
 from mpisign.probe import Probe
 from tests.building import Setup, digest
 from tests.parallel.test_exchange import NODES, allowed
