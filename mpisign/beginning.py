@@ -114,15 +114,15 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
         return Beginning("done", run=run, note=f"{path} is complete: there is nothing to go on with")
     if wish.checkpoint:
         return Beginning("resume", _open(wish.checkpoint, run), run)
-    found = checkpoint.saved(path)
-    if not found and wish.resume == "auto":
+    files = checkpoint.saved(path)
+    if not files and wish.resume == "auto":
         return _anew(wish, path, config, run, f"{path} stopped before its first checkpoint: it starts anew")
-    if not found:
+    if not files:
         raise UsageError(
             f"no checkpoint in {checkpoint.folder(path)}: this run can't go on; start it anew with "
             "mpisign train --overwrite, and see [checkpoint]"
         )
-    return _newest(wish, found, run)
+    return _newest(wish, files, run)
 
 
 def so_far(path: Path) -> Run:
@@ -150,27 +150,29 @@ def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = 
 
     moved: whether their data are the same, wherever they lie.
     """
-    found = []
+    differing = []
     for table in dict.fromkeys((*stored, *wanted)):
         one, other, free = stored.get(table, {}), wanted.get(table, {}), FREE.get(table, ())
         if moved and table == "problem":
             free = (*free, *MOVABLE)
         for key in dict.fromkeys((*one, *other)) if free is not None else ():
             if key not in free and one.get(key) != other.get(key):
-                found.append(f"{table}.{key} = {one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here")
-    return found
+                differing.append(
+                    f"{table}.{key} = {one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here"
+                )
+    return differing
 
 
-def _newest(wish: Wish, found: list[Path], run: Run) -> Beginning:
+def _newest(wish: Wish, files: list[Path], run: Run) -> Beginning:
     refused = []
-    for file in found:
+    for file in files:
         try:
             return Beginning("resume", _open(file, run), run, "; ".join(refused))
         except UsageError as error:
             refused.append(str(error))
             if wish.resume == "must":
                 break
-    before = next((f for f in found[len(refused) :] if _whole(f, run)), None)
+    before = next((f for f in files[len(refused) :] if _whole(f, run)), None)
     remedy = (
         f"go on from the one before it: mpisign resume {run.path} --from {before}"
         if before
@@ -200,9 +202,9 @@ def _check_belongs(opened: Checkpoint, run: Run) -> None:
     for table, count in opened.progress["rows"].items():
         if table not in COUNTED:
             raise UsageError(f"{opened.path}: counts rows of /{printable(table)}, which no run file has")
-        there = int((run[table]["step"] <= opened.step).sum())
-        if there != count:
-            text = f"{run.path} has {there} rows of /{table} up to step {opened.step}, not {count}"
+        rows = int((run[table]["step"] <= opened.step).sum())
+        if rows != count:
+            text = f"{run.path} has {rows} rows of /{table} up to step {opened.step}, not {count}"
             raise UsageError(f"{opened.path}: {text}")
 
 

@@ -76,7 +76,7 @@ def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object
     world, turns = stepper.world, stepper.turns
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
     bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]
-    found: dict[str, object] = {
+    costs: dict[str, object] = {
         "d": stepper.layout.size,
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
         "bytes_per_step": " or ".join(map(str, sent)),
@@ -84,5 +84,5 @@ def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object
         "evaluations_per_step": f"{per_step(evaluations_at, turns, batches, steps):.10g}",
     }
     if values := per_step(values_at, turns, batches, steps):
-        found["function_evaluations_per_step"] = f"{values:.10g}"
-    return found
+        costs["function_evaluations_per_step"] = f"{values:.10g}"
+    return costs

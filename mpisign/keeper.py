@@ -70,7 +70,7 @@ class Keeper:
 
     def _how_to_go_on(self) -> str:
         """Which checkpoint there is, and the command that goes on from it."""
-        found = checkpoint.saved(self.observer.path)
-        if not found:
+        files = checkpoint.saved(self.observer.path)
+        if not files:
             return "there is no checkpoint to go on from"
-        return f"the last checkpoint is {found[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"
+        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"

@@ -41,13 +41,13 @@ def measure(stepper: Stepper, test: list[Feed | None], gathered: State) -> dict[
 def _of_voter(stepper: Stepper, oracle: Oracle, test: Feed | None, gathered: State) -> dict[str, float]:
     """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
     own = oracle.measure(stepper.x, oracle.rows, gathered)
-    found = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}
+    sums = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}
     if test is None:
-        return found
+        return sums
     held_out = (
         oracle.measure(stepper.x, test, gathered) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
     )
-    return found | {f"test_{name}": value for name, value in held_out.items()}
+    return sums | {f"test_{name}": value for name, value in held_out.items()}
 
 
 def gradient_norms(stepper: Stepper, wanted: bool) -> dict[str, float]:

@@ -203,9 +203,9 @@ def of(comm: object, threads: int = 0) -> Ranks:
     if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
         raise UsageError(f"comm = {comm!r}: not an intracommunicator of mpi4py; pass one, or none for COMM_WORLD")
     refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
-    found = _around(comm, threads)
-    _started = _started or found
-    return found
+    ranks = _around(comm, threads)
+    _started = _started or ranks
+    return ranks
 
 
 def _around(comm, threads: int) -> Ranks:

@@ -138,8 +138,8 @@ class Observer:
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""
         self.stepper.check_replicas()
-        here = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
-        for rank, (*seconds, memory) in enumerate(self.world.gather(np.array(here))):
+        measured = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
+        for rank, (*seconds, memory) in enumerate(self.world.gather(np.array(measured))):
             row = dict(zip(PHASES, seconds, strict=True)) | {"memory": int(memory)}
             self._add("phases", step=self.stepper.t, rank=rank, **row)
 
@@ -148,22 +148,22 @@ class Observer:
         stepper, step = self.stepper, self.stepper.t
         with stepper.timer("evaluate"):
             gathered = statistics(stepper)
-            found = measure(stepper, self.test, gathered) | gradient_norms(stepper, self.config.run.exact_gradient)
-            self._add("eval", step=step, **found, **self._costs())
+            figures = measure(stepper, self.test, gathered) | gradient_norms(stepper, self.config.run.exact_gradient)
+            self._add("eval", step=step, **figures, **self._costs())
             if self.config.run.trace:
                 point = [p.reshape(-1).cpu().numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
                 self._add("trace", step=step, x=np.concatenate(point))
-        shown = {k: v for k, v in found.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
-        self.printer.update(step, loss if step else found["train_loss"], lr, shown)
-        accuracy = found["test_accuracy"]
-        better = -accuracy if math.isfinite(accuracy) else found["train_loss"]
+        shown = {k: v for k, v in figures.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
+        self.printer.update(step, loss if step else figures["train_loss"], lr, shown)
+        accuracy = figures["test_accuracy"]
+        better = -accuracy if math.isfinite(accuracy) else figures["train_loss"]
         if self.config.run.keep == "best" and better < self.best:
             self.best = better
             self.keep(step, gathered)
 
-    def probed(self, found: Mapping[str, object]) -> None:
+    def probed(self, row: Mapping[str, object]) -> None:
         """A row of /probes for the step just taken."""
-        self._add("probes", step=self.stepper.t, epoch=self._epoch(), **found)
+        self._add("probes", step=self.stepper.t, epoch=self._epoch(), **row)
 
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""

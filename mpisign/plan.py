@@ -24,7 +24,7 @@ class Plan:
     algorithm: Algorithm | Stages | Cycle
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
-    preset: str = ""  # what run.preset chose, and by which theorem
+    preset: str | None = None  # what run.preset chose, and by which theorem
 
 
 def resolve(config: Config, voters: int) -> Plan:
@@ -164,9 +164,9 @@ def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) 
 
 def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
     """The rules for zeros and ties that "auto" came to, for the run file."""
-    found = {}
+    rules = {}
     for stage in algorithm.stages:
         sign = getattr(stage.sign, "rule", stage.sign)
-        rules = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
-        found |= {k: v for k, v in rules.items() if v is not None}
-    return found
+        declared = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
+        rules |= {k: v for k, v in declared.items() if v is not None}
+    return rules

@@ -85,12 +85,12 @@ class Probe:
         with stepper.timer("evaluate"), stepper.world.uncounted():
             g = self.mean
             norms = {"gradient_l1": layout.total(g.abs()), "gradient_l2": layout.norm(g)}
-            found = norms | {"gradient_density": _density(*norms.values(), layout.size)}
-            found["dissimilarity"] = self._dissimilarity(norms["gradient_l2"])
-            found |= self._successes() | self._noise()
-            found |= self._smoothness()
+            row = norms | {"gradient_density": _density(*norms.values(), layout.size)}
+            row["dissimilarity"] = self._dissimilarity(norms["gradient_l2"])
+            row |= self._successes() | self._noise()
+            row |= self._smoothness()
         del self.own, self.mean, self.x_before, self.words, self.decision
-        return found
+        return row
 
     def _dissimilarity(self, norm: float) -> float:
         away = [[self.layout.norm(own.cpu() - self.mean) ** 2] for own in self.own]
@@ -150,8 +150,8 @@ class Probe:
         if not self.settings.smoothness or not moved:
             return nothing
         h = self.layout.norm(move) / math.sqrt(moved)
-        _, there = exact_gradients(self.stepper, self.x_before + h * move.sign())
-        rates = torch.where(move.cpu() != 0, (there - self.mean).abs() / h, 0.0)
+        _, ahead = exact_gradients(self.stepper, self.x_before + h * move.sign())
+        rates = torch.where(move.cpu() != 0, (ahead - self.mean).abs() / h, 0.0)
         l1 = self.layout.total(rates)
         return {"smoothness_l1": l1, "smoothness_density": _density(l1, self.layout.norm(rates), moved)}
 

@@ -268,10 +268,10 @@ def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     for path in map(Path, paths):
         if not path.exists():
             raise UsageError(f"no file or folder {path}")
-        found = sorted(filter(_may_be_run, path.rglob("*.h5"))) if path.is_dir() else [path]
-        if not found:
+        inside = sorted(filter(_may_be_run, path.rglob("*.h5"))) if path.is_dir() else [path]
+        if not inside:
             raise UsageError(f"no run file (*.h5) in the folder {path}")
-        files += found
+        files += inside
     runs, skipped = [], []
     for file in dict.fromkeys(files):
         try:

@@ -168,13 +168,13 @@ def slurm_end() -> float | None:
 
     An end that is past already is that of another job, whose variables are left over.
     """
-    now, found = time.time(), None
+    now, seconds = time.time(), None
     if (end := os.environ.get("SLURM_JOB_END_TIME", "").strip()).isdecimal():
-        found = float(end)
+        seconds = float(end)
     elif os.environ.get("SLURM_JOB_ID", "").strip():
         # versions before 23.02 do not tell a job; the controller does
-        found = _told_by_squeue(now)
-    return found if found and now < found < now + LONGEST else None
+        seconds = _told_by_squeue(now)
+    return seconds if seconds and now < seconds < now + LONGEST else None
 
 
 def _told_by_squeue(now: float) -> float | None:
@@ -184,10 +184,10 @@ def _told_by_squeue(now: float) -> float | None:
     ask = ["squeue", "--noheader", "--format=%L|%e", f"--jobs={job}"]
     standard = os.environ | {"SLURM_TIME_FORMAT": "standard"}
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=10, env=standard).stdout
+        answer = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=10, env=standard).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    left, _, end = (told.strip().splitlines() or [""])[-1].partition("|")
+    left, _, end = (answer.strip().splitlines() or [""])[-1].partition("|")
     if (seconds := slurm_seconds(left)) is not None:
         return now + seconds
     try:

@@ -147,13 +147,13 @@ def points(tables: dict[str, dict], file: Path) -> list[Point] | None:
 
 def _flat(table: dict, own=()) -> Settings:
     """Settings written as tables (schedule.lr = ... without quotes) as "table.key"."""
-    found = {}
+    flat = {}
     for key, value in table.items():
         if isinstance(value, dict) and key not in own:
-            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
         else:
-            found[key] = value
-    return found
+            flat[key] = value
+    return flat
 
 
 class _Expansion:
@@ -192,25 +192,25 @@ class _Expansion:
 
     def points(self) -> list[Point]:
         """All points; with `best`, first the grid with one seed, then the other seeds of each of its groups."""
-        found: list[Point] = []
+        points: list[Point] = []
         groups: dict[str, list[Point]] = {}
         for index, case in enumerate(self.cases):
             for settings in case.combinations(self.sweep.kind):
                 if self.sweep.best and settings.get(SEED) != case.seeds[0] and SEED in case.lists:
                     continue
-                found.append(self._point(len(found), index, settings))
+                points.append(self._point(len(points), index, settings))
                 rest = {k: v for k, v in settings.items() if k != self.sweep.best}
-                groups.setdefault(str((index, rest)), []).append(found[-1])
+                groups.setdefault(str((index, rest)), []).append(points[-1])
         for group in groups.values() if self.sweep.best else ():
             best = _best(group, self.sweep.metric)
             for seed in self.cases[group[0].case].seeds[1:]:
-                found.append(self._later(len(found), group, best, seed))
-        names = [p.name for p in found]
+                points.append(self._later(len(points), group, best, seed))
+        names = [p.name for p in points]
         if twice := [n for n in names if names.count(n) > 1]:
             raise UsageError(
                 f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one"
             )
-        return found
+        return points
 
     def _later(self, index: int, group: list[Point], best: Point | None, seed: int) -> Point:
         """The point of another seed at the best value of a group, which may not be known yet."""

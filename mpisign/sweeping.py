@@ -64,7 +64,7 @@ def _run(points: list[Point], jobs: int) -> None:
 
 def _collect(futures: dict[Future, Point]) -> None:
     """Tells of points as they end. Raises Stopped, once all points that run have saved, if this process is asked to."""
-    left, told = set(futures), 0
+    left, count = set(futures), 0
     while left:
         done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
         if stopping.asked() and not any(future.cancelled() for future in futures):
@@ -73,8 +73,8 @@ def _collect(futures: dict[Future, Point]) -> None:
         for future in done:
             with contextlib.suppress(Stopped) if stopping.asked() else contextlib.nullcontext():
                 future.result()
-                _tell(told, len(futures), futures[future])
-                told += 1
+                _tell(count, len(futures), futures[future])
+                count += 1
     if request := stopping.asked():
         kind = Interrupted if request == Request.INT else Stopped
         raise kind(f"stopped: {request.reason}; the points that ran have saved: the same command goes on with them")

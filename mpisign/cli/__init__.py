@@ -224,11 +224,11 @@ def show(run, with_config, follow, table):
     if follow:
         show.follow(run, click.echo)
         return
-    found = Run(run)
+    opened = Run(run)
     if table:
-        show.as_csv(found, table, lambda text: click.echo(text, nl=False))
+        show.as_csv(opened, table, lambda text: click.echo(text, nl=False))
         return
-    click.echo(printable(found.config_text, lines=True) if with_config else show.describe(found))
+    click.echo(printable(opened.config_text, lines=True) if with_config else show.describe(opened))
 
 
 @cli.command()

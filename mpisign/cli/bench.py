@@ -112,7 +112,7 @@ def overlap(batches, waits, width, name, threads, repeats, output):
 @bench.command()
 @options
 @click.option("--exchange", "names", multiple=True, help="One of those that fit; all by default.")
-def exchange(name, names, sizes, repeats, output, threads, **how):
+def exchange(name, names, sizes, repeats, output, threads, **settings):
     """Steps without their gradient, exchange by exchange: time, prediction, bits by the OS, work, memory."""
     from mpisign.bench.exchanges import exchanges
 
@@ -120,28 +120,28 @@ def exchange(name, names, sizes, repeats, output, threads, **how):
     _check(names, algorithm, name)
     with _ranks(threads) as ranks:
         say = _progress(ranks.root)
-        found = exchanges(_with_rules(algorithm, ranks), names, _sizes(sizes), repeats, ranks, say, **how)
-        _tell([found], output, ranks.root)
+        table = exchanges(_with_rules(algorithm, ranks), names, _sizes(sizes), repeats, ranks, say, **settings)
+        _tell([table], output, ranks.root)
 
 
 @bench.command()
 @options
 @click.option("--no-ddp", is_flag=True, help="Leaves out DDP and its hooks, which take long to start.")
-def peers(name, sizes, repeats, output, threads, no_ddp, **how):
+def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
     """A vote against MPI's and gloo's float32 all-reduce, and DDP with its fp16 and PowerSGD hooks, in one run."""
     from mpisign.bench.peers import peers
 
     algorithm = _algorithm(name)
     with _ranks(threads) as ranks:
         say = _progress(ranks.root)
-        found = peers(_with_rules(algorithm, ranks), _sizes(sizes), repeats, ranks, say, not no_ddp, **how)
-        _tell([found], output, ranks.root)
+        table = peers(_with_rules(algorithm, ranks), _sizes(sizes), repeats, ranks, say, not no_ddp, **settings)
+        _tell([table], output, ranks.root)
 
 
 @bench.command()
 @options
 @click.option("--exchange", "exchange_name", default="sharded", show_default=True)
-def profile(name, exchange_name, sizes, repeats, output, threads, **how):
+def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
     """Where each millisecond of a step without its gradient goes; the memory of its buffers."""
     from mpisign.bench.exchanges import profile
 
@@ -149,20 +149,20 @@ def profile(name, exchange_name, sizes, repeats, output, threads, **how):
     _check((exchange_name,), algorithm, name)
     with _ranks(threads) as ranks:
         say, slots = _progress(ranks.root), _with_rules(algorithm, ranks)
-        found = [profile(slots, exchange_name, d, repeats, ranks, say, **how) for d in _sizes(sizes)]
-        _tell(found, output, ranks.root)
+        tables = [profile(slots, exchange_name, d, repeats, ranks, say, **settings) for d in _sizes(sizes)]
+        _tell(tables, output, ranks.root)
 
 
 @bench.command()
 @options
-def explain(name, sizes, repeats, output, threads, **how):
+def explain(name, sizes, repeats, output, threads, **settings):
     """How exchange = "auto" chooses here, and the link bandwidth below which one bit pays against float32."""
     from mpisign.bench.explain import explain
 
     algorithm = _algorithm(name)
     with _ranks(threads) as ranks:
         say = click.echo if ranks.root else _progress(False)
-        _tell([explain(_with_rules(algorithm, ranks), _sizes(sizes), ranks, say, **how)], output, ranks.root)
+        _tell([explain(_with_rules(algorithm, ranks), _sizes(sizes), ranks, say, **settings)], output, ranks.root)
 
 
 def _sizes(sizes) -> tuple[int, ...]:

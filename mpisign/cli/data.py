@@ -22,8 +22,8 @@ def fetch(name, folder, base):
     from mpisign.data.sets import SETS
 
     if name is None:
-        for known, found in SETS.items():
-            click.echo(f"{known:14} {found.title}")
+        for known, data_set in SETS.items():
+            click.echo(f"{known:14} {data_set.title}")
     else:
         fetch(name, folder or Path("data") / name, base, click.echo)
 
@@ -36,8 +36,8 @@ def fetch(name, folder, base):
 @click.option("--labels", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--min-rows", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-def show(path, **how):
+def show(path, **partition):
     """Shows what lies at PATH, and which rows each rank would own: as [partition] of a job deals them."""
     from mpisign.data.look import show
 
-    show(path, say=click.echo, **how)
+    show(path, say=click.echo, **partition)

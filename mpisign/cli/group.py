@@ -15,8 +15,8 @@ class Commands(click.Group):
         super().__init__(*args, context_settings=settings, **kwargs)
 
     def format_commands(self, ctx, formatter):
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in found]
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in commands]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

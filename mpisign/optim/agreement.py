@@ -10,8 +10,8 @@ def by_value(values: Iterable[object]) -> str:
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(str(value), []).append(rank)
-    told = [f"{value} on rank(s) {_few(having)}" for value, having in ranks.items()]
-    return " and ".join(told[:SHOWN]) + (f" and {len(told) - SHOWN} other values" if len(told) > SHOWN else "")
+    parts = [f"{value} on rank(s) {_few(having)}" for value, having in ranks.items()]
+    return " and ".join(parts[:SHOWN]) + (f" and {len(parts) - SHOWN} other values" if len(parts) > SHOWN else "")
 
 
 def _few(ranks: list[int]) -> str:

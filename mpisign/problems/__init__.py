@@ -51,11 +51,11 @@ def find(name: str) -> Callable[..., Problem]:
             f"unknown problem {name!r}{did_you_mean(name, known)}; known: {choices(known)}, or package.module:factory"
         )
     module, _, attribute = name.partition(":")
-    if found := plugins.problem(name):
-        return found
+    if factory := plugins.problem(name):
+        return factory
     loaded = plugins.load_module(module, f"problem {name!r}")
     if not hasattr(loaded, attribute):
-        factories = [known for known, found in vars(loaded).items() if callable(found) and not known.startswith("_")]
+        factories = [known for known, value in vars(loaded).items() if callable(value) and not known.startswith("_")]
         near = did_you_mean(attribute, factories)
         raise UsageError(f"problem {name!r}: module {module!r} has no attribute {attribute!r}{near}")
     return getattr(loaded, attribute)

@@ -28,9 +28,9 @@ class Share:
 
 
 def share_rows(
-    problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, gives_way: bool = False, **how
+    problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, gives_way: bool = False, **settings
 ) -> Share:
-    """This process's share of the problem's data; `how` are the arguments of partition(). Collective.
+    """This process's share of the problem's data; `settings` are the arguments of partition(). Collective.
 
     voters: as many as ranks, or any number in a single process. gives_way: where rows can't be dealt so, they are
     dealt as "iid". Every node's first rank reads, or every rank where the problem says so. Raises UsageError on all
@@ -39,7 +39,7 @@ def share_rows(
     tables, parts, facts = None, [], None
     with ranks.agreed():
         if ranks.local_rank == 0 or problem.everywhere:
-            tables, parts, facts = _read(problem, voters, generator, gives_way, how)
+            tables, parts, facts = _read(problem, voters, generator, gives_way, settings)
     with WATCH("a bcast of the sizes of the data"):
         facts = ranks.node.bcast(facts) if ranks.node else facts
     sizes, rows, class_counts, kind = facts
@@ -81,12 +81,12 @@ def _digest(*parts: Rows | None) -> bytes:
     return state.digest()
 
 
-def _read(problem: Problem, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
+def _read(problem: Problem, voters: int, generator: np.random.Generator, gives_way: bool, settings: dict):
     """The tables, the row numbers of every voter and all facts about them; raises UsageError if reading fails."""
     try:
         if not (tables := checked(problem, problem.read())):
             return None, [], ({}, None, None, "iid")
-        kind, parts = _parts(tables, voters, generator, gives_way, how)
+        kind, parts = _parts(tables, voters, generator, gives_way, settings)
         return tables, parts, _facts(problem, tables, parts, voters, kind)
     except OSError as error:
         raise UsageError(f"problem {type(problem).__name__}: can't read its data: {error}") from error
@@ -94,16 +94,16 @@ def _read(problem: Problem, voters: int, generator: np.random.Generator, gives_w
         raise UsageError(f"problem {type(problem).__name__}: its data take more memory than there is") from error
 
 
-def _parts(tables: Tables, voters: int, generator: np.random.Generator, gives_way: bool, how: dict):
+def _parts(tables: Tables, voters: int, generator: np.random.Generator, gives_way: bool, settings: dict):
     """The kind of partition and the row numbers of every voter."""
     sizes = {"rows": tables.train.count, "classes": tables.classes, "ranks": voters}
     untouched = copy.deepcopy(generator)
     try:
-        return how["kind"], partition(generator=generator, **sizes, **how)
+        return settings["kind"], partition(generator=generator, **sizes, **settings)
     except UsageError:
         if not gives_way:
             raise
-        return "iid", partition(generator=untouched, **sizes, **how | {"kind": "iid"})
+        return "iid", partition(generator=untouched, **sizes, **settings | {"kind": "iid"})
 
 
 def _facts(problem: Problem, tables: Tables, parts: list[np.ndarray], size: int, kind: str):
