@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,9 @@ class Ranks:
 
     def bcast(self, array: np.ndarray) -> None:
         """Overwrites an array with root's, in pieces."""
-        if self.comm:
-            raw = array.reshape(-1).view(np.uint8)
-            for lo in range(0, raw.size, PIECE):
-                with WATCH("a Bcast of parameters"):
-                    self.comm.Bcast(raw[lo : lo + PIECE])
+        for piece in _pieces(array) if self.comm else ():
+            with WATCH("a Bcast of parameters"):
+                self.comm.Bcast(piece)
 
 
 _started: Ranks | None = None
@@ -212,23 +211,19 @@ def _around(comm, threads: int) -> Ranks:
     """Looks around in a communicator."""
     MPI = _library()
     with WATCH("all ranks at MPI's start"):
-        return _seen(MPI, comm, threads)
-
-
-def _seen(MPI, comm, threads: int) -> Ranks:
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    hosts = Counter(comm.allgather(MPI.Get_processor_name()))
-    return Ranks(
-        rank=comm.Get_rank(),
-        size=comm.Get_size(),
-        local_rank=node.Get_rank(),
-        hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
-        library=str(_described(MPI)),
-        threads=threads or max(1, len(os.sched_getaffinity(0)) // node.Get_size()),
-        comm=comm.Dup(),
-        node=node,
-        members=tuple(node.allgather(comm.Get_rank())),
-    )
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        hosts = Counter(comm.allgather(MPI.Get_processor_name()))
+        return Ranks(
+            rank=comm.Get_rank(),
+            size=comm.Get_size(),
+            local_rank=node.Get_rank(),
+            hosts=", ".join(f"{host}: {count}" for host, count in hosts.items()),
+            library=str(_described(MPI)),
+            threads=threads or max(1, len(os.sched_getaffinity(0)) // node.Get_size()),
+            comm=comm.Dup(),
+            node=node,
+            members=tuple(node.allgather(comm.Get_rank())),
+        )
 
 
 def alone(voters: int, threads: int = 0) -> Ranks:
@@ -296,10 +291,8 @@ def send_arrays(comm, arrays: Mapping[str, np.ndarray], to: int) -> None:
     """Sends named arrays to a rank of comm, in pieces."""
     with WATCH(f"sending arrays to rank {to}"):
         comm.send({name: (a.shape, a.dtype.str) for name, a in arrays.items()}, dest=to)
-        for array in arrays.values():
-            raw = array.reshape(-1).view(np.uint8)
-            for lo in range(0, raw.size, PIECE):
-                comm.Send(raw[lo : lo + PIECE], dest=to)
+        for piece in chain.from_iterable(map(_pieces, arrays.values())):
+            comm.Send(piece, dest=to)
 
 
 def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
@@ -307,8 +300,12 @@ def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
     with WATCH(f"arrays of rank {source}"):
         shapes = comm.recv(source=source)
         arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
-        for array in arrays.values():
-            raw = array.reshape(-1).view(np.uint8)
-            for lo in range(0, raw.size, PIECE):
-                comm.Recv(raw[lo : lo + PIECE], source=source)
+        for piece in chain.from_iterable(map(_pieces, arrays.values())):
+            comm.Recv(piece, source=source)
     return arrays
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array's bytes in parts, as views."""
+    raw = array.reshape(-1).view(np.uint8)
+    return (raw[lo : lo + PIECE] for lo in range(0, raw.size, PIECE))

@@ -118,22 +118,21 @@ class Run:
     @property
     def status(self) -> str:
         """complete; error or stopped, where and why; or incomplete: the run goes on, or was killed."""
-        events = self["events"]
-        kind = events["kind"][-1] if len(events["kind"]) else ""
-        if kind == "complete":
-            return kind
-        if kind == "error":
+        state, events = self.state, self["events"]
+        if state == "error":
             return f"error at step {events['step'][-1]}: {events['text'][-1]}"
-        if kind == "stop":
-            return events["text"][-1] or "stopped"
-        return "incomplete: it goes on" if lock.held(self.path) else "incomplete: it was killed, or goes on elsewhere"
+        if state == "stopped":
+            return events["text"][-1] or state
+        unknown = {"running": "incomplete: it goes on", "killed": "incomplete: it was killed, or goes on elsewhere"}
+        return unknown.get(state, state)
 
     @property
     def state(self) -> str:
         """complete, error or stopped; or, of a run without an end, running or killed, as far as locks tell."""
-        kinds = {"complete": "complete", "error": "error", "stop": "stopped"}
-        last = self["events"]["kind"][-1:]
-        return kinds.get(str(last[0]) if len(last) else "", "running" if lock.held(self.path) else "killed")
+        states = {"complete": "complete", "error": "error", "stop": "stopped"}
+        kinds = self["events"]["kind"]
+        ended = states.get(str(kinds[-1])) if len(kinds) else None
+        return ended or ("running" if lock.held(self.path) else "killed")
 
     @property
     def bits_per_coordinate(self) -> float:

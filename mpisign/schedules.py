@@ -5,23 +5,14 @@ from collections.abc import Callable, Sequence
 
 Factor = Callable[[int, int], float]  # (step, all steps) -> factor
 
-
-def constant(t: int, steps: int) -> float:
-    """1 at every step."""
-    return 1.0
-
-
-def inverse_sqrt(t: int, steps: int) -> float:
-    """1 / sqrt(t + 1), the schedule of most theorems."""
-    return 1 / math.sqrt(t + 1)
-
-
-def cosine(t: int, steps: int) -> float:
-    """Half a cosine from 1 down to 0 at the last step [Loshchilov & Hutter 2017 eqn 5, one cycle]."""
-    return 0.5 * (1 + math.cos(math.pi * t / max(steps, 1)))
-
-
-KINDS = {"constant": constant, "inverse-sqrt": inverse_sqrt, "cosine": cosine, "step": None}
+KINDS: dict[str, Factor | None] = {
+    "constant": lambda t, steps: 1.0,
+    # that of most theorems
+    "inverse-sqrt": lambda t, steps: 1 / math.sqrt(t + 1),
+    # half a cosine from 1 down to 0 at the last step [Loshchilov & Hutter 2017 eqn 5, one cycle]
+    "cosine": lambda t, steps: 0.5 * (1 + math.cos(math.pi * t / max(steps, 1))),
+    "step": None,
+}
 
 
 class Schedule:

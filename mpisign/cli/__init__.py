@@ -9,41 +9,31 @@ from mpisign import __version__, leaving, mpi, output, stopping
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
-from mpisign.cli.group import Commands, explain
-from mpisign.cli.helping import with_help
-from mpisign.errors import Stopped, StorageError, printable
+from mpisign.cli.group import Commands, explain, several, with_help
+from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
-
-
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Prints the definition, and what was measured, too.")
 MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves a checkpoint and stops after so long.")
-
-
-def RUN(command):
-    """The options that train and simulate share."""
-    for option in (
-        click.option("--init-from", type=click.Path(path_type=Path), help="A new run, from a checkpoint's x and step."),
-        VERBOSE,
-        MAX_TIME,
-        click.option(
-            "--resume",
-            type=click.Choice(["never", "auto"]),
-            default="never",
-            help="auto: goes on where the run stopped, if it did.",
-        ),
-        click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
-        click.option(
-            "--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."
-        ),
-        click.option("--dry-run", is_flag=True, help="Prints d, bytes per step, memory and evaluations per step."),
-        click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
-        SET,
-    ):
-        command = option(command)
-    return command
+# what train and simulate share
+RUN = several(
+    click.option("--init-from", type=click.Path(path_type=Path), help="A new run, from a checkpoint's x and step."),
+    VERBOSE,
+    MAX_TIME,
+    click.option(
+        "--resume",
+        type=click.Choice(["never", "auto"]),
+        default="never",
+        help="auto: goes on where the run stopped, if it did.",
+    ),
+    click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
+    click.option("--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."),
+    click.option("--dry-run", is_flag=True, help="Prints d, bytes per step, memory and evaluations per step."),
+    click.option("--overwrite", is_flag=True, help="Replaces an existing run file."),
+    SET,
+)
 
 
 @click.group(cls=Commands)
@@ -130,8 +120,6 @@ def simulate(job, voters, jobs, **options):
 @click.option("--preset", type=click.Choice(["none", "theory"]), help="As in train.")
 def plan(job, **options):
     """Lists the points of JOB's [sweep]: number, status, name and run file."""
-    from mpisign.errors import UsageError
-
     points = _read(job, options)
     if not isinstance(points, list):
         raise UsageError(f"{job} has no [sweep]; it is one run")
@@ -169,8 +157,6 @@ def _read(job: Path | None, options: dict):
 
 def _one(loaded, job: Path | None, point: int | None):
     """The job, or the point of it that was asked for."""
-    from mpisign.errors import UsageError
-
     if not isinstance(loaded, list):
         if point is not None:
             raise UsageError(f"--point {point}: {job or 'the built-in job'} has no [sweep]")
@@ -211,7 +197,6 @@ def show(run, with_config, follow, table):
     Without RUN, the folder runs.
     """
     from mpisign import show
-    from mpisign.errors import UsageError
     from mpisign.results import Run
 
     if run.is_dir():
@@ -268,7 +253,6 @@ def sbatch(job, settings, kind, **resources):
 
 def _checked_points(job, settings, kind, resources) -> int | None:
     """The number of a sweep's points; whatever would break the job in the queue breaks it here."""
-    from mpisign.errors import UsageError
     from mpisign.plan import resolve
 
     loaded = _read(job, {"settings": settings})

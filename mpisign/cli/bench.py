@@ -6,26 +6,23 @@ from pathlib import Path
 
 import click
 
-from mpisign.cli.group import Commands
+from mpisign.cli.group import Commands, several
 from mpisign.errors import UsageError
 
 SIZES = (100_000, 1_000_000, 8_400_000)
 
 
-def options(command):
-    """What all benchmarks over MPI share."""
-    for option in (
-        click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
-        click.option("--progress", type=click.Choice(["calls", "thread"]), default="calls", show_default=True),
-        click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
-        click.option("--node-size", type=click.IntRange(min=0), default=0, help="Ranks of a node, 0: those of a host."),
-        click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True),
-        click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once."),
-        click.option("--algorithm", "name", default="signsgd-mv", show_default=True, help="Whose messages travel."),
-    ):
-        command = option(command)
-    return command
+# what all benchmarks over MPI share
+options = several(
+    click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
+    click.option("--progress", type=click.Choice(["calls", "thread"]), default="calls", show_default=True),
+    click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
+    click.option("--node-size", type=click.IntRange(min=0), default=0, help="Ranks of a node, 0: those of a host."),
+    click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True),
+    click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once."),
+    click.option("--algorithm", "name", default="signsgd-mv", show_default=True, help="Whose messages travel."),
+)
 
 
 @click.group(cls=Commands)
@@ -104,9 +101,8 @@ def overlap(batches, waits, width, name, threads, repeats, output):
     """How much of a step of SignOptimizer a backward pass hides."""
     from mpisign.bench.library import overlap
 
-    _algorithm(name)
-    with _ranks(threads) as ranks:
-        _tell([overlap(batches, waits, width, name, repeats, ranks, _progress(ranks.root))], output, ranks.root)
+    with _ranks(threads, name) as (ranks, _, say):
+        _tell([overlap(batches, waits, width, name, repeats, ranks, say)], output, ranks.root)
 
 
 @bench.command()
@@ -116,12 +112,8 @@ def exchange(name, names, sizes, repeats, output, threads, **settings):
     """Steps without their gradient, exchange by exchange: time, prediction, bits by the OS, work, memory."""
     from mpisign.bench.exchanges import exchanges
 
-    algorithm = _algorithm(name)
-    _check(names, algorithm, name)
-    with _ranks(threads) as ranks:
-        say = _progress(ranks.root)
-        table = exchanges(_with_rules(algorithm, ranks), names, _sizes(sizes), repeats, ranks, say, **settings)
-        _tell([table], output, ranks.root)
+    with _ranks(threads, name, names) as (ranks, slots, say):
+        _tell([exchanges(slots, names, _sizes(sizes), repeats, ranks, say, **settings)], output, ranks.root)
 
 
 @bench.command()
@@ -131,11 +123,8 @@ def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
     """A vote against MPI's and gloo's float32 all-reduce, and DDP with its fp16 and PowerSGD hooks, in one run."""
     from mpisign.bench.peers import peers
 
-    algorithm = _algorithm(name)
-    with _ranks(threads) as ranks:
-        say = _progress(ranks.root)
-        table = peers(_with_rules(algorithm, ranks), _sizes(sizes), repeats, ranks, say, not no_ddp, **settings)
-        _tell([table], output, ranks.root)
+    with _ranks(threads, name) as (ranks, slots, say):
+        _tell([peers(slots, _sizes(sizes), repeats, ranks, say, not no_ddp, **settings)], output, ranks.root)
 
 
 @bench.command()
@@ -145,10 +134,7 @@ def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
     """Where each millisecond of a step without its gradient goes; the memory of its buffers."""
     from mpisign.bench.exchanges import profile
 
-    algorithm = _algorithm(name)
-    _check((exchange_name,), algorithm, name)
-    with _ranks(threads) as ranks:
-        say, slots = _progress(ranks.root), _with_rules(algorithm, ranks)
+    with _ranks(threads, name, (exchange_name,)) as (ranks, slots, say):
         tables = [profile(slots, exchange_name, d, repeats, ranks, say, **settings) for d in _sizes(sizes)]
         _tell(tables, output, ranks.root)
 
@@ -159,10 +145,9 @@ def explain(name, sizes, repeats, output, threads, **settings):
     """How exchange = "auto" chooses here, and the link bandwidth below which one bit pays against float32."""
     from mpisign.bench.explain import explain
 
-    algorithm = _algorithm(name)
-    with _ranks(threads) as ranks:
-        say = click.echo if ranks.root else _progress(False)
-        _tell([explain(_with_rules(algorithm, ranks), _sizes(sizes), ranks, say, **settings)], output, ranks.root)
+    with _ranks(threads, name) as (ranks, slots, say):
+        say = click.echo if ranks.root else say
+        _tell([explain(slots, _sizes(sizes), ranks, say, **settings)], output, ranks.root)
 
 
 def _sizes(sizes) -> tuple[int, ...]:
@@ -172,44 +157,32 @@ def _sizes(sizes) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def _check(names, algorithm, name: str) -> None:
-    from mpisign.bench.exchanges import carrying
-
-    for wanted in names:
-        if wanted not in carrying(algorithm):
-            raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(carrying(algorithm))}")
-
-
 def _zoo() -> None:
     from mpisign import zoo  # noqa: F401  its functions enter the registry
 
 
-def _algorithm(name: str):
+@contextlib.contextmanager
+def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
+    """All ranks, which must be at least two; the algorithm whose messages travel; and what tells of progress."""
+    from mpisign import mpi
     from mpisign.algorithm import find
 
     _zoo()
-    return find(name).build().stages[-1]
+    slots = find(name).build().stages[-1]
+    for wanted in exchanges:
+        from mpisign.bench.exchanges import carrying
 
-
-def _with_rules(algorithm, ranks):
-    return algorithm.with_rules("auto", "auto", ranks.size)
-
-
-@contextlib.contextmanager
-def _ranks(threads: int):
-    """All ranks, which must be at least two."""
-    from mpisign import bits, mpi
-
+        if wanted not in (known := carrying(slots)):
+            raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(known)}")
     if mpi.launch().size < 2:
         raise UsageError("an exchange needs ranks: mpirun -n 4 mpisign bench ...")
     ranks = mpi.start(threads)
     from mpisign.setup import use_threads
     from mpisign.train import load_kernels
 
-    assert bits
     use_threads(threads)
     load_kernels(ranks)
-    yield ranks
+    yield ranks, slots.with_rules("auto", "auto", ranks.size), _progress(ranks.root)
 
 
 def _progress(root: bool):

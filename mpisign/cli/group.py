@@ -1,7 +1,11 @@
-"""Groups of commands whose help is told in full, and errors of the command line that list what is valid."""
+"""Groups of commands whose help is told in full, options that some share, errors that list what is valid."""
+
+from collections.abc import Callable
+from functools import reduce
 
 import click
 
+from mpisign import plugins
 from mpisign.errors import choices, did_you_mean
 
 WIDTH = 110  # columns of help, where the terminal has as many
@@ -35,3 +39,16 @@ def explain(error: click.ClickException) -> click.ClickException:
         text = f"unknown option {error.option_name}{near}; options are: {choices(known)}"
         return click.UsageError(text, error.ctx)
     return error
+
+
+def several(*options: Callable) -> Callable:
+    """A decorator that adds options, the last first, as decorators do."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), options, command)
+
+
+def with_help(group: click.Group) -> None:
+    """Gives a group and its commands the help that they lack where Python drops docstrings."""
+    for command in (group, *group.commands.values()):
+        command.help = command.help or plugins.docstring(command.callback)
+        if command is not group and isinstance(command, click.Group):
+            with_help(command)
