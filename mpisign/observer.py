@@ -65,16 +65,10 @@ class Observer:
     def _make_recorder(self, beginning: Beginning, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
         """On root. tables: the rows so far of a run that goes on."""
         run = self.config.run
-        self.recorder = Recorder(
-            self.path,
-            self._attributes(),
-            self.config.text(),
-            self._arrays(),
-            overwrite=run.overwrite or beginning.run is not None,
-            mode=run.recorder,
-            widths=self._widths(),
-            tables=tables,
-        )
+        contents = (self._attributes(), self.config.text(), self._arrays())
+        overwrite = run.overwrite or beginning.run is not None
+        settings = {"overwrite": overwrite, "mode": run.recorder, "widths": self._widths()}
+        self.recorder = Recorder(self.path, *contents, **settings, tables=tables)
         if tables is None:
             checkpoint.remove_all(self.path)
         self.rows |= {table: len(columns["step"]) for table, columns in (tables or {}).items()}

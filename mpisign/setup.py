@@ -55,7 +55,8 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     share = _share(plan, ranks, voters, streams)
     start = _initial(plan, streams, ranks)
     layout = _layout(plan, start, ranks)
-    x = _from_root(layout, start, ranks)
+    x = layout.flatten(start)
+    spread(ranks, x)  # a generator may differ between hosts, its bits may not
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
     _let_lie(plan, stepper)
@@ -116,13 +117,6 @@ def _groups(plan: Plan, names: Collection[str]) -> dict[str, Group]:
     return {name: Group(vote=False) for name in averaged}
 
 
-def _from_root(layout: Layout, start: dict[str, Tensor], ranks: Ranks) -> Tensor:
-    """x as root has it: a generator may differ between hosts, its bits may not."""
-    x = layout.flatten(start)
-    spread(ranks, x)
-    return x
-
-
 def _completed(plan: Plan, share: Share, voters: int, d: int) -> tuple[Plan, int]:
     """The plan with what was left to the data: how rows were dealt, steps, rates by theory. And rows per minibatch."""
     config = plan.config
@@ -160,13 +154,9 @@ def _oracles(
     plan: Plan, share: Share, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
 ) -> list[Oracle]:
     algorithm, problem = plan.config.algorithm, plan.config.problem
-    settings = {
-        "batch_size": problem.batch_size,
-        "sampling": problem.sampling,
-        "accumulate": algorithm.accumulate,
-        "clip": algorithm.clip,
-        "sharing": len(ranks.members),  # of a GPU's memory, at most
-    }
+    settings = {"batch_size": problem.batch_size, "sampling": problem.sampling}
+    settings |= {"accumulate": algorithm.accumulate, "clip": algorithm.clip}
+    settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
     pairs = zip(local, share.train, strict=True)
     return [Oracle(plan.problem, layout, rows, voter, streams, **settings) for voter, rows in pairs]
 

@@ -23,36 +23,28 @@ ONE = 0.5  # seconds within which several INT are one: a terminal and whoever fo
 
 
 class Request(IntEnum):
-    """What is asked for; from USR1 on, to stop."""
+    """What is asked for, with its reason; from USR1 on, to stop."""
 
-    NONE = 0
-    SAVE = 1
-    USR1 = 2
-    TERM = 3
-    MAX_TIME = 4
-    SLURM = 5
-    INT = 6
-    STORAGE = 7
+    reason: str
+
+    NONE = 0, "nothing"
+    SAVE = 1, "time for a checkpoint"
+    USR1 = 2, "signal USR1"
+    TERM = 3, "signal TERM"
+    MAX_TIME = 4, "run.max_minutes is over"
+    SLURM = 5, "Slurm's time limit is near"
+    INT = 6, "interrupted (signal INT)"
+    STORAGE = 7, "the run file can't be written"
+
+    def __new__(cls, number: int, reason: str):
+        request = int.__new__(cls, number)
+        request._value_, request.reason = number, reason
+        return request
 
     @property
     def stops(self) -> bool:
         return self >= Request.USR1
 
-    @property
-    def reason(self) -> str:
-        return _REASONS[self]
-
-
-_REASONS = {
-    Request.NONE: "nothing",
-    Request.SAVE: "time for a checkpoint",
-    Request.USR1: "signal USR1",
-    Request.TERM: "signal TERM",
-    Request.MAX_TIME: "run.max_minutes is over",
-    Request.SLURM: "Slurm's time limit is near",
-    Request.INT: "interrupted (signal INT)",
-    Request.STORAGE: "the run file can't be written",
-}
 
 _caught: list[Request] = []
 _interrupts: "Interrupts | None" = None
