@@ -141,8 +141,8 @@ def points(tables: dict[str, dict], file: Path) -> list[Point] | None:
     if "sweep" not in tables:
         return None
     table = _flat(tables["sweep"], Sweep.model_fields)
-    config.validate(Sweep, {k: v for k, v in table.items() if k in Sweep.model_fields}, "", "sweep.")
-    return _Expansion(Sweep(**table), tables, Path(table.get("folder") or f"runs/{file.stem}")).points()
+    sweep = config.validate(Sweep, table, "", "sweep.")
+    return _Expansion(sweep, tables, Path(sweep.folder or f"runs/{file.stem}")).points()
 
 
 def _flat(table: dict, own=()) -> Settings:
