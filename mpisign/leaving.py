@@ -14,7 +14,7 @@ from typing import NoReturn
 from mpisign import ending, mpi
 from mpisign.ending import say
 from mpisign.errors import MpisignError
-from mpisign.launchers import launch
+from mpisign.launchers import Launch, launch
 from mpisign.rollcall import RollCall
 from mpisign.watchdog import WATCH, Watchdog
 from mpisign.words import printable
@@ -23,8 +23,8 @@ INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
 SECONDS = 3.0  # that a last row of the run file may take
 
 _rolls: list[RollCall] = []
-_last_words: list[Callable[[int, str], None]] = []  # told of step and message before the watchdog ends the job
-_exits: list[str] = []  # calls of sys.exit(), as they would be told
+_last_words: list[Callable[[int, str], None]] = []  # called with step and message before the watchdog ends the job
+_exits: list[str] = []  # calls of sys.exit(), as they were written
 
 
 def leave(error: BaseException) -> int:
@@ -35,7 +35,7 @@ def leave(error: BaseException) -> int:
     """
     ranks, agreed = mpi.started(), getattr(error, "agreed", False)
     alone = ranks is not None and ranks.size > 1 and not agreed
-    text, code = _text(error, f"rank {ranks.rank}/{ranks.size}: " if alone else ""), code_of(error)
+    text, code = _text(error, _who() if alone else ""), code_of(error)
     if alone:
         end_all(text, code or 1)
     if isinstance(error, SystemExit):
@@ -104,13 +104,13 @@ def guard() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if _one_of_several():
+        if _place().size > 1:
             finish_at_once(leave(error)) if mpi.started() else end_all(_text(error, _who()), code_of(error))
         else:
             before(kind, error, trace)
 
     def thread_hook(what: threading.ExceptHookArgs) -> None:
-        if _one_of_several() and what.exc_value is not None and what.exc_type is not SystemExit:
+        if _place().size > 1 and what.exc_value is not None and what.exc_type is not SystemExit:
             name = what.thread.name if what.thread else "unknown"
             text = "".join(traceback.format_exception(what.exc_value))
             end_all(f"mpisign: {_who()}unexpected error in thread {name!r}\n{text}")
@@ -144,19 +144,18 @@ def _fail_before_mpi(error: SystemExit) -> None:
         end_all(_text(error, _who()), code_of(error))
 
 
-def _one_of_several() -> bool:
+def _place() -> mpi.Ranks | Launch:
+    """Rank and size: MPI's once it has started, else those that the launcher promised."""
     ranks = mpi.started()
-    return (ranks.size if ranks is not None else launch().size) > 1
+    return launch() if ranks is None else ranks
 
 
 def _who() -> str:
-    ranks = mpi.started()
-    rank, size = (ranks.rank, ranks.size) if ranks is not None else (launch().rank, launch().size)
-    return f"rank {rank}/{size}: "
+    return f"rank {_place().rank}/{_place().size}: "
 
 
 def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) -> RollCall | None:
-    """Starts what finds a rank that will never come: the watchdog, and the roll call where MPI allows threads.
+    """Starts the watchdog, and the roll call where MPI allows threads: they find a rank that will never come.
 
     limit: seconds of one wait, 0 for none. key: what it is called where the user sets it. patient: whether a rank may
     stay behind for as long as it likes when all others have left. Collective.
@@ -196,14 +195,14 @@ def _depart(roll: RollCall, patient: bool) -> None:
 def bark(step: int, text: str) -> None:
     """What the watchdog does: ends the job, saying where the other ranks are."""
     ending.end_within(ending.GRACE + int(SECONDS))
-    found = [report for roll in _rolls if (report := roll.report())]
-    text = "; ".join([text, *found])
+    reports = [report for roll in _rolls if (report := roll.report())]
+    text = "; ".join([text, *reports])
     for tell in _last_words:
         ending.attempt(lambda tell=tell: tell(step, text), SECONDS)
     end_all(f"mpisign: {_who()}step {step}: {text}\n")
 
 
 def tell_first(tell: Callable[[int, str], None]) -> Callable[[], None]:
-    """Has step and message told before the watchdog ends the job; returns what takes that back."""
+    """Registers a call of (step, message) before the watchdog ends the job; returns what removes it again."""
     _last_words.append(tell)
     return lambda: _last_words.remove(tell)

@@ -17,12 +17,12 @@ PAUSE = 2e-3  # seconds between looks at a barrier
 PERIOD = 0.25  # seconds between two looks for questions
 PATIENCE = 1.0  # seconds of waiting before the first question, and between two
 ASKERS = 3  # the lowest ranks ask: one of them waits, whichever rank is missing
-TOLD_AT_MOST = 8  # ranks that a message names
+NAMED_AT_MOST = 8  # ranks that a message names
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is. Calls of the library that all ranks make together are counted.
+    """Where a rank is. Collective calls of the library are counted.
 
     done: calls that ended. inside: the one that it is in, or "". left: why it takes no further part, or "". step: of
     the algorithm. wait: what it waits for, or "".
@@ -43,7 +43,7 @@ class Place:
 
 
 def conflict(mine: Place, theirs: Place) -> bool:
-    """Whether two ranks, one of which waits, wait for what the other will never do."""
+    """Whether one of two ranks waits for what the other will never do."""
     for one, other in ((mine, theirs), (theirs, mine)):
         if one.inside and one.wait and other.left and one.done >= other.done:
             return True
@@ -159,10 +159,10 @@ class RollCall(threading.Thread):
         """Ends the job if the same two ranks are found to wait in vain, twice in a row."""
         mine, accused = self.place, self._accused
         fresh = {r: place for r, (when, place) in self._heard.items() if when >= self._asked}
-        found = next(((r, mine, place) for r, place in fresh.items() if conflict(mine, place)), None)
-        if found and found == accused:
-            self._end(self._verdict(*found))
-        self._accused = found
+        conflicting = next(((r, mine, place) for r, place in fresh.items() if conflict(mine, place)), None)
+        if conflicting and conflicting == accused:
+            self._end(self._verdict(*conflicting))
+        self._accused = conflicting
         if mine.left and self._limit and time.monotonic() - self._since > self._limit and len(fresh) < self.size - 1:
             self._end(f"rank {self.rank}/{self.size} {mine}, and waits for all others to leave; {self.report()}")
 
@@ -178,7 +178,7 @@ class RollCall(threading.Thread):
             return ""
         others = [r for r in range(self.size) if r != self.rank]
         silent = [r for r in others if r not in self._heard or self._heard[r][0] < self._asked - PATIENCE]
-        told = [f"rank {r} does not answer (it is stopped, or its host is gone)" for r in silent]
-        told += [f"rank {r} {self._heard[r][1]}" for r in others if r not in silent and not self._heard[r][1].wait]
-        more = [f"and {len(told) - TOLD_AT_MOST} more"] if len(told) > TOLD_AT_MOST else []
-        return "; ".join(told[:TOLD_AT_MOST] + more)
+        lines = [f"rank {r} does not answer (it is stopped, or its host is gone)" for r in silent]
+        lines += [f"rank {r} {self._heard[r][1]}" for r in others if r not in silent and not self._heard[r][1].wait]
+        more = [f"and {len(lines) - NAMED_AT_MOST} more"] if len(lines) > NAMED_AT_MOST else []
+        return "; ".join(lines[:NAMED_AT_MOST] + more)
