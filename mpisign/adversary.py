@@ -52,15 +52,15 @@ class Adversary:
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""
-        found = list(scales)
+        inflated = list(scales)
         for i, _ in self._liars:
-            found[i] = found[i] * np.float32(self.factor)
-        return found
+            inflated[i] = inflated[i] * np.float32(self.factor)
+        return inflated
 
     def _honest(self, exchange: Exchange, c: int) -> Tensor:
         """The messages (honest, planes, items) for a chunk."""
-        here = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
-        return self.stepper.world.everyone(here)[self.voters :]
+        packed = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
+        return self.stepper.world.everyone(packed)[self.voters :]
 
     def _draw(self, voter: int | None):
         to_whom = () if voter is None else (voter,)
@@ -68,19 +68,19 @@ class Adversary:
 
     def _change_words(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
         """message: (planes, W), the signs and, where voters may abstain, who does not."""
-        there, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
+        present, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
         match self.kind:
             case "invert":
-                signs ^= there
+                signs ^= present
             case "random":
                 nothing = torch.zeros(hi - lo, device=message.device)
                 bits.pack_parts(nothing, layout.parts(lo, hi), lo, "random", self._draw(voter), message[:1])
             case "constant":
-                signs.copy_(there)
+                signs.copy_(present)
             case "colluding":
-                signs.copy_(self._majority(honest, lo).to(message.device) ^ there).bitwise_and_(there)
+                signs.copy_(self._majority(honest, lo).to(message.device) ^ present).bitwise_and_(present)
         if self.kind in ("random", "constant", "colluding"):
-            message[1:] = there
+            message[1:] = present
 
     def _majority(self, honest: Tensor, lo: int) -> Tensor:
         count, _, words = honest.shape
@@ -108,10 +108,10 @@ class Adversary:
 
 def coordinates_of(layout: Layout, lo: int, hi: int) -> Tensor:
     """The words of coordinates [lo, hi) with a 1 for each that belongs to a parameter, int64 (W,)."""
-    found = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
+    words = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
     for span in layout.spans(lo, hi):
-        here = found[span.words(lo)]
-        here.fill_(-1)
+        span_words = words[span.words(lo)]
+        span_words.fill_(-1)
         if rest := (span.hi - span.lo) % WORD:
-            here[-1] = (1 << rest) - 1
-    return found
+            span_words[-1] = (1 << rest) - 1
+    return words

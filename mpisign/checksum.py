@@ -63,7 +63,7 @@ def sealed(file: BinaryIO, kind: str) -> int | None:
     return int(head[2]) if head and head[1] == kind.encode() else None
 
 
-def whole(file: BinaryIO) -> bool:
+def is_intact(file: BinaryIO) -> bool:
     """Whether the rest of a sealed file is what it was."""
     file.seek(0)
     head = SIGNATURE.fullmatch(file.read(HEAD))

@@ -83,7 +83,7 @@ def sealed(path: Path, kind: str, newest: int, bare: bool = False) -> h5py.File:
             raise UsageError(
                 f"{path}: a {kind} of format {version}, but this mpisign reads up to {newest}; update mpisign"
             )
-        elif not checksum.whole(raw):
+        elif not checksum.is_intact(raw):
             raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
     try:
         return h5py.File(path, "r", **lock.hdf5(path))
