@@ -174,8 +174,7 @@ def _refuse_strangers(size: int) -> None:
         raise UsageError(
             f"{launched.by} started {launched.size} processes ({launched.settings}), but to MPI {count}: they would "
             f"not train together. Start them by MPI's launcher instead, as in {_mpirun() or 'mpirun'} -n "
-            f"{launched.size} ...; "
-            f"{_left_over(launched)}"
+            f"{launched.size} ...; {_left_over(launched)}"
         )
 
 

@@ -144,11 +144,9 @@ class RollCall(threading.Thread):
         now = time.monotonic()
         if now - self._asked < PATIENCE:
             return
-        if self._rounds == 0:
-            self._since = now
-        elif now - self._asked < 3 * PATIENCE:  # else this process was stopped, and all may have changed
+        if self._rounds and now - self._asked < 3 * PATIENCE:
             self._judge()
-        else:
+        else:  # this process was stopped, and all may have changed, or this is the first round
             self._since = now
         self._asked, self._rounds = now, self._rounds + 1
         for rank in range(self.size):
