@@ -1,8 +1,8 @@
-"""Voters that lie: they change what they packed just before it departs, on the real wire and in simulations alike.
+"""Voters that lie: they change their packed messages just before these are sent, with MPI and in simulations alike.
 
-What they do besides is honest: their losses, the radii and snapshots that methods share, and their own residuals.
+All else that they do is honest: their losses, the radii and snapshots that methods share, and their own residuals.
 
-    kind        one bit a coordinate                           raw floats
+    kind        one bit per coordinate                         raw floats
     invert      the negated sign                               -factor * v
     random      a fair coin                                    factor * N(0, 1)
     constant    +1                                             factor
@@ -62,9 +62,8 @@ class Adversary:
         packed = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
         return self.stepper.world.everyone(packed)[self.voters :]
 
-    def _draw(self, voter: int | None):
-        to_whom = () if voter is None else (voter,)
-        return self.stepper.streams.draw("attack", self.stepper.t, *to_whom)
+    def _draw(self, *voter: int):
+        return self.stepper.streams.draw("attack", self.stepper.t, *voter)
 
     def _change_words(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
         """message: (planes, W), the signs and, where voters may abstain, who does not."""
@@ -86,7 +85,7 @@ class Adversary:
         count, _, words = honest.shape
         tally = Ballots(lo, lo + WORD * words, 0, count, planes=honest.transpose(0, 1).contiguous()).tally
         verdict = bits.new_planes(1, words)
-        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(None), verdict)
+        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(), verdict)
         return verdict[0]
 
     def _change_floats(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):

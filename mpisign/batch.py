@@ -16,7 +16,7 @@ from mpisign.words import printable
 
 KINDS = ("train", "sweep", "scaling")
 
-# [man sbatch, --time]; of hours and minutes that stand behind a larger unit no more than it has
+# [man sbatch, --time]; hours and minutes behind a larger unit are at most what it has
 TIME = re.compile(
     r"\d{1,9}(:[0-5]?\d)?|\d{1,7}:[0-5]?\d:[0-5]?\d|\d{1,6}-([01]?\d|2[0-3])(:[0-5]?\d){0,2}|unlimited|infinite",
     re.IGNORECASE | re.ASCII,

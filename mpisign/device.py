@@ -1,4 +1,4 @@
-"""Where a rank's tensors lie: the CPU, or the GPU that its place among the node's ranks gives it."""
+"""The device of a rank: the CPU, or a GPU by its place among the node's ranks."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""What a process knows before MPI starts: who launched it, its rank, how many there are, and which GPU is its own."""
+"""The launcher, rank, size and GPU of this process, from its environment, before MPI starts."""
 
 import os
 import sys
@@ -50,9 +50,9 @@ DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machin
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment says about this process before MPI starts.
+    """This process according to its environment, before MPI starts.
 
-    size: at least rank + 1, where the launcher does not tell. variables: those that say so.
+    size: rank + 1 where the launcher does not tell. variables: the names of those that tell.
     """
 
     rank: int = 0
@@ -72,7 +72,7 @@ class Launch:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process tells what all know: rank 0 does, and each where nobody vouches for a rank 0."""
+        """Whether this process prints agreed messages: rank 0 does, and every rank where there may be no rank 0."""
         return self.rank == 0 or self.stranger or len(self.variables) == 1
 
 
@@ -101,7 +101,7 @@ def launch(vendor: str = "") -> Launch:
 
 
 def number(name: str, default: int | None = None) -> int | None:
-    """A variable of the environment that holds a number from 0 on; the default where it is anything else."""
+    """The value of an environment variable that holds an integer from 0 on; the default where it is anything else."""
     text = os.environ.get(name, "").strip()
     return int(text) if text.isascii() and text.isdigit() else default
 
@@ -115,14 +115,14 @@ def _launches(launchers: Iterable[tuple[str, str, str]]) -> Iterator[Launch]:
 
 
 def one_machine() -> bool:
-    """Whether all ranks surely run on this machine, as far as the environment tells."""
+    """Whether the environment says that all ranks run on this machine."""
     size = str(launch().size)
     alone = size == "1" or os.environ.get("SLURM_STEP_NUM_NODES") == "1"
     return alone or any(os.environ.get(name) == size for name in LOCAL_SIZES)
 
 
 def take_gpu() -> None:
-    """Lets this process see one GPU of its node's, its own, where it sees several and knows its place.
+    """Restricts this process to its own GPU of the node, where it sees several and knows its local rank.
 
     To be called before MPI starts: an MPI that knows of GPUs opens whichever is current then.
     """
@@ -137,7 +137,7 @@ def take_gpu() -> None:
 
 
 def refuse_before(library: Library) -> None:
-    """To be called before MPI starts. Raises UsageError where it would abort without a remedy, or wait for ever."""
+    """Raises UsageError where MPI would abort without a remedy or wait for ever. To be called before MPI starts."""
     promised = launch(library.vendor)
     if promised.by == OPEN_MPI and library.vendor in NOT_OPEN_MPI:
         raise UsageError(_foreign(promised, library))

@@ -1,6 +1,6 @@
-"""Every way out of a rank ends all of them: errors, exits and signals, in order where all ranks know of it.
+"""Errors, exits and signals of one rank end all ranks, in order where they are agreed on.
 
-What ends a job depends on nothing that may fail itself: not on output, on logs, or on MPI.
+Ending a job depends on nothing that may fail itself: not on output, logs, or MPI.
 """
 
 import os
@@ -28,10 +28,10 @@ _exits: list[str] = []  # calls of sys.exit(), as they were written
 
 
 def leave(error: BaseException) -> int:
-    """The exit code for an error, after it was printed by whoever should.
+    """Prints an error and returns its exit code.
 
-    What all ranks know is printed once, by root. What only this rank knows ends the whole job, since the
-    others would wait for it.
+    An agreed error is printed once, by root. Any other ends the whole job, since the other ranks would wait for this
+    one.
     """
     ranks, agreed = mpi.started(), getattr(error, "agreed", False)
     alone = ranks is not None and ranks.size > 1 and not agreed
@@ -96,9 +96,9 @@ def finish(code: int) -> NoReturn:
 
 
 def guard() -> None:
-    """From now on an error that nobody catches ends all ranks, in threads too, as it does in the application.
+    """Has uncaught errors end all ranks, in threads too, as in the application.
 
-    What all ranks know is printed once, and they leave in order, with its exit code.
+    An agreed error is printed once, and the ranks leave in order, with its exit code.
     """
     if getattr(sys.excepthook, "of_mpisign", False):
         return
@@ -121,11 +121,10 @@ def guard() -> None:
 
 
 def note_exits() -> None:
-    """From now on sys.exit() is remembered, so that the other ranks can be told of it.
+    """Records calls of sys.exit(), for messages on other ranks.
 
-    Where MPI has not started, others would wait there for a rank that ends with an error: its end ends them too.
+    Before MPI has started, an exit with an error ends the others too, which would wait for this rank there.
     """
-
     if getattr(sys.exit, "of_mpisign", False):
         return
 
@@ -166,7 +165,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
         Watchdog(WATCH, limit, ranks.rank, bark, key).start()
     if not mpi.multithreaded():
         return None
-    if known := next((roll for roll in _rolls if roll.spans(ranks.comm)), None):
+    if known := roll_of(ranks):
         return known
     with WATCH("the start of the roll call"):
         roll = RollCall(ranks.comm.Dup(), lambda text: end_all(f"mpisign: {text}\n"), limit)
@@ -176,9 +175,8 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
     return roll
 
 
-def roll_of_all() -> RollCall | None:
-    """The roll call over all ranks that runs already, if any."""
-    ranks = mpi.started()
+def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
+    """The roll call over these ranks that runs already, or None."""
     return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
 
 
@@ -193,16 +191,16 @@ def _depart(roll: RollCall, patient: bool) -> None:
 
 
 def bark(step: int, text: str) -> None:
-    """What the watchdog does: ends the job, saying where the other ranks are."""
+    """Ends the job for the watchdog, saying where the other ranks are."""
     ending.end_within(ending.GRACE + int(SECONDS))
     reports = [report for roll in _rolls if (report := roll.report())]
     text = "; ".join([text, *reports])
-    for tell in _last_words:
-        ending.attempt(lambda tell=tell: tell(step, text), SECONDS)
+    for call in _last_words:
+        ending.attempt(lambda call=call: call(step, text), SECONDS)
     end_all(f"mpisign: {_who()}step {step}: {text}\n")
 
 
-def tell_first(tell: Callable[[int, str], None]) -> Callable[[], None]:
+def tell_first(call: Callable[[int, str], None]) -> Callable[[], None]:
     """Registers a call of (step, message) before the watchdog ends the job; returns what removes it again."""
-    _last_words.append(tell)
-    return lambda: _last_words.remove(tell)
+    _last_words.append(call)
+    return lambda: _last_words.remove(call)

@@ -22,7 +22,7 @@ CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Lock:
-    """The right to write a run file and what lies beside it.
+    """The exclusive right to write a run file and the files beside it.
 
     Where the file system has no locks, as NFS without its lock manager, nobody is kept out; `note` says so.
     """
@@ -78,7 +78,7 @@ class Lock:
 
 
 def held(run: Path) -> bool:
-    """Whether some other process is writing a run file now, as far as locks tell."""
+    """Whether another process holds the lock of a run file."""
     if _lock_file(run) in OWN:
         return False
     return _lock_state(_lock_file(run)) == "held"

@@ -1,4 +1,4 @@
-"""Memory that a process may still take, so that an absurd size is refused before the system kills somebody."""
+"""Memory that is free for this process, so that an absurd size is refused before the system kills somebody."""
 
 import contextlib
 import ctypes

@@ -1,8 +1,8 @@
-"""Ranks tell each other where they are while one waits: who left, who calls something else, who does not answer.
+"""Finds ranks that have left, are in other calls or do not answer, while a rank waits for them.
 
 A thread on every rank answers, on a communicator of its own. The first ranks ask, once they have waited for a while
-themselves. A wait that can never end ends the job at once, with both ranks named; what takes long is left to the
-watchdog, whose message then tells where the other ranks are.
+themselves. A wait that can never end ends the job at once, with both ranks named; a long wait is left to the watchdog,
+whose message then says where the other ranks are.
 """
 
 import threading
@@ -43,7 +43,7 @@ class Place:
 
 
 def conflict(mine: Place, theirs: Place) -> bool:
-    """Whether one of two ranks waits for what the other will never do."""
+    """Whether one of two ranks waits for a call that the other will never make."""
     for one, other in ((mine, theirs), (theirs, mine)):
         if one.inside and one.wait and other.left and one.done >= other.done:
             return True
@@ -67,7 +67,7 @@ class RollCall(threading.Thread):
         self._accused: tuple[int, Place, Place] | None = None
         self._sent: list[Any] = []  # messages on their way
 
-    # What the main thread tells
+    # Called by the main thread
 
     def enter(self, call: str) -> None:
         """A call begins that all ranks make together."""
@@ -171,7 +171,7 @@ class RollCall(threading.Thread):
         return f"{where}; every rank has to make the same calls, in the same order, without `if rank == 0`"
 
     def report(self) -> str:
-        """Where the other ranks are that do not wait, as far as they told since this rank waits."""
+        """Where the other ranks are that do not wait, by their answers since this rank waits."""
         if not self._rounds:
             return ""
         others = [r for r in range(self.size) if r != self.rank]

@@ -28,8 +28,8 @@ def exchanges(
     """Medians of steps without their gradient, each lasting until the last rank is done.
 
     predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. bits a host: by
-    the OS, over each host's link. work ns: of the kernels, a coordinate and rank. bytes a coordinate: memory of the
-    exchange's buffers on this rank.
+    the OS, over each host's link. work ns: of the kernels, per coordinate and rank. bytes a coordinate: memory of the
+    exchange's buffers on this rank. kwargs: of the trial.
     """
     link = measure_link(ranks.comm)
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}

@@ -40,7 +40,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
 
 
 def work(algorithm: Algorithm, n: int) -> float:
-    """Nanoseconds a coordinate that one rank of n packs, counts its share of, and applies; nothing travels."""
+    """Nanoseconds per coordinate for one rank of n to pack, count its share and apply; nothing is sent."""
     trial = Trial(Choice("local", ""), algorithm, Local(1), SAMPLE)
     counting = 0.0
     if not algorithm.sign.up().raw:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from mpisign import leaving, stopping
+from mpisign import leaving, mpi, stopping
 from mpisign.errors import StepInterrupted
 from mpisign.launchers import launch
 from mpisign.mpi import Ranks
@@ -32,7 +32,7 @@ class CollectiveCalls:
 
     def arrive(self) -> None:
         """Begins the construction: from here on a rank that has left already, after mpisign.rank(), is found."""
-        if (roll := leaving.roll_of_all()) is not None:
+        if (roll := leaving.roll_of(mpi.started())) is not None:
             roll.enter("SignOptimizer()")
 
     def attend(self, ranks: Ranks, watchdog: float) -> None:

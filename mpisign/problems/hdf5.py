@@ -44,8 +44,8 @@ class Hdf5(Classifier):
         self.names, self.external = (inputs, labels), external
 
     def read(self):
-        held_out, test = tuple(f"{name}_test" for name in self.names), None
-        train = StoredRows(self.path, *self.names, self.external)
+        held_out = tuple(f"{name}_test" for name in self.names)
+        train, test = StoredRows(self.path, *self.names, self.external), None
         if self.test_path:
             test = StoredRows(self.test_path, *self.names, self.external)
         elif held_out[0] in names(self.path):
