@@ -1,8 +1,8 @@
-"""Voters that lie: they change what they packed just before it departs, on the real wire and in simulations alike.
+"""Voters that lie: they change their packed messages just before these are sent, with MPI and in simulations alike.
 
-What they do besides is honest: their losses, the radii and snapshots that methods share, and their own residuals.
+All else that they do is honest: their losses, the radii and snapshots that methods share, and their own residuals.
 
-    kind        one bit a coordinate                           raw floats
+    kind        one bit per coordinate                         raw floats
     invert      the negated sign                               -factor * v
     random      a fair coin                                    factor * N(0, 1)
     constant    +1                                             factor
@@ -52,41 +52,40 @@ class Adversary:
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""
-        found = list(scales)
+        inflated = list(scales)
         for i, _ in self._liars:
-            found[i] = found[i] * np.float32(self.factor)
-        return found
+            inflated[i] = inflated[i] * np.float32(self.factor)
+        return inflated
 
     def _honest(self, exchange: Exchange, c: int) -> Tensor:
         """The messages (honest, planes, items) for a chunk."""
-        here = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
-        return self.stepper.world.everyone(here)[self.voters :]
+        packed = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
+        return self.stepper.world.everyone(packed)[self.voters :]
 
-    def _draw(self, voter: int | None):
-        to_whom = () if voter is None else (voter,)
-        return self.stepper.streams.draw("attack", self.stepper.t, *to_whom)
+    def _draw(self, *voter: int):
+        return self.stepper.streams.draw("attack", self.stepper.t, *voter)
 
     def _change_words(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
         """message: (planes, W), the signs and, where voters may abstain, who does not."""
-        there, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
+        present, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
         match self.kind:
             case "invert":
-                signs ^= there
+                signs ^= present
             case "random":
                 nothing = torch.zeros(hi - lo, device=message.device)
                 bits.pack_parts(nothing, layout.parts(lo, hi), lo, "random", self._draw(voter), message[:1])
             case "constant":
-                signs.copy_(there)
+                signs.copy_(present)
             case "colluding":
-                signs.copy_(self._majority(honest, lo).to(message.device) ^ there).bitwise_and_(there)
+                signs.copy_(self._majority(honest, lo).to(message.device) ^ present).bitwise_and_(present)
         if self.kind in ("random", "constant", "colluding"):
-            message[1:] = there
+            message[1:] = present
 
     def _majority(self, honest: Tensor, lo: int) -> Tensor:
         count, _, words = honest.shape
         tally = Ballots(lo, lo + WORD * words, 0, count, planes=honest.transpose(0, 1).contiguous()).tally
         verdict = bits.new_planes(1, words)
-        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(None), verdict)
+        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(), verdict)
         return verdict[0]
 
     def _change_floats(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
@@ -108,10 +107,10 @@ class Adversary:
 
 def coordinates_of(layout: Layout, lo: int, hi: int) -> Tensor:
     """The words of coordinates [lo, hi) with a 1 for each that belongs to a parameter, int64 (W,)."""
-    found = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
+    words = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
     for span in layout.spans(lo, hi):
-        here = found[span.words(lo)]
-        here.fill_(-1)
+        span_words = words[span.words(lo)]
+        span_words.fill_(-1)
         if rest := (span.hi - span.lo) % WORD:
-            here[-1] = (1 << rest) - 1
-    return found
+            span_words[-1] = (1 << rest) - 1
+    return words

@@ -7,7 +7,7 @@ holds a line break: what can't be said there safely is refused.
 import difflib
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
@@ -15,7 +15,7 @@ from mpisign.errors import UsageError, printable
 
 KINDS = ("train", "sweep", "scaling")
 
-# [man sbatch, --time]; of hours and minutes that stand behind a larger unit no more than it has
+# [man sbatch, --time]; hours and minutes behind a larger unit are at most what it has
 TIME = re.compile(
     r"\d{1,9}(:[0-5]?\d)?|\d{1,7}:[0-5]?\d:[0-5]?\d|\d{1,6}-([01]?\d|2[0-3])(:[0-5]?\d){0,2}|unlimited|infinite",
     re.IGNORECASE | re.ASCII,
@@ -43,18 +43,18 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of Slurm, and what is run. points: of a sweep. directives: further lines, as "--account=x"."""
+    """What Slurm is to give and to run. points: of a sweep. directives: further lines, as "--account=x"."""
 
     kind: str = "train"
     nodes: int = 2
-    tasks: int = 8  # a node
-    cpus: int = 1  # a task
+    tasks: int = 8  # per node
+    cpus: int = 1  # per task
     time: str = "01:00:00"
-    gpus: int = 0  # a task
+    gpus: int = 0  # per task
     points: int = 4
     job: Path | None = None
     settings: tuple[str, ...] = ()
-    directives: tuple[str, ...] = field(default=())
+    directives: tuple[str, ...] = ()
 
 
 PURPOSE = {
@@ -106,19 +106,19 @@ done""",
 }
 
 
-def script(asked: Request) -> str:
-    """The batch script that does what is asked."""
-    words = [_job(asked.job)] if asked.job else []
-    words += [word for setting in asked.settings for word in ("--set", setting)]
+def script(request: Request) -> str:
+    """The text of a batch script."""
+    words = [_job(request.job)] if request.job else []
+    words += [word for setting in request.settings for word in ("--set", setting)]
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
-    body = LAUNCH.substitute(loop=LOOP[asked.kind].format(call=call))
+    body = LAUNCH.substitute(loop=LOOP[request.kind].format(call=call))
     return SCRIPT.substitute(
-        purpose=PURPOSE[asked.kind],
-        usage="" if asked.job else _usage(asked.kind),
-        command=f"mpisign sbatch{'' if asked.job or asked.kind == 'train' else f' --kind {asked.kind}'}",
-        directives="\n".join(f"#SBATCH {directive}" for directive in _directives(asked)),
+        purpose=PURPOSE[request.kind],
+        usage="" if request.job else _usage(request.kind),
+        command=f"mpisign sbatch{'' if request.job or request.kind == 'train' else f' --kind {request.kind}'}",
+        directives="\n".join(f"#SBATCH {directive}" for directive in _directives(request)),
         body=body,
-        device="cuda" if asked.gpus else "auto",
+        device="cuda" if request.gpus else "auto",
     ).replace("\n\n# Printed", "\n# Printed")
 
 
@@ -132,14 +132,14 @@ def _usage(kind: str) -> str:
     return f"#   sbatch slurm/{kind}.sbatch jobs/{job}.toml --set problem.path=$HOME/mnist"
 
 
-def _directives(asked: Request) -> list[str]:
-    lines = [f"--job-name={_name(asked.job)}"]
-    lines += [f"--array=0-{asked.points - 1}"] if asked.kind == "sweep" else []
-    lines += [f"--nodes={asked.nodes}", f"--ntasks-per-node={asked.tasks}", f"--cpus-per-task={asked.cpus}"]
-    lines += [f"--gpus-per-task={asked.gpus}"] if asked.gpus else []
-    lines += [f"--time={_time(asked.time)}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
-    log = "%x-%A_%a.log" if asked.kind == "sweep" else "%x-%j.log"
-    return [*lines, f"--output={log}", *map(_further, asked.directives)]
+def _directives(request: Request) -> list[str]:
+    lines = [f"--job-name={_name(request.job)}"]
+    lines += [f"--array=0-{request.points - 1}"] if request.kind == "sweep" else []
+    lines += [f"--nodes={request.nodes}", f"--ntasks-per-node={request.tasks}", f"--cpus-per-task={request.cpus}"]
+    lines += [f"--gpus-per-task={request.gpus}"] if request.gpus else []
+    lines += [f"--time={_time(request.time)}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
+    log = "%x-%A_%a.log" if request.kind == "sweep" else "%x-%j.log"
+    return [*lines, f"--output={log}", *map(_further, request.directives)]
 
 
 def _job(job: Path) -> str:
@@ -166,25 +166,25 @@ def _time(text: str) -> str:
 
 def _further(directive: str) -> str:
     """A line for Slurm, its value in quotes where it needs them."""
-    said, found = printable(directive), OPTION.fullmatch(directive)
-    name, value = found.groups() if found else ("", None)
+    shown, match = printable(directive), OPTION.fullmatch(directive)
+    name, value = match.groups() if match else ("", None)
     valued, flags = VALUED.split(), FLAGS.split()
     if name in OWN:
-        raise UsageError(f"--sbatch={said}: that is for {OWN[name]} to say")
+        raise UsageError(f"--sbatch={shown}: that is for {OWN[name]} to say")
     if name not in (*valued, *flags):
         near = difflib.get_close_matches(name, (*valued, *flags), 1)
         hint = f"did you mean --{near[0]}?" if near else "write --OPTION=VALUE, as in --sbatch=--account=mine"
-        raise UsageError(f"--sbatch={said}: no long option of sbatch for a job; {hint}")
+        raise UsageError(f"--sbatch={shown}: no long option of sbatch for a job; {hint}")
     if not value:
         if name in flags and value is None:
             return directive
-        raise UsageError(f"--sbatch={said}: a value is missing, as in --{name}=VALUE")
+        raise UsageError(f"--sbatch={shown}: a value is missing, as in --{name}=VALUE")
     if name not in valued:
-        raise UsageError(f"--sbatch={said}: --{name} takes no value")
+        raise UsageError(f"--sbatch={shown}: --{name} takes no value")
     if PLAIN.fullmatch(value):
         return directive
     if not value.isprintable() or re.search(r"[\"\\]", value):
         raise UsageError(
-            f"--sbatch={said}: line breaks, double quotes and backslashes can't be told to Slurm in a script"
+            f"--sbatch={shown}: line breaks, double quotes and backslashes can't be told to Slurm in a script"
         )
     return f'--{name}="{value}"'

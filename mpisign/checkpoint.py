@@ -135,10 +135,10 @@ class Checkpoint:
 
     def names(self) -> list[str]:
         """All arrays."""
-        found: list[str] = []
-        keep = lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None  # noqa: E731
+        names: list[str] = []
+        keep = lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None  # noqa: E731
         self._file["arrays"].visititems(keep)
-        return found
+        return names
 
     def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
         """Shape and type of an array, or None if there is none of that name. Raises UsageError if it is not one."""
@@ -208,22 +208,18 @@ def _job(text: str) -> dict[str, dict]:
 def _progress(text: str) -> dict[str, Any]:
     """What an observer, or a user's optimiser, counted. Raises Malformed where that can't be."""
     try:
-        found = json.loads(text)
+        progress = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"/progress: not JSON ({hdf5.first_line(error)})") from error
-    if isinstance(found, dict) and "groups" in found:
-        return found  # of a user's optimiser, which knows what it saved
-    found = found if isinstance(found, dict) else {}
-    counted = [found.get("counters"), found.get("rows"), {"kept_step": found.get("kept_step")}]
-    right = all(isinstance(table, dict) and all(map(_count, table.values())) for table in counted)
-    if not (right and (found.get("best", "") is None or _number(found.get("best")))):
+    if isinstance(progress, dict) and "groups" in progress:
+        return progress  # of a user's optimiser, which knows what it saved
+    progress = progress if isinstance(progress, dict) else {}
+    counted = [progress.get("counters"), progress.get("rows"), {"kept_step": progress.get("kept_step")}]
+    valid = all(isinstance(t, dict) and all(_number(v) and v >= 0 for v in t.values()) for t in counted)
+    if not (valid and (progress.get("best", "") is None or _number(progress.get("best")))):
         raise Malformed(f"/progress: not what a run counts: {printable(text[:80])}")
-    return found
+    return progress
 
 
 def _number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < FAR
-
-
-def _count(value: object) -> bool:
-    return _number(value) and value >= 0

@@ -2,7 +2,7 @@
 
 HDF5 guards its own structure by checksums, but not what is stored. A row of a run file carries the CRC-32 of its
 values: it is written once, after them, so a row that a kill cut short has none, and rows are found damaged one by one.
-HDF5's own filter would make a chunk of 512 rows one whole, which a torn write of its last row takes along.
+HDF5's own filter covers chunks of 512 rows, all of which a torn write of the last row would take along.
 
 A checkpoint or a model is finished before it is seen. HDF5 leaves the first bytes of a file to others; there stand the
 kind, the format and a digest of the rest, so that damage is found before HDF5 reads anything.
@@ -34,12 +34,12 @@ def of_rows(columns: list[np.ndarray]) -> np.ndarray:
     """
     rows = len(columns[0])
     width = sum(c.dtype.itemsize * int(np.prod(c.shape[1:])) for c in columns)
-    found, step = np.empty(rows, np.uint32), max(BLOCK // max(width, 1), 1)
+    sums, step = np.empty(rows, np.uint32), max(BLOCK // max(width, 1), 1)
     for lo in range(0, rows, step):
         parts = [np.ascontiguousarray(_little(c[lo : lo + step])) for c in columns]
         raw = np.concatenate([p.view(np.uint8).reshape(len(p), -1) for p in parts], axis=1).tobytes()
-        found[lo : lo + step] = [zlib.crc32(raw[at : at + width]) for at in range(0, len(raw), width)]
-    return found
+        sums[lo : lo + step] = [zlib.crc32(raw[at : at + width]) for at in range(0, len(raw), width)]
+    return sums
 
 
 def _little(array: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def sealed(file: BinaryIO, kind: str) -> int | None:
     return int(head[2]) if head and head[1] == kind.encode() else None
 
 
-def whole(file: BinaryIO) -> bool:
+def is_intact(file: BinaryIO) -> bool:
     """Whether the rest of a sealed file is what it was."""
     file.seek(0)
     head = SIGNATURE.fullmatch(file.read(HEAD))

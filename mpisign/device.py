@@ -1,4 +1,4 @@
-"""Where a rank's tensors lie: the CPU, or the GPU that its place among the node's ranks gives it."""
+"""The device of a rank: the CPU, or a GPU by its place among the node's ranks."""
 
 import resource
 
@@ -16,14 +16,14 @@ def pick(wanted: str, local_rank: int) -> torch.device:
 
     wanted: "auto" for a GPU if there is one, "cpu" or "cuda". Raises UsageError for a GPU that is not there.
     """
-    there = torch.cuda.is_available() if wanted != "cpu" else False
-    if wanted == "cuda" and not there:
+    has_gpu = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
         built = "was built without CUDA" if torch.version.cuda is None and torch.version.hip is None else "sees none"
         raise UsageError(
             f'run.device = "cuda", but there is no GPU for this rank: torch {torch.__version__} {built}; '
             'use run.device = "cpu", ask the scheduler for GPUs (--gpus-per-task), or install torch for your driver'
         )
-    if not there:
+    if not has_gpu:
         return torch.device("cpu")
     # where each rank sees a GPU of its own, that is number 0: see launchers.take_gpu
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -32,18 +32,18 @@ def pick(wanted: str, local_rank: int) -> torch.device:
 
 
 def name_of(device: torch.device) -> str:
-    """As the header and the run file tell it."""
+    """A device's name for the header and the run file."""
     return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def settle(device: torch.device) -> None:
-    """Waits until the device has done what it was told."""
+    """Waits until the device has finished its work."""
     if device.type != "cpu":
         torch.cuda.synchronize(device)
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes that were in use so far: allocated by torch on a GPU, or resident in memory."""
+    """Peak memory in bytes: allocated by torch on a GPU, or resident on the host."""
     if device.type != "cpu":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE

@@ -41,7 +41,7 @@ class Finding:
 
 
 def examine(folder: Path, say: Callable[[str], None]) -> int:
-    """Says what was found, on root; the exit code: 0, or 1 where there is a problem. Collective.
+    """Says all findings, on root, and returns the exit code: 0, or 1 where there is a problem. Collective.
 
     Raises UsageError if launcher and MPI do not fit together.
     """
@@ -105,51 +105,49 @@ def _speed(ranks: Ranks) -> list[Finding]:
 
 def _pinning(facts: list[dict]) -> list[Finding]:
     """Cores of each rank: too few, or the same few for several ranks."""
-    found = []
+    findings = []
     for host in dict.fromkeys(f["host"] for f in facts):
-        here = [f for f in facts if f["host"] == host]
-        owners = Counter(core for f in here for core in f["cores"])
-        cores, ranks = len(owners), len(here)
-        what = f"{host}: {ranks} rank(s) on {cores} of {here[0]['all']} core(s)"
-        if ranks > here[0]["all"]:
+        on_host = [f for f in facts if f["host"] == host]
+        owners = Counter(core for f in on_host for core in f["cores"])
+        cores, ranks = len(owners), len(on_host)
+        what = f"{host}: {ranks} rank(s) on {cores} of {on_host[0]['all']} core(s)"
+        if ranks > on_host[0]["all"]:
             remedy = "start fewer ranks a node; for a trial it is fine, but seconds mean little"
-            found.append(Finding("note", "cores", f"{what}: they take turns", remedy))
-        elif max(owners.values()) > 1 and (cores < ranks or any(len(f["cores"]) < cores for f in here)):
+            findings.append(Finding("note", "cores", f"{what}: they take turns", remedy))
+        elif max(owners.values()) > 1 and (cores < ranks or any(len(f["cores"]) < cores for f in on_host)):
             remedy = "give each its own: srun --cpus-per-task, mpirun --bind-to core or none"
-            found.append(Finding("problem", "cores", f"{what}: several are pinned to the same core", remedy))
+            findings.append(Finding("problem", "cores", f"{what}: several are pinned to the same core", remedy))
         else:
             pinned = "each its own" if max(owners.values()) == 1 else "not pinned"
-            found.append(Finding("ok", "cores", f"{what}, {pinned}"))
+            findings.append(Finding("ok", "cores", f"{what}, {pinned}"))
     set_to = {f["threads"] for f in facts} - {None}
     if any(int(t) > 1 for t in set_to if t.isdigit()):
         text = f"OMP_NUM_THREADS is {', '.join(sorted(set_to))}; run.threads rules torch's"
-        found.append(Finding("note", "threads", text))
-    return found
+        findings.append(Finding("note", "threads", text))
+    return findings
 
 
 def _slurm(ranks: Ranks) -> list[Finding]:
     if "SLURM_JOB_ID" not in os.environ:
         return []
-    found = []
-    if "SLURM_STEP_ID" not in os.environ and ranks.size == 1:
-        remedy = "start with srun -K1 --mpi=pmi2, or the mpirun of your MPI"
-        found.append(Finding("note", "slurm", "inside an allocation, but not started by srun or mpirun", remedy))
     end = stopping.slurm_end()
-    left = (
+    ends = (
         f"ends in {(end - time.time()) / 60:.0f} min" if end else "does not say when it ends: use --signal=B:USR1@120"
     )
-    return [*found, Finding("ok", "slurm", f"job {os.environ['SLURM_JOB_ID']} {left}")]
+    findings = [Finding("ok", "slurm", f"job {os.environ['SLURM_JOB_ID']} {ends}")]
+    if "SLURM_STEP_ID" not in os.environ and ranks.size == 1:
+        remedy = "start with srun -K1 --mpi=pmi2, or the mpirun of your MPI"
+        findings.insert(0, Finding("note", "slurm", "inside an allocation, but not started by srun or mpirun", remedy))
+    return findings
 
 
 def _memory(facts: list[dict]) -> list[Finding]:
-    free, found = [f["shm"] for f in facts if f["shm"] is not None], []
+    free = [f["shm"] for f in facts if f["shm"] is not None]
     if not free:
         return [Finding("note", SHARED, "is not there: ranks of a node may talk through the network")]
     least = min(free)
-    if least < SHARED_MEMORY:
-        found.append(Finding("problem", SHARED, f"{least // MIB} MiB free", MORE_SHARED))
-    else:
-        found.append(Finding("ok", SHARED, f"{least // MIB} MiB free"))
+    state, remedy = ("problem", MORE_SHARED) if least < SHARED_MEMORY else ("ok", "")
+    findings = [Finding(state, SHARED, f"{least // MIB} MiB free", remedy)]
     for host, left in {f["host"]: f["left"] for f in facts}.items():
         if left:
             size = sum(left.values()) / MIB
@@ -157,8 +155,8 @@ def _memory(facts: list[dict]) -> list[Finding]:
                 f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, that no process here has open: of killed jobs"
             )
             remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
-            found.append(Finding("note", SHARED, text, remedy))
-    return found
+            findings.append(Finding("note", SHARED, text, remedy))
+    return findings
 
 
 def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
@@ -166,9 +164,9 @@ def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
     left = {}
     for path in (path for pattern in SEGMENTS for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
-            found = path.lstat()
-            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and time.time() - found.st_mtime > YOUNG:
-                left[str(path)] = found.st_blocks * 512
+            info = path.lstat()
+            if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and time.time() - info.st_mtime > YOUNG:
+                left[str(path)] = info.st_blocks * 512
     for process in Path("/proc").glob("[0-9]*") if left else ():
         try:
             if process.stat().st_uid == os.geteuid():
@@ -180,16 +178,16 @@ def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
 
 
 def _folder(folder: Path) -> list[Finding]:
-    """Whether run files can grow there and be read meanwhile, locked, and how much room there is.
+    """Whether run files in a folder can grow, be read meanwhile and be locked, and how much space is free.
 
-    A folder that is not there yet is not made; the one in which it would be stands for it.
+    A folder that does not exist yet is not made; its nearest parent that does stands for it.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    probe = there / f".doctor-{os.getpid()}-{secrets.token_hex(4)}.h5"
-    name = str(folder) if there == folder else f"{folder} (not there yet)"
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    probe = existing / f".doctor-{os.getpid()}-{secrets.token_hex(4)}.h5"
+    name = str(folder) if existing == folder else f"{folder} (not there yet)"
     try:
-        kept = Lock(probe)
-        kept.release()
+        held = Lock(probe)
+        held.release()
         mode = recorder.probe(probe)
     except OSError as error:
         remedy = "name a folder that can be written: mpisign doctor FOLDER"
@@ -197,15 +195,17 @@ def _folder(folder: Path) -> list[Finding]:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
-    free = shutil.disk_usage(there).free // MIB
-    found = [Finding("ok", "run files", f"{name}: can be read while they grow (SWMR); {free} MiB free")]
+    free = shutil.disk_usage(existing).free // MIB
+    findings = [Finding("ok", "run files", f"{name}: can be read while they grow (SWMR); {free} MiB free")]
     if mode != "swmr":
         text = f"{name}: no SWMR here; {free} MiB free"
-        found = [Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")]
-    if kept.note:
+        findings = [
+            Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")
+        ]
+    if held.note:
         remedy = "start no run twice at a time; export HDF5_USE_FILE_LOCKING=FALSE for programs other than mpisign"
-        found.append(Finding("note", "run files", lock.NO_LOCKS.format(folder=name), remedy))
-    return found
+        findings.append(Finding("note", "run files", lock.NO_LOCKS.format(folder=name), remedy))
+    return findings
 
 
 def _gpus(facts: list[dict]) -> Finding:

@@ -1,4 +1,4 @@
-"""How this process ends: what is to be given back before MPI ends, and an end that depends on nothing that may fail."""
+"""The end of this process: callbacks before MPI ends, and an end that depends on nothing that may fail."""
 
 import atexit
 import contextlib
@@ -15,9 +15,9 @@ _works: list[Callable[[], None]] = []
 
 
 def at_end(work: Callable[[], None], first: bool = False) -> None:
-    """Calls work when this process ends in order, before MPI does; all ranks must do the same in the same order.
+    """Registers work for an orderly end of this process, before MPI's; all ranks must do so in the same order.
 
-    first: before all that was asked for so far.
+    first: the work is done before all that is registered already.
     """
     if not _works:
         atexit.register(end)
@@ -25,7 +25,7 @@ def at_end(work: Callable[[], None], first: bool = False) -> None:
 
 
 def end() -> None:
-    """Does all that was asked for, once."""
+    """Does all registered work, once."""
     while _works:
         _works.pop(0)()
 
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def attempt(work: Callable[[], object], seconds: float) -> None:
-    """Does what may fail or never end, in a thread that is not waited for longer than so many seconds."""
+    """Does work that may fail or never end, in a thread that is waited for at most so many seconds."""
 
     def tried() -> None:
         with contextlib.suppress(BaseException):
@@ -51,10 +51,7 @@ def attempt(work: Callable[[], object], seconds: float) -> None:
 
 
 def end_within(seconds: int = GRACE) -> None:
-    """From now on this process has so many seconds to live, whatever it does: the kernel ends it, by SIGALRM.
-
-    seconds: 0 for as long as it likes, after all.
-    """
+    """Has the kernel end this process by SIGALRM after so many seconds, whatever it does; 0 takes that back."""
     libc = ctypes.CDLL(None)
     # not by Python's signal module: that works in the main thread only, and its handlers only between bytecodes
     libc.signal(signal.SIGALRM, None)
@@ -63,7 +60,7 @@ def end_within(seconds: int = GRACE) -> None:
 
 
 def skip_destructors() -> None:
-    """A library that ends this process by exit(), as MPI_Abort does, then ends it at once.
+    """Makes exit(), by which a library may end this process as MPI_Abort does, end it at once.
 
     Otherwise exit() runs the destructors of all libraries while other threads still use them, which may crash or hang.
     """
@@ -73,7 +70,7 @@ def skip_destructors() -> None:
 
 
 def die(number: int) -> None:
-    """Ends this process by a signal, from any thread: what a launcher takes for a failure of the whole job."""
+    """Ends this process by a signal, from any thread, which launchers take for a failure of the whole job."""
     ctypes.CDLL(None).signal(number, None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)

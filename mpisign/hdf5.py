@@ -74,15 +74,15 @@ def sealed(path: Path, kind: str, newest: int, bare: bool = False) -> h5py.File:
     """
     with regular(path) as raw:
         version = checksum.sealed(raw, kind)
-        raw.seek(0)
-        unsealed = bare and version is None and raw.read(8) == superblock.SIGNATURE
-        if version is None and not unsealed:
-            raise UsageError(f"{path}: not a {kind} of mpisign, or its first bytes are damaged")
-        if not unsealed and version > newest:
+        if version is None:
+            raw.seek(0)
+            if not bare or raw.read(8) != superblock.SIGNATURE:
+                raise UsageError(f"{path}: not a {kind} of mpisign, or its first bytes are damaged")
+        elif version > newest:
             raise UsageError(
                 f"{path}: a {kind} of format {version}, but this mpisign reads up to {newest}; update mpisign"
             )
-        if not unsealed and not checksum.whole(raw):
+        elif not checksum.is_intact(raw):
             raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
     try:
         return h5py.File(path, "r", **lock.hdf5(path))
@@ -99,43 +99,40 @@ def first_line(error: BaseException) -> str:
 
 
 def find(group: h5py.Group, name: str, outside: bool = False, depth: int = DEPTH) -> Any:
-    """What lies under a name or path below a group, None if nothing does. outside: follows links into other files.
+    """The object at a name or path below a group, or None. outside: follows links into other files.
 
     Raises Malformed for a link that is not followed.
     """
-    here = group
+    item = group
     for part in (p for p in name.split("/") if p not in ("", ".")):
         key = part.encode()
-        if not isinstance(here, h5py.Group) or not here.id.links.exists(key):
+        if not isinstance(item, h5py.Group) or not item.id.links.exists(key):
             return None
-        kind = here.id.links.get_info(key).type
+        kind = item.id.links.get_info(key).type
         if kind == h5py.h5l.TYPE_SOFT and depth:
-            target = here.id.links.get_val(key).decode(errors="surrogateescape")
-            here = find(here.file["/"] if target.startswith("/") else here, target, outside, depth - 1)
+            target = item.id.links.get_val(key).decode(errors="surrogateescape")
+            item = find(item.file["/"] if target.startswith("/") else item, target, outside, depth - 1)
         elif kind == h5py.h5l.TYPE_HARD or (outside and kind == h5py.h5l.TYPE_EXTERNAL):
-            here = here[part]
+            item = item[part]
+        elif kind == h5py.h5l.TYPE_SOFT:
+            raise Malformed(f"{_label(group, name)}: a link in circles, which is not followed")
         else:
-            where = "in circles" if kind == h5py.h5l.TYPE_SOFT else f"into another file {_target(here, key)}".rstrip()
-            wrong = Malformed if kind == h5py.h5l.TYPE_SOFT else Outside
-            raise wrong(f"{_label(group, name)}: a link {where}, which is not followed")
-    return here
+            target = item.id.links.get_val(key)
+            file = f" ({printable(os.fsdecode(target[0]))})" if isinstance(target, tuple) else ""
+            raise Outside(f"{_label(group, name)}: a link into another file{file}, which is not followed")
+    return item
 
 
 def datasets(group: h5py.Group) -> list[str]:
     """The names of datasets in a group, and of links into other files, which may be some."""
-    found = []
-    for name in group:
+
+    def may_be_dataset(name: str) -> bool:
         try:
-            there = isinstance(find(group, name), h5py.Dataset)
+            return isinstance(find(group, name), h5py.Dataset)
         except Malformed:
-            there = True
-        found += [name] if there else []
-    return found
+            return True
 
-
-def _target(group: h5py.Group, key: bytes) -> str:
-    value = group.id.links.get_val(key)
-    return f"({printable(os.fsdecode(value[0]))})" if isinstance(value, tuple) else ""
+    return [name for name in group if may_be_dataset(name)]
 
 
 def _label(group: h5py.Group, name: str) -> str:
@@ -150,33 +147,32 @@ def dataset(
     outside: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A dataset whose values are of one of these kinds of numpy, with so many dimensions (any if none are given).
+    """A dataset, checked: its values are of one of these kinds of numpy, in so many dimensions (any if none are given).
 
-    outside: takes values from other files, too, as datasets in this one say. optional: None if it is not there. Raises
-    Malformed if it is not so.
+    outside: its values may lie in other files. optional: None if it is missing. Raises Malformed otherwise.
     """
-    found, label = find(group, name, outside), _label(group, name)
-    if found is None and optional:
+    data, label = find(group, name, outside), _label(group, name)
+    if data is None and optional:
         return None
-    if not isinstance(found, h5py.Dataset):
-        raise Malformed(f"{label} is missing" if found is None else f"{label} is no dataset")
-    made = found.id.get_create_plist()
+    if not isinstance(data, h5py.Dataset):
+        raise Malformed(f"{label} is missing" if data is None else f"{label} is no dataset")
+    made = data.id.get_create_plist()
     kind = made.get_layout()
     if not outside and (kind == h5py.h5d.VIRTUAL or (kind == h5py.h5d.CONTIGUOUS and made.get_external_count())):
         raise Outside(f"{label}: its values lie in other files, which are not read")
     try:
-        dtype = found.dtype
+        dtype = data.dtype
     except (TypeError, ValueError, RuntimeError) as error:
         raise Malformed(f"{label}: of a type that is not known ({first_line(error)})") from error
     if dtype.kind not in kinds or dtype.subdtype:
         wanted = " or ".join(KINDS[k] for k in kinds if k in KINDS)
         raise Malformed(f"{label}: {wanted} are needed, but it holds {printable(dtype)}")
-    if found.shape is None:
+    if data.shape is None:
         raise Malformed(f"{label}: holds no values")
-    if dimensions and found.ndim not in dimensions:
+    if dimensions and data.ndim not in dimensions:
         wanted = " or ".join(map(str, dimensions))
-        raise Malformed(f"{label}: of shape {found.shape}, but {wanted} dimension(s) are needed")
-    return found
+        raise Malformed(f"{label}: of shape {data.shape}, but {wanted} dimension(s) are needed")
+    return data
 
 
 def filtered(data: h5py.Dataset) -> bool:
@@ -198,7 +194,7 @@ def demand_room(data: h5py.Dataset, rows: int | None = None) -> None:
 
 
 def values(group: h5py.Group, name: str, kinds: str, dimensions: tuple[int, ...] = ()) -> np.ndarray:
-    """A whole array, of native byte order, that is what was written, where it carries a checksum."""
+    """A whole array in native byte order, checked against its checksum where it carries one."""
     data = dataset(group, name, kinds, dimensions)
     demand_room(data)
     array = np.asarray(data[()])
@@ -207,7 +203,7 @@ def values(group: h5py.Group, name: str, kinds: str, dimensions: tuple[int, ...]
 
 
 def text(group: h5py.Group, name: str, lost: list[str] | None = None) -> str:
-    """A single text, fixed or of any length. lost: where to tell of a wrong checksum, instead of raising."""
+    """A single text, of fixed or variable length. lost: collects a wrong checksum's message instead of raising it."""
     data = dataset(group, name, "SO", (0,))
     if data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is None:
         raise Malformed(f"{_label(group, name)}: text is needed, but it holds {printable(data.dtype)}")
@@ -227,7 +223,7 @@ def text(group: h5py.Group, name: str, lost: list[str] | None = None) -> str:
 
 
 def demand_checksum(data: h5py.Dataset, array: np.ndarray) -> None:
-    """Raises Malformed if values are not those of which the dataset has a checksum; an older one has none."""
+    """Raises Malformed if the values don't match the dataset's checksum; an older dataset has none."""
     stored = attributes(data).get(CRC)
     if stored is not None and stored != checksum.of_array(array):
         raise Malformed(f"damaged: {printable(data.name)}: its checksum is not that of its values")
@@ -235,26 +231,23 @@ def demand_checksum(data: h5py.Dataset, array: np.ndarray) -> None:
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     """Attributes that are a single number or text, as int, float or str; others are left alone."""
-    found = {}
+    values = {}
     for name in item.attrs:
-        held = item.attrs.get_id(name)
+        stored = item.attrs.get_id(name)
         try:
-            if held.shape == () and (held.dtype.kind in "iufbS" or h5py.check_string_dtype(held.dtype)):
-                found[name] = _plain(item.attrs[name])
+            if stored.shape == () and (stored.dtype.kind in "iufbS" or h5py.check_string_dtype(stored.dtype)):
+                value = item.attrs[name]
+                value = value.item() if isinstance(value, np.generic) else value
+                values[name] = value.decode() if isinstance(value, bytes) else value
         except (TypeError, UnicodeDecodeError):
             continue  # of a type that numpy does not know, or bytes that are no text
-    return found
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return value.decode() if isinstance(value, bytes) else value
+    return values
 
 
 def whole_rows(data: h5py.Dataset) -> int:
-    """Rows of a column for which there is room in the file: the length that it claims may be any number."""
+    """How many rows of a column the file has room for: the length that it claims may be any number."""
     if filtered(data):
-        beside = math.prod(-(-n // max(c, 1)) for n, c in zip(data.shape[1:], data.chunks[1:], strict=True))
-        return min(len(data), data.id.get_num_chunks() * data.chunks[0] // max(beside, 1))
+        chunks_per_row = math.prod(-(-n // max(c, 1)) for n, c in zip(data.shape[1:], data.chunks[1:], strict=True))
+        return min(len(data), data.id.get_num_chunks() * data.chunks[0] // max(chunks_per_row, 1))
     row = data.dtype.itemsize * math.prod(data.shape[1:])
     return min(len(data), min(data.id.get_storage_size(), data.file.id.get_filesize()) // max(row, 1))

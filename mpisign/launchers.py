@@ -1,4 +1,4 @@
-"""What a process knows before MPI starts: who launched it, its rank, how many there are, and which GPU is its own."""
+"""The launcher, rank, size and GPU of this process, from its environment, before MPI starts."""
 
 import os
 import sys
@@ -50,9 +50,9 @@ DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machin
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment says about this process before MPI starts.
+    """This process according to its environment, before MPI starts.
 
-    size: at least rank + 1, where the launcher does not tell. variables: those that say so.
+    size: rank + 1 where the launcher does not tell. variables: the names of those that tell.
     """
 
     rank: int = 0
@@ -61,7 +61,7 @@ class Launch:
     variables: tuple[str, ...] = ()
 
     @property
-    def said(self) -> str:
+    def settings(self) -> str:
         """The variables and their values."""
         return ", ".join(f"{name}={os.environ.get(name, '')}" for name in self.variables)
 
@@ -72,7 +72,7 @@ class Launch:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process tells what all know: rank 0 does, and each where nobody vouches for a rank 0."""
+        """Whether this process prints agreed messages: rank 0 does, and every rank where there may be no rank 0."""
         return self.rank == 0 or self.stranger or len(self.variables) == 1
 
 
@@ -94,19 +94,19 @@ def launch(vendor: str = "") -> Launch:
     Variables that are empty, or no rank and size, count as not set. vendor: of the MPI library, once it is known: where
     launchers of several left their variables, as in a shell that one of them started, its own is the one that counts.
     """
-    told = list(_told(LAUNCHERS))
-    if vendor in NOT_OPEN_MPI and any(found.by == PMI for found in told):
-        told = [found for found in told if found.by != OPEN_MPI]
-    return next(iter([*told, *_told(STRANGERS)]), Launch())
+    launches = list(_launches(LAUNCHERS))
+    if vendor in NOT_OPEN_MPI and any(candidate.by == PMI for candidate in launches):
+        launches = [candidate for candidate in launches if candidate.by != OPEN_MPI]
+    return next(iter([*launches, *_launches(STRANGERS)]), Launch())
 
 
 def number(name: str, default: int | None = None) -> int | None:
-    """A variable of the environment that holds a number from 0 on; the default where it is anything else."""
+    """The value of an environment variable that holds an integer from 0 on; the default where it is anything else."""
     text = os.environ.get(name, "").strip()
     return int(text) if text.isascii() and text.isdigit() else default
 
 
-def _told(launchers: Iterable[tuple[str, str, str]]) -> Iterator[Launch]:
+def _launches(launchers: Iterable[tuple[str, str, str]]) -> Iterator[Launch]:
     for by, rank_name, size_name in launchers:
         rank = number(rank_name)
         size = number(size_name) if size_name else None if rank is None else rank + 1
@@ -115,18 +115,18 @@ def _told(launchers: Iterable[tuple[str, str, str]]) -> Iterator[Launch]:
 
 
 def one_machine() -> bool:
-    """Whether all ranks surely run on this machine, as far as the environment tells."""
+    """Whether the environment says that all ranks run on this machine."""
     size = str(launch().size)
     alone = size == "1" or os.environ.get("SLURM_STEP_NUM_NODES") == "1"
     return alone or any(os.environ.get(name) == size for name in LOCAL_SIZES)
 
 
 def take_gpu() -> None:
-    """Lets this process see one GPU of its node's, its own, where it sees several and knows its place.
+    """Restricts this process to its own GPU of the node, where it sees several and knows its local rank.
 
     To be called before MPI starts: an MPI that knows of GPUs opens whichever is current then.
     """
-    local = next((found for name in LOCAL_RANKS if (found := number(name)) is not None), None)
+    local = next((value for name in LOCAL_RANKS if (value := number(name)) is not None), None)
     listed = os.environ.get(VISIBLE)
     if listed is not None:
         gpus = [name for name in listed.split(",") if name.strip()]
@@ -137,7 +137,7 @@ def take_gpu() -> None:
 
 
 def refuse_before(library: Library) -> None:
-    """To be called before MPI starts. Raises UsageError where it would abort without a remedy, or wait for ever."""
+    """Raises UsageError where MPI would abort without a remedy or wait for ever. To be called before MPI starts."""
     promised = launch(library.vendor)
     if promised.by == OPEN_MPI and library.vendor in NOT_OPEN_MPI:
         raise UsageError(_foreign(promised, library))
@@ -147,7 +147,7 @@ def refuse_before(library: Library) -> None:
         return
     if promised.size > 1 and promised.by != PMI:
         raise UsageError(
-            f"{promised.by} started this step ({promised.said}) by PMIx, which {library} was built without; use "
+            f"{promised.by} started this step ({promised.settings}) by PMIx, which {library} was built without; use "
             f"srun --mpi=pmi2 (in a batch script of mpisign: SRUN_MPI=pmi2); {_left_over(promised)}"
         )
     # left over from the step of the shell in which this was started; MPICH aborts at the sight of both PMI and PMIx
@@ -156,7 +156,7 @@ def refuse_before(library: Library) -> None:
 
 
 def refuse_alone(library: Library, size: int) -> None:
-    """Raises UsageError where the environment tells of other processes, but MPI, which runs, of none.
+    """Raises UsageError where the environment names other processes, but MPI, which runs, has none.
 
     Each would train by itself, as rank 0 of 1. size: of MPI's world.
     """
@@ -168,27 +168,27 @@ def refuse_alone(library: Library, size: int) -> None:
 
 def _refuse_strangers(size: int) -> None:
     """Raises UsageError where a launcher that knows nothing of MPI started another number of processes than `size`."""
-    found = next((found for found in _told(STRANGERS) if found.size not in (1, size)), None)
-    if found:
-        there = f"there {'is' if size == 1 else 'are'} {size}"
+    launched = next((launched for launched in _launches(STRANGERS) if launched.size not in (1, size)), None)
+    if launched:
+        count = f"there {'is' if size == 1 else 'are'} {size}"
         raise UsageError(
-            f"{found.by} started {found.size} processes ({found.said}), but to MPI {there}: they would not train "
-            f"together. Start them by MPI's launcher instead, as in {_mpirun() or 'mpirun'} -n {found.size} ...; "
-            f"{_left_over(found)}"
+            f"{launched.by} started {launched.size} processes ({launched.settings}), but to MPI {count}: they would "
+            f"not train together. Start them by MPI's launcher instead, as in {_mpirun() or 'mpirun'} -n "
+            f"{launched.size} ...; {_left_over(launched)}"
         )
 
 
 def _foreign(promised: Launch, library: Library) -> str:
     return (
-        f"{promised.by} started {promised.size} process(es) ({promised.said}), but this Python uses {library}: the "
+        f"{promised.by} started {promised.size} process(es) ({promised.settings}), but this Python uses {library}: the "
         f"launcher belongs to another MPI. {fitting()}; {_left_over(promised)}"
     )
 
 
 def fitting() -> str:
-    """Which launcher fits the MPI of this Python, as advice."""
-    if beside := _mpirun():
-        return f"Use the launcher of this installation: {beside}"
+    """Advice: which launcher fits the MPI of this Python."""
+    if mpirun := _mpirun():
+        return f"Use the launcher of this installation: {mpirun}"
     return (
         "Use the mpirun (or srun --mpi=...) of the MPI that mpi4py finds, load that MPI's module, "
         "or install one beside mpisign: pip install 'mpisign[mpich]'"
@@ -201,5 +201,5 @@ def _left_over(promised: Launch) -> str:
 
 def _mpirun() -> str:
     """The launcher of this installation, if it has one."""
-    beside = Path(sys.prefix) / "bin" / "mpirun"
-    return str(beside) if beside.exists() else ""
+    path = Path(sys.prefix) / "bin" / "mpirun"
+    return str(path) if path.exists() else ""

@@ -1,6 +1,6 @@
-"""Every way out of a rank ends all of them: errors, exits and signals, in order where all ranks know of it.
+"""Errors, exits and signals of one rank end all ranks, in order where they are agreed on.
 
-What ends a job depends on nothing that may fail itself: not on output, on logs, or on MPI.
+Ending a job depends on nothing that may fail itself: not on output, logs, or MPI.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import NoReturn
 from mpisign import ending, mpi
 from mpisign.ending import say
 from mpisign.errors import MpisignError, printable
-from mpisign.launchers import launch
+from mpisign.launchers import Launch, launch
 from mpisign.rollcall import RollCall
 from mpisign.watchdog import WATCH, Watchdog
 
@@ -22,19 +22,19 @@ INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
 SECONDS = 3.0  # that a last row of the run file may take
 
 _rolls: list[RollCall] = []
-_last_words: list[Callable[[int, str], None]] = []  # told of step and message before the watchdog ends the job
-_exits: list[str] = []  # calls of sys.exit(), as they would be told
+_last_words: list[Callable[[int, str], None]] = []  # called with step and message before the watchdog ends the job
+_exits: list[str] = []  # calls of sys.exit(), as they were written
 
 
 def leave(error: BaseException) -> int:
-    """The exit code for an error, after it was printed by whoever should.
+    """Prints an error and returns its exit code.
 
-    What all ranks know is printed once, by root. What only this rank knows ends the whole job, since the
-    others would wait for it.
+    An agreed error is printed once, by root. Any other ends the whole job, since the other ranks would wait for this
+    one.
     """
     ranks, agreed = mpi.started(), getattr(error, "agreed", False)
     alone = ranks is not None and ranks.size > 1 and not agreed
-    text, code = _text(error, f"rank {ranks.rank}/{ranks.size}: " if alone else ""), code_of(error)
+    text, code = _text(error, _who() if alone else ""), code_of(error)
     if alone:
         end_all(text, code or 1)
     if isinstance(error, SystemExit):
@@ -95,21 +95,21 @@ def finish(code: int) -> NoReturn:
 
 
 def guard() -> None:
-    """From now on an error that nobody catches ends all ranks, in threads too, as it does in the application.
+    """Has uncaught errors end all ranks, in threads too, as in the application.
 
-    What all ranks know is printed once, and they leave in order, with its exit code.
+    An agreed error is printed once, and the ranks leave in order, with its exit code.
     """
     if getattr(sys.excepthook, "of_mpisign", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if _one_of_several():
+        if _place().size > 1:
             finish_at_once(leave(error)) if mpi.started() else end_all(_text(error, _who()), code_of(error))
         else:
             before(kind, error, trace)
 
     def thread_hook(what: threading.ExceptHookArgs) -> None:
-        if _one_of_several() and what.exc_value is not None and what.exc_type is not SystemExit:
+        if _place().size > 1 and what.exc_value is not None and what.exc_type is not SystemExit:
             name = what.thread.name if what.thread else "unknown"
             text = "".join(traceback.format_exception(what.exc_value))
             end_all(f"mpisign: {_who()}unexpected error in thread {name!r}\n{text}")
@@ -120,11 +120,10 @@ def guard() -> None:
 
 
 def note_exits() -> None:
-    """From now on sys.exit() is remembered, so that the other ranks can be told of it.
+    """Records calls of sys.exit(), for messages on other ranks.
 
-    Where MPI has not started, others would wait there for a rank that ends with an error: its end ends them too.
+    Before MPI has started, an exit with an error ends the others too, which would wait for this rank there.
     """
-
     if getattr(sys.exit, "of_mpisign", False):
         return
 
@@ -143,19 +142,18 @@ def _fail_before_mpi(error: SystemExit) -> None:
         end_all(_text(error, _who()), code_of(error))
 
 
-def _one_of_several() -> bool:
+def _place() -> mpi.Ranks | Launch:
+    """Rank and size: MPI's once it has started, else those that the launcher promised."""
     ranks = mpi.started()
-    return (ranks.size if ranks is not None else launch().size) > 1
+    return launch() if ranks is None else ranks
 
 
 def _who() -> str:
-    ranks = mpi.started()
-    rank, size = (ranks.rank, ranks.size) if ranks is not None else (launch().rank, launch().size)
-    return f"rank {rank}/{size}: "
+    return f"rank {_place().rank}/{_place().size}: "
 
 
 def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) -> RollCall | None:
-    """Starts what finds a rank that will never come: the watchdog, and the roll call where MPI allows threads.
+    """Starts the watchdog, and the roll call where MPI allows threads: they find a rank that will never come.
 
     limit: seconds of one wait, 0 for none. key: what it is called where the user sets it. patient: whether a rank may
     stay behind for as long as it likes when all others have left. Collective.
@@ -166,7 +164,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
         Watchdog(WATCH, limit, ranks.rank, bark, key).start()
     if not mpi.multithreaded():
         return None
-    if known := next((roll for roll in _rolls if roll.spans(ranks.comm)), None):
+    if known := roll_of(ranks):
         return known
     with WATCH("the start of the roll call"):
         roll = RollCall(ranks.comm.Dup(), lambda text: end_all(f"mpisign: {text}\n"), limit)
@@ -176,9 +174,8 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
     return roll
 
 
-def roll_of_all() -> RollCall | None:
-    """The roll call over all ranks that runs already, if any."""
-    ranks = mpi.started()
+def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
+    """The roll call over these ranks that runs already, or None."""
     return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
 
 
@@ -193,16 +190,16 @@ def _depart(roll: RollCall, patient: bool) -> None:
 
 
 def bark(step: int, text: str) -> None:
-    """What the watchdog does: ends the job, saying where the other ranks are."""
+    """Ends the job for the watchdog, saying where the other ranks are."""
     ending.end_within(ending.GRACE + int(SECONDS))
-    found = [report for roll in _rolls if (report := roll.report())]
-    text = "; ".join([text, *found])
-    for tell in _last_words:
-        ending.attempt(lambda tell=tell: tell(step, text), SECONDS)
+    reports = [report for roll in _rolls if (report := roll.report())]
+    text = "; ".join([text, *reports])
+    for call in _last_words:
+        ending.attempt(lambda call=call: call(step, text), SECONDS)
     end_all(f"mpisign: {_who()}step {step}: {text}\n")
 
 
-def tell_first(tell: Callable[[int, str], None]) -> Callable[[], None]:
-    """Has step and message told before the watchdog ends the job; returns what takes that back."""
-    _last_words.append(tell)
-    return lambda: _last_words.remove(tell)
+def tell_first(call: Callable[[int, str], None]) -> Callable[[], None]:
+    """Registers a call of (step, message) before the watchdog ends the job; returns what removes it again."""
+    _last_words.append(call)
+    return lambda: _last_words.remove(call)

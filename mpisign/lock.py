@@ -22,7 +22,7 @@ CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Lock:
-    """The right to write a run file and what lies beside it.
+    """The exclusive right to write a run file and the files beside it.
 
     Where the file system has no locks, as NFS without its lock manager, nobody is kept out; `note` says so.
     """
@@ -31,7 +31,7 @@ class Lock:
 
     def __init__(self, run: Path, patience: float = 0.0):
         """Raises UsageError naming the holder if another process still has it after so many seconds."""
-        self.path = _beside(run)
+        self.path = _lock_file(run)
         run.parent.mkdir(parents=True, exist_ok=True)
         self._handle = self._take(run, time.monotonic() + patience)
         OWN.add(self.path)
@@ -44,8 +44,8 @@ class Lock:
     def _take(self, run: Path, until: float) -> int:
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | CAREFUL, 0o644)
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            info = os.fstat(handle)
+            if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
                 os.close(handle)
                 raise UsageError(f"{self.path} is no lock of mpisign, but something else; remove it")
             try:
@@ -78,16 +78,16 @@ class Lock:
 
 
 def held(run: Path) -> bool:
-    """Whether some other process is writing a run file now, as far as locks tell."""
-    if _beside(run) in OWN:
+    """Whether another process holds the lock of a run file."""
+    if _lock_file(run) in OWN:
         return False
-    return _asked(_beside(run)) == "held"
+    return _lock_state(_lock_file(run)) == "held"
 
 
 def hdf5(path: Path) -> dict[str, bool]:
-    """How h5py.File is to lock a file: as it always does, or, where the file system has no locks, not at all.
+    """Arguments for h5py.File by which a file is locked as usual, or not at all where the file system has no locks.
 
-    HDF5 itself does without only where a file system says that it knows no locks, not where it fails to give one.
+    HDF5 itself does without locks only where a file system says that it has none, not where it fails to give one.
     """
     return {} if "HDF5_USE_FILE_LOCKING" in os.environ or _gives_locks(path.parent, path) else {"locking": False}
 
@@ -98,13 +98,13 @@ def _gives_locks(folder: Path, path: Path) -> bool:
         with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except PermissionError:
-        return _asked(path) != "no locks"  # a folder that can only be read
+        return _lock_state(path) != "no locks"  # a folder that can only be read
     except OSError as error:
         return error.filename is not None  # that of flock names none
     return True
 
 
-def _asked(path: Path) -> str:
+def _lock_state(path: Path) -> str:
     """Whether a file is locked: "held", "free", or "no locks" where that can't be told."""
     try:
         handle = os.open(path, os.O_RDONLY | CAREFUL)
@@ -121,5 +121,5 @@ def _asked(path: Path) -> str:
     return "free"
 
 
-def _beside(run: Path) -> Path:
+def _lock_file(run: Path) -> Path:
     return run.with_name(f".{run.name}.lock")

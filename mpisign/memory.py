@@ -1,4 +1,4 @@
-"""Memory that a process may still take, so that an absurd size is refused before the system kills somebody."""
+"""Memory that is free for this process, so that an absurd size is refused before the system kills somebody."""
 
 import contextlib
 import ctypes
@@ -19,15 +19,15 @@ MIB = 1 << 20
 
 
 def available() -> int | None:
-    """Bytes that are free on this machine, or left to this job's control group; None where nobody tells."""
-    found = []
+    """Bytes that are free on this machine, or left to this job's control group; None where neither is known."""
+    amounts = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         line = next(x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) << 10)
+        amounts.append(int(line.split()[1]) << 10)
     with contextlib.suppress(OSError, ValueError):
         limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
-        found.append(int(limit) - int(used))
-    return min(found, default=None)
+        amounts.append(int(limit) - int(used))
+    return min(amounts, default=None)
 
 
 def demand(amount: int, what: str, remedy: str) -> None:
@@ -42,14 +42,14 @@ def demand(amount: int, what: str, remedy: str) -> None:
 def shared_free() -> int | None:
     """Bytes that are free in /dev/shm; None where there is none."""
     try:
-        found = os.statvfs(SHARED)
+        info = os.statvfs(SHARED)
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return info.f_bavail * info.f_frsize
 
 
 def lacking_shared(amount: int) -> str:
-    """Why so many bytes of memory that a node's ranks share are not to be had, or nothing."""
+    """Why so many bytes of a node's shared memory are not free, "" if they are."""
     free = shared_free()
     if free is None or amount <= free:
         return ""
@@ -57,9 +57,9 @@ def lacking_shared(amount: int) -> str:
 
 
 def populate(address: int, length: int) -> bool:
-    """Makes the system really give the pages at an address; False where it can't, instead of a bus error later.
+    """Has the system back the pages at an address by memory; False where it can't, instead of a bus error later.
 
-    A kernel that does not know how counts as one that can.
+    True as well where the kernel has no such call.
     """
     start = address // os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PAGESIZE")
     madvise = ctypes.CDLL(None, use_errno=True).madvise

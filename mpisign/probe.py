@@ -39,7 +39,7 @@ class Probe:
         self.section = self.layout.sections[0]  # what votes, where some does
 
     def due(self, taken: int) -> bool:
-        """Whether the step after which so many are taken is measured: the first, and each `every`-th."""
+        """Whether the step numbered `taken` is measured: the first, and each `every`-th."""
         every = self.settings.every
         return bool(every) and (taken == 1 or taken % every == 0)
 
@@ -87,8 +87,7 @@ class Probe:
             norms = {"gradient_l1": layout.total(g.abs()), "gradient_l2": layout.norm(g)}
             row = norms | {"gradient_density": _density(*norms.values(), layout.size)}
             row["dissimilarity"] = self._dissimilarity(norms["gradient_l2"])
-            row |= self._successes() | self._noise()
-            row |= self._smoothness()
+            row |= self._successes() | self._noise() | self._smoothness()
         del self.own, self.mean, self.x_before, self.words, self.decision
         return row
 
@@ -144,14 +143,13 @@ class Probe:
         return squares / (batches - 1)
 
     def _smoothness(self) -> dict[str, float]:
-        nothing = {"smoothness_l1": math.nan, "smoothness_density": math.nan}
         move = self.stepper.x - self.x_before
         moved = int((move != 0).sum())
         if not self.settings.smoothness or not moved:
-            return nothing
+            return {"smoothness_l1": math.nan, "smoothness_density": math.nan}
         h = self.layout.norm(move) / math.sqrt(moved)
-        _, ahead = exact_gradients(self.stepper, self.x_before + h * move.sign())
-        rates = torch.where(move.cpu() != 0, (ahead - self.mean).abs() / h, 0.0)
+        _, moved_gradient = exact_gradients(self.stepper, self.x_before + h * move.sign())
+        rates = torch.where(move.cpu() != 0, (moved_gradient - self.mean).abs() / h, 0.0)
         l1 = self.layout.total(rates)
         return {"smoothness_l1": l1, "smoothness_density": _density(l1, self.layout.norm(rates), moved)}
 

@@ -12,7 +12,7 @@ LOST = 4000  # characters that a repaired file tells of what it lacks
 
 
 def repair(path: Path, output: Path | None = None) -> list[str]:
-    """Rewrites a run file, aside and then renamed; returns what is to be told.
+    """Rewrites a run file, aside and then renamed; returns the lines of a report.
 
     Raises UsageError if somebody is writing it, nothing can be read, rows would be lost in place, or output exists.
     """

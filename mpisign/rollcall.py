@@ -1,8 +1,8 @@
-"""Ranks tell each other where they are while one waits: who left, who calls something else, who does not answer.
+"""Finds ranks that have left, are in other calls or do not answer, while a rank waits for them.
 
 A thread on every rank answers, on a communicator of its own. The first ranks ask, once they have waited for a while
-themselves. A wait that can never end ends the job at once, with both ranks named; what takes long is left to the
-watchdog, whose message then tells where the other ranks are.
+themselves. A wait that can never end ends the job at once, with both ranks named; a long wait is left to the watchdog,
+whose message then says where the other ranks are.
 """
 
 import threading
@@ -17,12 +17,12 @@ PAUSE = 2e-3  # seconds between looks at a barrier
 PERIOD = 0.25  # seconds between two looks for questions
 PATIENCE = 1.0  # seconds of waiting before the first question, and between two
 ASKERS = 3  # the lowest ranks ask: one of them waits, whichever rank is missing
-TOLD_AT_MOST = 8  # ranks that a message names
+NAMED_AT_MOST = 8  # ranks that a message names
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is. Calls of the library that all ranks make together are counted.
+    """Where a rank is. Collective calls of the library are counted.
 
     done: calls that ended. inside: the one that it is in, or "". left: why it takes no further part, or "". step: of
     the algorithm. wait: what it waits for, or "".
@@ -43,7 +43,7 @@ class Place:
 
 
 def conflict(mine: Place, theirs: Place) -> bool:
-    """Whether two ranks, one of which waits, wait for what the other will never do."""
+    """Whether one of two ranks waits for a call that the other will never make."""
     for one, other in ((mine, theirs), (theirs, mine)):
         if one.inside and one.wait and other.left and one.done >= other.done:
             return True
@@ -67,7 +67,7 @@ class RollCall(threading.Thread):
         self._accused: tuple[int, Place, Place] | None = None
         self._sent: list[Any] = []  # messages on their way
 
-    # What the main thread tells
+    # Called by the main thread
 
     def enter(self, call: str) -> None:
         """A call begins that all ranks make together."""
@@ -144,11 +144,9 @@ class RollCall(threading.Thread):
         now = time.monotonic()
         if now - self._asked < PATIENCE:
             return
-        if self._rounds == 0:
-            self._since = now
-        elif now - self._asked < 3 * PATIENCE:  # else this process was stopped, and all may have changed
+        if self._rounds and now - self._asked < 3 * PATIENCE:
             self._judge()
-        else:
+        else:  # this process was stopped, and all may have changed, or this is the first round
             self._since = now
         self._asked, self._rounds = now, self._rounds + 1
         for rank in range(self.size):
@@ -159,10 +157,10 @@ class RollCall(threading.Thread):
         """Ends the job if the same two ranks are found to wait in vain, twice in a row."""
         mine, accused = self.place, self._accused
         fresh = {r: place for r, (when, place) in self._heard.items() if when >= self._asked}
-        found = next(((r, mine, place) for r, place in fresh.items() if conflict(mine, place)), None)
-        if found and found == accused:
-            self._end(self._verdict(*found))
-        self._accused = found
+        conflicting = next(((r, mine, place) for r, place in fresh.items() if conflict(mine, place)), None)
+        if conflicting and conflicting == accused:
+            self._end(self._verdict(*conflicting))
+        self._accused = conflicting
         if mine.left and self._limit and time.monotonic() - self._since > self._limit and len(fresh) < self.size - 1:
             self._end(f"rank {self.rank}/{self.size} {mine}, and waits for all others to leave; {self.report()}")
 
@@ -173,12 +171,12 @@ class RollCall(threading.Thread):
         return f"{where}; every rank has to make the same calls, in the same order, without `if rank == 0`"
 
     def report(self) -> str:
-        """Where the other ranks are that do not wait, as far as they told since this rank waits."""
+        """Where the other ranks are that do not wait, by their answers since this rank waits."""
         if not self._rounds:
             return ""
         others = [r for r in range(self.size) if r != self.rank]
         silent = [r for r in others if r not in self._heard or self._heard[r][0] < self._asked - PATIENCE]
-        told = [f"rank {r} does not answer (it is stopped, or its host is gone)" for r in silent]
-        told += [f"rank {r} {self._heard[r][1]}" for r in others if r not in silent and not self._heard[r][1].wait]
-        more = [f"and {len(told) - TOLD_AT_MOST} more"] if len(told) > TOLD_AT_MOST else []
-        return "; ".join(told[:TOLD_AT_MOST] + more)
+        lines = [f"rank {r} does not answer (it is stopped, or its host is gone)" for r in silent]
+        lines += [f"rank {r} {self._heard[r][1]}" for r in others if r not in silent and not self._heard[r][1].wait]
+        more = [f"and {len(lines) - NAMED_AT_MOST} more"] if len(lines) > NAMED_AT_MOST else []
+        return "; ".join(lines[:NAMED_AT_MOST] + more)

@@ -26,19 +26,19 @@ def job(text: str) -> dict[str, dict]:
 
 
 def fixed(file: h5py.File, name: str, lost: list[str] | None) -> dict[str, np.ndarray]:
-    """A group of arrays that are written once. lost: where to tell of those that are damaged, instead of raising."""
-    found: dict[str, np.ndarray] = {}
+    """A group of arrays that are written once. lost: collects messages about damaged ones instead of raising."""
+    arrays: dict[str, np.ndarray] = {}
     group = hdf5.find(file, name)
     for key, (kinds, dimensions) in validation.FIXED[name].items() if group is not None else ():
         try:
-            found[key] = hdf5.values(group, key, kinds, (dimensions,))
+            arrays[key] = hdf5.values(group, key, kinds, (dimensions,))
         except (Malformed, OSError) as error:
             if lost is None:
                 raise
             lost.append(f"/{name}/{key}: {hdf5.first_line(error)}")
-    if len({len(array) for array in found.values()}) > 1:
+    if len({len(array) for array in arrays.values()}) > 1:
         raise Malformed(f"/{name}: arrays of different lengths")
-    return found
+    return arrays
 
 
 def empty(name: str) -> dict[str, np.ndarray]:
@@ -47,14 +47,13 @@ def empty(name: str) -> dict[str, np.ndarray]:
 
 
 def table(group: h5py.Group, name: str, steps: int, lost: list[str] | None) -> dict[str, np.ndarray]:
-    """Columns of one length, each value as it was written and one that can be.
+    """Columns of one length, whose values are as they were written and possible.
 
-    steps: of the run. lost: where to tell of rows that can't be read or are damaged, instead of raising.
+    steps: of the run. lost: collects messages about rows that can't be read or are damaged, instead of raising.
     """
     # opened first, so that of a file that grows no row is missed that has a checksum
     sums, covered = _sums(group)
-    there = {c.name: _column(group, c) for c in TABLES[name]}
-    data = {n: column for n, column in there.items() if column is not None}
+    data = {c.name: column for c in TABLES[name] if (column := _column(group, c)) is not None}
     if "step" not in data:
         raise Malformed(f"/{name}/step is missing")
     # what a later version added is read for the checksum alone
@@ -62,8 +61,7 @@ def table(group: h5py.Group, name: str, steps: int, lost: list[str] | None) -> d
         if not n or (column := hdf5.dataset(group, n, "fiuS", optional=True)) is None:
             raise Malformed(f"damaged: /{name}: no column {printable(n)!r}, of which it has checksums")
         data[n] = column
-    everything = data | ({CRC: sums} if sums is not None else {})
-    columns = {n: _rows(column, lost) for n, column in everything.items()}
+    columns = {n: _rows(column, lost) for n, column in (data | ({} if sums is None else {CRC: sums})).items()}
     length, short = min((len(c), n) for n, c in columns.items())
     if sums is not None and length < len(columns[CRC]) and lost is None:
         raise Malformed(f"damaged: /{name}/{short}: {length} rows, but {len(columns[CRC])} have checksums")
@@ -108,19 +106,19 @@ def _text(column: np.ndarray) -> np.ndarray:
 
 
 def _rows(data: h5py.Dataset, lost: list[str] | None) -> np.ndarray:
-    """The rows of a column for which there is room; with lost, those before the first that can't be read."""
+    """The rows of a column that the file has room for; with lost, those before the first that can't be read."""
     count = hdf5.whole_rows(data)
     hdf5.demand_room(data, count)
     if lost is None:
         return data[:count]
     if count < len(data):
         lost.append(f"{data.name}: rows from {count} on")
-    found = [np.empty((0, *data.shape[1:]), data.dtype)]
+    blocks = [np.empty((0, *data.shape[1:]), data.dtype)]
     step = data.chunks[0] if data.chunks else max(count, 1)
     for lo in range(0, count, step):
         try:
-            found.append(data[lo : min(lo + step, count)])
+            blocks.append(data[lo : min(lo + step, count)])
         except (OSError, RuntimeError):
             lost.append(f"{data.name}: rows from {lo} on")
             break
-    return np.concatenate(found)
+    return np.concatenate(blocks)

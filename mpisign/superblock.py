@@ -15,7 +15,7 @@ VERSION, FLAGS, END, CHECKSUM = 8, 11, 28, 44  # offsets; of one byte, one byte,
 def in_use(image: bytes) -> bool:
     """Whether these first bytes are those of a file that was not closed, and are whole."""
     known = image[:8] == SIGNATURE and len(image) >= SIZE and image[VERSION] == 3
-    return known and image[FLAGS] != 0 and _stored(image) == lookup3(image[:CHECKSUM])
+    return known and image[FLAGS] != 0 and struct.unpack_from("<I", image, CHECKSUM)[0] == lookup3(image[:CHECKSUM])
 
 
 def as_closed(image: bytearray) -> bytearray:
@@ -24,10 +24,6 @@ def as_closed(image: bytearray) -> bytearray:
     struct.pack_into("<Q", image, END, len(image))
     struct.pack_into("<I", image, CHECKSUM, lookup3(bytes(image[:CHECKSUM])))
     return image
-
-
-def _stored(image: bytes) -> int:
-    return struct.unpack_from("<I", image, CHECKSUM)[0]
 
 
 def lookup3(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""What a reader may rely on in a run file beyond the types of its columns: names that are there, values that can be."""
+"""Checks of a run file beyond the types of its columns: names that must exist, values that are possible."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ NAME = 400  # characters of a name
 
 
 def wrong_attribute(attributes: Mapping[str, object]) -> str:
-    """What is wrong with a run file's attributes, "" if nothing is."""
+    """The first fault of a run file's attributes, "" if there is none."""
     for name, kind in ATTRIBUTES.items():
         value = attributes.get(name)
         if type(value) is not kind:
@@ -42,7 +42,7 @@ def wrong_attribute(attributes: Mapping[str, object]) -> str:
 
 
 def wrong_rows(table: str, columns: Mapping[str, np.ndarray], steps: int) -> tuple[np.ndarray, str]:
-    """Rows (rows,) of a table with values that can't be, and what is wrong with the first of them.
+    """A mask (rows,) of a table's rows with impossible values, and what is wrong with the first of them.
 
     steps: the length of the run.
     """
@@ -72,7 +72,7 @@ def wrong_rows(table: str, columns: Mapping[str, np.ndarray], steps: int) -> tup
 
 
 def length(config: Mapping[str, Mapping]) -> int:
-    """Steps that a run takes, by its job with every default written out; the most there may be if it does not say."""
+    """The steps of a run, by its job with every default written out; LONGEST if that does not say."""
     steps = config["run"].get("steps")
     return steps if type(steps) is int and 0 < steps < LONGEST else LONGEST
 

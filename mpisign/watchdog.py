@@ -1,4 +1,4 @@
-"""Ends a job that waits for a rank that will never come: a thread looks how long this rank has been in a collective."""
+"""Ends a job that waits for a rank that will never come: a thread times how long this rank is in a collective."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ STAGGER = 0.3  # seconds by which a rank lets the one below speak first
 
 
 class Watch:
-    """What this rank waits for, and since when: `with watch("the Iallgather of headers"): ...`; may be nested."""
+    """The waits of this rank and their beginnings: `with watch("the Iallgather of headers"): ...`; may be nested."""
 
     def __init__(self):
         self.step, self.least = 0, 0.0  # seconds that a wait may last at least, whatever the limit
@@ -45,7 +45,7 @@ class Clock:
         self._last, self.seconds = time.monotonic(), 0.0
 
     def look(self) -> str | None:
-        """What is waited for now, if anything; see `seconds`."""
+        """The name of the current wait, or None; updates `seconds`."""
         wait, now = self._watch.wait, time.monotonic()
         went_by, self._last = min(now - self._last, self._most), now
         # a process that was stopped, by a batch system for all ranks of a job, finds that much time has passed

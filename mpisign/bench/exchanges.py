@@ -23,33 +23,36 @@ PHASES = {"phase": "", "ms": ".3f", "share": ".0%"}
 
 
 def exchanges(
-    algorithm: Algorithm, names: tuple[str, ...], sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, **how
+    algorithm: Algorithm, names: tuple[str, ...], sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, **kwargs
 ) -> Table:
     """Medians of steps without their gradient, each lasting until the last rank is done.
 
     predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. bits a host: by
-    the OS, over each host's link. work ns: of the kernels, a coordinate and rank. bytes a coordinate: memory of the
-    exchange's buffers on this rank.
+    the OS, over each host's link. work ns: of the kernels, per coordinate and rank. bytes a coordinate: memory of the
+    exchange's buffers on this rank. kwargs: of the trial.
     """
     link = measure_link(ranks.comm)
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
-    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | how | machine())
+    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | kwargs | machine())
     for d in sizes:
-        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)[0].name
+        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)[0].name
         fitting = [name for name in names or carrying(algorithm) if name in carrying(algorithm)]
-        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **how)}
-        trials = {name: _trial(name, algorithm, ranks, d, how) for name in fitting}
-        found = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
+        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **kwargs)}
+        # slots are watched, so each trial gets its own
+        trials = {
+            name: Watched(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs) for name in fitting
+        }
+        times = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
         for name, trial in trials.items():
-            row = _row(trial, found[name], repeats, ranks, d)
-            row |= {"predicted ms": guesses[name] * 1e3, "error": guesses[name] / found[name].median - 1}
+            row = _row(trial, times[name], repeats, ranks, d)
+            row |= {"predicted ms": guesses[name] * 1e3, "error": guesses[name] / times[name].median - 1}
             row["ideal ms"] = row["bits"] / 8 * d / link.bandwidth * 1e3
             table.add(n=ranks.size, d=d, exchange=name, auto="*" if name == auto else "", **row)
     return table
 
 
 def _row(trial: "Watched", times: Times, repeats: int, ranks: Ranks, d: int) -> dict[str, float | None]:
-    """What was measured of one exchange, the averages of what ranks counted included."""
+    """The measured columns of one exchange, averaged over ranks."""
     sent, work = trial.world.traffic.up + trial.world.traffic.down, median(trial.work)
     counted, work = (ranks.comm.allreduce(value) / ranks.size for value in (sent / (repeats + 1), work))
     by_system = times.sent if times.sent and times.sent > counted / 2 else None
@@ -76,13 +79,13 @@ class Stopwatch:
         self.seconds, self._clock = 0.0, clock
 
     def watch(self, holder: object, name: str) -> None:
-        """From now on the time of this method counts."""
+        """Replaces a method by one whose time counts."""
         method = getattr(holder, name)
 
-        def timed(*given, **named):
+        def timed(*args, **kwargs):
             begin = self._clock()
             try:
-                return method(*given, **named)
+                return method(*args, **kwargs)
             finally:
                 self.seconds += self._clock() - begin
 
@@ -90,10 +93,10 @@ class Stopwatch:
 
 
 class Watched(Trial):
-    """A trial that notes the seconds of this thread that each step's kernels took."""
+    """A trial that records the seconds of this thread in each step's kernels."""
 
-    def __init__(self, *given, **named):
-        super().__init__(*given, **named)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self._kernels, slots, self.work = Stopwatch(time.thread_time), self.algorithm, []
         for holder, method in (
             (self.stage.lanes[0], "search"),
@@ -111,21 +114,16 @@ class Watched(Trial):
         self.work.append(self._kernels.seconds - before)
 
 
-def _trial(name: str, algorithm: Algorithm, ranks: Ranks, d: int, how: dict) -> Watched:
-    # slots are watched, so each trial gets its own
-    return Watched(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
-
-
-def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **how) -> Table:
-    """Where each millisecond of a step goes, on the average over ranks and repeats."""
-    trial = Trial(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **kwargs) -> Table:
+    """Milliseconds of each phase of a step, averaged over ranks and repeats."""
+    trial = Trial(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs)
     before = resident()
     trial.once()
     spent = dict(_spans(trial))
     times = in_turns({name: trial.once}, repeats, ranks, say)[name]
     average = {phase: ranks.comm.allreduce(s.seconds) / ranks.size / (repeats + 1) for phase, s in spent.items()}
     total = sum(times.seconds) / repeats
-    about = {"algorithm": algorithm.name, "exchange": name, "n": ranks.size, "d": d, "mean of": repeats} | how
+    about = {"algorithm": algorithm.name, "exchange": name, "n": ranks.size, "d": d, "mean of": repeats} | kwargs
     about["memory of buffers, bytes a coordinate"] = round(trial.exchange.memory() / d, 4)
     about["memory grown in the steps, bytes a coordinate"] = round((resident() - before) / d, 4)
     table = Table("profile", PHASES, about | machine())

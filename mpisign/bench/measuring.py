@@ -1,4 +1,4 @@
-"""How things are timed: in turns, over all ranks at once, and bytes by the counters of the operating system."""
+"""Timing, in turns and over all ranks at once, and bytes by the counters of the operating system."""
 
 import resource
 import socket
@@ -31,22 +31,22 @@ class Times:
 
 
 def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callable[[str], None] | None = None):
-    """Times of every work: one unmeasured round, then `repeats` rounds in which all take their turn.
+    """Times of each work: one unmeasured round, then `repeats` rounds in which all take turns.
 
     A repeat lasts until the last rank is done. Bytes are counted over all rounds of a work.
     """
-    found = {name: Times() for name in works}
+    times = {name: Times() for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             if say:
                 say(f"{name}: {turn}/{repeats}")
             took, worked, sent = _once(work, ranks)
             if turn:
-                found[name].seconds.append(took)
-                found[name].processor += worked / repeats
+                times[name].seconds.append(took)
+                times[name].processor += worked / repeats
                 if sent is not None:
-                    found[name].sent = (found[name].sent or 0.0) + sent / repeats
-    return found
+                    times[name].sent = (times[name].sent or 0.0) + sent / repeats
+    return times
 
 
 def _once(work: Work, ranks: Ranks) -> tuple[float, float, float | None]:
@@ -81,12 +81,12 @@ def interfaces(ranks: Ranks) -> list[str]:
 
 
 def hosts(ranks: Ranks) -> int:
-    """On how many hosts these ranks run, whatever MPI makes of it."""
+    """The number of hosts that these ranks run on, by their names."""
     return len(set(ranks.comm.allgather(socket.gethostname())))
 
 
 def sent_bytes(ranks: Ranks) -> float | None:
-    """Bytes sent so far, a rank, by this host's interfaces, on the average over hosts; None where nobody counts.
+    """Bytes per rank sent so far by the hosts' interfaces, on the average over hosts; None where nobody counts.
 
     Within a host it is what went over loopback: nothing, where MPI uses shared memory.
     """

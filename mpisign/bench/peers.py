@@ -1,7 +1,7 @@
-"""`mpisign bench peers`: a vote against what people use today, in one run, by the same ranks, in turns.
+"""`mpisign bench peers`: a vote against other ways to average gradients, in one run, by the same ranks, in turns.
 
 Each entry ends with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a
-model whose gradients are given (so that nothing but the exchange is worth mentioning) and the step of torch's SGD.
+model with fixed gradients, so that its time is that of the exchange, and the step of torch's SGD.
 """
 
 import os
@@ -26,34 +26,34 @@ Works = dict[str, Callable[[], object]]
 
 
 def peers(
-    algorithm: Algorithm, sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, ddp: bool = True, **how
+    algorithm: Algorithm, sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, ddp: bool = True, **kwargs
 ) -> Table:
     """Medians, each repeat lasting until the last rank is done; times slower: than the vote by `auto`."""
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
-    table = Table("peers", COLUMNS, about | how | machine())
+    table = Table("peers", COLUMNS, about | kwargs | machine())
     missing = start_gloo(ranks)
     if missing:
         say(missing)
         table.about["left out"] = missing
     for d in sizes:
-        ours, works = _ours(algorithm, d, ranks, how)
+        ours, works = _ours(algorithm, d, ranks, kwargs)
         works |= _mpi_sum(d, ranks)
         if not missing:
             works |= _gloo_sum(d) | (_ddp(d) if ddp else {})
-        found = in_turns(works, repeats, ranks, say)
-        for name, times in found.items():
+        measurements = in_turns(works, repeats, ranks, say)
+        for name, times in measurements.items():
             bits = times.sent * 8 / d if times.sent and times.sent * 8 > 1e-3 * d else None
-            row = {"times slower": times.median / found[ours].median, "bits by the OS": bits}
+            row = {"times slower": times.median / measurements[ours].median, "bits by the OS": bits}
             table.add(n=ranks.size, d=d, peer=name, ms=times.median * 1e3, **row)
     if not missing:
         torch.distributed.destroy_process_group()
     return table
 
 
-def _ours(algorithm: Algorithm, d: int, ranks: Ranks, how: dict) -> tuple[str, Works]:
-    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)
+def _ours(algorithm: Algorithm, d: int, ranks: Ranks, kwargs: dict) -> tuple[str, Works]:
+    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)
     name = f"mpisign, {algorithm.name} by {choice.name}"
-    return name, {name: Trial(choice, algorithm, Mpi(ranks.comm), d, **how).once}
+    return name, {name: Trial(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:
@@ -72,13 +72,13 @@ def start_gloo(ranks: Ranks) -> str:
         return "torch.distributed with gloo is missing from this torch: no gloo, no DDP"
     with socket.socket() as free:
         free.bind(("", 0))
-        meeting = ranks.comm.bcast((socket.gethostname(), free.getsockname()[1]))
-    within = hosts(ranks) == 1
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if within else min(interfaces(ranks), default="lo"))
+        address = ranks.comm.bcast((socket.gethostname(), free.getsockname()[1]))
+    one_host = hosts(ranks) == 1
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if one_host else min(interfaces(ranks), default="lo"))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    host = "127.0.0.1" if within else meeting[0]
+    host = "127.0.0.1" if one_host else address[0]
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://{host}:{meeting[1]}", rank=ranks.rank, world_size=ranks.size
+        "gloo", init_method=f"tcp://{host}:{address[1]}", rank=ranks.rank, world_size=ranks.size
     )
     return ""
 
@@ -95,17 +95,17 @@ def _gloo_sum(d: int) -> Works:
 
 
 class Fixed(torch.nn.Module):
-    """Square matrices whose gradients are given."""
+    """Square matrices with fixed gradients."""
 
     def __init__(self, d: int):
         super().__init__()
         side = min(SIDE, max(int(d**0.5), 1))
         count = max(round(d / side**2), 1)
         self.matrices = torch.nn.ParameterList(torch.zeros(side, side) for _ in range(count))
-        self.given = [torch.empty(side, side).uniform_(-1, 1) for _ in range(count)]
+        self.fixed = [torch.empty(side, side).uniform_(-1, 1) for _ in range(count)]
 
     def forward(self) -> torch.Tensor:
-        return sum((m * g).sum() for m, g in zip(self.matrices, self.given, strict=True))
+        return sum((m * g).sum() for m, g in zip(self.matrices, self.fixed, strict=True))
 
 
 def _ddp(d: int) -> Works:

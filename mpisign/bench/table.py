@@ -44,7 +44,7 @@ class Table:
 
 
 def machine() -> dict[str, Value]:
-    """The facts without which a number means nothing."""
+    """The machine's processor, cores and load, and the versions of libraries."""
     processor = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ():
         if line.startswith("model name"):
@@ -60,7 +60,7 @@ def machine() -> dict[str, Value]:
 
 
 def save(path: Path, tables: list[Table]) -> None:
-    """Writes tables into an HDF5 file, a group each: a dataset a column, what holds for all rows as attributes."""
+    """Writes tables into an HDF5 file, one group each: a dataset per column, and `about` as attributes."""
 
     def fill(file):
         for table in tables:

@@ -27,34 +27,34 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
     """
     if name not in SETS:
         raise UsageError(f"unknown data set {name!r}{did_you_mean(name, SETS)}; known: {choices(SETS)}")
-    found = SETS[name]
+    dataset = SETS[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"can't make the folder {folder}: {error.strerror}; say another with --to") from error
-    for file in found.files:
-        get(found, file, folder, base or found.base, say)
-    settings = [setting.format(folder=folder) for setting in found.settings.split()]
+    for file in dataset.files:
+        get(dataset, file, folder, base or dataset.base, say)
+    settings = [setting.format(folder=folder) for setting in dataset.settings.split()]
     say(f"use it with: {' '.join(f'--set {shlex.quote(setting)}' for setting in settings)}")
 
 
-def get(found: Set, file: File, folder: Path, base: str, say: Say) -> None:
-    """One file of a set, which takes its name only if it is whole."""
+def get(dataset: Set, file: File, folder: Path, base: str, say: Say) -> None:
+    """Fetches one file of a set; it takes its name only once it is found intact."""
     target = folder / file.name
-    there = target.is_file() and _whole(target, file)
-    if not there:
+    present = target.is_file() and _is_intact(target, file)
+    if not present:
         if target.exists():
             say(f"{target}: there, but not the file of this data set: it is fetched anew")
         with _aside(folder) as aside:
             fresh = _download(urljoin(base if base.endswith("/") else base + "/", file.name), file, aside, folder)
             _place(fresh, target)
-    say(f"{target}: {'there already, ' if there else ''}{target.stat().st_size:,} bytes, whole")
-    if found.unpack:
+    say(f"{target}: {'there already, ' if present else ''}{target.stat().st_size:,} bytes, whole")
+    if dataset.unpack:
         _unpack(target, folder, say)
 
 
-def _whole(path: Path, file: File) -> bool:
-    """Whether a file that is there is the one of the data set."""
+def _is_intact(path: Path, file: File) -> bool:
+    """Whether an existing file is the one of the data set."""
     import pooch
 
     try:
@@ -79,18 +79,14 @@ def _download(url: str, file: File, aside: Path, folder: Path) -> Path:
         ) from error
     except Exception as error:  # those of requests, urllib3, ftplib and the system
         raise UsageError(
-            f"{url}: can't be fetched ({_short(error)}); run this where there is a network, such as a login node, name "
-            f"another copy with --from, or put {file.name} into {folder} by hand"
+            # what requests says goes on and on
+            f"{url}: can't be fetched ({type(error).__name__}: {str(error).split('(Caused by')[0].strip()[:120]}); run "
+            "this where there is a network, such as a login node, name another copy with --from, or put "
+            f"{file.name} into {folder} by hand"
         ) from error
     if file.rows:
         _check_rows(path, file.rows, url)
     return path
-
-
-def _short(error: Exception) -> str:
-    """The kind of an error and the start of what it says: that of requests goes on and on."""
-    text = str(error).split("(Caused by")[0].strip()
-    return f"{type(error).__name__}: {text[:120]}"
 
 
 def _check_rows(path: Path, wanted: str, url: str) -> None:
@@ -107,17 +103,17 @@ def _check_rows(path: Path, wanted: str, url: str) -> None:
 
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder of this process alone, beside where its files shall lie, and gone at the end."""
+    """A temporary folder in the target folder, removed at the end."""
     try:
-        made = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
+        temporary = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
     except OSError as error:
         raise UsageError(f"can't write into {folder}: {error.strerror}; say another folder with --to") from error
-    with made as aside:
+    with temporary as aside:
         yield Path(aside)
 
 
 def _place(fresh: Path, target: Path) -> None:
-    """Puts a whole file under its name, in place of whatever file or link had it."""
+    """Moves a file to its name, replacing whatever file or link had it."""
     try:
         fresh.chmod(0o666 & ~_umask())
         os.replace(fresh, target)
@@ -126,7 +122,7 @@ def _place(fresh: Path, target: Path) -> None:
 
 
 def _umask() -> int:
-    """What this process takes from the rights of new files."""
+    """The permission bits that this process removes from new files."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -135,12 +131,12 @@ def _umask() -> int:
 def _unpack(archive: Path, folder: Path, say: Say) -> None:
     """The files of an archive, beside each other in the folder; each is written aside first."""
     try:
-        with tarfile.open(archive) as opened, _aside(folder) as aside:
-            members = [m for m in opened.getmembers() if m.isfile()]
+        with tarfile.open(archive) as tar, _aside(folder) as aside:
+            members = [m for m in tar.getmembers() if m.isfile()]
             for member in members:
                 # only the last part of a name counts: nothing is written elsewhere
                 fresh = aside / Path(member.name).name
-                with opened.extractfile(member) as source, fresh.open("wb") as out:
+                with tar.extractfile(member) as source, fresh.open("wb") as out:
                     shutil.copyfileobj(source, out)
                 _place(fresh, folder / fresh.name)
     except (tarfile.TarError, EOFError, zlib.error) as error:

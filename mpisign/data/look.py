@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign import memory
+from mpisign import memory, superblock
 from mpisign.data.sets import Say
 from mpisign.errors import UsageError
 from mpisign.problems import find
@@ -17,13 +17,12 @@ from mpisign.problems.readers import opening
 from mpisign.rng import Streams
 
 HEAD = 1 << 16  # bytes by which a file is recognised
-HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
-    """Tells what lies at a path, and the rows of each rank as a run with that seed deals them.
+def show(path: Path, ranks: int, seed: int, say: Say, **kwargs) -> None:
+    """Says what data lies at a path, and how many rows each rank has in a run with that seed.
 
-    how: kind, alpha, labels and min_rows of a partition. Raises UsageError for what is no data.
+    kwargs: kind, alpha, labels and min_rows of the partition. Raises UsageError for what is no data.
     """
     name, arguments = recognise(path)
     problem = find(name)(**arguments)
@@ -31,11 +30,11 @@ def show(path: Path, ranks: int, seed: int, say: Say, **how) -> None:
     problem.adopt(problem.describe(tables))
     settings = [f"problem.name={name}", *(f"problem.{key}={_toml(value)}" for key, value in arguments.items())]
     say(f"{path}: problem {name}; {' '.join(f'--set {shlex.quote(s)}' for s in settings)}")
-    say(_told("train", tables.train))
+    say(_summary("train", tables.train))
     if tables.test is not None:
-        say(_told("held out", tables.test))
+        say(_summary("held out", tables.test))
     _show_model(problem, say)
-    _show_ranks(tables, ranks, seed, say, how)
+    _show_ranks(tables, ranks, seed, say, kwargs)
 
 
 def recognise(path: Path) -> tuple[str, dict[str, object]]:
@@ -56,7 +55,7 @@ def recognise(path: Path) -> tuple[str, dict[str, object]]:
     data = opening.head(path, HEAD)
     if not data:
         raise UsageError(f"{path}: an empty file")
-    if data.startswith(HDF5):
+    if data.startswith(superblock.SIGNATURE):
         return "hdf5", {"path": str(path)}
     return "logistic" if _is_libsvm(data) else "text", {"path": str(path)}
 
@@ -72,7 +71,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _is_libsvm(data: bytes) -> bool:
-    """Whether the first line, of the start of a file, is a number and pairs index:value."""
+    """Whether the first line of a file's start is a number and pairs index:value."""
     words = data.splitlines()[:1]
     label, *pairs = words[0].split() if words and words[0].split() else [b"?"]
     if len(words[0]) == len(data) == HEAD:
@@ -88,7 +87,7 @@ def _toml(value: object) -> str:
     return str(value).replace("'", '"').replace(" ", "") if isinstance(value, list) else str(value)
 
 
-def _told(what: str, rows: Rows) -> str:
+def _summary(what: str, rows: Rows) -> str:
     arrays = getattr(rows, "arrays", None)
     if arrays is None:  # an HDF5 file, whose rows are not read yet
         return f"{what}: {rows.count:,} rows, inputs {rows.dtype} {list(rows.shape)}"
@@ -103,10 +102,10 @@ def _show_model(problem: Problem, say: Say) -> None:
     say(f"with its default model: {sum(p.numel() for p in start.values()):,} coordinates")
 
 
-def _show_ranks(tables: Tables, ranks: int, seed: int, say: Say, how: dict) -> None:
+def _show_ranks(tables: Tables, ranks: int, seed: int, say: Say, kwargs: dict) -> None:
     generator = Streams(seed).draw("partition", 0).generator()
-    parts = partition(rows=tables.train.count, classes=tables.classes, ranks=ranks, generator=generator, **how)
-    say(f"partition {how['kind']} over {ranks} ranks, seed {seed}:")
+    parts = partition(rows=tables.train.count, classes=tables.classes, ranks=ranks, generator=generator, **kwargs)
+    say(f"partition {kwargs['kind']} over {ranks} ranks, seed {seed}:")
     for rank, rows in enumerate(parts):
         line = f"  rank {rank:3}: {len(rows):8,} rows"
         if tables.classes is not None:

@@ -1,4 +1,4 @@
-"""The public data sets that can be fetched: where they lie, and by what they are known to be whole."""
+"""The public data sets that can be fetched: addresses and checksums."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,8 +113,8 @@ SETS: dict[str, Set] = {
 
 def digest_of_rows(file: Path) -> str:
     """SHA-256 over values, columns, row ends and labels of a LIBSVM file, however its lines end."""
-    (rows,), found = read_libsvm([file]), sha256()
+    (rows,), digest = read_libsvm([file]), sha256()
     x = rows["inputs"]
     for array, kind in ((x.data, "<f4"), (x.indices, "<i4"), (x.indptr, "<i8"), (rows["labels"], "<f4")):
-        found.update(np.ascontiguousarray(array.astype(kind)).tobytes())
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(array.astype(kind)).tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a SignOptimizer was asked for: the algorithm, by name or as an object, its rate, and how it travels."""
+"""The arguments of a SignOptimizer, checked: algorithm, hyperparameters, rates and the settings of its messages."""
 
 import inspect
 import math
@@ -23,7 +23,7 @@ OFFERED = frozenset({"two points"})  # what a training loop with a closure can g
 
 
 class Settings(pydantic.BaseModel):
-    """What a SignOptimizer takes beside parameters, rates and hyperparameters; alike on all ranks."""
+    """The arguments of a SignOptimizer but parameters, rates and hyperparameters; alike on all ranks."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -37,35 +37,35 @@ class Settings(pydantic.BaseModel):
     statistics_every: int = Field(ge=0)
 
 
-def settings_of(**given: Any) -> Settings:
-    """Settings, checked; raises UsageError naming the first that is wrong."""
-    return configuration.validate(Settings, {name: number(value) for name, value in given.items()}, "")
+def settings_of(**kwargs: Any) -> Settings:
+    """Checks the settings; raises UsageError naming the first that is wrong."""
+    return configuration.validate(Settings, {name: number(value) for name, value in kwargs.items()}, "")
 
 
 def algorithm_of(
-    given: str | Turns, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]
+    algorithm: str | Turns, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]
 ) -> tuple[Turns, float]:
     """The algorithm with its rules filled in, and the rate that it takes by default."""
-    if not isinstance(given, str):
+    if not isinstance(algorithm, str):
         if hyperparameters:
             raise UsageError(f"{choices(hyperparameters)}: an algorithm that is built already takes no hyperparameters")
-        return given.with_rules(zeros, ties, voters), 1e-3
-    entry = find(given)
-    hyperparameters = {name: number(value) for name, value in _spelled_here(entry.make, hyperparameters).items()}
+        return algorithm.with_rules(zeros, ties, voters), 1e-3
+    entry = find(algorithm)
+    hyperparameters = {name: number(value) for name, value in _own_spelling(entry.make, hyperparameters).items()}
     table = configuration.validate(
-        configuration.Algorithm, {"name": given, "zeros": zeros, "ties": ties, **hyperparameters}, ""
+        configuration.Algorithm, {"name": algorithm, "zeros": zeros, "ties": ties, **hyperparameters}, ""
     )
     built = entry.build(**configuration.bind(entry.make, table, "algorithm"))
     if missing := built.needs - OFFERED:
         fitting = [e.name for e in entries() if e.build().needs <= OFFERED]
         raise UsageError(
-            f"algorithm {given} needs {choices(missing)}, which a training loop of one's own does not offer; train "
+            f"algorithm {algorithm} needs {choices(missing)}, which a training loop of one's own does not offer; train "
             f"with `mpisign train`, or use one of: {choices(fitting)}"
         )
     return built.with_rules(zeros, ties, voters), entry.lr
 
 
-def _spelled_here(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+def _own_spelling(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Hyperparameters with torch's betas as beta1 and beta2, and its eps as epsilon, where an entry has those."""
     own, taken = inspect.signature(make).parameters, dict(hyperparameters)
     for spelled, names in (("betas", ("beta1", "beta2")), ("eps", ("epsilon",))):
@@ -104,7 +104,7 @@ def _of_group(group: dict[str, Any], place: int, name: str) -> float:
 
 
 def check_group(group: dict[str, Any], place: int) -> None:
-    """Refuses values of a group that can't be; its vote becomes a bool. place: among the groups. Raises UsageError."""
+    """Checks the values of a group and makes its vote a bool; raises UsageError. place: its number among the groups."""
     for name in ("lr", "weight_decay"):
         _of_group(group, place, name)
     group["vote"] = flag(f"vote of parameter group {place}", group["vote"])

@@ -1,4 +1,4 @@
-"""What does not move but must be alike on all ranks: frozen parameters and buffers, from root once.
+"""Frozen parameters and buffers, which must be alike on all ranks: broadcast from root once.
 
 They may be of any kind that a model holds: of any dtype and strides, with elements that share a place in memory
 (expand), sparse, nested, quantised, or of a class that wraps other tensors. Tensors on "meta" hold nothing to send.
@@ -17,7 +17,7 @@ from mpisign.optim.storage import dispatches, distinct, is_dense, parts
 
 
 def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
-    """Which of these can't be sent from root, if any."""
+    """The fault of the first tensor that can't be sent from root, or None."""
     for name, t in tensors.items():
         if is_lazy(t):
             return UsageError(
@@ -35,7 +35,7 @@ def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
 
 
 def told(tensors: Mapping[str, Tensor]) -> list[str]:
-    """What must agree between ranks: a line for each tensor."""
+    """Name, shape and type of each tensor, a line each; these must agree between ranks."""
     lines = []
     for name, tensor in tensors.items():
         for part, t in parts(name, tensor).items():
@@ -57,7 +57,7 @@ def from_root(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _send_dense(ranks: Ranks, tensor: Tensor) -> None:
-    """By its bytes. What is equal already is not written to: it may lie in memory that is for reading only."""
+    """Sends a tensor's bytes. An equal tensor is not written to: it may lie in read-only memory."""
     place = distinct(tensor.data)
     mine = place.cpu().resolve_conj().resolve_neg().contiguous()
     raw = mine.reshape(-1).view(torch.uint8)
@@ -68,7 +68,7 @@ def _send_dense(ranks: Ranks, tensor: Tensor) -> None:
 
 
 def _send_whole(ranks: Ranks, tensor: Tensor) -> None:
-    """By torch.save, since root's may have another number of elements."""
+    """Sends a tensor by torch.save, since root's may have another number of elements."""
     file = io.BytesIO()
     if ranks.root:
         torch.save(tensor.data, file)

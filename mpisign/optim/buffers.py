@@ -20,12 +20,12 @@ KNOWN = {torch.bool, torch.float16, torch.float32, torch.float64, torch.complex6
 
 def persistent(model: nn.Module | None) -> dict[str, Tensor]:
     """The buffers that a model's state_dict holds, by name, as they are at this moment."""
-    found: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
     for prefix, module in model.named_modules() if model else ():
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = buffer
-    return found
+                buffers[f"{prefix}.{name}" if prefix else name] = buffer
+    return buffers
 
 
 def to_save(model: nn.Module | None) -> dict[str, Tensor]:
@@ -50,41 +50,29 @@ def described(model: nn.Module | None) -> list[list]:
 
 
 def average(model: nn.Module, world: World, ranks: Ranks) -> None:
-    """Overwrites buffers that differ between ranks: floats by their mean over ranks, all else by root's. Collective.
+    """Overwrites buffers that differ between ranks: floats by their mean over ranks, others by root's. Collective.
 
     Means are sums in rank order, in float64. Raises UsageError on all ranks if ranks have different buffers.
     """
     own = {name: distinct(b.detach()) for name, b in model.named_buffers() if is_dense(b)}
-    told = {name: (str(b.dtype), tuple(b.shape), _digest(b)) for name, b in own.items()}
-    everyone = ranks.allgather(told, "buffers")
+    mine = {name: (str(b.dtype), tuple(b.shape), _digest(b)) for name, b in own.items()}
+    everyone = ranks.allgather(mine, "buffers")
     kinds = [", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape, _) in one.items()) for one in everyone]
     if len(set(kinds)) > 1:
         raise UsageError(f"buffers can't be averaged, as the model has {by_value(kinds)}", agreed=True)
     for name, buffer in own.items():
-        if all(one[name] == told[name] for one in everyone):
+        if all(one[name] == mine[name] for one in everyone):
             continue
         if buffer.is_floating_point() or buffer.is_complex():
             _take_mean(torch.view_as_real(buffer) if buffer.is_complex() else buffer, world)
         else:
-            whole = buffer.cpu().contiguous()
-            ranks.bcast(whole.view(-1).view(torch.uint8).numpy())
-            buffer.copy_(whole)
-
-
-def copies(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The dense buffers of a model, and copies of them for put_back()."""
-    own = [distinct(b.detach()) for b in model.buffers() if is_dense(b)]
-    return [(b, b.clone()) for b in own]
-
-
-def put_back(own: list[tuple[Tensor, Tensor]]) -> None:
-    """Gives buffers the values that copies() found."""
-    for buffer, before in own:
-        buffer.copy_(before)
+            host = buffer.cpu().contiguous()
+            ranks.bcast(host.view(-1).view(torch.uint8).numpy())
+            buffer.copy_(host)
 
 
 def _take_mean(buffer: Tensor, world: World) -> None:
-    """Averages a buffer in place, a stretch of it at a time."""
+    """Averages a buffer in place, piece by piece."""
     wide = buffer.to("cpu", torch.float64).contiguous()
     for part in wide.view(-1).split(max(AT_ONCE // world.n, 1)):
         part.copy_(ordered_sum(world.everyone([part])) / world.n)

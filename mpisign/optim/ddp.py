@@ -4,9 +4,9 @@
     model.register_comm_hook(SignVote(beta=0.9), sign_vote)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
-A bucket is packed to one bit a coordinate, dealt out by an all-to-all, counted, and gathered: 2(n-1)/n bits, as
-`sharded` sends. What DDP wants back is a float32 gradient, so the verdict is unpacked to -1 and +1, and the optimiser
-passes over it once more: 12 bytes of memory a coordinate that SignOptimizer does not move. The hook waits for its
+A bucket is packed to one bit per coordinate, dealt out by an all-to-all, counted, and gathered: 2(n-1)/n bits, as
+`sharded` sends. DDP wants a float32 gradient back, so the verdict is unpacked to -1 and +1, and the optimiser passes
+over it once more: 12 bytes of memory traffic per coordinate that SignOptimizer does not need. The hook waits for its
 bucket before it returns, so nothing overlaps with backward.
 
 A rank's state is saved by torch.save, as that of torch's own hooks, or by state_dict(), which
@@ -26,7 +26,7 @@ from mpisign import bits
 from mpisign.errors import NumericalError, UsageError
 from mpisign.rng import Streams
 
-APART = 1 << 28  # coordinates from one bucket's coins to the next one's
+STRIDE = 1 << 28  # coordinates from one bucket's coins to the next one's
 SIGNS = np.array([-1.0, 1.0], dtype=np.float32)
 # by its newer name where torch has it, which warns about the older one then
 gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -52,9 +52,9 @@ class SignVote:
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's state: beta, seed, steps taken, and momenta (float32, flat) in the order of the first buckets."""
-        dealt, momenta = self._dealt or self._expected, [*self._momenta.values(), *self._loaded]
-        momenta = [m.clone() for m in momenta]
-        return {"beta": self.beta, "seed": self.seed, "step": self._step, "dealt": list(dealt), "momenta": momenta}
+        dealt, momenta = list(self._dealt or self._expected), [*self._momenta.values(), *self._loaded]
+        state = {"beta": self.beta, "seed": self.seed, "step": self._step, "dealt": dealt}
+        return state | {"momenta": [m.clone() for m in momenta]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what state_dict() returned on this rank.
@@ -64,7 +64,7 @@ class SignVote:
         momenta, dealt = [m.clone() for m in state["momenta"]], list(state["dealt"])
         if self._momenta:
             if dealt != self._dealt or [m.shape for m in momenta] != [m.shape for m in self._momenta.values()]:
-                raise UsageError(_apart(dealt, self._dealt))
+                raise UsageError(_other_buckets(dealt, self._dealt))
             self._momenta, momenta = dict(zip(self._momenta, momenta, strict=True)), []
         self.beta, self.seed, self._step = state["beta"], state["seed"], state["step"]
         self._loaded, self._expected = momenta, dealt
@@ -80,28 +80,28 @@ class SignVote:
         """v of a bucket, flat: its gradient, or momentum. DDP may deal buckets anew, parameters stay what they are."""
         if not self.beta:
             return bucket.buffer()
-        parameters, found = bucket.parameters(), []
+        parameters, momenta = bucket.parameters(), []
         if any(id(p) not in self._momenta for p in parameters):
             self._take_in(parameters)
         for p, g in zip(parameters, bucket.gradients(), strict=True):
             m = self._momenta[id(p)]
             bits.blend(m, g.reshape(-1).contiguous(), self.beta, 1 - self.beta)
-            found.append(m)
-        return torch.cat(found)
+            momenta.append(m)
+        return torch.cat(momenta)
 
     def _take_in(self, parameters: list[Tensor]) -> None:
         """Gives the parameters of one of the first buckets their momenta: those that were loaded, or zeros."""
         self._dealt.append(len(parameters))
         if self._expected and self._dealt != self._expected[: len(self._dealt)]:
-            raise UsageError(_apart(self._expected, self._dealt))
+            raise UsageError(_other_buckets(self._expected, self._dealt))
         for p in parameters:
             m = self._loaded.pop(0).to(p.device) if self._loaded else torch.zeros(p.numel(), device=p.device)
             if m.numel() != p.numel():
-                raise UsageError(_apart(self._expected, self._dealt))
+                raise UsageError(_other_buckets(self._expected, self._dealt))
             self._momenta[id(p)] = m
 
 
-def _apart(saved: list[int], dealt: list[int]) -> str:
+def _other_buckets(saved: list[int], dealt: list[int]) -> str:
     return (
         f"momenta were saved for buckets of {saved} parameters, but DDP deals {dealt}, or parameters of other sizes; "
         "give DistributedDataParallel the same model and the same bucket_cap_mb as before"
@@ -115,18 +115,19 @@ def sign_vote(state: SignVote, bucket: dist.GradBucket) -> torch.futures.Future[
     """
     buffer, group = bucket.buffer(), state.group or dist.group.WORLD
     n, rank, d = dist.get_world_size(group), dist.get_rank(group), buffer.numel()
-    streams, at = Streams(state.seed), bucket.index() * APART
+    streams, at = Streams(state.seed), bucket.index() * STRIDE
     words = -(-d // 64)
     share = -(-words // n)
-    mine, came = (torch.zeros(shape, dtype=torch.int64, device=buffer.device) for shape in ((1, n * share), n * share))
+    mine = torch.zeros(1, n * share, dtype=torch.int64, device=buffer.device)
+    received = torch.zeros_like(mine[0])
     zero = streams.coin("zero", state._step, rank)
     _, bad = bits.pack(state.estimate(bucket), at, "coin", zero, mine[:, :words])
     if bad is not None and bad >= 0:
         raise NumericalError(f"rank {rank}: a gradient is {float(buffer[bad])} in bucket {bucket.index()}")
 
-    dist.all_to_all_single(came, mine[0], group=group)
+    dist.all_to_all_single(received, mine[0], group=group)
     counted, verdict = (bits.new_planes(planes, share, buffer.device) for planes in (bits.width(n), 1))
-    bits.count(came.view(n, share), counted)
+    bits.count(received.view(n, share), counted)
     tie = streams.coin("tie", state._step)
     bits.majority(counted, None, n, at + 64 * rank * share, "coin", tie, verdict)
     gather(mine[0], verdict[0], group=group)

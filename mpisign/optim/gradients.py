@@ -1,4 +1,4 @@
-"""What a training loop's gradients look like to an estimator: an oracle over p.grad and a closure."""
+"""The gradients of a training loop, as an oracle for estimators: p.grad, and a closure."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,18 +20,18 @@ Closure = Callable[[], Tensor | float]
 class Gradients:
     """An oracle whose first gradient of a step is what backward left in p.grad, and whose second one asks a closure.
 
-    given: whose trained parameters lie in the memory of x. warns: whether this rank is the one that warns.
-    What is wrong on this rank is kept in `fault`, and zeros are answered, so that all ranks reach the place where they
-    tell each other.
+    named: its trained parameters lie in the memory of x. warns: whether this rank is the one that warns.
+    What is wrong on this rank is kept in `fault`, with gradients of zero, so that all ranks reach the exchange in which
+    faults are agreed on.
     """
 
     rows, accumulate, clip = None, 1, 0.0
     keeps_buffers = True  # whether checkpoints have them
 
-    def __init__(self, given: Named, layout: Layout, x: Tensor, warns: bool = True):
+    def __init__(self, named: Named, layout: Layout, x: Tensor, warns: bool = True):
         self.layout, self.x, self.warns = layout, x, warns
-        self.model, self.frozen, self._frozen = given.model, given.frozen, list(given.frozen.values())
-        self.parameters = [given.trained[s.name] for s in layout.segments]
+        self.model, self.frozen, self._frozen = named.model, named.frozen, list(named.frozen.values())
+        self.parameters = [named.trained[s.name] for s in layout.segments]
         # an empty parameter has no address
         self.places = [x.data_ptr() + 4 * s.offset if s.size else 0 for s in layout.segments]
         self.closure: Closure | None = None
@@ -41,20 +41,20 @@ class Gradients:
         self.grads: list[Tensor | None] = []  # of this step, in the order of segments
         self.missing: tuple[int, ...] = ()  # segments without one
         self._missed: tuple[int, ...] = ()  # those that were missing when it was last asked why
-        self._of_model = {id(p) for p in given.model.parameters()} if given.model else set()
+        self._of_model = {id(p) for p in named.model.parameters()} if named.model else set()
         self._views: dict[int, list[Tensor]] = {}
         self._generator: list[Tensor] | None = None
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of this rank besides its states: the buffers that the model has now."""
+        """The buffers of the model, which a checkpoint keeps besides the states of this rank."""
         return to_save(self.model) if self.keeps_buffers else {}
 
     def begin(self, t: int) -> None:
-        """Nothing turns with the step: batches are the loop's own."""
+        """Does nothing: batches are the loop's own."""
 
     def constrain(self, x: Tensor) -> None:
-        """A loop that has constraints sees to them itself."""
+        """Does nothing: constraints are the loop's own."""
 
     def look(self, closure: Closure | None, twice: bool) -> Tensor | float | None:
         """Evaluates the closure, if there is one, and looks at the gradients that are there.
@@ -94,10 +94,10 @@ class Gradients:
     def _copy(self, out: Tensor) -> None:
         views, grads = self.views(out), self.grads
         if self.missing:
-            there = [k for k, grad in enumerate(grads) if grad is not None]
+            present = [k for k, grad in enumerate(grads) if grad is not None]
             for k in self.missing:
                 views[k].zero_()
-            views, grads = [views[k] for k in there], [grads[k] for k in there]
+            views, grads = [views[k] for k in present], [grads[k] for k in present]
         if views:
             torch._foreach_copy_(views, cast(list[Tensor], grads))
         if self.scale != 1.0:
@@ -112,7 +112,7 @@ class Gradients:
     @contextmanager
     def _elsewhere(self, point: Tensor) -> Iterator[None]:
         """Parameters at another point, with the draws of the first look; all else is afterwards as it was."""
-        here, gradients = self.x.clone(), [p.grad for p in self.parameters]
+        saved_x, gradients = self.x.clone(), [p.grad for p in self.parameters]
         buffers, generator = self._copies_of_buffers(), self._draws()
         self.x.copy_(point)
         if self._generator is not None:
@@ -123,7 +123,7 @@ class Gradients:
             with torch.enable_grad():
                 yield
         finally:
-            self.x.copy_(here)
+            self.x.copy_(saved_x)
             self._draw_on(generator)
             for home, name, buffer, copies in buffers:
                 home[name] = buffer  # a module may have replaced it
@@ -136,13 +136,13 @@ class Gradients:
         """For each buffer of the model: the dict that holds it, its name, itself, and copies of its parts."""
         homes = [module._buffers for module in self.model.modules()] if self.model else []
         buffers = [(home, name, b) for home in homes for name, b in home.items() if b is not None]
-        return [(*found, [(t, copy_of(t)) for t in parts(*found[1:]).values()]) for found in buffers]
+        return [(*buffer, [(t, copy_of(t)) for t in parts(*buffer[1:]).values()]) for buffer in buffers]
 
     @property
     def _generators(self) -> list[torch.Generator]:
-        """What draws the masks of a dropout: torch's generator, and the GPU's, if parameters lie on one."""
-        found, device = [torch.default_generator], self.x.device
-        return found if device.type == "cpu" else [*found, torch.cuda.default_generators[device.index]]
+        """The generators of dropout masks: torch's own, and that of the GPU on which parameters lie."""
+        generators, device = [torch.default_generator], self.x.device
+        return generators if device.type == "cpu" else [*generators, torch.cuda.default_generators[device.index]]
 
     def _draws(self) -> list[Tensor]:
         return [generator.get_state() for generator in self._generators]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from mpisign import leaving, stopping
+from mpisign import leaving, mpi, stopping
 from mpisign.errors import StepInterrupted
 from mpisign.launchers import launch
 from mpisign.mpi import Ranks
@@ -24,19 +24,19 @@ PROMISE = "raises KeyboardInterrupt on all ranks after their next step()"
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class Attendant:
-    """What makes calls that all ranks make together."""
+class CollectiveCalls:
+    """The collective calls of an optimiser, counted and watched over, and its interrupts."""
 
     roll: RollCall | None = None
     _several = _interrupted = False
 
     def arrive(self) -> None:
-        """An optimiser is about to be made: whoever has left already, after mpisign.rank(), is found from here on."""
-        if (roll := leaving.roll_of_all()) is not None:
+        """Begins the construction: from here on a rank that has left already, after mpisign.rank(), is found."""
+        if (roll := leaving.roll_of(mpi.started())) is not None:
             roll.enter("SignOptimizer()")
 
     def attend(self, ranks: Ranks, watchdog: float) -> None:
-        """Watches over the ranks of a communicator from now on. Collective."""
+        """Starts to watch over the ranks of a communicator. Collective."""
         leaving.guard()
         self._several = ranks.size > 1
         self.roll = leaving.watch_over(ranks, watchdog, "the optimiser's watchdog", patient=True)
@@ -47,7 +47,7 @@ class Attendant:
             stopping.catch_signals(leaving.interrupted, saves=True, numbers=(signal.SIGINT,), promise=PROMISE)
 
     def attended(self) -> None:
-        """All ranks have been made."""
+        """Ends the construction, on all ranks."""
         if self.roll:
             self.roll.leave(together=True)
 
@@ -66,7 +66,7 @@ class Attendant:
 
 
 def together(meet: bool = False) -> Callable[[Method], Method]:
-    """For methods that all ranks call together. meet: whether they wait for each other first; steps do by themselves.
+    """Decorates a collective method. meet: whether ranks wait for each other first; steps do so by themselves.
 
     Without it, messages of a call that one rank makes alone would be taken for those of another call.
     """
@@ -75,7 +75,7 @@ def together(meet: bool = False) -> Callable[[Method], Method]:
         name = f"{method.__name__}()"
 
         @functools.wraps(method)
-        def call(self: Attendant, *args: Any, **kwargs: Any) -> Any:
+        def call(self: CollectiveCalls, *args: Any, **kwargs: Any) -> Any:
             roll, alike = self.roll, False
             if roll is None:
                 return method(self, *args, **kwargs)

@@ -19,7 +19,7 @@ from mpisign.stepper import Flight, Stepper
 
 
 class Ready:
-    """An oracle of gradients that are where the estimator wants them already."""
+    """An oracle whose gradients are already in the estimator's g."""
 
     def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None: ...
 
@@ -105,16 +105,20 @@ class Overlap:
 
     def _estimate(self, i: int, c: int, flight: Flight) -> None:
         section, (lo, hi) = self.stepper.stage.lanes[i].section, self.stepper.stage.lanes[i].exchange.chunks[c]
-        where = slice(section.lo + lo, section.lo + hi)
-        state = {name: array[where] for name, array in self._state.items()}
+        chunk = slice(section.lo + lo, section.lo + hi)
+        state = {name: array[chunk] for name, array in self._state.items()}
         with self.stepper.timer("estimate"):
-            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[where], state, flight.steps[0])
+            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[chunk], state, flight.steps[0])
 
     def finish(self) -> None:
-        """Before a step: what has not come is taken to be zero, and all estimates are made. Faults go to gradients."""
+        """Before a step: gradients that have not arrived become zero, and the remaining estimates are made.
+
+        A fault goes to gradients.fault.
+        """
         gradients, flight = self.gradients, self._flight
         if self._versions and flight is not None:
-            self._look_for_faults()
+            if gradients.fault is None and (text := self._fault()):
+                gradients.fault = UsageError(text)
             for k, view in enumerate(gradients.views(self._g)):
                 if k not in self._versions:
                     view.zero_()
@@ -123,26 +127,21 @@ class Overlap:
         self._flight = None
         self.forget()
 
-    def _look_for_faults(self) -> None:
-        """What happened to gradients after they had been taken."""
-        gradients = self.gradients
-        name = lambda k: gradients.layout.segments[k].name  # noqa: E731
-        text = None
+    def _fault(self) -> str | None:
+        """What went wrong with gradients after they had been taken, or None."""
+        gradients, segments = self.gradients, self.gradients.layout.segments
         if self._twice is not None:
-            text = (
-                f"backward reached parameter {name(self._twice)!r} twice before step(), with overlap; put all passes "
-                "but the last of a step into `with opt.no_sync():`"
+            return (
+                f"backward reached parameter {segments[self._twice].name!r} twice before step(), with overlap; put all "
+                "passes but the last of a step into `with opt.no_sync():`"
             )
-        elif gradients.scaled:
-            text = "a gradient scaler can't be used with overlap: gradients are sent before they are unscaled"
-        else:
-            for k, version in self._versions.items():
-                grad = gradients.parameters[k].grad
-                if grad is None or grad._version != version:
-                    text = (
-                        f"the gradient of parameter {name(k)!r} was changed after backward, with overlap: it was sent "
-                        "already; clip without overlap, or leave gradients alone"
-                    )
-                    break
-        if text and gradients.fault is None:
-            gradients.fault = UsageError(text)
+        if gradients.scaled:
+            return "a gradient scaler can't be used with overlap: gradients are sent before they are unscaled"
+        for k, version in self._versions.items():
+            grad = gradients.parameters[k].grad
+            if grad is None or grad._version != version:
+                return (
+                    f"the gradient of parameter {segments[k].name!r} was changed after backward, with overlap: it was "
+                    "sent already; clip without overlap, or leave gradients alone"
+                )
+        return None

@@ -1,4 +1,4 @@
-"""What a SignOptimizer is given to move: names, groups, and whether all ranks were given the same."""
+"""The parameters of a SignOptimizer: their names and groups, and whether all ranks have the same ones."""
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Set
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or
 
 @dataclass(frozen=True)
 class Named:
-    """What is given, by name.
+    """The tensors of a SignOptimizer and its model, by name.
 
-    groups: for torch, with frozen parameters in their places. trained: those that lie in x, in order. frozen: those
-    given that do not. beside: all that does not lie in x but must be alike on all ranks: frozen parameters, and the
+    groups: for torch, with frozen parameters in their places. trained: parameters that lie in x, in order. frozen:
+    parameters that do not. beside: all tensors outside of x that must be alike on all ranks: frozen parameters, and the
     other parameters and the buffers of the model.
     """
 
@@ -36,18 +36,18 @@ class Named:
     model: nn.Module | None
 
 
-def named(given: Given, model: nn.Module | None, include_frozen: bool = False) -> Named:
-    """Names of what is given: a model, parameters, named parameters, or groups of either.
+def named(params: Given, model: nn.Module | None, include_frozen: bool = False) -> Named:
+    """Names a model, parameters, named parameters, or groups of either.
 
     Names come from the model, from pairs (name, parameter), or are numbers. include_frozen: parameters that require no
     gradient now are to be trained too. Raises UsageError for what has no order, is given twice, or is no parameter.
     """
     if model is not None and not isinstance(model, nn.Module):
         raise UsageError(f"model: a {type(model).__name__}; pass the torch.nn.Module that holds the parameters")
-    if isinstance(given, nn.Module):
-        model = model or given
-        given = given.named_parameters()
-    groups = _groups_of(given)
+    if isinstance(params, nn.Module):
+        model = model or params
+        params = params.named_parameters()
+    groups = _groups_of(params)
     known = {id(p): name for name, p in model.named_parameters()} if model else {}
     trained: dict[str, nn.Parameter] = {}
     frozen: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def named(given: Given, model: nn.Module | None, include_frozen: bool = False) -
             if name in trained or name in frozen:
                 raise UsageError(f"two parameters are called {name!r}; give them names of their own")
             mine[name], met[id(p)] = p, (name, number)
-    return Named(groups, trained, frozen, _beside(trained, frozen, model), model)
+    return Named(groups, trained, frozen, _others(trained, frozen, model), model)
 
 
 def _twice(name: str, first: int, second: int) -> UsageError:
@@ -71,9 +71,9 @@ def _twice(name: str, first: int, second: int) -> UsageError:
     return UsageError(f"parameter {name!r} is given twice; pass the model, or list(dict.fromkeys(parameters))")
 
 
-def _groups_of(given: Iterable[Any]) -> list[dict[str, Any]]:
-    """Groups of their own, whose "params" are pairs of name (empty if it has none) and parameter."""
-    items = _listed(given, "params")
+def _groups_of(iterable: Iterable[Any]) -> list[dict[str, Any]]:
+    """Copies of the groups, whose "params" are pairs of name (empty if it has none) and parameter."""
+    items = _listed(iterable, "params")
     if not items:
         raise UsageError("no parameters to optimise; pass a model, or its parameters()")
     if not any(isinstance(item, dict) for item in items):
@@ -91,18 +91,18 @@ def _groups_of(given: Iterable[Any]) -> list[dict[str, Any]]:
     return groups
 
 
-def _listed(given: Any, what: str) -> list[Any]:
-    """The items of what has the same order on every rank."""
-    if isinstance(given, Mapping):
+def _listed(params: Any, what: str) -> list[Any]:
+    """The items of an iterable, which must have the same order on every rank."""
+    if isinstance(params, Mapping):
         raise UsageError(
-            f"{what}: a {type(given).__name__}; pass its items(), or a list of groups: [{{'params': ...}}]"
+            f"{what}: a {type(params).__name__}; pass its items(), or a list of groups: [{{'params': ...}}]"
         )
-    if isinstance(given, WeakSet) or (isinstance(given, Set) and not isinstance(given, (KeysView, ItemsView))):
-        raise UsageError(f"{what}: a {type(given).__name__} has another order on every rank; pass a list or the model")
-    if isinstance(given, Tensor) or not isinstance(given, Iterable):
-        raise UsageError(f"{what}: a {type(given).__name__}; pass a model, or a list of parameters")
-    items = list(given)
-    if not items and isinstance(given, Iterator):
+    if isinstance(params, WeakSet) or (isinstance(params, Set) and not isinstance(params, (KeysView, ItemsView))):
+        raise UsageError(f"{what}: a {type(params).__name__} has another order on every rank; pass a list or the model")
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise UsageError(f"{what}: a {type(params).__name__}; pass a model, or a list of parameters")
+    items = list(params)
+    if not items and isinstance(params, Iterator):
         raise UsageError(
             f"{what}: no parameters; an iterator, such as model.parameters(), can be used once only: "
             "pass list(model.parameters())"
@@ -111,7 +111,7 @@ def _listed(given: Any, what: str) -> list[Any]:
 
 
 def _pair(item: Any) -> tuple[str, nn.Parameter]:
-    """Name and parameter of what stands for one parameter."""
+    """The name and the tensor of one parameter."""
     name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
     if not isinstance(p, Tensor) or not isinstance(name, str):
         raise UsageError(
@@ -126,34 +126,32 @@ def _pair(item: Any) -> tuple[str, nn.Parameter]:
     return name, p  # type: ignore[return-value]  # a leaf will do
 
 
-def _beside(trained: dict[str, nn.Parameter], frozen: dict[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
-    """What the model and the user hold besides the trained parameters, each once."""
-    everything = [
-        *frozen.items(),
-        *(model.named_parameters() if model else ()),
-        *(model.named_buffers() if model else ()),
-    ]
-    seen, found = {id(p) for p in trained.values()}, {}
+def _others(trained: dict[str, nn.Parameter], frozen: dict[str, Tensor], model: nn.Module | None) -> dict[str, Tensor]:
+    """All tensors of the model and the user but the trained parameters, each once."""
+    everything = [*frozen.items()]
+    if model:
+        everything += [*model.named_parameters(), *model.named_buffers()]
+    seen, others = {id(p) for p in trained.values()}, {}
     for name, t in everything:
         if id(t) not in seen:
             seen.add(id(t))
-            found[f"{name} of the model" if name in found or name in trained else name] = t
-    return found
+            others[f"{name} of the model" if name in others or name in trained else name] = t
+    return others
 
 
-def fault_of(parameters: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> UsageError | None:
-    """What about these parameters, or about what is beside them, can't be optimised here, if anything."""
+def fault_of(parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> UsageError | None:
+    """The first fault by which these parameters, or the other tensors of the model, can't be optimised; or None."""
     if not parameters:
         return UsageError("no parameter requires a gradient, so there is nothing to optimise")
     if not any(is_lazy(p) or p.numel() for p in parameters.values()):
         return UsageError("no parameter has any element, so there is nothing to optimise")
-    if fault := fault_of_kind(parameters) or fault_of_kind(beside):
+    if fault := fault_of_kind(parameters) or fault_of_kind(others):
         return fault
     first = next(iter(parameters.values())).device
     for name, p in parameters.items():
         if text := _fault_of_place(p, first) or _fault_of_numbers(p):
             return UsageError(f"parameter {name!r} {text}")
-    if shared := sharing(parameters, beside):
+    if shared := sharing(parameters, others):
         a, b = shared
         return UsageError(
             f"parameter {a!r} and {b!r} share memory, which they no longer would in x: tie modules by one parameter "
@@ -200,31 +198,31 @@ def _fault_of_numbers(p: Tensor) -> str:
     return ""
 
 
-def check_alike(layout: Layout, beside: list[str], settings: dict[str, object], ranks: Ranks) -> None:
+def check_alike(layout: Layout, others: list[str], settings: dict[str, object], ranks: Ranks) -> None:
     """Raises UsageError on all ranks, naming the first difference, if they were given different models or settings.
 
-    beside: a line for each buffer and frozen parameter.
+    others: a line for each buffer and frozen parameter.
     """
     mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
-    everyone = ranks.allgather((mine, beside, settings), "models and settings")
+    everyone = ranks.allgather((mine, others, settings), "models and settings")
     for rank, (theirs, lines, other) in enumerate(everyone):
         first, what = everyone[0][0], f"rank {rank} and rank 0 have different"
         if len(theirs) != len(first):
             message = f"{what} models: {len(theirs)} and {len(first)} parameters"
         elif theirs != first:
             k = next(k for k, pair in enumerate(zip(theirs, first, strict=True)) if pair[0] != pair[1])
-            message = f"{what} models: parameter {k} is {_told(theirs[k])} and {_told(first[k])}"
+            message = f"{what} models: parameter {k} is {_described(theirs[k])} and {_described(first[k])}"
         elif lines != everyone[0][1]:
             pair = next(pair for pair in zip_longest(lines, everyone[0][1], fillvalue="none") if pair[0] != pair[1])
             message = f"{what} buffers or frozen parameters: {pair[0]} and {pair[1]}"
         elif other != everyone[0][2]:
             key = next(key for key in other if other[key] != everyone[0][2][key])
-            message = f"different settings: {key} is {by_value([told[key] for _, _, told in everyone])}"
+            message = f"different settings: {key} is {by_value([values[key] for _, _, values in everyone])}"
         else:
             continue
         raise UsageError(f"{message}; build the same model and optimiser on every rank", agreed=True)
 
 
-def _told(segment: tuple[str, list[int], str]) -> str:
+def _described(segment: tuple[str, list[int], str]) -> str:
     name, shape, group = segment
     return f"{name!r} of shape {shape}" + ("" if group == str(Group()) else f" in {group}")

@@ -1,7 +1,7 @@
-"""What the ranks of a SignOptimizer tell each other in the header of a step, and the errors that come of it.
+"""The requests of ranks in the header of a step, and the errors that they agree on.
 
-One float64 a rank, which the header has room for anyway: FAULT, or a hash of all that must be alike on all ranks, the
-learning rates, weight decays and which gradients are missing. Only where hashes differ is anything else sent.
+A request is one float64 per rank, for which the header has a place: FAULT, or a hash of all that must be alike on all
+ranks: learning rates, weight decays, and which gradients are missing. Only where hashes differ is anything else sent.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ HASH = 6  # bytes of the hash: whole numbers up to 2**48 are exact in float64
 
 
 def request(gradients: Gradients, numbers: np.ndarray, ranks: Ranks) -> int:
-    """What this rank tells all others before anything moves. numbers: rates and decays, float64 (2, groups)."""
+    """The request of this rank, before anything moves. numbers: rates and decays, float64 (2, groups)."""
     if gradients.fault is not None:
         return FAULT
     if ranks.size == 1:
@@ -31,7 +31,7 @@ def request(gradients: Gradients, numbers: np.ndarray, ranks: Ranks) -> int:
 
 
 def refuse(requests: np.ndarray, gradients: Gradients, numbers: np.ndarray, ranks: Ranks, t: int) -> None:
-    """Raises on all ranks, before x moves, what any rank has to tell, and what differs between them, if anything.
+    """Raises on all ranks, before x moves, a fault of any rank, or UsageError for what differs between ranks.
 
     requests: of all ranks, (n,). t: the step.
     """
@@ -42,7 +42,7 @@ def refuse(requests: np.ndarray, gradients: Gradients, numbers: np.ndarray, rank
         return
     mine = [gradients.layout.segments[k].name for k in gradients.missing]
     everyone = ranks.allgather((numbers.tolist(), mine), "learning rates and missing gradients")
-    if differing := numbers_that_differ([told for told, _ in everyone]):
+    if differing := numbers_that_differ([rates for rates, _ in everyone]):
         raise UsageError(
             f"at step {t} {differing}; every rank must take the same step: give schedulers numbers that are the same "
             "on all ranks, such as a loss averaged over them (ReduceLROnPlateau), and step them equally often",
@@ -65,7 +65,7 @@ def numbers_that_differ(everyone: Sequence[Sequence[Sequence[float]]]) -> str:
     """
     for which, what in enumerate(("lr", "weight_decay")):
         for group in range(len(everyone[0][which])):
-            values = [told[which][group] for told in everyone]
+            values = [rates[which][group] for rates in everyone]
             if len(set(values)) > 1:
                 return f"{what} of parameter group {group} is {by_value(values)}"
     return ""

@@ -1,4 +1,4 @@
-"""What a SignOptimizer keeps, hands out and takes back: states, buffers of its model, checkpoints."""
+"""States, buffers and checkpoints of a SignOptimizer: averaged, saved, loaded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,13 @@ from mpisign.errors import UsageError
 from mpisign.mpi import Ranks
 from mpisign.optim import buffers, saving
 from mpisign.optim.gradients import Gradients
-from mpisign.optim.leaving import Attendant, together
+from mpisign.optim.leaving import CollectiveCalls, together
 from mpisign.optim.overlap import Overlap
+from mpisign.optim.storage import copy_of, is_dense, put_back
 from mpisign.stepper import Stepper
 
 
-class Stateful(Attendant, torch.optim.Optimizer):
+class Stateful(CollectiveCalls, torch.optim.Optimizer):
     """A SignOptimizer but for its construction and its step."""
 
     ranks: Ranks
@@ -47,12 +48,13 @@ class Stateful(Attendant, torch.optim.Optimizer):
     @contextmanager
     def averaged_buffers(self) -> Iterator[None]:
         """A context in which buffers are those of average_buffers(); afterwards each rank has its own again."""
-        own = buffers.copies(self._model())
+        own = [(b, copy_of(b)) for b in self._model().buffers() if is_dense(b)]
         self.average_buffers()
         try:
             yield
         finally:
-            buffers.put_back(own)
+            for buffer, copy in own:
+                put_back(buffer, copy)
 
     def _model(self) -> nn.Module:
         if self.gradients.model is None:
@@ -77,7 +79,7 @@ class Stateful(Attendant, torch.optim.Optimizer):
         saving.load_state_dict(state_dict, self.stepper, self.param_groups)
 
     def _show_state(self) -> None:
-        """Tells torch what there is: tools that find no state take a step to make some."""
+        """Puts entries into torch's own state: tools that find no state take a step to make some."""
         first, *others = self._parameters()
         self.state[first] = saving.entries(self.stepper)
         self.state.update((p, {}) for p in others)

@@ -25,7 +25,7 @@ def own_storage(view: Tensor) -> Tensor:
 
 
 def dispatches(tensor: Tensor) -> bool:
-    """Whether a tensor is of a class that computes by itself (DTensor, quantised weights), around other tensors."""
+    """Whether a tensor is of a class that wraps others and dispatches by itself (DTensor, quantised weights)."""
     return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
@@ -69,12 +69,12 @@ def distinct(tensor: Tensor) -> Tensor:
 
 
 def copy_of(tensor: Tensor) -> Tensor:
-    """A copy for put_back of a tensor that parts() found."""
+    """A copy of a tensor for put_back()."""
     return distinct(tensor.data).clone() if is_dense(tensor) else tensor.data.clone()
 
 
 def put_back(tensor: Tensor, copy: Tensor) -> None:
-    """Gives a tensor the values that copy_of found in it, in place where it has one."""
+    """Restores a tensor from copy_of(tensor), in place if it is dense."""
     if is_dense(tensor):
         distinct(tensor.data).copy_(copy)
     else:

@@ -18,9 +18,9 @@ def warn_if_crowded(ranks: Ranks) -> None:
         return
     mine = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
     with WATCH("an allgather of threads"):
-        here = ranks.node.allgather(mine)
-    threads, cores = sum(count for count, _ in here), len({core for _, some in here for core in some})
-    everyone = ranks.gather((threads, cores, len(here)))
+        on_node = ranks.node.allgather(mine)
+    threads, cores = sum(count for count, _ in on_node), len({core for _, some in on_node for core in some})
+    everyone = ranks.gather((threads, cores, len(on_node)))
     # one thread for each rank is the least that there can be
     crowded = [node for node in everyone or [] if node[0] > max(node[1], node[2])]
     if not crowded or _warned:

@@ -34,7 +34,7 @@ def at_least_zero(name: str, value: Any, what: str) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False; raises UsageError for what only looks like one, as "no" does."""
+    """A bool; raises UsageError for anything but True, False, 1 and 0."""
     taken = number(value)
     if not isinstance(taken, (bool, int)) or taken not in (0, 1):
         raise UsageError(f"{name} = {value!r}: True or False")
@@ -68,21 +68,21 @@ def encode(value: Any, name: str) -> Any:
     return _encode(snapshot(value, name))
 
 
-def decode(found: Any) -> Any:
+def decode(encoded: Any) -> Any:
     """The value that encode() was given. Raises KeyError, ValueError or TypeError for what it did not write."""
-    if isinstance(found, list):
-        return [decode(v) for v in found]
-    if not isinstance(found, dict):
-        return found
-    kind = found.get(KIND)
+    if isinstance(encoded, list):
+        return [decode(v) for v in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    kind = encoded.get(KIND)
     if kind is None:
-        return {k: decode(v) for k, v in found.items()}
+        return {k: decode(v) for k, v in encoded.items()}
     if kind == "tuple":
-        return tuple(decode(v) for v in found["items"])
+        return tuple(decode(v) for v in encoded["items"])
     if kind == "dict":
-        return {decode(k): decode(v) for k, v in found["items"]}
+        return {decode(k): decode(v) for k, v in encoded["items"]}
     if kind == "tensor":
-        return _tensor(**{k: v for k, v in found.items() if k != KIND})
+        return _tensor(**{k: v for k, v in encoded.items() if k != KIND})
     raise ValueError(f"values of kind {kind!r} are not known")
 
 

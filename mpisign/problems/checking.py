@@ -1,4 +1,4 @@
-"""Whether what a problem read can be trained on: looked at where it was read, before any row is dealt."""
+"""Checks that the data of a problem can be trained on, where it was read and before rows are dealt."""
 
 import re
 
@@ -12,7 +12,7 @@ MOST_CLASSES = 1 << 20  # counted for every voter, and each an output of a model
 
 
 def checked(problem: Problem, tables: Tables | None) -> Tables | None:
-    """What a problem read, with arrays as torch takes them: native, with strides forwards, sparse ones as CSR.
+    """The tables of a problem, with arrays as torch takes them: native, with strides forwards, sparse ones as CSR.
 
     Values and precision stay as they are. Raises UsageError for tables without rows, arrays that are not of numbers,
     and classes that are not integers from 0, one a row.
@@ -33,10 +33,7 @@ def checked(problem: Problem, tables: Tables | None) -> Tables | None:
 
 
 def check_labels(labels: np.ndarray, where: object) -> None:
-    """Refuses the labels (rows,) of training rows that are all of one class: a model would learn a constant.
-
-    where: the file or folder, for the message.
-    """
+    """Raises UsageError if the labels (rows,) of all training rows are of one class. where: the file or folder."""
     if len(labels) and (labels == labels[0]).all():
         raise UsageError(
             f"{where}: all {len(labels)} training rows have the label {labels[0]}; there is nothing to learn: at least "
@@ -45,7 +42,7 @@ def check_labels(labels: np.ndarray, where: object) -> None:
 
 
 def check_sizes(where: object, train: tuple[int, ...], test: tuple[int, ...]) -> None:
-    """Refuses held-out rows of another shape than those to train on."""
+    """Raises UsageError if held-out rows are of another shape than those to train on."""
     if tuple(train) != tuple(test):
         raise UsageError(
             f"{where}: rows to train on are of shape {list(train)}, those held out of {list(test)}; they must be alike"
@@ -53,15 +50,15 @@ def check_sizes(where: object, train: tuple[int, ...], test: tuple[int, ...]) ->
 
 
 def explain(error: RuntimeError, rows: Rows | None) -> None:
-    """Raises UsageError if what torch found wrong in a problem's loss or measure are the types of its rows."""
+    """Raises UsageError if an error of torch in a problem's loss or measure comes from the types of its rows."""
     arrays = getattr(rows, "arrays", {})
     types = {name: str(array.dtype).removeprefix("torch.") for name, array in arrays.items()}
     if not re.search("dtype|scalar type", str(error)) or set(types.values()) <= {"float32"}:
         return
-    told = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    listed = ", ".join(f"{name} {kind}" for name, kind in types.items())
     raise UsageError(
         f"the problem can't use its rows with x, which is float32 ({next(iter(str(error).splitlines()))}); its rows "
-        f"are: {told}; make inputs float32 in read(), as by .astype(np.float32)",
+        f"are: {listed}; make inputs float32 in read(), as by .astype(np.float32)",
         agreed=True,  # all ranks have rows of the same types
     ) from error
 
@@ -70,8 +67,7 @@ def _array(array, what: str):
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu().numpy()
     if hasattr(array, "tocsr"):
-        array = array.tocsr()
-        return array
+        return array.tocsr()
     array = np.asarray(array)
     if array.dtype.kind not in "fiubc":
         raise UsageError(f"{what} are {array.dtype}; numbers are needed, such as float32, or int64 for labels")

@@ -28,7 +28,7 @@ class Classifier(Problem):
         self.use(self.recipe.build(sizes["shape"], sizes["classes"]))
 
     def use(self, network: Network) -> None:
-        """From now on the model is this one."""
+        """Sets the model."""
         self.network, self.coordinates = network, network.coordinates
         if self._compiled:
             network.compile()

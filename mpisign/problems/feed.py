@@ -1,4 +1,4 @@
-"""Rows as a voter's device takes them: kept there where they fit, else batch by batch, each before it is needed."""
+"""A voter's rows on its device: all of them where they fit, else batch by batch, each before it is needed."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,7 +12,7 @@ SHARE = 0.4  # of the free memory of a GPU, that rows of all ranks on it may tak
 
 
 class Feed:
-    """A voter's rows (numpy or scipy arrays) and the batches of them on a device, as Rows of tensors.
+    """A voter's rows (numpy or scipy arrays), and their batches on a device as Rows of tensors.
 
     resident: whether all rows lie on the device; by default where they fit. sharing: ranks that use the device.
     """
@@ -28,9 +28,8 @@ class Feed:
         if resident and device.type != "cpu":
             self._rows = self._rows.to(device)
         if self.fetches:
-            self._pool, self._stream = ThreadPoolExecutor(1, "mpisign-feed"), None
-            if device.type != "cpu":
-                self._stream = torch.cuda.Stream(device)
+            self._pool = ThreadPoolExecutor(1, "mpisign-feed")
+            self._stream = torch.cuda.Stream(device) if device.type != "cpu" else None
 
     def __getitem__(self, name: str):
         return self._rows[name]
@@ -44,31 +43,31 @@ class Feed:
         """The rows of these numbers, or of a slice, on the device. ahead: those that will be asked for next."""
         if not self.fetches:
             # all of them as they are: sparse rows would be copied
-            whole = isinstance(rows, slice) and rows.indices(self.count) == (0, self.count, 1)
-            return self._rows if whole else self._rows.take(rows)
+            is_all = isinstance(rows, slice) and rows.indices(self.count) == (0, self.count, 1)
+            return self._rows if is_all else self._rows.take(rows)
         wanted = _key(rows)
         if self._latest is None or self._latest[0] != wanted:  # a method may look at one batch more than once
             foreseen = self._ahead is not None and self._ahead[0] == wanted
             self._latest = wanted, self._ahead[1].result() if foreseen else self._fetch(rows)
-        found = self._latest[1]
+        batch = self._latest[1]
         if self._stream is not None:
             # memory of the other stream, which must not be used again before this one is done with it
-            here = torch.cuda.current_stream(self._device)
-            here.wait_stream(self._stream)
-            for array in found.arrays.values():
-                array.record_stream(here)
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_stream(self._stream)
+            for array in batch.arrays.values():
+                array.record_stream(stream)
         if ahead is not None and (self._ahead is None or self._ahead[0] != _key(ahead)):
             self._ahead = _key(ahead), self._pool.submit(self._fetch, ahead)
-        return found
+        return batch
 
     def _fetch(self, rows: np.ndarray | slice) -> Rows:
         """Gathers rows in pinned memory and starts to copy them, by a stream of its own."""
         if self._stream is None:
             return self._rows.take(rows)
         with torch.cuda.stream(self._stream):
-            there = {k: _pinned(a, rows).to(self._device, non_blocking=True) for k, a in self._rows.arrays.items()}
+            arrays = {k: _pinned(a, rows).to(self._device, non_blocking=True) for k, a in self._rows.arrays.items()}
             self._stream.synchronize()  # of this thread alone: the pinned memory may then be given back
-        return Rows(**there)
+        return Rows(**arrays)
 
 
 def _pinned(array: Tensor, rows: np.ndarray | slice) -> Tensor:

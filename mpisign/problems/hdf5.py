@@ -44,12 +44,12 @@ class Hdf5(Classifier):
         self.names, self.external = (inputs, labels), external
 
     def read(self):
-        beside, test = tuple(f"{name}_test" for name in self.names), None
-        train = StoredRows(self.path, *self.names, self.external)
+        held_out = tuple(f"{name}_test" for name in self.names)
+        train, test = StoredRows(self.path, *self.names, self.external), None
         if self.test_path:
             test = StoredRows(self.test_path, *self.names, self.external)
-        elif beside[0] in names(self.path):
-            test = StoredRows(self.path, *beside, self.external)
+        elif held_out[0] in names(self.path):
+            test = StoredRows(self.path, *held_out, self.external)
         self._known = self.classes or int(train.labels.max()) + 1
         if self._known > MOST_CLASSES:
             raise UsageError(

@@ -59,8 +59,8 @@ class _OnlyArrays(pickle.Unpickler):
 def _unpickled(file: Path, data: bytes, classes: int) -> tuple[np.ndarray, np.ndarray]:
     key = b"labels" if classes == 10 else b"fine_labels"
     try:
-        found = _OnlyArrays(io.BytesIO(data), encoding="bytes").load()
-        images, labels = np.asarray(found[b"data"]), np.asarray(found[key])
+        batch = _OnlyArrays(io.BytesIO(data), encoding="bytes").load()
+        images, labels = np.asarray(batch[b"data"]), np.asarray(batch[key])
     except Exception as error:  # a damaged pickle may raise anything
         raise UsageError(
             f"{file}: can't be read as a Python batch of CIFAR-{classes} ({type(error).__name__}: {error}); "

@@ -52,7 +52,7 @@ class StoredRows(Rows):
         Raises UsageError where they can't be read, or are not finite numbers.
         """
         wanted = np.arange(self.count)[rows]
-        found = np.empty((len(wanted), *self.shape), dtype=np.uint8 if self.bytes else np.float32)
+        inputs = np.empty((len(wanted), *self.shape), dtype=np.uint8 if self.bytes else np.float32)
         step = max(PIECE // max(int(np.prod(self.shape)) * self.dtype.itemsize, 1), 1)
         with _opened(self.file) as opened, np.errstate(over="ignore"):
             stored = _dataset(self.file, opened, self._inputs, self._external)
@@ -61,14 +61,14 @@ class StoredRows(Rows):
                 first, last = np.searchsorted(wanted, (lo, lo + step))
                 if first < last:
                     start, end = wanted[first], wanted[last - 1] + 1
-                    found[first:last] = stored[start:end][wanted[first:last] - start]
-                    self._check_finite(found[first:last], wanted[first:last])
-        return Rows(inputs=found, labels=self.labels[wanted])
+                    inputs[first:last] = stored[start:end][wanted[first:last] - start]
+                    self._check_finite(inputs[first:last], wanted[first:last])
+        return Rows(inputs=inputs, labels=self.labels[wanted])
 
-    def _check_finite(self, found: np.ndarray, numbers: np.ndarray) -> None:
-        if self.bytes or np.isfinite(found).all():
+    def _check_finite(self, inputs: np.ndarray, numbers: np.ndarray) -> None:
+        if self.bytes or np.isfinite(inputs).all():
             return
-        wrong = numbers[~np.isfinite(found).reshape(len(found), -1).all(axis=1)][0]
+        wrong = numbers[~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)][0]
         raise UsageError(
             f"{self.file}: row {wrong} of {self._inputs} has a value that is not a finite number in float32; scale or "
             "remove it"
@@ -84,8 +84,8 @@ def names(file: Path) -> list[str]:
 def _dataset(file: Path, opened: h5py.File, name: str, external: bool) -> h5py.Dataset:
     try:
         if hdf5.find(opened, name, external) is None:
-            found = ", ".join(hdf5.datasets(opened)) or "none"
-            raise UsageError(f"{file}: no dataset {name!r}; its datasets: {found}. See problem.inputs, .labels")
+            known = ", ".join(hdf5.datasets(opened)) or "none"
+            raise UsageError(f"{file}: no dataset {name!r}; its datasets: {known}. See problem.inputs, .labels")
         return hdf5.dataset(opened, name, ANY, outside=external)
     except Outside as error:
         raise UsageError(f"{file}: {error}; problem.external=true reads what lies in other files") from error
@@ -94,7 +94,7 @@ def _dataset(file: Path, opened: h5py.File, name: str, external: bool) -> h5py.D
 
 
 def _demand_room(file: Path, inputs: h5py.Dataset, labels: h5py.Dataset) -> None:
-    """Raises UsageError where a part that is read at once does not fit into memory, whatever the file claims."""
+    """Raises UsageError if what is read at once (a chunk or a row, and the labels) does not fit into memory."""
     chunk = inputs.dtype.itemsize * int(np.prod(inputs.chunks or (0,), dtype=object))
     row = inputs.dtype.itemsize * int(np.prod(inputs.shape[1:], dtype=object))
     amount = max(chunk, row) + 8 * len(labels)
@@ -102,7 +102,7 @@ def _demand_room(file: Path, inputs: h5py.Dataset, labels: h5py.Dataset) -> None
 
 
 def _check_stored(data: h5py.Dataset, file: Path) -> None:
-    """Refuses a dataset that HDF5 would read as a constant, in part or whole, or can't decompress."""
+    """Raises UsageError for a dataset that HDF5 can't decompress, or would read as a constant in some part."""
     made = data.id.get_create_plist()
     filters = [made.get_filter(k) for k in range(made.get_nfilters())]
     lacking = [(code, name.decode(errors="replace")) for code, _, _, name in filters if not available(code)]
@@ -113,7 +113,9 @@ def _check_stored(data: h5py.Dataset, file: Path) -> None:
             "rewrite it with gzip, as by h5repack -f GZIP=4, or set HDF5_PLUGIN_PATH to that filter's plugin"
         )
     if data.is_virtual:
-        gone = [s.file_name for s in data.virtual_sources() if "%" not in s.file_name and not _there(s.file_name, file)]
+        gone = [
+            s.file_name for s in data.virtual_sources() if "%" not in s.file_name and not _exists(s.file_name, file)
+        ]
         if gone:
             raise UsageError(f"{file}: {data.name} is put together from files, of which {gone[0]} is not there")
     elif data.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
@@ -136,7 +138,7 @@ def available(code: int) -> bool:
     return bool(h5py.h5z.filter_avail(code))
 
 
-def _there(source: str, file: Path) -> bool:
+def _exists(source: str, file: Path) -> bool:
     return source == "." or Path(source).exists() or (file.parent / source).exists()
 
 

@@ -55,10 +55,10 @@ def _parsed(file: Path):
 
 def _positive(files: Sequence[Path], labels: list[np.ndarray]) -> float:
     """The label that stands for +1, by the classes of all files."""
-    found = set(np.unique(np.concatenate(labels)).tolist())
-    pair = next((pair for pair in LABELS if found == pair), None)
+    classes = set(np.unique(np.concatenate(labels)).tolist())
+    pair = next((pair for pair in LABELS if classes == pair), None)
     if pair is None:
-        shown = ", ".join(f"{label:g}" for label in sorted(found)[:5]) + (", ..." if len(found) > 5 else "")
+        shown = ", ".join(f"{label:g}" for label in sorted(classes)[:5]) + (", ..." if len(classes) > 5 else "")
         raise UsageError(
             f"{_named(files)}: labels {shown or 'none: no rows'}; two classes are needed, as 0/1, 1/2 or -1/+1"
         )

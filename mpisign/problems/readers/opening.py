@@ -1,4 +1,4 @@
-"""Files as they are found: plain or compressed, readable or not."""
+"""Finds and reads files, plain or compressed."""
 
 import bz2
 import gzip
@@ -32,7 +32,7 @@ def is_file(path: Path) -> bool:
 
 
 def require(file: Path, key: str, kind: str) -> None:
-    """Raises UsageError, which names the key of the job and the kind of file it wants, where there is no file."""
+    """Raises UsageError if there is no file; it names the key of the job and the kind of file that it wants."""
     if is_file(file):
         return
     if file.is_dir():
@@ -44,7 +44,7 @@ def require(file: Path, key: str, kind: str) -> None:
 
 
 def read(file: Path) -> bytes:
-    """What is in a file, decompressed whatever it is called. Raises UsageError where that can't be."""
+    """The contents of a file, decompressed whatever it is called. Raises UsageError if it can't be read."""
     try:
         data = file.read_bytes()
         packed = next((module for start, module in PACKED.items() if data.startswith(start)), None)
@@ -60,7 +60,7 @@ def read(file: Path) -> bytes:
 
 
 def head(file: Path, count: int) -> bytes:
-    """The first bytes of what is in a file, decompressed, without reading the rest. Raises UsageError as read()."""
+    """The first bytes of a file's contents, decompressed, without reading the rest. Raises UsageError as read()."""
     try:
         with file.open("rb") as raw:
             start = raw.read(count)

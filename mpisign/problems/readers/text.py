@@ -30,7 +30,7 @@ def read_text(file: Path, encoding: str) -> tuple[np.ndarray, str]:
 
 
 def _reason(error: UnicodeError) -> str:
-    """What is wrong where; some encodings do not say where."""
+    """What is wrong and, if the encoding tells, where."""
     if isinstance(error, UnicodeDecodeError) and error.start < len(error.object):
         return f"byte {error.object[error.start]:#04x} at {error.start} ({error.reason})"
     if isinstance(error, UnicodeEncodeError):
