@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mpisign import docstrings, plugins
-from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.errors import UsageError
 from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
 
@@ -214,20 +214,10 @@ def find(name: str) -> Entry:
 
     Raises UsageError listing the names there are.
     """
-    if ":" in name:
-        module, _, name = name.partition(":")
-        plugins.load_module(module, f"algorithm.name = {module}:{name}")
-    if name not in REGISTRY:
-        failed = plugins.load_algorithms()
-        if name not in REGISTRY:
-            broken = "".join(f"; not loaded: {line}" for line in failed)
-            raise UsageError(
-                f"unknown algorithm {name!r}{did_you_mean(name, REGISTRY)}; known: {choices(REGISTRY)}{broken}"
-            )
-    return REGISTRY[name]
+    return plugins.find("algorithm", name, REGISTRY)
 
 
 def entries() -> list[Entry]:
     """All entries, mpisign's own first and in the order of the zoo."""
-    plugins.load_algorithms()
+    plugins.load_all("algorithm")
     return list(REGISTRY.values())

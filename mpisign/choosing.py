@@ -14,7 +14,7 @@ import numpy as np
 
 from mpisign.algorithm import Algorithm
 from mpisign.errors import UsageError
-from mpisign.exchange import Choice
+from mpisign.exchange import REGISTRY, Choice, candidates
 from mpisign.memory import lacking_shared
 from mpisign.trial import Trial
 from mpisign.watchdog import WATCH
@@ -56,20 +56,6 @@ class Prediction:
         if len(self.sizes) > 1:
             slope = max(slope, (self.seconds[-1] - self.seconds[-2]) / (self.sizes[-1] - self.sizes[-2]))
         return self.seconds[-1] + slope * (d - self.sizes[-1])
-
-
-def candidates(stage: Algorithm) -> tuple[str, ...]:
-    """The exchanges that can carry a stage's words and give the same bits."""
-    counts = not (stage.vote.needs_ballots or stage.vote.shares)
-    return ("sharded", "allgather", *(("allreduce", "hierarchical") if counts else ()))
-
-
-def _sensible(stage: Algorithm, comm, node_size: int = 0, **_) -> tuple[str, ...]:
-    """The candidates, without hierarchical where every rank has a node of its own."""
-    from mpisign.exchange.nodes import nodes_of  # late: a process of one voter may have no MPI
-
-    shared = any(len(members) > 1 for members in nodes_of(comm, node_size).members)
-    return tuple(name for name in candidates(stage) if shared or name != "hierarchical")
 
 
 def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **how) -> tuple[Choice, ...]:
@@ -123,11 +109,10 @@ def _why(best: Prediction, predictions: list[Prediction], d: int) -> str:
 def predict(
     stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **how
 ) -> list[Prediction]:
-    """A prediction for each exchange, alike on all ranks."""
-    found, begin = (
-        [Prediction(Choice(name, ""), link) for name in names or _sensible(stage, comm, **how)],
-        time.perf_counter(),
-    )
+    """A prediction for each exchange, alike on all ranks; by default for all that are of use here."""
+    begin, size = time.perf_counter(), how.get("node_size", 0)
+    names = names or tuple(name for name in candidates(stage) if REGISTRY[name].useful(comm, size))
+    found = [Prediction(Choice(name, ""), link) for name in names]
     sizes = [size for size in SIZES if size < d]
     for size in [*sizes, d][: len(SIZES)]:
         # root's clock decides for all whether there is time for so many coordinates

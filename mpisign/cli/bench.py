@@ -173,11 +173,11 @@ def _sizes(sizes) -> tuple[int, ...]:
 
 
 def _check(names, algorithm, name: str) -> None:
-    from mpisign.bench.exchanges import carrying
+    from mpisign.exchange import candidates
 
     for wanted in names:
-        if wanted not in carrying(algorithm):
-            raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(carrying(algorithm))}")
+        if wanted not in candidates(algorithm):
+            raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(candidates(algorithm))}")
 
 
 def _zoo() -> None:

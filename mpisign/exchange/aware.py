@@ -1,10 +1,12 @@
 """Whether MPI really takes the memory of a GPU: it is asked, and then tried, before a run relies on it."""
 
+from __future__ import annotations  # which name classes of an MPI that may not have started
+
 import torch
-from mpi4py import MPI
 
 from mpisign import mpi
 from mpisign.errors import UsageError
+from mpisign.exchange.late import MPI
 
 
 def check_aware(comm: MPI.Intracomm, device: torch.device) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mpisign import world as worlds
-from mpisign.choosing import candidates, measure_link, measured, predict
+from mpisign.choosing import measure_link, measured, predict
 from mpisign.errors import NumericalError
-from mpisign.exchange import Choice, choose
+from mpisign.exchange import Choice, candidates, choose
 from mpisign.problems.synthetic import Quadratic
 from mpisign.trial import Trial
 from mpisign.world import Local, Mpi
