@@ -122,7 +122,7 @@ def predict(
         trials = []
         for p in found.copy():
             try:
-                trials.append(Trial(p.choice, stage, Mpi(comm), size, **how))
+                trials.append(Trial.of(p.choice, stage, Mpi(comm), size, **how))
             except UsageError:  # on all ranks: a node has not even so much shared memory
                 found.remove(p)
         for trial in trials:

@@ -132,7 +132,7 @@ def test_scaled_means_go_by_allgather(tmp_path):
 def test_every_entry_can_be_tried_without_its_gradient(name, hyper):
     """As `exchange = "auto"` and the benchmarks do."""
     for stage in find(name).build(**hyper).with_rules("auto", "auto", 1).stages:
-        trial = Trial(Choice("local", ""), stage, Local(1), 1000)
+        trial = Trial.of(Choice("local", ""), stage, Local(1), 1000)
         trial.once()
         trial.once()
 

@@ -108,12 +108,12 @@ class Watched(Trial):
 
 def _trial(name: str, algorithm: Algorithm, ranks: Ranks, d: int, how: dict) -> Watched:
     # slots are watched, so each trial gets its own
-    return Watched(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+    return Watched.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
 
 
 def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **how) -> Table:
     """Where each millisecond of a step goes, on the average over ranks and repeats."""
-    trial = Trial(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+    trial = Trial.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
     before = resident()
     trial.once()
     spent = dict(_spans(trial))

@@ -6,6 +6,7 @@ from mpisign import exchange, problems
 from mpisign.algorithm import find
 from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
+from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.mpi import Ranks
 from mpisign.problems import Oracle
@@ -48,9 +49,9 @@ def _ours(width: int, batch: int) -> Stepper:
     start = problem.initial(streams.draw("initial", 0).generator())
     layout = Layout({name: tuple(p.shape) for name, p in start.items()})
     algorithm = find("signum-mv").build(beta=BETA).with_rules("auto", "auto", 1)
-    carriers = exchange.build(exchange.choose("auto", algorithm, 1), world, layout, algorithm)
     oracle = Oracle(problem, layout, rows, 0, streams, batch_size=batch)
-    return Stepper(algorithm, layout, carriers, world, streams, [oracle], layout.flatten(start))
+    chosen = exchange.choose("auto", algorithm, 1)
+    return build(algorithm, chosen, layout, world, streams, [oracle], layout.flatten(start))
 
 
 def _plain(width: int, batch: int):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mpisign import __version__, bits, dense, exchange, mpi, zoo
 from mpisign.choosing import measured
 from mpisign.device import spread
+from mpisign.engine.build import build
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import broadcast, requests, threads
@@ -172,10 +173,11 @@ class SignOptimizer(Stateful):
         progress = settings.progress or ("thread" if self._threads() else "calls")
         how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)
-        carriers = exchange.build(chosen, world, self.layout, turns, **how, backwards=self.overlaps)
         self.choices = chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
-        self.stepper = Stepper(turns, self.layout, carriers, world, Streams(settings.seed), oracles, x)
+        streams = Streams(settings.seed)
+        how["backwards"] = self.overlaps
+        self.stepper: Stepper = build(turns, chosen, self.layout, world, streams, oracles, x, **how)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
