@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Iterable
 
 from mpisign import docstrings
-from mpisign.algorithm import Algorithm, Entry
+from mpisign.algorithm import Algorithm
 from mpisign.messages import Format
+from mpisign.registry import Entry
 
 VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 
@@ -72,7 +73,7 @@ def _bits(form: Format) -> str:
 def evaluations(entry: Entry) -> float:
     """Gradients of single rows a step, over the rows of a batch."""
     turns = entry.build()
-    spent = sum(turns.stages[turns.stage(t)].estimator.evaluations(BATCH, ROWS, t) for t in range(STEPS))
+    spent = sum(turns.at(t).estimator.evaluations(BATCH, ROWS, t) for t in range(STEPS))
     return spent / STEPS / BATCH
 
 
@@ -80,6 +81,6 @@ def function_values(entry: Entry) -> float:
     """Function values of single rows a step, likewise."""
     turns, spent = entry.build(), 0
     for t in range(STEPS):
-        slots = turns.stages[turns.stage(t)]
+        slots = turns.at(t)
         spent += slots.estimator.values(BATCH, ROWS, t) + slots.update.values(ROWS, t)
     return spent / STEPS / BATCH

@@ -8,7 +8,7 @@ from typing import Any
 from mpisign import config as configuration
 from mpisign import dense, problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
+from mpisign.algorithm import Method
 from mpisign.config import Config
 from mpisign.config.tables import Adversary
 from mpisign.errors import UsageError, choices
@@ -16,6 +16,7 @@ from mpisign.exchange import Choice, choose
 from mpisign.layout import Group
 from mpisign.problems import OFFERS, Problem
 from mpisign.problems.share import Share
+from mpisign.registry import Entry, entries, find
 from mpisign.theory import Setting
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
@@ -27,7 +28,7 @@ class Plan:
 
     config: Config
     entry: Entry
-    algorithm: Algorithm | Stages | Cycle
+    algorithm: Method
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
     preset: str = ""  # what run.preset chose, and by which theorem
@@ -70,7 +71,7 @@ def resolve(config: Config, voters: int) -> Plan:
         update={
             "run": config.run.model_copy(update={"voters": voters}),
             "problem": config.problem.model_copy(update=arguments),
-            "algorithm": config.algorithm.model_copy(update=hyperparameters | _rules(algorithm)),
+            "algorithm": config.algorithm.model_copy(update=hyperparameters | algorithm.rules),
             "schedule": config.schedule.model_copy(update={"lr": config.schedule.lr or entry.lr}),
         }
     )
@@ -117,12 +118,12 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Pl
     table = config.algorithm.model_copy(update=values)
     filled = config.model_copy(update={"algorithm": table, "schedule": config.schedule.model_copy(update=rate)})
     algorithm, hyperparameters = _algorithm(filled, plan.entry, voters)
-    filled = filled.model_copy(update={"algorithm": table.model_copy(update=hyperparameters | _rules(algorithm))})
+    filled = filled.model_copy(update={"algorithm": table.model_copy(update=hyperparameters | algorithm.rules)})
     chosen = choose(config.exchange.name, algorithm, voters)
     return replace(plan, config=filled, algorithm=algorithm, choices=chosen, preset=preset)
 
 
-def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:
+def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Method, dict[str, Any]]:
     hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
     built = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
     factor = config.dense.lr / (config.schedule.lr or entry.lr) if config.dense.lr else 1.0
@@ -133,7 +134,7 @@ def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | S
     return built, hyperparameters
 
 
-def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, config: Config) -> None:
+def _check_needs(entry: Entry, algorithm: Method, problem: Problem, config: Config) -> None:
     name = config.problem.name
     if not isinstance(problem, Problem):
         raise UsageError(f"problem {name!r} made a {type(problem).__name__}, not an mpisign.problems.Problem")
@@ -153,7 +154,7 @@ def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: P
             )
 
 
-def _check_adversary(entry: Entry, algorithm: Algorithm | Stages | Cycle, lies: Adversary, voters: int) -> None:
+def _check_adversary(entry: Entry, algorithm: Method, lies: Adversary, voters: int) -> None:
     """Refuses lies that nobody would notice, and more liars than there can be."""
     if not lies.voters:
         return
@@ -173,7 +174,7 @@ def _check_adversary(entry: Entry, algorithm: Algorithm | Stages | Cycle, lies: 
         )
 
 
-def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) -> str:
+def _sampling(entry: Entry, algorithm: Method, wanted: str) -> str:
     """How batches are drawn: as the method says, or as is wished where it says nothing."""
     if wanted == "auto" or algorithm.sampling in ("", wanted):
         return algorithm.sampling or (wanted if wanted != "auto" else "reshuffle")
@@ -182,16 +183,6 @@ def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) 
         f"problem.sampling = {wanted!r}: {entry.name} is about batches by {algorithm.sampling!r}; leave it out, or "
         f"take a method for {wanted!r} ({fitting}), or one for either"
     )
-
-
-def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
-    """The rules for zeros and ties that "auto" came to, for the run file."""
-    found = {}
-    for stage in algorithm.stages:
-        sign = getattr(stage.sign, "rule", stage.sign)
-        rules = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
-        found |= {k: v for k, v in rules.items() if v is not None}
-    return found
 
 
 def groups(plan: Plan, names: list[str]) -> dict[str, Group]:

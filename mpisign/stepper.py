@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Algorithm, Method
 from mpisign.exchange import Exchange
 from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
@@ -56,7 +56,7 @@ class Stepper:
 
     def __init__(
         self,
-        algorithm: Algorithm | Stages | Cycle,
+        algorithm: Method,
         layout: Layout,
         exchanges: list[list[Exchange]],
         world: World,

@@ -4,7 +4,7 @@ Rules for ties: "coin", a fair coin negated at the next step; "random", a new co
 with a second plane down; "plus", +1 (code of 2019), and "minus", -1 (Distributed Lion's): biased, they can diverge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,13 @@ class _Signs(Vote):
     """Decides a sign a coordinate, or none where it is tied and the rule is "zero"."""
 
     ties: str
+
+    @property
+    def rules(self):
+        return {"ties": self.ties}
+
+    def with_ties(self, rule):
+        return replace(self, ties=rule)
 
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mpisign import optim
-from mpisign.algorithm import find
 from mpisign.config import make
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
+from mpisign.registry import find
 from mpisign.results import Run
 from mpisign.train import simulate
 from mpisign.trial import Trial

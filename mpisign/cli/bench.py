@@ -185,7 +185,7 @@ def _zoo() -> None:
 
 
 def _algorithm(name: str):
-    from mpisign.algorithm import find
+    from mpisign.registry import find
 
     _zoo()
     return find(name).build().stages[-1]

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import exchange
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Method
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.rng import Streams
@@ -19,7 +19,7 @@ Of = TypeVar("Of", bound=Stepper)
 
 
 def build(
-    algorithm: Algorithm | Stages | Cycle,
+    algorithm: Method,
     choices: tuple[exchange.Choice, ...],
     layout: Layout,
     world: World,

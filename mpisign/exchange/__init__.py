@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Algorithm, Method
 from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried
@@ -34,7 +34,7 @@ class Choice:
     details: str = ""
 
 
-def choose(name: str, algorithm: Algorithm | Stages | Cycle, voters: int) -> tuple[Choice, ...]:
+def choose(name: str, algorithm: Method, voters: int) -> tuple[Choice, ...]:
     """The exchange that carries each stage's messages.
 
     Raises UsageError where the wanted one can't, naming those that can.
@@ -87,7 +87,7 @@ def build(
     chosen: tuple[Choice, ...],
     world: World,
     layout: Layout,
-    algorithm: Algorithm | Stages | Cycle,
+    algorithm: Method,
     chunk: int = 0,
     progress: str = "calls",
     backwards: bool = False,
