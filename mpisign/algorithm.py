@@ -87,6 +87,8 @@ class Algorithm(Method):
         """What it needs the whole gradient for before it can send a part of it; "" for nothing."""
         if not self.estimator.by_parts:
             return f"{type(self.estimator).__name__} asks for gradients itself"
+        if self.estimator.agrees:
+            return f"{type(self.estimator).__name__} has all voters agree on whole estimates"
         return f"{type(self.sign).__name__} needs {self.sign.whole} first" if self.sign.whole else ""
 
     def stage(self, age):

@@ -99,6 +99,17 @@ class Estimator:
         """v, a flat float32 vector of layout.length; it belongs to the estimator."""
         raise NotImplementedError
 
+    def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
+        """What all voters must agree on once they have estimates, through step.world; one call for the local voters.
+
+        It may change estimates (d,) and states in place. Whoever overrides it needs whole estimates.
+        """
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it has voters agree on anything."""
+        return type(self).agree is not Estimator.agree
+
     def observe(self, direction: Direction, state: State, step: Step) -> None:
         """Sees what was decided for a stretch, after x moved."""
 

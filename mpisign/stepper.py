@@ -180,7 +180,9 @@ class Stepper:
             for voter in (self.world.local[:1] if self.stage.together else self.world.local)
         ]
         with self.timer("estimate"):
-            estimates = self._estimate_all(steps) if estimates is None else estimates
+            if estimates is None:
+                estimates = self._estimate_all(steps)
+                self.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
         with self.timer("sign"):
             posts = [self._begin(lane, lane.of(estimates), steps, everyone) for lane in self.stage.lanes]
         for lane in self.stage.lanes:
