@@ -155,15 +155,15 @@ class Direction:
     def write(self, out: Tensor, layout: Layout) -> None:
         """Fills this stretch of out (flat) with what was decided there."""
         for span, table in self._decoded(layout):
-            here = out[span.coordinates].zero_()
-            bits.add_levels(here, self.planes[:, span.words(self.lo)], table)
+            part = out[span.coordinates].zero_()
+            bits.add_levels(part, self.planes[:, span.words(self.lo)], table)
 
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
         """Each span of the stretch with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):
-            found = torch.zeros(span.hi - span.lo, device=self.planes.device)
-            bits.add_levels(found, self.planes[:, span.words(self.lo)], table)
-            yield span, found
+            values = torch.zeros(span.hi - span.lo, device=self.planes.device)
+            bits.add_levels(values, self.planes[:, span.words(self.lo)], table)
+            yield span, values
 
     def _decoded(self, layout: Layout) -> Iterator[tuple[Span, np.ndarray]]:
         tables = self.tables(np.ones(len(layout.segments)))

@@ -172,11 +172,11 @@ class Stepper:
         """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
         self.world.watch.step = self.t
         self._turn(self.turns.stage(self.t - self.begun))
-        given = (self.t, rates, self.streams, self.layout, self.world)
+        arguments = (self.t, rates, self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
-        everyone = Step(*given, **more)
+        everyone = Step(*arguments, **more)
         steps = [
-            Step(*given, voter, float(self.weights[voter]), **more)
+            Step(*arguments, voter, float(self.weights[voter]), **more)
             for voter in (self.world.local[:1] if self.stage.together else self.world.local)
         ]
         with self.timer("estimate"):

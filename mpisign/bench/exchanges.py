@@ -23,7 +23,13 @@ PHASES = {"phase": "", "ms": ".3f", "share": ".0%"}
 
 
 def exchanges(
-    algorithm: Algorithm, names: tuple[str, ...], sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, **how
+    algorithm: Algorithm,
+    names: tuple[str, ...],
+    sizes: tuple[int, ...],
+    repeats: int,
+    ranks: Ranks,
+    say: Say,
+    **options,
 ) -> Table:
     """Medians of steps without their gradient, each lasting until the last rank is done.
 
@@ -33,16 +39,16 @@ def exchanges(
     """
     link = measure_link(ranks.comm)
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
-    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | how | machine())
+    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | options | machine())
     for d in sizes:
-        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)[0].name
+        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **options)[0].name
         fitting = [name for name in names or candidates(algorithm) if name in candidates(algorithm)]
-        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **how)}
-        trials = {name: _trial(name, algorithm, ranks, d, how) for name in fitting}
-        found = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
+        guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **options)}
+        trials = {name: _trial(name, algorithm, ranks, d, options) for name in fitting}
+        times = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
         for name, trial in trials.items():
-            row = _row(trial, found[name], repeats, ranks, d)
-            row |= {"predicted ms": guesses[name] * 1e3, "error": guesses[name] / found[name].median - 1}
+            row = _row(trial, times[name], repeats, ranks, d)
+            row |= {"predicted ms": guesses[name] * 1e3, "error": guesses[name] / times[name].median - 1}
             row["ideal ms"] = row["bits"] / 8 * d / link.bandwidth * 1e3
             table.add(n=ranks.size, d=d, exchange=name, auto="*" if name == auto else "", **row)
     return table
@@ -74,10 +80,10 @@ class Stopwatch:
         """From now on the time of this method counts."""
         method = getattr(holder, name)
 
-        def timed(*given, **named):
+        def timed(*arguments, **named):
             begin = self._clock()
             try:
-                return method(*given, **named)
+                return method(*arguments, **named)
             finally:
                 self.seconds += self._clock() - begin
 
@@ -87,8 +93,8 @@ class Stopwatch:
 class Watched(Trial):
     """A trial that notes the seconds of this thread that each step's kernels took."""
 
-    def __init__(self, *given, **named):
-        super().__init__(*given, **named)
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
         self._kernels, slots, self.work = Stopwatch(time.thread_time), self.algorithm, []
         for holder, method in (
             (self.stage.lanes[0], "search"),
@@ -106,21 +112,21 @@ class Watched(Trial):
         self.work.append(self._kernels.seconds - before)
 
 
-def _trial(name: str, algorithm: Algorithm, ranks: Ranks, d: int, how: dict) -> Watched:
+def _trial(name: str, algorithm: Algorithm, ranks: Ranks, d: int, options: dict) -> Watched:
     # slots are watched, so each trial gets its own
-    return Watched.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+    return Watched.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **options)
 
 
-def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **how) -> Table:
+def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **options) -> Table:
     """Where each millisecond of a step goes, on the average over ranks and repeats."""
-    trial = Trial.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **how)
+    trial = Trial.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **options)
     before = resident()
     trial.once()
     spent = dict(_spans(trial))
     times = in_turns({name: trial.once}, repeats, ranks, say)[name]
     average = {phase: ranks.comm.allreduce(s.seconds) / ranks.size / (repeats + 1) for phase, s in spent.items()}
     total = sum(times.seconds) / repeats
-    about = {"algorithm": algorithm.name, "exchange": name, "n": ranks.size, "d": d, "mean of": repeats} | how
+    about = {"algorithm": algorithm.name, "exchange": name, "n": ranks.size, "d": d, "mean of": repeats} | options
     about["memory of buffers, bytes a coordinate"] = round(trial.exchange.memory() / d, 4)
     about["memory grown in the steps, bytes a coordinate"] = round((resident() - before) / d, 4)
     table = Table("profile", PHASES, about | machine())

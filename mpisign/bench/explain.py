@@ -15,12 +15,12 @@ from mpisign.world import Local
 SAMPLE = 1 << 20  # coordinates on which the kernels are timed
 
 
-def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say, **how) -> Table:
+def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say, **options) -> Table:
     """Predictions for each exchange and size, the choice, and what it rests on."""
     n, link = ranks.size, measure_link(ranks.comm)
     nanoseconds = work(algorithm, n)
     gigabits = 62 * (n - 1) / n / nanoseconds
-    predictions = predict(algorithm, ranks.comm, max(sizes), link, **how)
+    predictions = predict(algorithm, ranks.comm, max(sizes), link, **options)
     columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in predictions} | {"choice": ""}
     about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
     table = Table("explain", columns, about | {"pays below Gbit/s": round(gigabits, 1)} | machine())

@@ -46,20 +46,20 @@ def optimizer(sizes: tuple[int, ...], tensors: int, repeats: int, say: Say) -> T
         ours = SignOptimizer(_parameters(d, tensors), name, RATE, statistics_every=0, check_every=0)
         x, y = torch.zeros(d), torch.ones(d)
         works = {"SGD ms": sgd.step, "one pass ms": lambda x=x, y=y: x.copy_(y), "mpisign ms": ours.step}
-        found = {name: times.median * 1e3 for name, times in in_turns(works, repeats, Ranks(), say).items()}
-        beyond = found["mpisign ms"] / (found["SGD ms"] + found["one pass ms"]) - 1
-        table.add(algorithm=name, tensors=tensors, d=d, **found, **{"beyond SGD and a pass": beyond})
+        ms = {name: t.median * 1e3 for name, t in in_turns(works, repeats, Ranks(), say).items()}
+        beyond = ms["mpisign ms"] / (ms["SGD ms"] + ms["one pass ms"]) - 1
+        table.add(algorithm=name, tensors=tensors, d=d, **ms, **{"beyond SGD and a pass": beyond})
     return table
 
 
 def _parameters(d: int, tensors: int) -> list[nn.Parameter]:
     """d coordinates in so many tensors, with gradients."""
-    generator, found = torch.Generator().manual_seed(0), []
+    generator, parameters = torch.Generator().manual_seed(0), []
     for part in np.array_split(np.empty(d, dtype=np.int8), tensors):
         p = nn.Parameter(torch.zeros(len(part)))
         p.grad = torch.randn(len(part), generator=generator)
-        found.append(p)
-    return found
+        parameters.append(p)
+    return parameters
 
 
 def overlap(
@@ -77,16 +77,16 @@ def overlap(
     loops = {overlaps: _Loop(width, name, ranks, overlaps) for overlaps in (False, True)}
     kinds = [(batch, 0, f"{batch} rows on the CPU") for batch in batches]
     for batch, wait, computing in kinds + [(1, wait, f"{wait} ms elsewhere") for wait in waits]:
-        given = torch.randn(batch, width), wait / 1e3 / LAYERS
+        load = torch.randn(batch, width), wait / 1e3 / LAYERS
         works = {
-            "backward": lambda given=given: loops[False].backward(*given),
-            "in turn": lambda given=given: loops[False].train(*given),
-            "overlapped": lambda given=given: loops[True].train(*given),
+            "backward": lambda load=load: loops[False].backward(*load),
+            "in turn": lambda load=load: loops[False].train(*load),
+            "overlapped": lambda load=load: loops[True].train(*load),
         }
-        found = {k: times.median * 1e3 for k, times in in_turns(works, repeats, ranks, say).items()}
-        step = found["in turn"] - found["backward"]
-        row = {"backward ms": found["backward"], "step ms": step, "both in turn ms": found["in turn"]}
-        row |= {"overlapped ms": found["overlapped"], "hidden": (found["in turn"] - found["overlapped"]) / step}
+        ms = {k: t.median * 1e3 for k, t in in_turns(works, repeats, ranks, say).items()}
+        step = ms["in turn"] - ms["backward"]
+        row = {"backward ms": ms["backward"], "step ms": step, "both in turn ms": ms["in turn"]}
+        row |= {"overlapped ms": ms["overlapped"], "hidden": (ms["in turn"] - ms["overlapped"]) / step}
         table.add(n=ranks.size, d=loops[True].optimizer.layout.size, computing=computing, **row)
     return table
 
@@ -96,8 +96,8 @@ class _Loop:
 
     def __init__(self, width: int, name: str, ranks: Ranks, overlaps: bool):
         self.model = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(LAYERS))
-        how = {"comm": ranks.comm, "overlap": overlaps, "exchange": "sharded", "check_every": 0, "statistics_every": 0}
-        self.optimizer = SignOptimizer(self.model, name, RATE, **how)
+        options = {"exchange": "sharded", "check_every": 0, "statistics_every": 0}
+        self.optimizer = SignOptimizer(self.model, name, RATE, comm=ranks.comm, overlap=overlaps, **options)
 
     def backward(self, x: Tensor, seconds: float) -> None:
         self.optimizer.zero_grad()

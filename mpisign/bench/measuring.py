@@ -35,18 +35,18 @@ def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callabl
 
     A repeat lasts until the last rank is done. Bytes are counted over all rounds of a work.
     """
-    found = {name: Times() for name in works}
+    times = {name: Times() for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
             if say:
                 say(f"{name}: {turn}/{repeats}")
             took, worked, sent = _once(work, ranks)
             if turn:
-                found[name].seconds.append(took)
-                found[name].processor += worked / repeats
+                times[name].seconds.append(took)
+                times[name].processor += worked / repeats
                 if sent is not None:
-                    found[name].sent = (found[name].sent or 0.0) + sent / repeats
-    return found
+                    times[name].sent = (times[name].sent or 0.0) + sent / repeats
+    return times
 
 
 def _once(work: Work, ranks: Ranks) -> tuple[float, float, float | None]:

@@ -26,34 +26,34 @@ Works = dict[str, Callable[[], object]]
 
 
 def peers(
-    algorithm: Algorithm, sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, ddp: bool = True, **how
+    algorithm: Algorithm, sizes: tuple[int, ...], repeats: int, ranks: Ranks, say: Say, ddp: bool = True, **options
 ) -> Table:
     """Medians, each repeat lasting until the last rank is done; times slower: than the vote by `auto`."""
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
-    table = Table("peers", COLUMNS, about | how | machine())
+    table = Table("peers", COLUMNS, about | options | machine())
     missing = start_gloo(ranks)
     if missing:
         say(missing)
         table.about["left out"] = missing
     for d in sizes:
-        ours, works = _ours(algorithm, d, ranks, how)
+        ours, works = _ours(algorithm, d, ranks, options)
         works |= _mpi_sum(d, ranks)
         if not missing:
             works |= _gloo_sum(d) | (_ddp(d) if ddp else {})
-        found = in_turns(works, repeats, ranks, say)
-        for name, times in found.items():
+        timed = in_turns(works, repeats, ranks, say)
+        for name, times in timed.items():
             bits = times.sent * 8 / d if times.sent and times.sent * 8 > 1e-3 * d else None
-            row = {"times slower": times.median / found[ours].median, "bits by the OS": bits}
+            row = {"times slower": times.median / timed[ours].median, "bits by the OS": bits}
             table.add(n=ranks.size, d=d, peer=name, ms=times.median * 1e3, **row)
     if not missing:
         torch.distributed.destroy_process_group()
     return table
 
 
-def _ours(algorithm: Algorithm, d: int, ranks: Ranks, how: dict) -> tuple[str, Works]:
-    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **how)
+def _ours(algorithm: Algorithm, d: int, ranks: Ranks, options: dict) -> tuple[str, Works]:
+    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **options)
     name = f"mpisign, {algorithm.name} by {choice.name}"
-    return name, {name: Trial.of(choice, algorithm, Mpi(ranks.comm), d, **how).once}
+    return name, {name: Trial.of(choice, algorithm, Mpi(ranks.comm), d, **options).once}
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:

@@ -25,9 +25,9 @@ def step(widths: tuple[int, ...], batch: int, repeats: int, say: Say) -> Table:
     for width in widths:
         stepper, plain = _ours(width, batch), _plain(width, batch)
         works = {"plain": lambda p=plain: _rounds(p), "mpisign": lambda s=stepper: _rounds(lambda: s.step(RATE))}
-        found = {k: t.median / STEPS for k, t in in_turns(works, repeats, Ranks(), say).items()}
-        row = {"plain ms": found["plain"] * 1e3, "mpisign ms": found["mpisign"] * 1e3}
-        row["slower"] = found["mpisign"] / found["plain"] - 1
+        seconds = {k: t.median / STEPS for k, t in in_turns(works, repeats, Ranks(), say).items()}
+        row = {"plain ms": seconds["plain"] * 1e3, "mpisign ms": seconds["mpisign"] * 1e3}
+        row["slower"] = seconds["mpisign"] / seconds["plain"] - 1
         table.add(hidden=str(width), d=stepper.layout.size, batch=batch, **row)
     return table
 

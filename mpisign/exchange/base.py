@@ -128,12 +128,12 @@ class Exchange:
 
     def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
-        found, at = [], 0
+        stretches, at = [], 0
         for lo, hi in self.chunks:
             start, end = self.share_of(rank, lo, hi)
-            found.append((start, end, at))
+            stretches.append((start, end, at))
             at += end - start
-        return found
+        return stretches
 
     def share_of(self, rank: int, lo: int, hi: int) -> tuple[int, int]:
         """The coordinates of [lo, hi) that a rank counts: all, unless the exchange shards them."""

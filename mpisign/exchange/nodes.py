@@ -108,9 +108,11 @@ class Shared:
         memory, _ = self._window.Shared_query(0)
         words = np.frombuffer(memory, dtype=np.int64, count=ends[-1])
         # others may have taken meanwhile what was free
-        there = not first or populate(words.ctypes.data, self.nbytes)
+        populated = not first or populate(words.ctypes.data, self.nbytes)
         try:
-            _agree(world, "" if there else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more")
+            _agree(
+                world, "" if populated else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more"
+            )
         except UsageError:
             del memory, words
             self._window.Free()

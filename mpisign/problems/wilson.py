@@ -39,7 +39,7 @@ class Wilson(Problem):
         return 0.5 * ((batch["inputs"] @ parameters["x"] - batch["labels"]) ** 2).mean()
 
     def measure(self, parameters, rows):
-        found = rows["inputs"] @ parameters["x"]
-        squares = (found - rows["labels"]).double() ** 2
-        correct = int((found * rows["labels"] > 0).sum())
+        products = rows["inputs"] @ parameters["x"]
+        squares = (products - rows["labels"]).double() ** 2
+        correct = int((products * rows["labels"] > 0).sum())
         return {"loss": float(0.5 * squares.sum()), "correct": correct, "rows": rows.count}
