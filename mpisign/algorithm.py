@@ -1,28 +1,63 @@
-"""What an algorithm is: four slots with a name, or stages of such; and the zoo's register of them."""
+"""What an algorithm is: four slots with a name, or stages of such."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Self
 
-from pydantic import Field
-
-from mpisign import plugins
-from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.errors import UsageError
 from mpisign.layout import Section
 from mpisign.slots import Estimator, SignRule, Update, Vote
 
-# ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+
+class Method:
+    """What x is moved by: an Algorithm, or two of them that take turns."""
+
+    name: str
+    keep: tuple[tuple[str, str], ...] = ()  # arrays that go along from stage to stage
+    stages: tuple["Algorithm", ...]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a problem must offer."""
+        raise NotImplementedError
+
+    @property
+    def sampling(self) -> str:
+        """What batches must be, "reshuffle" or "replacement"; "" for either."""
+        raise NotImplementedError
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Its rules for sign(0) and for ties, as "zeros" and "ties"; without one that it has no use for."""
+        raise NotImplementedError
+
+    def stage(self, age: int) -> int:
+        """Which of the stages takes the step of that age; see slots.Step.age."""
+        raise NotImplementedError
+
+    def at(self, age: int) -> "Algorithm":
+        """The stage that takes the step of that age."""
+        return self.stages[self.stage(age)]
+
+    def minibatches(self, steps: int) -> int:
+        """Minibatches that a voter has seen after so many steps."""
+        raise NotImplementedError
+
+    def named(self, name: str) -> Self:
+        raise NotImplementedError
+
+    def with_rules(self, zeros: str, ties: str, voters: int) -> Self:
+        """The same with its rules for sign(0) and for ties filled in.
+
+        "auto" is the mathematics (sign(0) = 0, ties = 0) for one voter, where nothing travels, and a
+        fair coin for several, which needs no second plane.
+        Raises UsageError where a rule is asked for that there is no use for.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Algorithm:
+class Algorithm(Method):
     """Four slots, and the name they go by."""
 
     estimator: Estimator
@@ -32,60 +67,59 @@ class Algorithm:
     name: str = field(default="", compare=False)
     dense: "Algorithm | None" = field(default=None, repr=False)  # for what does not vote; see dense.py
 
-    keep = ()
-
     @property
-    def stages(self) -> tuple["Algorithm", ...]:
-        """The algorithms that take turns: only this one."""
+    def stages(self):
         return (self,)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What a problem must offer."""
+    def needs(self):
         return self.estimator.needs | self.update.needs
 
     @property
-    def sampling(self) -> str:
-        """What batches must be, "reshuffle" or "replacement"; "" for either."""
+    def sampling(self):
         return self.estimator.sampling
+
+    @property
+    def rules(self):
+        return self.sign.rules | self.vote.rules
 
     @property
     def whole(self) -> str:
         """What it needs the whole gradient for before it can send a part of it; "" for nothing."""
         if not self.estimator.by_parts:
             return f"{type(self.estimator).__name__} asks for gradients itself"
+        if self.estimator.agrees:
+            return f"{type(self.estimator).__name__} has all voters agree on whole estimates"
         return f"{type(self.sign).__name__} needs {self.sign.whole} first" if self.sign.whole else ""
 
-    def stage(self, age: int) -> int:
-        """Which of the stages takes the step of that age; see slots.Step.age."""
+    def stage(self, age):
         return 0
 
-    def minibatches(self, steps: int) -> int:
-        """Minibatches that a voter has seen after so many steps."""
+    def minibatches(self, steps):
         return steps * self.estimator.minibatches
 
     def of(self, section: Section) -> "Algorithm":
         """The slots that move a section of x: these, or those for what is averaged."""
         return self if section.vote or self.dense is None else self.dense
 
-    def named(self, name: str) -> "Algorithm":
+    def named(self, name):
         return replace(self, name=name)
 
-    def with_rules(self, zeros: str, ties: str, voters: int) -> "Algorithm":
-        """This algorithm with its rules for sign(0) and for ties filled in.
-
-        "auto" is the mathematics (sign(0) = 0, ties = 0) for one voter, where nothing travels, and a
-        fair coin for several, which needs no second plane.
-        Raises UsageError where a rule is asked for that the algorithm has no use for.
-        """
-        one = voters == 1
-        sign = _with_rule(self.sign, "zeros", zeros, "abstain" if one else "coin", self)
-        vote = _with_rule(self.vote, "ties", ties, "zero" if one else "coin", self)
+    def with_rules(self, zeros, ties, voters):
+        for rule, wanted, slot in (("zeros", zeros, self.sign), ("ties", ties, self.vote)):
+            if wanted != "auto" and rule not in slot.rules:
+                raise UsageError(
+                    f"algorithm.{rule} = {wanted!r}: {self.name} has no rule for {rule} "
+                    f"({type(slot).__name__} never meets one); leave it out"
+                )
+        zero, tie = ("abstain", "zero") if voters == 1 else ("coin", "coin")
+        sign = self.sign.with_zeros(zero if zeros == "auto" else zeros)
+        vote = self.vote.with_ties(tie if ties == "auto" else ties)
         return replace(self, sign=sign, vote=vote)
 
 
 @dataclass(frozen=True)
-class _Turns:
+class _Turns(Method):
     """Two algorithms that take turns; kept arrays go along with each change.
 
     keep: (from, to) names of arrays, as Stepper.states() has them, such as ("vote/z", "vote/z").
@@ -97,31 +131,31 @@ class _Turns:
     name: str = field(default="", compare=False)
 
     @property
-    def stages(self) -> tuple[Algorithm, ...]:
+    def stages(self):
         return (self.first, self.then)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self):
         return self.first.needs | self.then.needs
 
     @property
-    def sampling(self) -> str:
+    def sampling(self):
         return self.first.sampling or self.then.sampling
 
-    def named(self, name: str):
+    @property
+    def rules(self):
+        return self.first.rules | self.then.rules
+
+    def named(self, name):
         return replace(self, first=self.first.named(name), then=self.then.named(name), name=name)
 
-    def with_rules(self, zeros: str, ties: str, voters: int):
-        found = []
-        for stage in self.stages:
+    def with_rules(self, zeros, ties, voters):
+        def ruled(stage: Algorithm) -> Algorithm:
             # one stage may have no use for a rule that the other has
-            others = [s for s in self.stages if s is not stage]
-            own_zeros, own_ties = (
-                "auto" if not _has_rule(stage, rule) and any(_has_rule(o, rule) for o in others) else wanted
-                for rule, wanted in (("zeros", zeros), ("ties", ties))
-            )
-            found.append(stage.with_rules(own_zeros, own_ties, voters))
-        return replace(self, first=found[0], then=found[1])
+            idle = self.rules.keys() - stage.rules.keys()
+            return stage.with_rules("auto" if "zeros" in idle else zeros, "auto" if "ties" in idle else ties, voters)
+
+        return replace(self, first=ruled(self.first), then=ruled(self.then))
 
 
 @dataclass(frozen=True)
@@ -130,10 +164,10 @@ class Stages(_Turns):
 
     until: int = 1
 
-    def stage(self, age: int) -> int:
+    def stage(self, age):
         return int(age >= self.until)
 
-    def minibatches(self, steps: int) -> int:
+    def minibatches(self, steps):
         before = min(steps, self.until)
         return self.first.minibatches(before) + self.then.minibatches(steps - before)
 
@@ -144,113 +178,32 @@ class Cycle(_Turns):
 
     every: int = 2
 
-    def stage(self, age: int) -> int:
+    def stage(self, age):
         return int(age % self.every != 0)
 
-    def minibatches(self, steps: int) -> int:
+    def minibatches(self, steps):
         firsts = -(-steps // self.every)
         return self.first.minibatches(firsts) + self.then.minibatches(steps - firsts)
-
-
-def _has_rule(algorithm: Algorithm, rule: str) -> bool:
-    return f"{rule}=" in repr((algorithm.sign, algorithm.vote))
-
-
-def _with_rule(slot: Any, rule: str, wanted: str, automatic: str, algorithm: Algorithm) -> Any:
-    if hasattr(slot, rule):
-        return replace(slot, **{rule: automatic if wanted == "auto" else wanted})
-    inner = next((f.name for f in fields(slot) if is_dataclass(getattr(slot, f.name))), None)
-    if inner:
-        return replace(slot, **{inner: _with_rule(getattr(slot, inner), rule, wanted, automatic, algorithm)})
-    if wanted != "auto":
-        raise UsageError(
-            f"algorithm.{rule} = {wanted!r}: {algorithm.name} has no rule for {rule} "
-            f"({type(slot).__name__} never meets one); leave it out"
-        )
-    return slot
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the zoo: the function that builds the algorithm, its paper, and what is known of it."""
-
-    name: str
-    make: Callable[..., Algorithm | Stages | Cycle]
-    paper: str
-    lr: float  # the rate that a job takes which gives none
-    known: str  # of its convergence, as of the papers' latest versions
-    theory: Callable[..., dict[str, Any]] | None = None  # its paper's rate and hyperparameters; see theory.py
-
-    def build(self, **hyperparameters) -> Algorithm | Stages | Cycle:
-        return self.make(**hyperparameters).named(self.name)
-
-    @property
-    def summary(self) -> str:
-        return plugins.docstring(self.make).partition("\n")[0]
-
-    @property
-    def signature(self) -> str:
-        parameters = inspect.signature(self.make).parameters.values()
-        return ", ".join(f"{p.name}={p.default!r}" for p in parameters)
-
-
-REGISTRY: dict[str, Entry] = {}
-
-
-def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
-    """Enters the decorated function into the zoo; its signature is the only list of hyperparameters."""
-
-    def enter(make: Callable) -> Callable:
-        if name in REGISTRY:
-            raise ValueError(f"algorithm {name!r} is in the zoo already")
-        REGISTRY[name] = Entry(name, make, paper, lr, known, theory)
-        return make
-
-    return enter
-
-
-def find(name: str) -> Entry:
-    """The zoo's entry of that name, another package's too, or module:name, whose module is imported first.
-
-    Raises UsageError listing the names there are.
-    """
-    if ":" in name:
-        module, _, name = name.partition(":")
-        plugins.load_module(module, f"algorithm.name = {module}:{name}")
-    if name not in REGISTRY:
-        failed = plugins.load_algorithms()
-        if name not in REGISTRY:
-            broken = "".join(f"; not loaded: {line}" for line in failed)
-            raise UsageError(
-                f"unknown algorithm {name!r}{did_you_mean(name, REGISTRY)}; known: {choices(REGISTRY)}{broken}"
-            )
-    return REGISTRY[name]
-
-
-def entries() -> list[Entry]:
-    """All entries, mpisign's own first and in the order of the zoo."""
-    plugins.load_algorithms()
-    return list(REGISTRY.values())
 
 
 # What steps cost, for voters with (rows of a minibatch, rows owned) each
 
 
-Cost = Callable[["Algorithm | Stages | Cycle", list[tuple[int, int]], int], int]
+Cost = Callable[[Method, list[tuple[int, int]], int], int]
 
 
-def evaluations_at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
+def evaluations_at(algorithm: Method, batches: list[tuple[int, int]], age: int) -> int:
     """Gradients of single rows that all voters take in a step."""
-    estimator = turns.stages[turns.stage(age)].estimator
+    estimator = algorithm.at(age).estimator
     return sum(estimator.evaluations(batch, rows, age) for batch, rows in batches)
 
 
-def values_at(turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], age: int) -> int:
+def values_at(algorithm: Method, batches: list[tuple[int, int]], age: int) -> int:
     """Function values of single rows, likewise."""
-    slots = turns.stages[turns.stage(age)]
+    slots = algorithm.at(age)
     return sum(slots.estimator.values(batch, rows, age) + slots.update.values(rows, age) for batch, rows in batches)
 
 
-def per_step(cost: Cost, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]], steps: int) -> float:
+def per_step(cost: Cost, algorithm: Method, batches: list[tuple[int, int]], steps: int) -> float:
     """Mean of such a cost over the first steps of a run."""
-    return sum(cost(turns, batches, age) for age in range(steps)) / steps
+    return sum(cost(algorithm, batches, age) for age in range(steps)) / steps

@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from mpisign.algorithm import Algorithm, Cycle, Stages, evaluations_at, per_step, values_at
+from mpisign.algorithm import Method, evaluations_at, per_step, values_at
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.problems.share import Share
@@ -27,14 +27,14 @@ def batches_per_pass(config: Config, share: Share) -> int:
     return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
 
 
-def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> tuple[int, int]:
+def length(config: Config, algorithm: Method, share: Share) -> tuple[int, int]:
     """Steps of the run, and rows that all voters see in a minibatch (0 without rows)."""
     rows, run, batches = share.rows, config.run, _batches(config, share)
     a_minibatch = sum(batch for batch, _ in batches) if rows.any() else 0
     if run.steps:
         return run.steps, a_minibatch
     if run.evaluations:
-        return _affordable(run.evaluations, turns, batches), a_minibatch
+        return _affordable(run.evaluations, algorithm, batches), a_minibatch
     if not a_minibatch:
         raise UsageError(
             f"run.epochs = {run.epochs}: problem {config.problem.name!r} has no rows to pass over; "
@@ -42,17 +42,17 @@ def length(config: Config, turns: Algorithm | Stages | Cycle, share: Share) -> t
             agreed=True,
         )
     wanted = math.ceil(run.epochs * rows.sum() / a_minibatch)
-    return bisect_left(range(wanted + 1), wanted, key=turns.minibatches), a_minibatch
+    return bisect_left(range(wanted + 1), wanted, key=algorithm.minibatches), a_minibatch
 
 
-def _affordable(budget: int, turns: Algorithm | Stages | Cycle, batches: list[tuple[int, int]]) -> int:
+def _affordable(budget: int, algorithm: Method, batches: list[tuple[int, int]]) -> int:
     """The steps whose gradients a budget pays for."""
     spent = 0
-    if not any(evaluations_at(turns, batches, age) for age in range(2)):
-        text = f"run.evaluations = {budget}: {turns.name} takes no gradients; set run.steps instead"
+    if not any(evaluations_at(algorithm, batches, age) for age in range(2)):
+        text = f"run.evaluations = {budget}: {algorithm.name} takes no gradients; set run.steps instead"
         raise UsageError(text, agreed=True)
     for steps in range(FORESEEN):
-        spent += evaluations_at(turns, batches, steps)
+        spent += evaluations_at(algorithm, batches, steps)
         if spent > budget and steps:
             return steps
         if spent > budget:
@@ -73,7 +73,7 @@ def weights(config: Config, share: Share) -> np.ndarray:
 def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object]:
     """What a run would cost, by name. Collective. config: with run.steps."""
     batches, steps = _batches(config, share), min(config.run.steps, FORESEEN)
-    world, turns = stepper.world, stepper.turns
+    world, algorithm = stepper.world, stepper.turns
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
     bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]
     costs: dict[str, object] = {
@@ -81,8 +81,8 @@ def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
         "bytes_per_step": " or ".join(map(str, sent)),
         f"memory_per_{'rank' if len(world.local) == 1 else 'process'}": stepper.memory(),
-        "evaluations_per_step": f"{per_step(evaluations_at, turns, batches, steps):.10g}",
+        "evaluations_per_step": f"{per_step(evaluations_at, algorithm, batches, steps):.10g}",
     }
-    if values := per_step(values_at, turns, batches, steps):
+    if values := per_step(values_at, algorithm, batches, steps):
         costs["function_evaluations_per_step"] = f"{values:.10g}"
     return costs

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpisign.algorithm import Algorithm
 from mpisign.errors import UsageError
-from mpisign.exchange import Choice
+from mpisign.exchange import REGISTRY, Choice, candidates
 from mpisign.memory import lacking_shared
 from mpisign.trial import Trial
 from mpisign.watchdog import WATCH
@@ -58,45 +58,31 @@ class Prediction:
         return self.seconds[-1] + slope * (d - self.sizes[-1])
 
 
-def candidates(stage: Algorithm) -> tuple[str, ...]:
-    """The exchanges that can carry a stage's words and give the same bits."""
-    counts = not (stage.vote.needs_ballots or stage.vote.shares)
-    return ("sharded", "allgather", *(("allreduce", "hierarchical") if counts else ()))
-
-
-def _sensible(stage: Algorithm, comm, node_size: int = 0, **_) -> tuple[str, ...]:
-    """The candidates, without hierarchical where every rank has a node of its own."""
-    from mpisign.exchange.nodes import nodes_of  # late: a process of one voter may have no MPI
-
-    shared = any(len(members) > 1 for members in nodes_of(comm, node_size).members)
-    return tuple(name for name in candidates(stage) if shared or name != "hierarchical")
-
-
-def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **how) -> tuple[Choice, ...]:
+def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **options) -> tuple[Choice, ...]:
     """The choices, those left open replaced by the exchange predicted fastest at d coordinates, with the reason.
 
-    comm: all ranks take part, and get the same choices. how: chunk, progress, node_size.
+    comm: all ranks take part, and get the same choices. options: chunk, progress, node_size.
     """
     if comm is None or not any(choice.open for choice in chosen):
         return chosen
     with WATCH("the choice of an exchange"):
-        return _measured(chosen, stages, comm, d, **how)
+        return _measured(chosen, stages, comm, d, **options)
 
 
-def _measured(chosen, stages, comm, d: int, **how) -> tuple[Choice, ...]:
+def _measured(chosen, stages, comm, d: int, **options) -> tuple[Choice, ...]:
     several = sum(choice.open for choice in chosen)
     link, share = measure_link(comm), BUDGET * 0.6 / several
-    found = []
+    decided = []
     for choice, stage in zip(chosen, stages, strict=True):
         if choice.open:
-            predictions = predict(stage, comm, d, link, share, **how)
+            predictions = predict(stage, comm, d, link, share, **options)
             fitting, lacking = _fitting(predictions, comm, several * d)
             best = pick(fitting, d)
-            told = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
-            details = f"measured {link}; predicted ms per step: {told}"
+            times = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
+            details = f"measured {link}; predicted ms per step: {times}"
             choice = replace(best.choice, reason=_why(best, fitting, d) + lacking, details=details)
-        found.append(choice)
-    return tuple(found)
+        decided.append(choice)
+    return tuple(decided)
 
 
 def _fitting(predictions: list[Prediction], comm, d: int) -> tuple[list[Prediction], str]:
@@ -121,37 +107,36 @@ def _why(best: Prediction, predictions: list[Prediction], d: int) -> str:
 
 
 def predict(
-    stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **how
+    stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **options
 ) -> list[Prediction]:
-    """A prediction for each exchange, alike on all ranks."""
-    found, begin = (
-        [Prediction(Choice(name, ""), link) for name in names or _sensible(stage, comm, **how)],
-        time.perf_counter(),
-    )
+    """A prediction for each exchange, alike on all ranks; by default for all that are of use here."""
+    begin, size = time.perf_counter(), options.get("node_size", 0)
+    names = names or tuple(name for name in candidates(stage) if REGISTRY[name].useful(comm, size))
+    predictions = [Prediction(Choice(name, ""), link) for name in names]
     sizes = [size for size in SIZES if size < d]
     for size in [*sizes, d][: len(SIZES)]:
         # root's clock decides for all whether there is time for so many coordinates
-        ahead = (REPEATS + 1) * sum(p.at(size) for p in found) if found[0].sizes else 0.0
+        ahead = (REPEATS + 1) * sum(p.at(size) for p in predictions) if predictions[0].sizes else 0.0
         if not comm.bcast(time.perf_counter() - begin + ahead < budget * 1.3):
             break
         trials = []
-        for p in found.copy():
+        for p in predictions.copy():
             try:
-                trials.append(Trial(p.choice, stage, Mpi(comm), size, **how))
+                trials.append(Trial.of(p.choice, stage, Mpi(comm), size, **options))
             except UsageError:  # on all ranks: a node has not even so much shared memory
-                found.remove(p)
+                predictions.remove(p)
         for trial in trials:
             trial.once()
         # in turns, as no step of a run finds its buffers in the cache either
         rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
-        for p, trial, *seconds in zip(found, trials, *rounds, strict=True):
+        for p, trial, *seconds in zip(predictions, trials, *rounds, strict=True):
             p.bytes = max(comm.allgather(sum(trial.exchange.bytes_a_step()))) / trial.layout.length
             p.shared = trial.exchange.shared / trial.layout.length
             p.sizes.append(size)
             p.seconds.append(median(seconds))
         for trial in trials:
             trial.close()
-    return found
+    return predictions
 
 
 def measure_link(comm, budget: float = BUDGET * 0.4) -> Link:

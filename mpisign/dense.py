@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Algorithm, Method, Stages
 from mpisign.errors import UsageError
 from mpisign.signs import Raw
 from mpisign.updates import RawDescent
@@ -30,7 +30,7 @@ def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:
     return replace(algorithm, sign=Raw(), vote=Mean(), update=update)
 
 
-def beside(algorithm: Algorithm | Stages | Cycle, factor: float = 1.0) -> Algorithm:
+def beside(algorithm: Method, factor: float = 1.0) -> Algorithm:
     """The algorithm, which averages densely what does not vote.
 
     Raises UsageError as averaged(), and for an algorithm that has stages of its own.
@@ -40,7 +40,7 @@ def beside(algorithm: Algorithm | Stages | Cycle, factor: float = 1.0) -> Algori
     return replace(algorithm, dense=averaged(algorithm, factor))
 
 
-def warm_start(algorithm: Algorithm | Stages | Cycle, steps: int, factor: float = 1.0) -> Stages:
+def warm_start(algorithm: Method, steps: int, factor: float = 1.0) -> Stages:
     """The algorithm after `steps` steps in which all estimates are averaged densely; the estimator's arrays go along.
 
     Raises UsageError as averaged(), and for an algorithm that has stages of its own.

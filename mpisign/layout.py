@@ -119,14 +119,14 @@ class Layout:
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """What is voted on and what is averaged, either of which may be missing."""
-        found, kinds = [], [[s for s in self.segments if s.group.vote is vote] for vote in (True, False)]
+        sections, kinds = [], [[s for s in self.segments if s.group.vote is vote] for vote in (True, False)]
         if not all(kinds):
             return (Section(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
         for segments in kinds:
             own = Layout({s.name: s.shape for s in segments}, {s.name: s.group for s in segments}, self.device)
             lo, first = segments[0].offset, self.segments.index(segments[0])
-            found.append(Section(lo, lo + own.length, first, own, segments[0].group.vote))
-        return tuple(found)
+            sections.append(Section(lo, lo + own.length, first, own, segments[0].group.vote))
+        return tuple(sections)
 
     @property
     def words(self) -> int:
@@ -150,14 +150,14 @@ class Layout:
 
     def _find_spans(self, lo: int, hi: int) -> list[Span]:
         first = max(bisect_right(self._offsets, lo) - 1, 0)
-        found = []
+        spans = []
         for index in range(first, len(self.segments)):
             s = self.segments[index]
             if s.offset >= hi:
                 break
             if (start := max(lo, s.offset)) < (end := min(hi, s.end)):
-                found.append(Span(start, end, index))
-        return found
+                spans.append(Span(start, end, index))
+        return spans
 
     def tiles(self, lo: int, hi: int) -> np.ndarray:
         """The spans of [lo, hi), cut at every multiple of 4096: the unit of a float64 sum.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.layout import WORD, Layout, Span
+from mpisign.world import ordered_sum
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,21 @@ class Ballots:
         bits.count(votes.bitwise_xor_(present), minus)
         return Tally(plus, minus, self.voters)
 
+    def mean(self, span: Span, out: Tensor | None = None) -> Tensor:
+        """The mean of what all voters sent for a span, scaled signs or raw floats, summed in voter order.
+
+        out: float32 for the span's coordinates; by default a scratch array, lent until the next call.
+        """
+        if out is None:
+            out = self.room("mean", span.hi - span.lo, dtype=torch.float32)
+        if self.scales is None:
+            ordered_sum(self.planes[0][:, span.items(self.lo)], out)
+        else:
+            out.zero_()
+            for voter in range(self.voters):
+                bits.add_signed(out, self.planes[:, voter, span.words(self.lo)], self.scales[voter, span.segment])
+        return out.div_(self.voters)
+
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
         t = self.tally
@@ -139,15 +155,15 @@ class Direction:
     def write(self, out: Tensor, layout: Layout) -> None:
         """Fills this stretch of out (flat) with what was decided there."""
         for span, table in self._decoded(layout):
-            here = out[span.coordinates].zero_()
-            bits.add_levels(here, self.planes[:, span.words(self.lo)], table)
+            part = out[span.coordinates].zero_()
+            bits.add_levels(part, self.planes[:, span.words(self.lo)], table)
 
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
         """Each span of the stretch with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):
-            found = torch.zeros(span.hi - span.lo, device=self.planes.device)
-            bits.add_levels(found, self.planes[:, span.words(self.lo)], table)
-            yield span, found
+            values = torch.zeros(span.hi - span.lo, device=self.planes.device)
+            bits.add_levels(values, self.planes[:, span.words(self.lo)], table)
+            yield span, values
 
     def _decoded(self, layout: Layout) -> Iterator[tuple[Span, np.ndarray]]:
         tables = self.tables(np.ones(len(layout.segments)))

@@ -7,11 +7,12 @@ from typing import Any
 from mpisign import config as configuration
 from mpisign import dense, problems
 from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithm import Algorithm, Cycle, Entry, Stages, entries, find
+from mpisign.algorithm import Method
 from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.problems import OFFERS, Problem
+from mpisign.registry import Entry, entries, find
 from mpisign.theory import Setting
 
 
@@ -21,7 +22,7 @@ class Plan:
 
     config: Config
     entry: Entry
-    algorithm: Algorithm | Stages | Cycle
+    algorithm: Method
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
     preset: str | None = None  # what run.preset chose, and by which theorem
@@ -63,7 +64,7 @@ def resolve(config: Config, voters: int) -> Plan:
     full = config.updated(
         run={"voters": voters},
         problem=arguments,
-        algorithm=hyperparameters | _rules(algorithm),
+        algorithm=hyperparameters | algorithm.rules,
         schedule={"lr": config.schedule.lr or entry.lr},
     )
     configuration.run_path(full, voters)  # a name that can't be is told before any data are read
@@ -95,12 +96,12 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Pl
     rate = {"lr": values.pop("lr"), "kind": "constant", "warmup": 0}
     config = config.updated(algorithm=values, schedule=rate)
     algorithm, hyperparameters = _algorithm(config, plan.entry, voters)
-    config = config.updated(algorithm=hyperparameters | _rules(algorithm))
+    config = config.updated(algorithm=hyperparameters | algorithm.rules)
     chosen = choose(config.exchange.name, algorithm, voters)
     return replace(plan, config=config, algorithm=algorithm, choices=chosen, preset=preset)
 
 
-def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | Stages | Cycle, dict[str, Any]]:
+def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Method, dict[str, Any]]:
     hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
     built = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
     factor = config.dense.lr / (config.schedule.lr or entry.lr) if config.dense.lr else 1.0
@@ -111,7 +112,7 @@ def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Algorithm | S
     return built, hyperparameters
 
 
-def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: Problem, config: Config) -> None:
+def _check_needs(entry: Entry, algorithm: Method, problem: Problem, config: Config) -> None:
     name = config.problem.name
     if not isinstance(problem, Problem):
         raise UsageError(f"problem {name!r} made a {type(problem).__name__}, not an mpisign.problems.Problem")
@@ -131,7 +132,7 @@ def _check_needs(entry: Entry, algorithm: Algorithm | Stages | Cycle, problem: P
             )
 
 
-def _check_adversary(entry: Entry, algorithm: Algorithm | Stages | Cycle, lies: Adversary, voters: int) -> None:
+def _check_adversary(entry: Entry, algorithm: Method, lies: Adversary, voters: int) -> None:
     """Refuses lies that nobody would notice, and more liars than there can be."""
     if not lies.voters:
         return
@@ -151,7 +152,7 @@ def _check_adversary(entry: Entry, algorithm: Algorithm | Stages | Cycle, lies: 
         )
 
 
-def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) -> str:
+def _sampling(entry: Entry, algorithm: Method, wanted: str) -> str:
     """How batches are drawn: as the method says, or as is wished where it says nothing."""
     if wanted == "auto" or algorithm.sampling in ("", wanted):
         return algorithm.sampling or (wanted if wanted != "auto" else "reshuffle")
@@ -160,13 +161,3 @@ def _sampling(entry: Entry, algorithm: Algorithm | Stages | Cycle, wanted: str) 
         f"problem.sampling = {wanted!r}: {entry.name} is about batches by {algorithm.sampling!r}; leave it out, or "
         f"take a method for {wanted!r} ({fitting}), or one for either"
     )
-
-
-def _rules(algorithm: Algorithm | Stages | Cycle) -> dict[str, Any]:
-    """The rules for zeros and ties that "auto" came to, for the run file."""
-    rules = {}
-    for stage in algorithm.stages:
-        sign = getattr(stage.sign, "rule", stage.sign)
-        declared = {"zeros": getattr(sign, "zeros", None), "ties": getattr(stage.vote, "ties", None)}
-        rules |= {k: v for k, v in declared.items() if v is not None}
-    return rules

@@ -1,15 +1,18 @@
-"""What other packages add: problems and algorithms, found by their entry points.
+"""What other packages add: problems, algorithms and exchanges, found by their entry points.
 
 A package says, in its pyproject.toml,
 
     [project.entry-points."mpisign.algorithms"]
     mine = "mypackage.algorithms"              # a module whose import enters functions into the zoo
 
+    [project.entry-points."mpisign.exchanges"]
+    mine = "mypackage.exchanges"               # a module whose import enters classes among the exchanges
+
     [project.entry-points."mpisign.problems"]
     mine = "mypackage.problems:LeastSquares"   # a factory, by the name that jobs give
 
 A module that no package declares, such as a file in the folder where `python -m mpisign` is started, is named in the
-job itself: algorithm.name = "module:entry" and problem.name = "module:factory".
+job itself: algorithm.name = "module:entry", exchange.name = "module:entry" and problem.name = "module:factory".
 
 Nothing is imported before somebody asks for a name that is not mpisign's own, or for a list of all.
 """
@@ -17,15 +20,15 @@ Nothing is imported before somebody asks for a name that is not mpisign's own, o
 import ast
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices, did_you_mean
 
-ALGORITHMS, PROBLEMS = "mpisign.algorithms", "mpisign.problems"
+PROBLEMS = "mpisign.problems"
 
 
 @cache
@@ -61,14 +64,31 @@ def load_module(name: str, where: str) -> ModuleType:
         ) from error
 
 
+def find(kind: str, name: str, registry: Mapping[str, Any], others: tuple[str, ...] = ()) -> Any:
+    """An entry of a registry, another package's too, or module:name, whose module is imported first.
+
+    kind: "algorithm" or "exchange". others: names that are no entries. Raises UsageError listing the names there are.
+    """
+    if ":" in name:
+        module, _, name = name.partition(":")
+        load_module(module, f"{kind}.name = {module}:{name}")
+    if name not in registry:
+        failed = load_all(kind)
+        if name not in registry:
+            names = [*others, *registry]
+            broken = "".join(f"; not loaded: {line}" for line in failed)
+            raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {choices(names)}{broken}")
+    return registry[name]
+
+
 @cache
-def load_algorithms() -> tuple[str, ...]:
-    """Imports all modules with algorithms, once; returns a line for each that could not be."""
+def load_all(kind: str) -> tuple[str, ...]:
+    """Imports all modules with algorithms, or with exchanges, once; returns a line for each that could not be."""
     failed = []
-    for point in _declared(ALGORITHMS).values():
+    for point in _declared(f"mpisign.{kind}s").values():
         try:
             point.load()
-        except Exception as error:  # other people's code: a fault there must not take the zoo away
+        except Exception as error:  # other people's code: a fault there must not take mpisign's own away
             package = point.dist.name if point.dist else "some package"
             failed.append(f"entry point {point.name} = {point.value} of {package}: {type(error).__name__}: {error}")
     return tuple(failed)

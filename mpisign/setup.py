@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mpisign import bits, budget, exchange, memory
+from mpisign import bits, budget, memory
 from mpisign.adversary import Adversary
 from mpisign.beginning import movable
 from mpisign.choosing import measured
 from mpisign.device import settle, spread
+from mpisign.engine.build import build
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.mpi import Ranks
@@ -24,7 +25,6 @@ from mpisign.problems.share import Share, fingerprint, share_rows
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
-from mpisign.watchdog import WATCH
 from mpisign.world import Local, Mpi
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
@@ -59,7 +59,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     spread(ranks, x)  # a generator may differ between hosts, its bits may not
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
-    _let_lie(plan, stepper)
+    _install_adversary(plan, stepper)
     return Setup(plan, share, stepper, rows_per_minibatch)
 
 
@@ -139,14 +139,11 @@ def _assemble(
     world = Mpi(ranks.comm) if ranks.size > 1 else Local(len(share.rows))
     settings = config.exchange.model_dump(exclude={"name", "gpu_aware"})
     chosen = measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **settings)
-    with WATCH("the making of the exchanges"):
-        exchanges = exchange.build(
-            chosen, world, layout, plan.algorithm, gpu_aware=config.exchange.gpu_aware, **settings
-        )
     oracles = _oracles(plan, share, layout, streams, ranks, world.local)
     timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
     weights = budget.weights(config, share)
-    stepper = Stepper(plan.algorithm, layout, exchanges, world, streams, oracles, x, weights, timer)
+    settings["gpu_aware"] = config.exchange.gpu_aware
+    stepper = build(plan.algorithm, chosen, layout, world, streams, oracles, x, weights, timer, **settings)
     return replace(plan, choices=chosen), stepper
 
 
@@ -161,7 +158,7 @@ def _oracles(
     return [Oracle(plan.problem, layout, rows, voter, streams, **settings) for voter, rows in pairs]
 
 
-def _let_lie(plan: Plan, stepper: Stepper) -> None:
+def _install_adversary(plan: Plan, stepper: Stepper) -> None:
     """The voters of [adversary] falsify their messages where they leave."""
     if plan.config.adversary.voters:
         adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)

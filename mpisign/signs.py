@@ -5,7 +5,7 @@ at every step; "abstain", a second plane that says "no vote", the mathematics; "
 are biased.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,16 +20,29 @@ def _from(lo: int, bad: int | None) -> int | None:
     return bad if bad is None or bad < 0 else lo + bad
 
 
+class _Signs(SignRule):
+    """Sends a sign per coordinate, and where the rule for zeros is "abstain" whether there is one."""
+
+    zeros: str
+
+    @property
+    def rules(self):
+        return {"zeros": self.zeros}
+
+    def with_zeros(self, rule):
+        return replace(self, zeros=rule)
+
+    def up(self):
+        return Format(planes=2 if self.zeros == "abstain" else 1)
+
+
 @dataclass(frozen=True)
-class Sign(SignRule):
+class Sign(_Signs):
     """sign(v)."""
 
     zeros: str = "coin"
 
     elementwise = True
-
-    def up(self):
-        return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
@@ -38,7 +51,7 @@ class Sign(SignRule):
 
 
 @dataclass(frozen=True)
-class NoisySign(SignRule):
+class NoisySign(_Signs):
     """sign(v + s*xi), xi from N(0, 1) in each coordinate: +1 with probability Phi(v/s); s = scale/(t + 1)^decay."""
 
     scale: float = 1.0
@@ -46,9 +59,6 @@ class NoisySign(SignRule):
     zeros: str = "coin"
 
     elementwise = True
-
-    def up(self):
-        return Sign(self.zeros).up()
 
     def init(self, layout):
         return {"noisy": layout.zeros()}
@@ -66,7 +76,7 @@ FLOOR = 1e-20  # least radius of a coordinate: where v is 0 there, the draw is a
 
 
 @dataclass(frozen=True)
-class StochasticSign(SignRule):
+class StochasticSign(_Signs):
     """+1 with probability (1 + v/R)/2 [Safaryan & Richtarik 2021 section 3; Jiang et al. 2024].
 
     radius: R, one for all coordinates, or
@@ -87,9 +97,6 @@ class StochasticSign(SignRule):
     @property
     def whole(self):
         return {"norm": "its own norm", "max": "the radii that all voters share"}.get(self.radius, "")
-
-    def up(self):
-        return Format(planes=2 if self.zeros == "abstain" else 1)
 
     def beside(self):
         each = f"every {self.refresh} steps" if self.refresh > 1 else "every step"
@@ -143,7 +150,7 @@ class ScaledStochasticSign(SignRule):
 
 
 @dataclass(frozen=True)
-class ScaledSign(SignRule):
+class ScaledSign(_Signs):
     """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 a tensor beside the words."""
 
     zeros: str = "coin"
@@ -151,7 +158,7 @@ class ScaledSign(SignRule):
     whole = "a scale a tensor"
 
     def up(self):
-        return Format(planes=2 if self.zeros == "abstain" else 1, scaled=True)
+        return replace(super().up(), scaled=True)
 
     def begin(self, v, state, step):
         layout = step.layout
@@ -181,6 +188,13 @@ class ErrorFeedback(SignRule):
     in_x: bool = True
 
     whole = "the residual that the estimate is added to first"
+
+    @property
+    def rules(self):
+        return self.rule.rules
+
+    def with_zeros(self, rule):
+        return replace(self, rule=self.rule.with_zeros(rule))
 
     def up(self):
         return self.rule.up()

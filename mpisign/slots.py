@@ -8,7 +8,7 @@ algorithm prints as its own definition, is stored in the run file, compares and 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
@@ -99,6 +99,17 @@ class Estimator:
         """v, a flat float32 vector of layout.length; it belongs to the estimator."""
         raise NotImplementedError
 
+    def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
+        """What all voters must agree on once they have estimates, through step.world; one call for the local voters.
+
+        It may change estimates (d,) and states in place. Whoever overrides it needs whole estimates.
+        """
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it has voters agree on anything."""
+        return type(self).agree is not Estimator.agree
+
     def observe(self, direction: Direction, state: State, step: Step) -> None:
         """Sees what was decided for a stretch, after x moved."""
 
@@ -131,6 +142,15 @@ class SignRule:
     def whole(self) -> str:
         """What it needs all of v for before it can pack a part of it; "" for nothing."""
         return ""
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Its rule for sign(0), as "zeros"; nothing if it never meets one."""
+        return {}
+
+    def with_zeros(self, rule: str) -> Self:
+        """The same by another rule for sign(0), if it has any."""
+        return self
 
     def up(self) -> Format:
         raise NotImplementedError
@@ -186,6 +206,15 @@ class Vote:
     shares = False  # whether shared() has anything for the shards to agree on
     stateful = False  # whether it keeps arrays for the coordinates that a rank counts
     in_x = False  # whether the scales of its direction are in units of x, the learning rate included
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Its rule for ties, as "ties"; nothing if it never meets one."""
+        return {}
+
+    def with_ties(self, rule: str) -> Self:
+        """The same by another rule for ties, if it has any."""
+        return self
 
     def down(self, up: Format, voters: int) -> Format:
         raise NotImplementedError

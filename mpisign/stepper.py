@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithm import Algorithm, Method
 from mpisign.exchange import Exchange
 from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
@@ -74,7 +74,7 @@ class Stepper:
 
     def __init__(
         self,
-        algorithm: Algorithm | Stages | Cycle,
+        algorithm: Method,
         layout: Layout,
         exchanges: list[list[Exchange]],
         world: World,
@@ -190,15 +190,17 @@ class Stepper:
         """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
         self.world.watch.step = self.t
         self._turn(self.turns.stage(self.t - self.begun))
-        given = (self.t, rates, self.streams, self.layout, self.world)
+        arguments = (self.t, rates, self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
-        everyone = Step(*given, **more)
+        everyone = Step(*arguments, **more)
         steps = [
-            Step(*given, voter, float(self.weights[voter]), **more)
+            Step(*arguments, voter, float(self.weights[voter]), **more)
             for voter in (self.world.local[:1] if self.stage.together else self.world.local)
         ]
         with self.timer("estimate"):
-            estimates = self._estimate_all(steps) if estimates is None else estimates
+            if estimates is None:
+                estimates = self._estimate_all(steps)
+                self.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
         with self.timer("sign"):
             posts = [self._begin(lane, lane.of(estimates), steps, everyone) for lane in self.stage.lanes]
         for lane in self.stage.lanes:

@@ -77,7 +77,7 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
-    if (carrier := str(stored.attributes["exchange"])) in exchange.NAMES:
+    if (carrier := str(stored.attributes["exchange"])) in exchange.REGISTRY:
         tables["exchange"]["name"] = carrier  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one

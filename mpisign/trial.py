@@ -1,12 +1,13 @@
 """A step without its gradient: made-up estimates are signed, sent, voted on and applied, by the Stepper of any run."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mpisign import exchange
 from mpisign.algorithm import Algorithm
+from mpisign.engine.build import build
 from mpisign.exchange import Choice
 from mpisign.layout import Layout
 from mpisign.problems import Problem
@@ -50,22 +51,21 @@ class Maker:
 class Trial(Stepper):
     """Steps of an algorithm by one exchange, all but the estimate; each voter's estimate is uniform in (-1, 1)."""
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         choice: Choice,
         algorithm: Algorithm,
         world: World,
         d: int,
-        chunk: int = 0,
-        progress: str = "calls",
-        node_size: int = 0,
         device: torch.device | str = "cpu",
-    ):
+        **options: Any,
+    ) -> Self:
+        """A trial at d coordinates. options: chunk, progress, node_size, as exchange.build takes them."""
         layout = Layout({"x": (d,)}, device=device)
         slots = replace(algorithm, estimator=Given(algorithm.estimator.tells))
-        carriers = exchange.build((choice,), world, layout, slots, chunk, progress, node_size=node_size)
         oracles = [Maker(_estimate(layout.length, voter).to(layout.device)) for voter in world.local]
-        super().__init__(slots, layout, carriers, world, Streams(0), oracles, layout.zeros())
+        return build(slots, (choice,), layout, world, Streams(0), oracles, layout.zeros(), kind=cls, **options)
 
     def once(self) -> None:
         """One step."""

@@ -82,7 +82,7 @@ class Rprop(Update):
 
     def apply(self, x, direction, state, step):
         for span, s in direction.values(step.layout):
-            here, before, size = (v[span.coordinates] for v in (x, state["before"], state["size"]))
+            part, before, size = (v[span.coordinates] for v in (x, state["before"], state["size"]))
             if step.age == 0:
                 size.fill_(step.lr_of(span.segment))
             same = before * s
@@ -90,7 +90,7 @@ class Rprop(Update):
             size[same < 0] *= self.decrease
             size.clamp_(self.least, self.most)
             s[same < 0] = 0.0
-            here -= size * s
+            part -= size * s
             before.copy_(s)
 
 
@@ -157,9 +157,9 @@ class RawDescent(Update):
         rates = step.rates * self.factor
         decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
         for span in step.layout.spans(direction.lo, direction.hi):
-            here, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             rate = 1.0 if self.in_x else float(rates[span.segment])
-            bits.blend(here, v, float(decays[span.segment]), -rate)
+            bits.blend(part, v, float(decays[span.segment]), -rate)
 
 
 @dataclass(frozen=True)
@@ -187,13 +187,13 @@ class Sgd(Update):
     def apply(self, x, direction, state, step):
         weight_decays = step.weight_decays(self.weight_decay)
         for span in step.layout.spans(direction.lo, direction.hi):
-            here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            part, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             if weight_decay := float(weight_decays[span.segment]):
-                g = g.add(here, alpha=weight_decay)
+                g = g.add(part, alpha=weight_decay)
             if self.momentum:
                 m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
                 g = g.add(m, alpha=self.momentum) if self.nesterov else m
-            here.sub_(g, alpha=step.lr_of(span.segment))
+            part.sub_(g, alpha=step.lr_of(span.segment))
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,13 @@ class Adam(Update):
         correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
         decays = step.decays(self.weight_decay)
         for span in step.layout.spans(direction.lo, direction.hi):
-            here, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            part, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             m, v = state["m"][span.coordinates], state["v"][span.coordinates]
             m.lerp_(g, 1 - self.beta1)
             v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-            here.mul_(float(decays[span.segment]))
+            part.mul_(float(decays[span.segment]))
             scale = torch.sqrt(v / correction2).add_(self.epsilon)
-            here.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
+            part.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class FrozenAdam(Update):
     def apply(self, x, direction, state, step):
         decays = step.decays(self.weight_decay)
         for span, m in direction.values(step.layout):
-            here, v = x[span.coordinates], state["v"][span.coordinates]
+            part, v = x[span.coordinates], state["v"][span.coordinates]
             m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
-            here.mul_(float(decays[span.segment]))
-            here.sub_(m, alpha=step.lr_of(span.segment) * self.factor)
+            part.mul_(float(decays[span.segment]))
+            part.sub_(m, alpha=step.lr_of(span.segment) * self.factor)

@@ -4,15 +4,15 @@ Rules for ties: "coin", a fair coin negated at the next step; "random", a new co
 with a second plane down; "plus", +1 (code of 2019), and "minus", -1 (Distributed Lion's): biased, they can diverge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from mpisign import bits
+from mpisign.layout import Span
 from mpisign.messages import RAW, Format
 from mpisign.slots import Vote
-from mpisign.world import ordered_sum
 
 SIGNS = np.array([-1.0, 1.0])
 SIGNS_OR_ZERO = np.array([0.0, 0.0, -1.0, 1.0])  # code = sign + 2 * (not zero)
@@ -22,6 +22,13 @@ class _Signs(Vote):
     """Decides a sign a coordinate, or none where it is tied and the rule is "zero"."""
 
     ties: str
+
+    @property
+    def rules(self):
+        return {"ties": self.ties}
+
+    def with_ties(self, rule):
+        return replace(self, ties=rule)
 
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1)
@@ -134,15 +141,6 @@ class _Residual(Vote):
         return step.layout.tiles(ballots.lo, ballots.hi) + shift
 
 
-def _mean_of_scaled(ballots, words, segment, like):
-    """(sum of scale*sign in voter order) / n."""
-    total = ballots.room("mean", len(like), dtype=like.dtype).zero_()
-    for voter in range(ballots.voters):
-        bits.add_signed(total, ballots.planes[:, voter, words], ballots.scales[voter, segment])
-    total /= ballots.voters
-    return total
-
-
 @dataclass(frozen=True)
 class SignErrorFeedback(_Residual, _Signs):
     """p = tally/n + e; decides sign(p); e = p - factor*sign(p), factor 1/n if it is 0."""
@@ -180,8 +178,8 @@ class ServerErrorFeedback(_Residual, _Signs):
         return Format(planes=2 if self.ties == "zero" else 1, scaled=True)
 
     def absorb(self, ballots, state, step):
-        for span, words, e in self._spans(ballots, state, step):
-            e += _mean_of_scaled(ballots, words, span.segment, e)
+        for span, _, e in self._spans(ballots, state, step):
+            e += ballots.mean(span)
 
     def shared(self, ballots, state, step):
         return bits.tile_sums(state[self.array], self._tiles(ballots, step))
@@ -206,14 +204,8 @@ class _Tracking(_Residual):
 
     def absorb(self, ballots, state, step):
         keep, weight = (step.age / (step.age + 1), 1 / (step.age + 1)) if self.start else (1 - self.beta, 1.0)
-        for span, words, z in self._spans(ballots, state, step):
-            if ballots.scales is None:  # raw floats
-                items = span.items(ballots.lo)
-                room = ballots.room("mean", len(z), dtype=z.dtype)
-                came = ordered_sum(ballots.planes[0][:, items], room).div_(ballots.voters)
-            else:
-                came = _mean_of_scaled(ballots, words, span.segment, z)
-            bits.blend(z, came, keep, weight)
+        for span, _, z in self._spans(ballots, state, step):
+            bits.blend(z, ballots.mean(span), keep, weight)
 
 
 @dataclass(frozen=True)
@@ -263,7 +255,7 @@ class Mean(Vote):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):
-        ordered_sum(ballots.planes[0], out[0]).div_(ballots.voters)
+        ballots.mean(Span(ballots.lo, ballots.hi, 0), out[0])
 
 
 @dataclass(frozen=True)
@@ -282,8 +274,7 @@ class ScaledMean(Vote):
 
     def verdict(self, ballots, scales, state, out, step):
         for span in step.layout.spans(ballots.lo, ballots.hi):
-            here = out[0, span.items(ballots.lo)]
-            here.copy_(_mean_of_scaled(ballots, span.words(ballots.lo), span.segment, here))
+            ballots.mean(span, out[0, span.items(ballots.lo)])
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from mpisign import exchange, zoo
-from mpisign.algorithm import find
+from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.problems.partition import partition
+from mpisign.registry import find
 from mpisign.rng import Streams
-from mpisign.stepper import Stepper
 from mpisign.world import Local, Mpi
 from tests.reference import Reference
 
@@ -47,11 +47,9 @@ class Setup:
         """All voters here, or, with a communicator, this rank's. chunk: bytes of a plane."""
         world = Mpi(comm) if comm and self.n > 1 else Local(self.n)
         chosen = exchange.choose(name, algorithm, self.n)
-        carriers = exchange.build(
-            chosen, world, self.layout, algorithm, chunk, progress, node_size=node_size, staged=staged
-        )
         oracles = [self.oracle(v, algorithm.sampling) for v in world.local]
-        return Stepper(algorithm, self.layout, carriers, world, self.streams, oracles, self.x.clone())
+        options = {"chunk": chunk, "progress": progress, "node_size": node_size, "staged": staged}
+        return build(algorithm, chosen, self.layout, world, self.streams, oracles, self.x.clone(), **options)
 
     def reference(self, algorithm):
         tensors = [(s.offset, s.size) for s in self.layout.segments]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mpisign import catalogue, zoo
-from mpisign.algorithm import REGISTRY, algorithm
+from mpisign.registry import REGISTRY, algorithm
 from tests.running import BIN, ROOT
 from tests.table import TABLE
 

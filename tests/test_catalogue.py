@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mpisign import zoo
-from mpisign.algorithm import entries
 from mpisign.catalogue import describe
 from mpisign.problems import Problem
 from mpisign.problems.base import Rows, Tables
+from mpisign.registry import entries
 from tests.building import Setup
 from tests.running import mpisign
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpisign import exchange, show
+from mpisign import show
 from mpisign.recorder import Recorder
 from mpisign.results import Run
 from mpisign.schema import TABLES
@@ -148,7 +148,3 @@ def test_a_run_that_goes_on_from_an_older_file_keeps_all_its_rows(files, tmp_pat
     assert steps["step"].tolist() == list(range(1, 13))
     assert np.isnan(steps["method_bytes_up"][:11]).all()
     assert steps["method_bytes_up"][11] == 1
-
-
-def test_every_exchange_is_known_to_the_formulas():
-    assert set(exchange.costs.FORMULAS) == {*exchange.NAMES, "local"} - {"auto"}

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpisign.algorithm import find
 from mpisign.bits import cpu, reference
 from mpisign.problems import OFFERS
 from mpisign.problems.synthetic import Quadratic
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
+from mpisign.registry import find
 from mpisign.rng import Draw, Streams
 from tests.building import Setup, digest
 from tests.problems import Awkward

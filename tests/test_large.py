@@ -7,7 +7,7 @@ import pytest
 
 from mpisign import exchange
 from mpisign.bits import fields_for, width
-from mpisign.exchange.costs import FORMULAS, Sizes, cut
+from mpisign.exchange.costs import Sizes, cut
 from mpisign.layout import Layout
 from mpisign.messages import Format
 from mpisign.votes import Majority
@@ -61,7 +61,7 @@ def test_bytes_are_exact(d, name):
     length = Layout({"x": (d,)}).length
     form = Format(planes=0 if raw else 1)
     sizes = Sizes(chunks_of(length, raw), form, form, Majority(), n, node_size=2)
-    up, down = FORMULAS[name](sizes)
+    up, down = exchange.REGISTRY[name].cost(sizes)
     if name == "hierarchical":
         # of 7 ranks, nodes of 2, 2, 2 and 1: two planes of counts, or one, of what is not the node's share
         assert down == 3 * length // 8

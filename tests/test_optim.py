@@ -60,7 +60,8 @@ def test_a_loop_has_the_bits_of_the_application(tmp_path, algorithm):
 # Packages of other people
 
 PACKAGE = '''
-from mpisign.algorithm import Algorithm, algorithm
+from mpisign.algorithm import Algorithm
+from mpisign.registry import algorithm
 from mpisign.estimators import Minibatch
 from mpisign.problems import Problem
 from mpisign.signs import Sign

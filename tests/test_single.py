@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mpisign import optim
-from mpisign.algorithm import find
 from mpisign.config import make
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
+from mpisign.registry import find
 from mpisign.results import Run
 from mpisign.train import simulate
 from mpisign.trial import Trial
@@ -125,14 +125,14 @@ def test_local_batches_are_rows_of_one_pass_after_another():
 
 def test_scaled_means_go_by_allgather(tmp_path):
     setup = Setup(Awkward(size=77), 3)
-    assert setup.stepper(setup.algorithm("ef-signsgd")).exchange.imitates == "allgather"
+    assert setup.stepper(setup.algorithm("ef-signsgd")).exchange.imitates.name == "allgather"
 
 
 @pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW)
 def test_every_entry_can_be_tried_without_its_gradient(name, hyper):
     """As `exchange = "auto"` and the benchmarks do."""
     for stage in find(name).build(**hyper).with_rules("auto", "auto", 1).stages:
-        trial = Trial(Choice("local", ""), stage, Local(1), 1000)
+        trial = Trial.of(Choice("local", ""), stage, Local(1), 1000)
         trial.once()
         trial.once()
 

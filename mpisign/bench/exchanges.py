@@ -8,8 +8,8 @@ from statistics import median
 from mpisign.algorithm import Algorithm
 from mpisign.bench.measuring import Times, hosts, in_turns, resident
 from mpisign.bench.table import Say, Table, machine
-from mpisign.choosing import candidates, measure_link, measured, predict
-from mpisign.exchange import Choice, choose
+from mpisign.choosing import measure_link, measured, predict
+from mpisign.exchange import Choice, candidates, choose
 from mpisign.mpi import Ranks
 from mpisign.trial import Trial
 from mpisign.world import Mpi
@@ -36,11 +36,11 @@ def exchanges(
     table = Table("exchanges", COLUMNS, about | {"link": str(link)} | kwargs | machine())
     for d in sizes:
         auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)[0].name
-        fitting = [name for name in names or carrying(algorithm) if name in carrying(algorithm)]
+        fitting = [name for name in names or candidates(algorithm) if name in candidates(algorithm)]
         guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **kwargs)}
         # slots are watched, so each trial gets its own
         trials = {
-            name: Watched(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs) for name in fitting
+            name: Watched.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs) for name in fitting
         }
         times = in_turns({name: trial.once for name, trial in trials.items()}, repeats, ranks, say)
         for name, trial in trials.items():
@@ -64,11 +64,6 @@ def _row(trial: "Watched", times: Times, repeats: int, ranks: Ranks, d: int) -> 
         "work ns": work / d * 1e9,
         "bytes a coordinate": trial.exchange.memory() / d,
     }
-
-
-def carrying(algorithm: Algorithm) -> tuple[str, ...]:
-    """The exchanges that can carry this algorithm's messages."""
-    return ("dense", "dense-mpi") if algorithm.sign.up().raw else candidates(algorithm)
 
 
 class Stopwatch:
@@ -116,7 +111,7 @@ class Watched(Trial):
 
 def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **kwargs) -> Table:
     """Milliseconds of each phase of a step, averaged over ranks and repeats."""
-    trial = Trial(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs)
+    trial = Trial.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs)
     before = resident()
     trial.once()
     spent = dict(_spans(trial))

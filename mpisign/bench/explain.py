@@ -41,7 +41,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
 
 def work(algorithm: Algorithm, n: int) -> float:
     """Nanoseconds per coordinate for one rank of n to pack, count its share and apply; nothing is sent."""
-    trial = Trial(Choice("local", ""), algorithm, Local(1), SAMPLE)
+    trial = Trial.of(Choice("local", ""), algorithm, Local(1), SAMPLE)
     counting = 0.0
     if not algorithm.sign.up().raw:
         votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)

@@ -64,7 +64,7 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
     radii, parts = torch.full_like(v, 2.0), np.array([[0], [d], [0]])
-    found = [
+    works = [
         ("pack", lambda: bits.pack_parts(v, parts, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
         ("pack, abstaining", lambda: bits.pack_parts(v, parts, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
         ("stochastic pack", lambda: bits.pack_stochastic_parts(v, one * 2, parts, 0, draw, plane), 4 + 1 / 8, "read"),
@@ -92,10 +92,10 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
     ]
     if v.is_cuda:
-        return found
+        return works
     drawn = lambda: bits.randomised_majority(counted, None, voters, 0, draw, verdict)  # noqa: E731
     return [
-        *found,
+        *works,
         ("randomised majority", drawn, len(counted) / 8, ""),
         ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),

@@ -53,7 +53,7 @@ def peers(
 def _ours(algorithm: Algorithm, d: int, ranks: Ranks, kwargs: dict) -> tuple[str, Works]:
     (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)
     name = f"mpisign, {algorithm.name} by {choice.name}"
-    return name, {name: Trial(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
+    return name, {name: Trial.of(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:

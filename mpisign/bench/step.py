@@ -3,12 +3,13 @@
 import torch
 
 from mpisign import exchange, problems
-from mpisign.algorithm import find
 from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
+from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.mpi import Ranks
 from mpisign.problems import Oracle
+from mpisign.registry import find
 from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.world import Local
@@ -24,9 +25,9 @@ def step(widths: tuple[int, ...], batch: int, repeats: int, say: Say) -> Table:
     for width in widths:
         stepper, plain = _ours(width, batch), _plain(width, batch)
         works = {"plain": lambda p=plain: _rounds(p), "mpisign": lambda s=stepper: _rounds(lambda: s.step(RATE))}
-        found = {k: t.median / STEPS for k, t in in_turns(works, repeats, Ranks(), say).items()}
-        row = {"plain ms": found["plain"] * 1e3, "mpisign ms": found["mpisign"] * 1e3}
-        row["slower"] = found["mpisign"] / found["plain"] - 1
+        seconds = {k: t.median / STEPS for k, t in in_turns(works, repeats, Ranks(), say).items()}
+        row = {"plain ms": seconds["plain"] * 1e3, "mpisign ms": seconds["mpisign"] * 1e3}
+        row["slower"] = seconds["mpisign"] / seconds["plain"] - 1
         table.add(hidden=str(width), d=stepper.layout.size, batch=batch, **row)
     return table
 
@@ -48,9 +49,9 @@ def _ours(width: int, batch: int) -> Stepper:
     start = problem.initial(streams.draw("initial", 0).generator())
     layout = Layout({name: tuple(p.shape) for name, p in start.items()})
     algorithm = find("signum-mv").build(beta=BETA).with_rules("auto", "auto", 1)
-    carriers = exchange.build(exchange.choose("auto", algorithm, 1), world, layout, algorithm)
     oracle = Oracle(problem, layout, rows, 0, streams, batch_size=batch)
-    return Stepper(algorithm, layout, carriers, world, streams, [oracle], layout.flatten(start))
+    chosen = exchange.choose("auto", algorithm, 1)
+    return build(algorithm, chosen, layout, world, streams, [oracle], layout.flatten(start))
 
 
 def _plain(width: int, batch: int):

@@ -169,9 +169,9 @@ def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
 
 def normals(count: int, draw: Draw, voters: int | None = None, device: torch.device | str = "cpu") -> Tensor:
     """N(0, 1) for coordinates 0 to count - 1, float32 (count,); or (voters, count), draw that of the first voter."""
-    found = torch.zeros(count if voters is None else (voters, count), device=device)
-    add_normal(found, 1.0, 0, draw)
-    return found
+    drawn = torch.zeros(count if voters is None else (voters, count), device=device)
+    add_normal(drawn, 1.0, 0, draw)
+    return drawn
 
 
 def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:

@@ -24,9 +24,9 @@ class State:
 
 def state() -> State:
     """What this process has met so far of kernels on disk."""
-    found = [f"from {folder}" for folder in sorted(map(str, cache.used))]
+    places = [f"from {folder}" for folder in sorted(map(str, cache.used))]
     if cache.compiled:
-        found.append(f"{len(cache.compiled)} compiled just now")
+        places.append(f"{len(cache.compiled)} compiled just now")
     remedies = []
     if cache.lost:
         remedies.append(
@@ -35,7 +35,7 @@ def state() -> State:
         )
     if cache.damaged:
         remedies.append(f"damaged, and to be removed by whoever may: {', '.join(sorted(map(str, cache.damaged)))}")
-    return State(len(cache.compiled), ", ".join(found) or "none used", "; ".join(remedies))
+    return State(len(cache.compiled), ", ".join(places) or "none used", "; ".join(remedies))
 
 
 def are_compiled() -> bool:

@@ -92,8 +92,8 @@ def majority(plus, minus, voters, at, ties, draw, verdict: Tensor):
         absent = None if q is None else q[:, lo:hi]
         return cpu.majority(p[:, lo:hi], absent, voters, at + 64 * lo, ties, draw, out[:, lo:hi])
 
-    found = in_slices(out.shape[1], work, each=64)
-    return sum(agreement for agreement, _ in found), sum(ties for _, ties in found)
+    sums = in_slices(out.shape[1], work, each=64)
+    return sum(agreement for agreement, _ in sums), sum(ties for _, ties in sums)
 
 
 def randomised_majority(plus, minus, voters, at, draw, verdict):
@@ -145,9 +145,9 @@ def add_normal(y, scale, at, draw):
 
 
 def uniforms(count, draw, voters: int | None = None):
-    found = torch.empty(voters or 1, count)
-    cpu.uniform_rows(found.numpy(), draw)
-    return found[0] if voters is None else found
+    drawn = torch.empty(voters or 1, count)
+    cpu.uniform_rows(drawn.numpy(), draw)
+    return drawn[0] if voters is None else drawn
 
 
 def tile_maxima(v, tiles):
@@ -172,10 +172,10 @@ def first_nonfinite(v):
     values = v.numpy()
 
     def work(lo, hi):
-        found = cpu.first_nonfinite(values[lo:hi])
-        return found + lo if found >= 0 else -1
+        index = cpu.first_nonfinite(values[lo:hi])
+        return index + lo if index >= 0 else -1
 
-    return next((found for found in in_slices(len(v), work) if found >= 0), -1)
+    return next((index for index in in_slices(len(v), work) if index >= 0), -1)
 
 
 def differing(a, b):

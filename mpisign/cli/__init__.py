@@ -180,8 +180,8 @@ def _check_file(config, voters: int, options: dict) -> None:
 def algorithms(name):
     """Lists the zoo, or describes the algorithm NAME."""
     from mpisign import zoo  # noqa: F401
-    from mpisign.algorithm import entries, find
     from mpisign.catalogue import describe, listing
+    from mpisign.registry import entries, find
 
     click.echo(listing(entries()) if name is None else describe(find(name)))
 

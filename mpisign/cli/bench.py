@@ -165,14 +165,14 @@ def _zoo() -> None:
 def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
     """All ranks, which must be at least two; the algorithm whose messages travel; and what tells of progress."""
     from mpisign import mpi
-    from mpisign.algorithm import find
+    from mpisign.registry import find
 
     _zoo()
     slots = find(name).build().stages[-1]
     for wanted in exchanges:
-        from mpisign.bench.exchanges import carrying
+        from mpisign.exchange import candidates
 
-        if wanted not in (known := carrying(slots)):
+        if wanted not in (known := candidates(slots)):
             raise UsageError(f"--exchange {wanted} can't carry {name}; use one of: {', '.join(known)}")
     if mpi.launch().size < 2:
         raise UsageError("an exchange needs ranks: mpirun -n 4 mpisign bench ...")

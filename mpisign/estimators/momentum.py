@@ -18,6 +18,10 @@ class Momentum(Estimator):
     start: str = "zero"
     of: Estimator = field(default_factory=Minibatch)
 
+    def __post_init__(self):
+        if self.of.agrees:
+            raise ValueError(f"voters agree on what {type(self.of).__name__} makes, not inside of a moving average")
+
     @property
     def needs(self):
         return self.of.needs

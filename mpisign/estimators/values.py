@@ -24,12 +24,12 @@ class ZerothOrder(Estimator):
 
     def estimate(self, oracle, x, state, step):
         u, v = state["u"], state["v"].zero_()
-        here = 0.0 if self.central else oracle.value(x)
+        before = 0.0 if self.central else oracle.value(x)
         for k in range(self.directions):
             length = self._draw(u, step, k)
-            there = self._value(oracle, x, state, self.smoothing / length, again=not self.central or k > 0)
-            behind = self._value(oracle, x, state, -self.smoothing / length, again=True) if self.central else here
-            slope = (there - behind) / (self.smoothing * (2 if self.central else 1))
+            after = self._value(oracle, x, state, self.smoothing / length, again=not self.central or k > 0)
+            behind = self._value(oracle, x, state, -self.smoothing / length, again=True) if self.central else before
+            slope = (after - behind) / (self.smoothing * (2 if self.central else 1))
             bits.blend(v, u, 1.0, step.layout.size / self.directions * slope / length)
         return v
 

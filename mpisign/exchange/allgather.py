@@ -7,17 +7,20 @@
 For small d, where one latency is all that counts, and for n = 2, where it sends what `sharded` sends.
 """
 
-from mpi4py import MPI
-
-from mpisign.exchange.base import Exchange
-from mpisign.exchange.buffers import buffer
+from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.late import MPI
+from mpisign.exchange.registry import exchange
 from mpisign.messages import Ballots
 
 
+@exchange("allgather")
 class Allgather(Exchange):
     """Allgather of words; every rank counts everything."""
 
-    name = "allgather"
+    @staticmethod
+    def cost(s):
+        """Every rank sends its message to all others."""
+        return s.n * (s.n - 1) * s.message(s.up), 0
 
     def prepare(self):
         self._in = self.messages(self.up, self.world.n)

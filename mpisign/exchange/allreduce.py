@@ -12,16 +12,18 @@ The bytes of both are by formula (a ring's), the wire is as the library does it.
 """
 
 import torch
-from mpi4py import MPI
 
 from mpisign import bits
-from mpisign.exchange.base import Exchange
-from mpisign.exchange.buffers import buffer
+from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.late import MPI
+from mpisign.exchange.registry import exchange
 from mpisign.messages import Ballots, Tally
 
 
 class _Summed(Exchange):
     """Posts one Iallreduce a plane and counts its bytes by the formula of a ring, half up, half down."""
+
+    needs = frozenset({"counts"})
 
     def prepare(self):
         self._requests = [[] for _ in self.chunks]
@@ -43,10 +45,13 @@ class _Summed(Exchange):
         self._requests[c].clear()
 
 
+@exchange("allreduce")
 class Allreduce(_Summed):
     """Sums of w(n)-bit fields."""
 
-    name = "allreduce"
+    @staticmethod
+    def cost(s):
+        return s.ring(8 * s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates))
 
     def prepare(self):
         super().prepare()
@@ -78,11 +83,15 @@ class Allreduce(_Summed):
         return Ballots(*self.stretches[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
 
 
+@exchange("dense-mpi")
 class DenseMpi(_Summed):
     """The library's float32 sum."""
 
-    name = "dense-mpi"
     raw = True
+
+    @staticmethod
+    def cost(s):
+        return s.ring(s.message(s.up))
 
     def prepare(self):
         super().prepare()

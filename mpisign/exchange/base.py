@@ -11,8 +11,10 @@ is waited for, and whoever waits for one lets all of them proceed. Buffers of me
 chunks. An exchange fills in four hooks, in every file in this order: send, receive, publish, collect.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +23,6 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.device import settle
 from mpisign.exchange import costs
-from mpisign.exchange.buffers import Buffers
-from mpisign.exchange.onlookers import Adversary, Witness
 from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
 from mpisign.messages import Ballots, Direction, Format, Room
@@ -39,14 +39,48 @@ class VoteCounts:
     flips: int = 0  # signs of the verdict that differ from the step counted before
 
 
-class Exchange(Buffers):
+class Adversary(Protocol):
+    """Lying voters: see adversary.py."""
+
+    def tamper(self, exchange: "Exchange", c: int) -> None:
+        """Changes what lying local voters packed for chunk c; all ranks call it in the same order."""
+
+    def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
+        """The scales (segments,) that local voters announce, given the honest ones."""
+
+
+class Witness(Protocol):
+    """Whoever looks on: see probe.py."""
+
+    def departing(self, exchange: "Exchange", c: int) -> None:
+        """Local voters' messages for chunk c lie in exchange.packed_into, as they will be sent."""
+
+    def decided(self, direction: Direction) -> None:
+        """A chunk's verdict."""
+
+
+class Exchange:
     """How messages travel. Every exchange gives the same direction, bit for bit."""
 
     name: str
-    raw = False  # carries raw floats
-    shards = False  # counts only this rank's share of each chunk
+    raw: ClassVar[bool] = False  # whether it carries raw floats, or else words
+    needs: ClassVar[frozenset[str]] = frozenset()  # "counts": messages that may be added up on their way
+    shards: ClassVar[bool] = False  # whether each rank counts only its share of each chunk
+    even: ClassVar[bool] = False  # whether that share is one of n alike, so that what a vote keeps can go to another
+    gpu_aware: ClassVar[bool] = True  # whether MPI may be given memory of a GPU
+    ahead = 2  # messages on their way before the first is counted
     shared = 0  # bytes of memory that the ranks of this node share
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
+
+    @staticmethod
+    def cost(s: costs.Sizes) -> tuple[int, int]:
+        """Bytes that all ranks together send in a step, up and down, by formula: what a simulation counts."""
+        raise NotImplementedError
+
+    @classmethod
+    def useful(cls, comm, node_size: int) -> bool:
+        """Whether "auto" should try it on these ranks. Collective."""
+        return True
 
     def __init__(
         self,
@@ -94,12 +128,12 @@ class Exchange(Buffers):
 
     def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
-        found, at = [], 0
+        stretches, at = [], 0
         for lo, hi in self.chunks:
             start, end = self.share_of(rank, lo, hi)
-            found.append((start, end, at))
+            stretches.append((start, end, at))
             at += end - start
-        return found
+        return stretches
 
     def share_of(self, rank: int, lo: int, hi: int) -> tuple[int, int]:
         """The coordinates of [lo, hi) that a rank counts: all, unless the exchange shards them."""
@@ -297,3 +331,64 @@ class Exchange(Buffers):
     def assemble(self, own: list[np.ndarray]) -> np.ndarray:
         """Tile sums of this rank's stretches as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
+
+    # The arrays in which messages travel: one a chunk, of which few are held and used again
+
+    def array(self, size: int, dtype: torch.dtype) -> Tensor:
+        """A new array of zeros for messages or verdicts; where a GPU copies from and to it, it is pinned."""
+        pinned = self.device.type == "cpu" and self.layout.device.type != "cpu"
+        return torch.zeros(size, dtype=dtype, device=self.device, pin_memory=pinned)
+
+    def verdict_of(self, coordinates: int) -> Tensor:
+        """A new array for the verdict on so many coordinates."""
+        shape = self.down.shape(coordinates=coordinates)
+        return self.array(math.prod(shape), self.down.dtype).view(shape)
+
+    @property
+    def depth(self) -> int:
+        """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
+        return len(self.chunks) if self.aside else self.ahead
+
+    @property
+    def at_once(self) -> range:
+        """The chunks that travel before any is waited for."""
+        return range(min(self.depth, len(self.chunks)))
+
+    def messages(self, form: Format, *between: int) -> list[Tensor]:
+        """A buffer (planes, *between, items) a chunk."""
+        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi in self.chunks], form.dtype)
+
+    def parts(self, form: Format, *between: int) -> list[Tensor]:
+        """The same for this rank's part of each chunk."""
+        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.stretches], form.dtype)
+
+    def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+        """An array a chunk: `depth` of them, which later chunks use again."""
+        return self.cut_into([self.array(size, dtype) for size in self.held(shapes)], shapes)
+
+    def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
+        """Items of the arrays that a ring of these shapes, one a chunk, needs."""
+        # the last chunk of x is shorter than all others, and the first where they go backwards
+        return [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
+
+    def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+        """Views of these shapes into flat arrays, which take turns."""
+        flat = [held[c % self.depth] for c in range(len(shapes))]
+        return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
+
+    def arrays(self) -> list[Tensor]:
+        """All that this exchange holds in lists, a chunk each."""
+        lists = [some for some in vars(self).values() if isinstance(some, list)]
+        return [t for some in lists for t in some if isinstance(t, Tensor)]
+
+    def memory(self) -> int:
+        """Bytes in this exchange's buffers and the vote's state, where messages and verdicts lie."""
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self.state.values(), *self.arrays())
+        }
+        return self.room.nbytes + sum(storages.values())
+
+
+def buffer(tensor: Tensor) -> np.ndarray | Tensor:
+    """What mpi4py is given for a tensor: an array over its memory, or, on a GPU that MPI knows of, the tensor."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor

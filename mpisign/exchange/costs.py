@@ -1,8 +1,7 @@
-"""Bytes that an exchange sends in a step, by formula: what a simulation counts, since nothing travels in it.
+"""What the formulas of exchanges have in common, and what no exchange has a part in: the method's own bits.
 
-Each function gives the sum over all ranks of the bytes up and down. That they equal what is counted where bytes
-are sent is tested for every algorithm and exchange. `of_method` gives what no exchange has a part in: the method's own
-bits.
+Each exchange tells by its `cost` what all ranks send in a step. That this equals what is counted where bytes are sent
+is tested for every algorithm and exchange.
 """
 
 from mpisign import bits
@@ -27,6 +26,11 @@ class Sizes:
         item = 4 if form.raw else 8
         return sum(item * (form.planes or 1) * form.items(c) for c in self.coordinates)
 
+    def ring(self, size: int) -> tuple[int, int]:
+        """Bytes over all ranks of a ring's Allreduce of so many bytes, half up, half down."""
+        half = size * (self.n - 1) // self.n
+        return self.n * half, self.n * half
+
 
 def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[int, int]:
     """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
@@ -38,42 +42,6 @@ def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[in
     others, scales = voters - 1, 32 * len(layout.segments)
     a_rank_up = voters * scales if up.scaled else 0
     return others * (up.bits * layout.size + a_rank_up), others * (down.bits * layout.size + down.scaled * scales)
-
-
-def sharded(s: Sizes) -> tuple[int, int]:
-    """Every rank sends all but its share up, and its share of the verdict to all others."""
-    return (s.n - 1) * s.message(s.up), (s.n - 1) * s.message(s.down)
-
-
-def allgather(s: Sizes) -> tuple[int, int]:
-    """Every rank sends its message to all others."""
-    return s.n * (s.n - 1) * s.message(s.up), 0
-
-
-def allreduce(s: Sizes) -> tuple[int, int]:
-    """A ring of words of w(n)-bit fields, half up, half down."""
-    return _ring(s, 8 * s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates))
-
-
-def hierarchical(s: Sizes) -> tuple[int, int]:
-    """Every node sends its counts of all but its share up, and its share of the verdict to all other nodes."""
-    up = down = 0
-    for k, size in enumerate(s.nodes):
-        for lo, hi in s.chunks:
-            first, end = cut(lo, hi, grain_of(s.vote), len(s.nodes), k)
-            up += planes_of(s.up, size) * (hi - lo - (end - first)) // 8
-            down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
-    return up, down
-
-
-def dense_mpi(s: Sizes) -> tuple[int, int]:
-    """A ring of floats."""
-    return _ring(s, s.message(s.up))
-
-
-def _ring(s: Sizes, size: int) -> tuple[int, int]:
-    half = size * (s.n - 1) // s.n
-    return s.n * half, s.n * half
 
 
 def cut(lo: int, hi: int, grain: int, parts: int, part: int) -> tuple[int, int]:
@@ -95,15 +63,3 @@ def grain_of(vote: Vote) -> int:
 def planes_of(up: Format, voters: int) -> int:
     """Planes of a count of so many messages: of +1, and where they may abstain of -1 as well."""
     return up.planes * bits.width(voters)
-
-
-FORMULAS = {
-    "sharded": sharded,
-    "hierarchical": hierarchical,
-    "dense": sharded,
-    "allgather": allgather,
-    "allreduce": allreduce,
-    "dense-mpi": dense_mpi,
-    "local": lambda s: (0, 0),
-}
-SHARDING = ("sharded", "dense")  # those in which a vote's shared values travel

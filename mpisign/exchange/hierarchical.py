@@ -15,12 +15,12 @@ is a matter of time.
 import os
 from itertools import chain, count
 
-from mpi4py import MPI
-
 from mpisign import bits
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of, planes_of
+from mpisign.exchange.late import MPI
 from mpisign.exchange.nodes import Shared, nodes_of
+from mpisign.exchange.registry import exchange
 from mpisign.exchange.staging import pin
 from mpisign.layout import WORD
 from mpisign.messages import Ballots, Tally
@@ -29,12 +29,28 @@ PUSH = 16  # looks at a flag for each call into MPI, where a rank has nothing of
 PACKED, COUNTED, CAME, DECIDED, HERE = range(5)  # what flags tell of a chunk: each rank's, or the first rank's
 
 
+@exchange("hierarchical")
 class Hierarchical(Exchange):
     """Counts inside a node through shared memory, sharded across nodes."""
 
-    name = "hierarchical"
+    needs = frozenset({"counts"})
     shards = True
-    anywhere = False
+    gpu_aware = False
+
+    @staticmethod
+    def cost(s):
+        """Every node sends its counts of all but its share up, and its share of the verdict to all other nodes."""
+        up = down = 0
+        for k, size in enumerate(s.nodes):
+            for lo, hi in s.chunks:
+                first, end = cut(lo, hi, grain_of(s.vote), len(s.nodes), k)
+                up += planes_of(s.up, size) * (hi - lo - (end - first)) // 8
+                down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
+        return up, down
+
+    @classmethod
+    def useful(cls, comm, node_size):
+        return any(len(members) > 1 for members in nodes_of(comm, node_size).members)
 
     @property
     def ahead(self):

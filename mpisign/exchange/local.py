@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from mpisign.exchange.base import Exchange
-from mpisign.exchange.costs import FORMULAS, SHARDING, Sizes
+from mpisign.exchange.costs import Sizes
 from mpisign.messages import Ballots
 
 
@@ -17,7 +17,7 @@ class Local(Exchange):
     name = "local"
     raw = True
 
-    def __init__(self, *arguments, imitates: str = "local"):
+    def __init__(self, *arguments, imitates: type[Exchange] | None = None):
         self.imitates = imitates
         super().__init__(*arguments)
 
@@ -29,7 +29,7 @@ class Local(Exchange):
     def prepare(self):
         self._messages = self.messages(self.up, self.world.n)
         sizes = Sizes(self.chunks, self.up, self.down, self.vote, self.world.n, self.node_size)
-        self._bytes = FORMULAS[self.imitates](sizes)
+        self._bytes = self.imitates.cost(sizes) if self.imitates else (0, 0)
 
     def bytes_a_step(self):
         return self._bytes
@@ -49,6 +49,6 @@ class Local(Exchange):
 
     def assemble(self, own):
         tiles = np.concatenate(own)
-        if self.imitates in SHARDING:
+        if self.imitates and self.imitates.shards:
             self.world.traffic.down += tiles.nbytes * (self.world.n - 1)
         return tiles

@@ -1,15 +1,17 @@
 """Which ranks share a node's memory, who speaks for each node, and arrays that all ranks of a node see."""
 
+from __future__ import annotations  # which name classes of an MPI that may not have started
+
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor
 
 from mpisign.ending import at_end
 from mpisign.errors import UsageError
+from mpisign.exchange.late import MPI
 from mpisign.memory import MIB, MORE_SHARED, lacking_shared, populate
 
 LINE = 8  # 64-bit words in a cache line, so that no two flags share one
@@ -106,9 +108,11 @@ class Shared:
         memory, _ = self._window.Shared_query(0)
         words = np.frombuffer(memory, dtype=np.int64, count=ends[-1])
         # others may have taken meanwhile what was free
-        there = not first or populate(words.ctypes.data, self.nbytes)
+        populated = not first or populate(words.ctypes.data, self.nbytes)
         try:
-            _agree(world, "" if there else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more")
+            _agree(
+                world, "" if populated else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more"
+            )
         except UsageError:
             del memory, words
             self._window.Free()

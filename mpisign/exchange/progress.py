@@ -4,12 +4,13 @@ MPI moves a nonblocking collective on only inside its calls. "calls" asks betwee
 millisecond; "thread" has a helper ask all the time, which takes a core's while but leaves no gap.
 """
 
+from __future__ import annotations  # which name classes of an MPI that may not have started
+
 import os
 import threading
 
-from mpi4py import MPI
-
 from mpisign.errors import UsageError
+from mpisign.exchange.late import MPI
 
 PAUSE = 2e-4  # seconds between two calls of the helper
 LONG_PAUSE = 1e-3  # the same while gradients are worked out, often by the same cores

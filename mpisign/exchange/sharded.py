@@ -10,19 +10,24 @@ order by one rank for each coordinate, so `dense` promises the bits that a libra
 """
 
 import numpy as np
-from mpi4py import MPI
 
-from mpisign.exchange.base import Exchange
-from mpisign.exchange.buffers import buffer
+from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.costs import cut, grain_of
+from mpisign.exchange.late import MPI
+from mpisign.exchange.registry import exchange
 from mpisign.messages import Ballots
 
 
+@exchange("sharded")
 class Sharded(Exchange):
     """Alltoall of words, count, Allgather of verdicts."""
 
-    name = "sharded"
-    shards = True
+    shards = even = True
+
+    @staticmethod
+    def cost(s):
+        """Every rank sends all but its share up, and its share of the verdict to all others."""
+        return (s.n - 1) * s.message(s.up), (s.n - 1) * s.message(s.down)
 
     @property
     def ahead(self):
@@ -116,8 +121,8 @@ class Sharded(Exchange):
         return np.concatenate(parts)
 
 
+@exchange("dense")
 class Dense(Sharded):
     """Raw floats the same way: Alltoall, sum in voter order, Allgather."""
 
-    name = "dense"
     raw = True

@@ -41,8 +41,8 @@ class Staging:
 
     def lower(self, c: int, verdict: Tensor) -> Tensor:
         """The verdict of chunk c on the device, until that of chunk c + 2 is lowered."""
-        there = self._verdicts[c % 2][: verdict.numel()].view(verdict.shape)
-        return there.copy_(verdict, non_blocking=True)
+        lowered = self._verdicts[c % 2][: verdict.numel()].view(verdict.shape)
+        return lowered.copy_(verdict, non_blocking=True)
 
     @property
     def nbytes(self) -> int:

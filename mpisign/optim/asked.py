@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mpisign import config as configuration
 from mpisign import zoo
-from mpisign.algorithm import Algorithm, Cycle, Stages, entries, find
+from mpisign.algorithm import Method
 from mpisign.errors import UsageError, choices
 from mpisign.optim.values import at_least_zero, flag, number
+from mpisign.registry import entries, find
 
 assert zoo  # its entries are in the registry
 
-Turns: TypeAlias = Algorithm | Stages | Cycle
 OFFERED = frozenset({"two points"})  # what a training loop with a closure can give
 
 
@@ -43,8 +43,8 @@ def settings_of(**kwargs: Any) -> Settings:
 
 
 def algorithm_of(
-    algorithm: str | Turns, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]
-) -> tuple[Turns, float]:
+    algorithm: str | Method, zeros: str, ties: str, voters: int, hyperparameters: dict[str, Any]
+) -> tuple[Method, float]:
     """The algorithm with its rules filled in, and the rate that it takes by default."""
     if not isinstance(algorithm, str):
         if hyperparameters:

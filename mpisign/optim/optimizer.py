@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from mpisign import __version__, bits, dense, exchange, mpi, zoo
+from mpisign.algorithm import Method
 from mpisign.choosing import measured
 from mpisign.device import spread
+from mpisign.engine.build import build
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.asked import (
     Settings,
-    Turns,
     algorithm_of,
     check_group,
     decay_of,
@@ -69,7 +70,7 @@ class SignOptimizer(Stateful):
     def __init__(
         self,
         params: Given,
-        algorithm: str | Turns = "signum-mv",
+        algorithm: str | Method = "signum-mv",
         lr: Number | None = None,
         *,
         weight_decay: Number | None = None,
@@ -131,7 +132,7 @@ class SignOptimizer(Stateful):
 
     # Construction
 
-    def _told(self, turns: Turns, settings: Settings) -> dict[str, object]:
+    def _told(self, turns: Method, settings: Settings) -> dict[str, object]:
         """What must be alike on all ranks besides the layout."""
         rates, decays = numbers_of(self.param_groups).tolist()
         sizes = [len(group["params"]) for group in self.param_groups]
@@ -139,8 +140,8 @@ class SignOptimizer(Stateful):
         return {"mpisign": __version__, "algorithm": f"{turns.name}: {turns!r}"} | settings.model_dump() | of_groups
 
     def _lay_out(
-        self, given: Named, slots: Turns, dense_steps: int, dense_lr: Number | None, rate: float
-    ) -> tuple[Layout, Turns]:
+        self, given: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
+    ) -> tuple[Layout, Method]:
         parameters = given.trained
         if fault := fault_of(parameters, given.beside):
             raise fault
@@ -159,7 +160,7 @@ class SignOptimizer(Stateful):
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
-    def _build(self, turns: Turns, x: Tensor, settings: Settings) -> None:
+    def _build(self, turns: Method, x: Tensor, settings: Settings) -> None:
         ranks, overlap = self.ranks, settings.overlap
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
         wholes = [reason for stage in turns.stages if (reason := stage.whole)]
@@ -171,10 +172,11 @@ class SignOptimizer(Stateful):
         progress = settings.progress or ("thread" if self._threads() else "calls")
         how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)
-        carriers = exchange.build(chosen, world, self.layout, turns, **how, backwards=self.overlaps)
         self.choices = chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
-        self.stepper = Stepper(turns, self.layout, carriers, world, Streams(settings.seed), oracles, x)
+        streams = Streams(settings.seed)
+        how["backwards"] = self.overlaps
+        self.stepper: Stepper = build(turns, chosen, self.layout, world, streams, oracles, x, **how)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
@@ -242,7 +244,7 @@ class SignOptimizer(Stateful):
     @property
     def _two_points(self) -> bool:
         stepper = self.stepper
-        return stepper.turns.stages[stepper.turns.stage(stepper.t - stepper.begun)].estimator.two_points
+        return stepper.turns.at(stepper.t - stepper.begun).estimator.two_points
 
     def _numbers(self) -> np.ndarray:
         """Rates and decays of the groups, float64 (2, groups); zeros, and a fault, where they can't be."""

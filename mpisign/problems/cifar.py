@@ -12,18 +12,30 @@ from mpisign.problems.models import Recipe
 from mpisign.problems.readers import opening
 from mpisign.problems.readers.cifar import read_batch
 
-# mean and deviation of the training images' channels
-NORMAL_10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-NORMAL_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
+class Cifar10(Images):
+    """Cross-entropy of a model on data_batch_N and test_batch in the folder path: .bin or Python's, of any length.
 
-class _Cifar(Images):
+    model: mlp, cnn, resnet18 or resnet20. norm: batch or group. augment: see images.Images. test: stems of the files
+    that are held out; where there is no test_batch, a training batch will do. hidden, dropout: of an mlp.
+    """
+
     hints = {"path": "the folder of its batches, as of mpisign data fetch cifar10 or cifar100"}  # noqa: RUF012
-    classes: int
-    batches: tuple[str, ...]  # stems of the files, those that are held out aside
+    classes = 10
+    batches = tuple(f"data_batch_{k}" for k in range(1, 6))  # stems of the files, those that are held out aside
+    normal = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # mean and deviation of the training images' channels
 
-    def __init__(self, path: str, recipe: Recipe, normal: tuple, augment: bool, test: list[str]):
-        super().__init__(recipe, *normal, augment)
+    def __init__(
+        self,
+        path: str,
+        model: str = "resnet18",
+        norm: str = "batch",
+        augment: bool = True,
+        test: list[str] = ["test_batch"],  # noqa: B006
+        hidden: list[int] = [128],  # noqa: B006
+        dropout: float = 0.0,
+    ):
+        super().__init__(Recipe(model, norm, hidden, dropout), *self.normal, augment)
         self.path, self.held_out = Path(path), tuple(test)
         self.adopt({})  # everything is known: so is the number of coordinates, before a file is read
 
@@ -54,34 +66,12 @@ class _Cifar(Images):
         return opening.find(self.path, f"{stem}.bin", stem)
 
 
-class Cifar10(_Cifar):
-    """Cross-entropy of a model on data_batch_N and test_batch in the folder path: .bin or Python's, of any length.
-
-    model: mlp, cnn, resnet18 or resnet20. norm: batch or group. augment: see images.Images. test: stems of the files
-    that are held out; where there is no test_batch, a training batch will do. hidden, dropout: of an mlp.
-    """
-
-    classes = 10
-    batches = tuple(f"data_batch_{k}" for k in range(1, 6))
-
-    def __init__(
-        self,
-        path: str,
-        model: str = "resnet18",
-        norm: str = "batch",
-        augment: bool = True,
-        test: list[str] = ["test_batch"],  # noqa: B006
-        hidden: list[int] = [128],  # noqa: B006
-        dropout: float = 0.0,
-    ):
-        super().__init__(path, Recipe(model, norm, hidden, dropout), NORMAL_10, augment, test)
-
-
-class Cifar100(_Cifar):
+class Cifar100(Cifar10):
     """The same on the files train and test of CIFAR-100, with its 100 fine labels."""
 
     classes = 100
     batches = ("train",)
+    normal = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
     def __init__(
         self,
@@ -93,7 +83,7 @@ class Cifar100(_Cifar):
         hidden: list[int] = [128],  # noqa: B006
         dropout: float = 0.0,
     ):
-        super().__init__(path, Recipe(model, norm, hidden, dropout), NORMAL_100, augment, test)
+        super().__init__(path, model, norm, augment, test, hidden, dropout)
 
 
 def _joined(parts: list[Rows]) -> Rows:

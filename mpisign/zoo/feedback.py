@@ -1,7 +1,8 @@
 """Error feedback, Adam in one bit, and the dense baselines."""
 
-from mpisign.algorithm import Algorithm, Beta, Count, NonNegative, Positive, Stages, algorithm
+from mpisign.algorithm import Algorithm, Stages
 from mpisign.estimators import DecidedMomentum, Minibatch, Nesterov
+from mpisign.registry import Beta, Count, NonNegative, Positive, algorithm
 from mpisign.signs import ErrorFeedback, Raw, ScaledSign
 from mpisign.updates import Adam, Descent, FrozenAdam, RawDescent, Sgd
 from mpisign.votes import Mean, ScaledMean, ServerErrorFeedback

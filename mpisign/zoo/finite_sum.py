@@ -1,8 +1,9 @@
 """Methods of one node that reduce variance by a second point, by snapshots, or by reshuffling."""
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Whole, algorithm
+from mpisign.algorithm import Algorithm
 from mpisign.estimators import Minibatch, Momentum, SnapshotStorm, Storm, Svrg
+from mpisign.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
 from mpisign.signs import Sign
 from mpisign.updates import Descent
 from mpisign.votes import Majority

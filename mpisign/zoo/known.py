@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from mpisign.algorithm import Positive
+from mpisign.registry import Positive
 
 Radius = Literal["max", "running"] | Positive
 

@@ -3,8 +3,9 @@
 from math import pi, sqrt
 from typing import Literal
 
-from mpisign.algorithm import Algorithm, Beta, Count, NonNegative, Positive, Stages, algorithm
+from mpisign.algorithm import Algorithm, Stages
 from mpisign.estimators import LocalAdam, LocalSteps, Minibatch
+from mpisign.registry import Beta, Count, NonNegative, Positive, algorithm
 from mpisign.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, StochasticSign
 from mpisign.updates import Adam, Descent, FrozenAdam
 from mpisign.votes import Average, Mean, ServerErrorFeedback

@@ -1,8 +1,9 @@
 """Deterministic signs: majority votes and averages."""
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.algorithm import Algorithm
 from mpisign.estimators import Lion, Minibatch, Momentum
+from mpisign.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.signs import Sign
 from mpisign.updates import Descent
 from mpisign.votes import Average, LearnedWeights, Majority

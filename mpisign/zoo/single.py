@@ -3,7 +3,7 @@
 from typing import Literal
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, NonNegative, Positive, Stages, Whole, algorithm
+from mpisign.algorithm import Algorithm, Stages
 from mpisign.estimators import (
     CalibratedMomentum,
     Differences,
@@ -13,6 +13,7 @@ from mpisign.estimators import (
     Momentum,
     ZerothOrder,
 )
+from mpisign.registry import Beta, Count, NonNegative, Positive, Whole, algorithm
 from mpisign.signs import NoisySign, Raw, Sign
 from mpisign.updates import BetterPoint, CalibratedDescent, CalibratingDescent, Descent, ParameterFree, Rprop
 from mpisign.votes import Majority, Mean

@@ -4,8 +4,9 @@ from math import log, sqrt
 from typing import Literal
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.algorithm import Algorithm
 from mpisign.estimators import ClippedRows, Minibatch, Momentum
+from mpisign.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.signs import NoisySign, Raw, StochasticSign
 from mpisign.updates import Descent, Sgd
 from mpisign.votes import Average, Majority, Median, SignErrorFeedback

@@ -3,9 +3,10 @@
 from typing import Literal
 
 from mpisign import theory
-from mpisign.algorithm import Algorithm, Beta, Count, Cycle, Fraction, NonNegative, Stages, Whole, algorithm
+from mpisign.algorithm import Algorithm, Cycle, Stages
 from mpisign.errors import UsageError
 from mpisign.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
+from mpisign.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
 from mpisign.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
 from mpisign.updates import Descent
 from mpisign.votes import Majority, RandomisedMajority, TrackedQuantised, TrackedSign

@@ -25,7 +25,7 @@ ELSEWHERE = ("noisy-signsgd", "noisy-median", "dp-sign", "z-signfedavg")
 def test_the_same_estimates_move_x_alike(name, hyper):
     """Signs, votes and updates on the GPU and on the CPU, for given estimates."""
     stage = Setup(Awkward(), 3).algorithm(name, **hyper).stages[-1]
-    sides = [Trial(Choice("local", ""), stage, Local(3), D, device=device) for device in ("cuda", "cpu")]
+    sides = [Trial.of(Choice("local", ""), stage, Local(3), D, device=device) for device in ("cuda", "cpu")]
     for side in sides:
         for _ in range(STEPS):
             side.once()

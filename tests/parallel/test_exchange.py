@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mpisign import exchange
-from mpisign.algorithm import find
+from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
+from mpisign.registry import find
 from mpisign.rng import Streams
-from mpisign.stepper import Stepper
 from mpisign.world import Local, Mpi
 from tests.building import Setup, digest
 from tests.problems import Awkward
@@ -146,9 +146,9 @@ def test_sharded_sends_two_bits_times_n_minus_one_over_n(comm, everywhere):
     layout = Layout({"x": (problem.dimension,)})
     world, x = Mpi(comm), layout.zeros()
     algorithm = find("signum-mv").build().with_rules("auto", "auto", n)
-    carriers = exchange.build(exchange.choose("sharded", algorithm, n), world, layout, algorithm, 1 << 20)
     oracle = Oracle(problem, layout, None, world.rank, streams)
-    stepper = Stepper(algorithm, layout, carriers, world, streams, [oracle], x)
+    chosen = exchange.choose("sharded", algorithm, n)
+    stepper = build(algorithm, chosen, layout, world, streams, [oracle], x, chunk=1 << 20)
     for _ in range(steps):
         stepper.step(1e-3)
     sent = comm.allreduce(world.traffic.up + world.traffic.down) / n * 8 / steps / layout.size

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mpisign import world as worlds
-from mpisign.choosing import candidates, measure_link, measured, predict
+from mpisign.choosing import measure_link, measured, predict
 from mpisign.errors import NumericalError
-from mpisign.exchange import Choice, choose
+from mpisign.exchange import Choice, candidates, choose
 from mpisign.problems.synthetic import Quadratic
 from mpisign.trial import Trial
 from mpisign.world import Local, Mpi
@@ -90,7 +90,7 @@ def test_a_nan_in_any_chunk_of_any_rank_moves_nothing(comm, everywhere, carrier,
         carrier = "local"
     world = Mpi(comm) if n > 1 else Local(1)
     algorithm = Setup(Quadratic(dimension=D), n).algorithm("signsgd-mv")
-    trial = Trial(Choice(carrier, ""), algorithm, world, D, CHUNK)
+    trial = Trial.of(Choice(carrier, ""), algorithm, world, D, chunk=CHUNK)
     trial.once()
     before, estimate = trial.x.clone(), trial.oracles[0].estimate
     good = float(estimate[where])
@@ -119,7 +119,7 @@ def test_memory_is_bounded(comm, everywhere, carrier):
     n = comm.Get_size()
     algorithm = Setup(Quadratic(dimension=64), n).algorithm("signsgd-mv", zeros="coin", ties="coin")
     for d, chunk in itertools.product((400_000, 1_000_000), (512, 4096, 0)):
-        trial = Trial(Choice(carrier, ""), algorithm, Mpi(comm), d, chunk)
+        trial = Trial.of(Choice(carrier, ""), algorithm, Mpi(comm), d, chunk=chunk)
         trial.once()
         held = trial.exchange.memory()
         plane = (trial.exchange.chunks[0][1]) / 8

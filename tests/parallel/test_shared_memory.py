@@ -3,10 +3,10 @@
 import pytest
 
 from mpisign import choosing, exchange, memory, zoo
-from mpisign.algorithm import find
 from mpisign.errors import UsageError
 from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.layout import Layout
+from mpisign.registry import find
 from mpisign.world import Mpi
 
 pytestmark = pytest.mark.mpi

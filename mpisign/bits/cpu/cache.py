@@ -49,11 +49,11 @@ def cached_njit(function: Callable) -> Callable:
 def folders() -> list[Path]:
     """Where kernels may lie: in NUMBA_CACHE_DIR, beside the sources, in the user's cache; in the order of search."""
     own = f"{SOURCES.name}_{hashlib.sha1(str(SOURCES).encode(errors='surrogateescape')).hexdigest()}"
-    found = [Path(numba.config.CACHE_DIR).absolute() / own] if numba.config.CACHE_DIR else []
+    folders = [Path(numba.config.CACHE_DIR).absolute() / own] if numba.config.CACHE_DIR else []
     home = os.environ.get("XDG_CACHE_HOME", "")
     with contextlib.suppress(RuntimeError):  # a user without a home
         home = home if os.path.isabs(home) else str(Path.home() / ".cache")
-    return [*found, IN_TREE, *([Path(home) / "mpisign" / own] if os.path.isabs(home) else [])]
+    return [*folders, IN_TREE, *([Path(home) / "mpisign" / own] if os.path.isabs(home) else [])]
 
 
 def trusted(folder: Path) -> bool:
@@ -66,9 +66,9 @@ def trusted(folder: Path) -> bool:
     return _own(here, folder) and (_own(above, folder) or sticky)
 
 
-def _own(found: os.stat_result, folder: Path) -> bool:
+def _own(status: os.stat_result, folder: Path) -> bool:
     owners = {0, os.geteuid()} | ({SOURCES.stat().st_uid} if folder == IN_TREE else set())
-    return found.st_uid in owners and not found.st_mode & stat.S_IWOTH
+    return status.st_uid in owners and not status.st_mode & stat.S_IWOTH
 
 
 @contextlib.contextmanager
@@ -115,12 +115,12 @@ class KernelCache(caching._Cache):
             if (payload := _read(folder, name)) is None:
                 continue
             try:
-                found = CompileResult._rebuild(target_context, *pickle.loads(payload))
+                kernel = CompileResult._rebuild(target_context, *pickle.loads(payload))
             except Exception:
                 damaged.add(folder / name)
                 continue
             used.add(folder)
-            return found
+            return kernel
         if _looking:
             raise NotCompiledError(self._name)
         return None
@@ -157,8 +157,8 @@ def _read(folder: Path, name: str) -> bytes | None:
     try:
         handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or not _own(found, folder):
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or not _own(status, folder):
                 return None
             head, payload = file.read(len(MAGIC) + 32), file.read()
     except FileNotFoundError:

@@ -11,6 +11,11 @@ from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
+__all__ = [
+    "add", "agreement", "codes", "count", "differing", "gather", "majority", "randomised_majority", "spread",
+    "weighted_majority",
+]  # fmt: skip
+
 TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
 BLOCK = 8  # words that a tree counts at once
 
@@ -124,8 +129,8 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
     abstentions = minus is not None
     minus = minus if abstentions else plus
-    found = _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
-    return int(found[0]), int(found[1])
+    agreement_and_ties = _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
+    return int(agreement_and_ties[0]), int(agreement_and_ties[1])
 
 
 @cached_njit

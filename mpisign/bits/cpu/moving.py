@@ -7,6 +7,11 @@ from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
 
+__all__ = [
+    "add_and_sum", "add_levels", "add_normal", "add_normal_rows", "add_signed", "apply", "blend", "first_nonfinite",
+    "tile_maxima", "tile_sums", "uniform_rows",
+]  # fmt: skip
+
 
 @cached_njit
 def _apply_signs(x, plane, minus, plus, decay):
@@ -81,16 +86,8 @@ def blend(y, x, a, b):
     _blend(y, x, np.float32(a), np.float32(b))
 
 
-@cached_njit
 def add_levels(total, planes, table):
-    codes, moves = np.empty(64, dtype=np.int32), np.empty(64, dtype=np.float32)
-    for w in range(planes.shape[1]):
-        _read(planes, w, codes)
-        for j in range(64):
-            moves[j] = table[codes[j]]
-        part = total[w * 64 : w * 64 + 64]
-        for j in range(len(part)):
-            part[j] += moves[j]
+    _apply_levels(total, planes, -table, np.float32(1.0))
 
 
 @cached_njit

@@ -21,16 +21,19 @@ from mpisign.bits.cpu.common import (
 from mpisign.bits.cpu.moving import add_signs, find_nonfinite
 from mpisign.bits.cpu.vectors import (
     above,
-    above_each,
     negative,
     ones,
     outside,
-    outside_each,
     positive,
     special,
     unfit,
     vanishing,
 )
+
+__all__ = [
+    "pack", "pack_parts", "pack_rows", "pack_scaled_parts", "pack_stochastic", "pack_stochastic_parts",
+    "pack_stochastic_rows",
+]  # fmt: skip
 
 
 @cached_njit
@@ -92,8 +95,8 @@ def _pack_parts(v, parts, at, rule, counter, negate, planes):
         lo, hi = within(parts, k, at, len(v))
         if lo < hi:
             words = planes[:, lo // 64 : (hi + 63) // 64]
-            found = _pack(v[lo:hi], (at + lo) // 64, rule, counter, negate, words)
-            zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
+            packed = _pack(v[lo:hi], (at + lo) // 64, rule, counter, negate, words)
+            zeros, bad = zeros + packed[0], earlier(bad, packed[1], lo)
     return zeros, bad
 
 
@@ -106,8 +109,8 @@ def _pack_rows(v, parts, at, rule, counter, negate, planes):
     return zeros
 
 
-def _plain(found):
-    return int(found[0]), int(found[1])
+def _plain(packed):
+    return int(packed[0]), int(packed[1])
 
 
 def _coin(zeros, draw):
@@ -133,8 +136,8 @@ def _pack_scaled(v, scale, first_word, rule, counter, negate, planes):
     for lo in range(0, len(v), 4096):
         tile = v[lo : lo + 4096]
         words = planes[:, lo // 64 : (lo + len(tile) + 63) // 64]
-        found = _pack(tile, first_word + lo // 64, rule, counter, negate, words)
-        zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
+        packed = _pack(tile, first_word + lo // 64, rule, counter, negate, words)
+        zeros, bad = zeros + packed[0], earlier(bad, packed[1], lo)
         add_signs(tile, words, -scale)
     return zeros, bad
 
@@ -146,8 +149,8 @@ def _pack_scaled_parts(v, scales, parts, at, rule, counter, negate, planes):
         lo, hi = within(parts, k, at, len(v))
         if lo < hi:
             scale, words = scales[parts[2, k]], planes[:, lo // 64 : (hi + 63) // 64]
-            found = _pack_scaled(v[lo:hi], scale, (at + lo) // 64, rule, counter, negate, words)
-            zeros, bad = zeros + found[0], earlier(bad, found[1], lo)
+            packed = _pack_scaled(v[lo:hi], scale, (at + lo) // 64, rule, counter, negate, words)
+            zeros, bad = zeros + packed[0], earlier(bad, packed[1], lo)
     return zeros, bad
 
 
@@ -156,43 +159,31 @@ def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
 
 
 @cached_njit
-def _pack_stochastic(v, radius, at, counter, planes):
-    address, clips, bad, whole, first = v.ctypes.data, uint64(0), uint64(0), len(v) // 64, uint32(at // 4)
-    s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
-    for w in range(whole):
-        lo = address + 256 * w
-        planes[0, w] = above(lo, radius, first + uint32(16 * w), s, voter, stream, k0, k1)
-        clips += ones(outside(lo, radius))
-        bad |= unfit(lo)
-    if whole < planes.shape[1]:
-        rest, filled = _rest(v), (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
-        lo = rest.ctypes.data
-        planes[0, whole] = filled & above(lo, radius, first + uint32(16 * whole), s, voter, stream, k0, k1)
-        clips += ones(outside(lo, radius) & filled)
-        bad |= unfit(lo)
-    _present(v, planes)
-    return clips, find_nonfinite(v) if bad else -1
-
-
-@cached_njit
-def _pack_stochastic_each(v, radii, at, counter, planes):
+def _pack_stochastic(v, radii, stride, at, counter, planes):
+    """radii: of 64 coordinates, or of all; stride: bytes from one word's radii to the next one's, 0 or 256."""
     address, radius, clips, bad, whole = v.ctypes.data, radii.ctypes.data, uint64(0), uint64(0), len(v) // 64
     first = uint32(at // 4)
     s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
     for w in range(whole):
-        lo, limit = address + 256 * w, radius + 256 * w
-        planes[0, w] = above_each(lo, limit, first + uint32(16 * w), s, voter, stream, k0, k1)
-        clips += ones(outside_each(lo, limit))
+        lo, limit = address + 256 * w, radius + stride * w
+        planes[0, w] = above(lo, limit, first + uint32(16 * w), s, voter, stream, k0, k1)
+        clips += ones(outside(lo, limit))
         bad |= unfit(lo)
     if whole < planes.shape[1]:
-        rest, limits = _rest(v), _rest(radii)
+        rest, limits = _rest(v), _rest(radii) if stride else radii
         filled = (uint64(1) << uint64(len(v) - whole * 64)) - uint64(1)
         lo, limit = rest.ctypes.data, limits.ctypes.data
-        planes[0, whole] = filled & above_each(lo, limit, first + uint32(16 * whole), s, voter, stream, k0, k1)
-        clips += ones(outside_each(lo, limit) & filled)
+        planes[0, whole] = filled & above(lo, limit, first + uint32(16 * whole), s, voter, stream, k0, k1)
+        clips += ones(outside(lo, limit) & filled)
         bad |= unfit(lo)
     _present(v, planes)
     return clips, find_nonfinite(v) if bad else -1
+
+
+@njit(inline="always")
+def _one(radius):
+    """One radius for each coordinate of a word."""
+    return np.full(64, radius, dtype=np.float32)
 
 
 @cached_njit
@@ -203,10 +194,10 @@ def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
         if lo < hi:
             here, words = v[lo:hi], planes[:, lo // 64 : (hi + 63) // 64]
             if each:
-                found = _pack_stochastic_each(here, radii[lo:hi], at + lo, counter, words)
+                packed = _pack_stochastic(here, radii[lo:hi], 256, at + lo, counter, words)
             else:
-                found = _pack_stochastic(here, radii[parts[2, k]], at + lo, counter, words)
-            clips, bad = clips + found[0], earlier(bad, found[1], lo)
+                packed = _pack_stochastic(here, _one(radii[parts[2, k]]), 0, at + lo, counter, words)
+            clips, bad = clips + packed[0], earlier(bad, packed[1], lo)
     return clips, bad
 
 
@@ -220,7 +211,7 @@ def _pack_stochastic_rows(v, radii, each, parts, at, counter, planes):
 
 
 def pack_stochastic(v, radius, at, draw, planes):
-    return _plain(_pack_stochastic(v, np.float32(radius), at, counter_of(draw)[0], planes))
+    return _plain(_pack_stochastic(v, np.full(64, radius, dtype=np.float32), 0, at, counter_of(draw)[0], planes))
 
 
 def pack_stochastic_parts(v, radii, each, parts, at, draw, planes):

@@ -36,9 +36,9 @@ def splat(b, value, lanes):
 
 
 def load(b, address, kind, lanes):
-    found = b.load(b.inttoptr(address, ir.VectorType(kind, lanes).as_pointer()))
-    found.align = kind.width // 8 if isinstance(kind, ir.IntType) else 4
-    return found
+    value = b.load(b.inttoptr(address, ir.VectorType(kind, lanes).as_pointer()))
+    value.align = kind.width // 8 if isinstance(kind, ir.IntType) else 4
+    return value
 
 
 def store(b, value, address):
@@ -93,8 +93,8 @@ def operation(result, *parameters, number=False):
     """
 
     def decorate(body):
-        def typing(context, *given):
-            known = given[: int(number)]
+        def typing(context, *kinds):
+            known = kinds[: int(number)]
 
             def generate(context, builder, signature, arguments):
                 made = body(builder, *(k.literal_value for k in known), *arguments[int(number) :])
@@ -149,35 +149,19 @@ def unfit(b, address):
     return b.bitcast(b.icmp_unsigned("==", b.and_(pattern, exponent), exponent), I64)
 
 
-@operation(WORD, ADDRESS, FLOAT)
-def outside(b, address, radius):
-    """Bits of |v| > radius."""
-    v = _magnitude(b, load(b, address, F32, LANES))
-    return b.bitcast(b.fcmp_ordered(">", v, splat(b, radius, LANES)), I64)
-
-
 @operation(WORD, ADDRESS, ADDRESS)
-def outside_each(b, address, radii):
-    """Bits of |v| > radius, a radius a coordinate."""
+def outside(b, address, radii):
+    """Bits of |v| > radius, one per coordinate."""
     v = _magnitude(b, load(b, address, F32, LANES))
     return b.bitcast(b.fcmp_ordered(">", v, load(b, radii, F32, LANES)), I64)
 
 
-def _exceeds(b, address, radius, block, counter):
-    u = b.fmul(b.sitofp(_odd(b, block, counter), ir.VectorType(F32, LANES)), constant(F32, 2.0**-24, LANES))
-    return b.bitcast(b.fcmp_ordered(">", load(b, address, F32, LANES), b.fmul(radius, u)), I64)
-
-
-@operation(WORD, ADDRESS, FLOAT, UINT, *COUNTER)
-def above(b, address, radius, block, *counter):
-    """Bits of v > fl(radius * u), u from Philox blocks block to block + 15."""
-    return _exceeds(b, address, splat(b, radius, LANES), block, counter)
-
-
 @operation(WORD, ADDRESS, ADDRESS, UINT, *COUNTER)
-def above_each(b, address, radii, block, *counter):
-    """Bits of v > fl(radius * u), a radius a coordinate."""
-    return _exceeds(b, address, load(b, radii, F32, LANES), block, counter)
+def above(b, address, radii, block, *counter):
+    """Bits of v > fl(radius * u), one radius per coordinate, u from Philox blocks block to block + 15."""
+    u = b.fmul(b.sitofp(_odd(b, block, counter), ir.VectorType(F32, LANES)), constant(F32, 2.0**-24, LANES))
+    radius = load(b, radii, F32, LANES)
+    return b.bitcast(b.fcmp_ordered(">", load(b, address, F32, LANES), b.fmul(radius, u)), I64)
 
 
 # Words of coins and of codes

@@ -7,52 +7,8 @@ a float32. What is rare on a GPU takes the way over the host: votes other than a
 all-reduce.
 """
 
-from mpisign.bits.cuda.deciding import count, majority
-from mpisign.bits.cuda.detour import (
-    add,
-    agreement,
-    codes,
-    differing,
-    gather,
-    randomised_majority,
-    spread,
-    uniforms,
-    weighted_majority,
-)
-from mpisign.bits.cuda.moving import add_levels, add_normal, add_signed, apply, blend, first_nonfinite
-from mpisign.bits.cuda.packing import (
-    pack,
-    pack_parts,
-    pack_scaled_parts,
-    pack_stochastic,
-    pack_stochastic_parts,
-)
-from mpisign.bits.cuda.tiles import add_and_sum, tile_maxima, tile_sums
-
-__all__ = [
-    "add",
-    "add_and_sum",
-    "add_levels",
-    "add_normal",
-    "add_signed",
-    "agreement",
-    "apply",
-    "blend",
-    "codes",
-    "count",
-    "differing",
-    "first_nonfinite",
-    "gather",
-    "majority",
-    "pack",
-    "pack_parts",
-    "pack_scaled_parts",
-    "pack_stochastic",
-    "pack_stochastic_parts",
-    "randomised_majority",
-    "spread",
-    "tile_maxima",
-    "tile_sums",
-    "uniforms",
-    "weighted_majority",
-]
+from mpisign.bits.cuda.deciding import *
+from mpisign.bits.cuda.detour import *
+from mpisign.bits.cuda.moving import *
+from mpisign.bits.cuda.packing import *
+from mpisign.bits.cuda.tiles import *

@@ -8,6 +8,8 @@ from torch import Tensor
 from mpisign.bits.cuda import detour
 from mpisign.bits.cuda.common import COINS, DRAW, RULES, WORDS, coin_words, draw_of, ones, programs, words_of
 
+__all__ = ["count", "majority"]
+
 MOST = 255  # voters that eight planes can count
 
 
@@ -43,13 +45,13 @@ def count(ballots: Tensor, planes: Tensor):
         detour.count(ballots, planes)
         return
     votes, counts = words_of(ballots), words_of(planes)
-    given = (votes, votes.stride(0), counts, counts.stride(0), len(votes), votes.shape[1])
-    _count[(programs(votes.shape[1]),)](*given, PLANES=len(counts), WORDS=WORDS.value)
+    arguments = (votes, votes.stride(0), counts, counts.stride(0), len(votes), votes.shape[1])
+    _count[(programs(votes.shape[1]),)](*arguments, PLANES=len(counts), WORDS=WORDS.value)
 
 
 @triton.jit(do_not_specialize=(*DRAW, "voters"))
 def _majority(
-    plus, plus_plane, minus, minus_plane, verdict, verdict_plane, found, voters, words, first,
+    plus, plus_plane, minus, minus_plane, verdict, verdict_plane, sums, voters, words, first,
     step, voter, stream, k0, k1,
     PLANES: tl.constexpr, ABSTENTIONS: tl.constexpr, RULE: tl.constexpr, NEGATE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
@@ -82,8 +84,8 @@ def _majority(
         total += gain << k
     if not ABSTENTIONS:
         total -= voters * (ones(greater) - ones(less))
-    tl.atomic_add(found, tl.sum(tl.where(inside, total, 0).to(tl.int64)))
-    tl.atomic_add(found + 1, tl.sum(tl.where(inside, ones(equal), 0).to(tl.int64)))
+    tl.atomic_add(sums, tl.sum(tl.where(inside, total, 0).to(tl.int64)))
+    tl.atomic_add(sums + 1, tl.sum(tl.where(inside, ones(equal), 0).to(tl.int64)))
     if RULE == 0:
         greater |= equal & coin_words(first + word, step, voter, stream, k0, k1, NEGATE)
     if RULE == 1:
@@ -98,10 +100,15 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
         return 0, 0
     p, out = words_of(plus), words_of(verdict)
     q = p if minus is None else words_of(minus)
-    found = torch.zeros(2, dtype=torch.int64, device=plus.device)
-    given = (p, p.stride(0), q, q.stride(0), out, out.stride(0), found, voters, out.shape[1], at // 32)
+    sums = torch.zeros(2, dtype=torch.int64, device=plus.device)
+    arguments = (p, p.stride(0), q, q.stride(0), out, out.stride(0), sums, voters, out.shape[1], at // 32)
     coins = ties in COINS
-    how = {"PLANES": len(p), "ABSTENTIONS": minus is not None, "RULE": RULES[ties], "NEGATE": coins and draw.negate}
+    constants = {
+        "PLANES": len(p),
+        "ABSTENTIONS": minus is not None,
+        "RULE": RULES[ties],
+        "NEGATE": coins and draw.negate,
+    }
     drawn = draw_of(draw) if coins else (0,) * 5
-    _majority[(programs(out.shape[1]),)](*given, *drawn, WORDS=WORDS.value, **how)
-    return tuple(found.tolist())
+    _majority[(programs(out.shape[1]),)](*arguments, *drawn, WORDS=WORDS.value, **constants)
+    return tuple(sums.tolist())

@@ -4,15 +4,20 @@ from torch import Tensor
 
 from mpisign.bits import host
 
+__all__ = [
+    "add", "agreement", "codes", "differing", "gather", "randomised_majority", "spread", "uniforms",
+    "weighted_majority",
+]  # fmt: skip
+
 
 def _over_the_host(name):
-    def work(*given):
-        there = [a.cpu() if isinstance(a, Tensor) else a for a in given]
-        found = getattr(host, name)(*there)
-        for one, other in zip(given, there, strict=True):
+    def work(*arguments):
+        on_host = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+        result = getattr(host, name)(*on_host)
+        for one, other in zip(arguments, on_host, strict=True):
             if isinstance(one, Tensor):
                 one.copy_(other)
-        return found
+        return result
 
     work.__name__ = name
     return work

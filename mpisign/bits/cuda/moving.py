@@ -20,6 +20,8 @@ from mpisign.bits.cuda.common import (
     words_of,
 )
 
+__all__ = ["add_levels", "add_normal", "add_signed", "apply", "blend", "first_nonfinite"]
+
 BLOCK = 4096  # coordinates of a program, where words play no part
 UNFUSED = {"enable_fp_fusion": False}
 
@@ -30,13 +32,13 @@ def _apply(
 ):  # fmt: skip
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     inside, i = word < words, word[:, None].to(tl.int64) * 32 + tl.arange(0, 32)[None, :]
-    there = of_words(tl.load(valid + word, mask=inside, other=0)) == 1
+    held = of_words(tl.load(valid + word, mask=inside, other=0)) == 1
     segment = tl.load(segments + word, mask=inside, other=0)
     decay = tl.load(decays + segment)[:, None]
     code = codes_of(planes, plane, word, inside, PLANES)
     move = tl.load(tables + (segment[:, None] << PLANES) + code)
-    kept = decay * tl.load(x + i, mask=there, other=0.0)
-    tl.store(x + i, kept - move, mask=there)
+    kept = decay * tl.load(x + i, mask=held, other=0.0)
+    tl.store(x + i, kept - move, mask=held)
 
 
 def apply(x: Tensor, planes, parts, at, tables, decays):
@@ -44,8 +46,8 @@ def apply(x: Tensor, planes, parts, at, tables, decays):
         return
     where, words = geometry(parts, at, x), words_of(planes)
     count = where.valid.shape[0]
-    given = (x, words, words.stride(0), where.valid, where.segments, on(tables, x), on(decays, x), len(x), count)
-    _apply[(programs(count),)](*given, PLANES=len(words), WORDS=WORDS.value, **UNFUSED)
+    arguments = (x, words, words.stride(0), where.valid, where.segments, on(tables, x), on(decays, x), len(x), count)
+    _apply[(programs(count),)](*arguments, PLANES=len(words), WORDS=WORDS.value, **UNFUSED)
 
 
 @triton.jit(do_not_specialize=("a", "b"))
@@ -76,8 +78,8 @@ def add_levels(total, planes, table):
         return
     words = words_of(planes)
     count = words.shape[1]
-    given = (total, words, words.stride(0), on(table, total), len(total), count)
-    _add_levels[(programs(count),)](*given, PLANES=len(words), WORDS=WORDS.value, **UNFUSED)
+    arguments = (total, words, words.stride(0), on(table, total), len(total), count)
+    _add_levels[(programs(count),)](*arguments, PLANES=len(words), WORDS=WORDS.value, **UNFUSED)
 
 
 @triton.jit(do_not_specialize=("scale",))
@@ -96,8 +98,8 @@ def add_signed(total, planes, scale):
         return
     words = words_of(planes)
     count = words.shape[1]
-    given = (total, words, words.stride(0), float(scale), len(total), count)
-    _add_signed[(programs(count),)](*given, TWO=len(words) == 2, WORDS=WORDS.value, **UNFUSED)
+    arguments = (total, words, words.stride(0), float(scale), len(total), count)
+    _add_signed[(programs(count),)](*arguments, TWO=len(words) == 2, WORDS=WORDS.value, **UNFUSED)
 
 
 @triton.jit(do_not_specialize=DRAW)

@@ -25,19 +25,21 @@ from mpisign.bits.cuda.common import (
     words_of,
 )
 
+__all__ = ["pack", "pack_parts", "pack_scaled_parts", "pack_stochastic", "pack_stochastic_parts"]
+
 
 @triton.jit
-def _note(found, counted, bad):
+def _note(noted, counted, bad):
     """Adds to the count of all programs, and lowers the first bad index."""
     if counted > 0:
-        tl.atomic_add(found, counted.to(tl.int64))
+        tl.atomic_add(noted, counted.to(tl.int64))
     if bad < 1 << 62:
-        tl.atomic_min(found + 1, bad)
+        tl.atomic_min(noted + 1, bad)
 
 
 @triton.jit(do_not_specialize=DRAW)
 def _signs(
-    v, v_row, planes, plane, plane_row, valid, segments, scales, found, items, words, first,
+    v, v_row, planes, plane, plane_row, valid, segments, scales, noted, items, words, first,
     step, voter, stream, k0, k1,
     RULE: tl.constexpr, NEGATE: tl.constexpr, SCALED: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
@@ -45,30 +47,30 @@ def _signs(
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     inside, i = word < words, word[:, None].to(tl.int64) * 32 + tl.arange(0, 32)[None, :]
     x = tl.load(v + row * v_row + i, mask=i < items, other=0.0)
-    there = tl.load(valid + word, mask=inside, other=0)
-    zero, bits = as_words(x == 0) & there, as_words(x > 0)
+    held = tl.load(valid + word, mask=inside, other=0)
+    zero, bits = as_words(x == 0) & held, as_words(x > 0)
     if RULE == 0:
         bits |= zero & coin_words(first + word, step, voter + row, stream, k0, k1, NEGATE)
     if RULE == 1:
         bits |= zero
-    cast = there
+    cast = held
     if RULE == 2:
-        cast = there & ~zero
-        tl.store(planes + plane + row * plane_row + word, cast, mask=there != 0)
-    bits &= there
+        cast = held & ~zero
+        tl.store(planes + plane + row * plane_row + word, cast, mask=held != 0)
+    bits &= held
     # words that hold no coordinate stay as they are
-    tl.store(planes + row * plane_row + word, bits, mask=there != 0)
+    tl.store(planes + row * plane_row + word, bits, mask=held != 0)
     if SCALED:
         scale = tl.load(scales + tl.load(segments + word, mask=inside, other=0))[:, None]
         sent = tl.where(of_words(bits) == 1, -scale, scale)
         tl.store(v + i, x + sent, mask=(i < items) & (of_words(cast) == 1))
-    bad = tl.where((x - x != 0) & (of_words(there) == 1), i, 1 << 62)
-    _note(found, tl.sum(ones(zero)), tl.min(bad))
+    bad = tl.where((x - x != 0) & (of_words(held) == 1), i, 1 << 62)
+    _note(noted, tl.sum(ones(zero)), tl.min(bad))
 
 
 @triton.jit(do_not_specialize=DRAW)
 def _stochastic(
-    v, v_row, planes, plane, plane_row, valid, segments, radii, found, items, words, first,
+    v, v_row, planes, plane, plane_row, valid, segments, radii, noted, items, words, first,
     step, voter, stream, k0, k1,
     EACH: tl.constexpr, TWO: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
@@ -90,14 +92,14 @@ def _stochastic(
     four = (_above(x0, r0, u0)) + (_above(x1, r1, u1) << 1) + (_above(x2, r2, u2) << 2) + (_above(x3, r3, u3) << 3)
     bits = tl.sum(tl.reshape(four << (4 * (number % 8)), (WORDS, 8)), axis=1)
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
-    there = tl.load(valid + word, mask=word < words, other=0)
-    tl.store(planes + row * plane_row + word, bits & there, mask=there != 0)
+    held = tl.load(valid + word, mask=word < words, other=0)
+    tl.store(planes + row * plane_row + word, bits & held, mask=held != 0)
     if TWO:
-        tl.store(planes + plane + row * plane_row + word, there, mask=there != 0)
+        tl.store(planes + plane + row * plane_row + word, held, mask=held != 0)
     own = tl.load(valid + number // 8, mask=number // 8 < words, other=0) >> (4 * (number % 8))
     real = ((own[:, None, None] >> pair) & 1) == 1
     outside, bad = (tl.abs(x) > radius) & real, tl.where((x - x != 0) & real, i, 1 << 62)
-    _note(found, tl.sum(outside.to(tl.int32)), tl.min(bad))
+    _note(noted, tl.sum(outside.to(tl.int32)), tl.min(bad))
 
 
 @triton.jit
@@ -107,20 +109,20 @@ def _above(x, radius, drawn):
     return (x > radius * u).to(tl.int32)
 
 
-def _launch(kernel, v, planes, parts, at, each, draw, **how):
+def _launch(kernel, v, planes, parts, at, each, draw, **constants):
     """Packs v (d,) or (n, d), and returns (count, first bad index); each: radii, scales or nothing."""
     if not v.shape[-1] or not parts.shape[1]:
         return 0, -1
     where, words, rows = geometry(parts, at, v), words_of(planes), v.shape[0] if v.dim() > 1 else 1
     count = words.shape[-1]
-    found = torch.tensor([0, NONE], device=v.device)
+    noted = torch.tensor([0, NONE], device=v.device)
     # a plane's rows follow one another, one a voter
     strides = (words.stride(0), words.stride(1) if v.dim() > 1 else 0)
     row = v.stride(0) if v.dim() > 1 else 0
-    given = (v, row, words, *strides, where.valid, where.segments, v if each is None else each, found, v.shape[-1])
-    how |= {"WORDS": WORDS.value, "enable_fp_fusion": False}
-    kernel[programs(count), rows](*given, count, how.pop("first"), *draw_of(draw), **how)
-    total, bad = found.tolist()
+    arguments = (v, row, words, *strides, where.valid, where.segments, v if each is None else each, noted, v.shape[-1])
+    constants |= {"WORDS": WORDS.value, "enable_fp_fusion": False}
+    kernel[programs(count), rows](*arguments, count, constants.pop("first"), *draw_of(draw), **constants)
+    total, bad = noted.tolist()
     if rows > 1:
         return total, -1 if bad == NONE else None
     return total, -1 if bad == NONE else bad
@@ -132,8 +134,8 @@ def pack(v: Tensor, at, zeros, draw, planes):
 
 def pack_parts(v, parts, at, zeros, draw, planes, scales=None):
     negate = zeros in COINS and draw.negate
-    how = {"RULE": RULES[zeros], "NEGATE": negate, "SCALED": scales is not None, "first": at // 32}
-    return _launch(_signs, v, planes, parts, at, scales, draw, **how)
+    constants = {"RULE": RULES[zeros], "NEGATE": negate, "SCALED": scales is not None, "first": at // 32}
+    return _launch(_signs, v, planes, parts, at, scales, draw, **constants)
 
 
 def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
@@ -147,5 +149,5 @@ def pack_stochastic(v, radius, at, draw, planes):
 
 def pack_stochastic_parts(v, radii, parts, at, draw, planes):
     each = isinstance(radii, Tensor)
-    how = {"EACH": each, "TWO": len(planes) == 2, "first": at // 4}
-    return _launch(_stochastic, v, planes, parts, at, radii if each else on(radii, v), draw, **how)
+    constants = {"EACH": each, "TWO": len(planes) == 2, "first": at // 4}
+    return _launch(_stochastic, v, planes, parts, at, radii if each else on(radii, v), draw, **constants)

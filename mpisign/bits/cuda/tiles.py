@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mpisign.bits.cuda.common import on
 
+__all__ = ["add_and_sum", "tile_maxima", "tile_sums"]
+
 ROWS = 16  # tiles of a program
 SUM, SQUARES, MAXIMUM = 0, 1, 2
 
@@ -35,12 +37,12 @@ def _over_tiles(y, x, factors, tiles, count, out, longest, KIND: tl.constexpr, A
         else:
             total += wide
     if KIND == 2:
-        found = tl.max(total, axis=1)
+        result = tl.max(total, axis=1)
     else:
-        found = tl.zeros((ROWS,), tl.float64)
+        result = tl.zeros((ROWS,), tl.float64)
         for k in tl.static_range(16):
-            found += tl.sum(tl.where(lane == k, total, 0.0), axis=1)
-    tl.store(out + t, found, mask=t < count)
+            result += tl.sum(tl.where(lane == k, total, 0.0), axis=1)
+    tl.store(out + t, result, mask=t < count)
 
 
 def _tiles(y: Tensor, tiles: np.ndarray, kind: int, x: Tensor | None = None, factors: np.ndarray | None = None):
@@ -50,9 +52,9 @@ def _tiles(y: Tensor, tiles: np.ndarray, kind: int, x: Tensor | None = None, fac
         return out.numpy()
     longest = int((tiles[1] - tiles[0]).max())
     each = on(np.zeros(int(tiles[2].max()) + 1, dtype=np.float32) if factors is None else factors, y)
-    given = (y, y if x is None else x, each, on(tiles, y), count, out, longest)
-    how = {"KIND": kind, "ADD": x is not None, "ROWS": ROWS, "enable_fp_fusion": False}
-    _over_tiles[(triton.cdiv(count, ROWS),)](*given, **how)
+    arguments = (y, y if x is None else x, each, on(tiles, y), count, out, longest)
+    constants = {"KIND": kind, "ADD": x is not None, "ROWS": ROWS, "enable_fp_fusion": False}
+    _over_tiles[(triton.cdiv(count, ROWS),)](*arguments, **constants)
     return out.cpu().numpy()
 
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from mpisign.rng import Draw
 
+__all__ = ["coin", "first_nonfinite", "normal", "to_bits", "to_words", "uniform"]
+
 WORD = 64
 
 
@@ -36,13 +38,13 @@ def uniform(draw: Draw, at: int, count: int) -> np.ndarray:
 
 def normal(draw: Draw, at: int, count: int) -> np.ndarray:
     """N(0, 1) a coordinate, float32: Box and Muller in float64 on the two halves of a Philox block."""
-    found = []
+    drawn = []
     for block in draw.blocks(at // 4, -(-count // 4)).tolist():
         for k, turn in (block[:2], block[2:]):
             length = math.sqrt(-2.0 * math.log((k + 1.0) * 2.0**-32))
             angle = (2.0 * math.pi * 2.0**-32) * turn
-            found += [length * math.cos(angle), length * math.sin(angle)]
-    return np.array(found[:count], dtype=np.float32)
+            drawn += [length * math.cos(angle), length * math.sin(angle)]
+    return np.array(drawn[:count], dtype=np.float32)
 
 
 def of_parts(parts, at, items):
@@ -55,5 +57,5 @@ def of_parts(parts, at, items):
 
 def first_nonfinite(v):
     """Index of the first infinite or NaN value, or -1."""
-    found = np.flatnonzero(~np.isfinite(v))
-    return int(found[0]) if len(found) else -1
+    bad = np.flatnonzero(~np.isfinite(v))
+    return int(bad[0]) if len(bad) else -1

@@ -6,6 +6,11 @@ import numpy as np
 
 from mpisign.bits.reference.common import WORD, coin, to_bits, to_words
 
+__all__ = [
+    "add", "agreement", "codes", "count", "differing", "gather", "majority", "numbers", "randomised_majority",
+    "spread", "tally", "weighted_majority",
+]  # fmt: skip
+
 
 def count(ballots, planes):
     """How many of ballots (n, W) have each bit set, as a binary number in planes (w, W), lowest first."""

@@ -5,6 +5,8 @@ import numpy as np
 from mpisign.bits.reference.common import normal, of_parts, to_bits
 from mpisign.bits.reference.deciding import numbers
 
+__all__ = ["add_and_sum", "add_levels", "add_normal", "add_signed", "apply", "blend", "tile_maxima", "tile_sums"]
+
 
 def apply(x, planes, parts, at, tables, decays):
     """x = fl(fl(decay * x) - table[code]) in each part, code being the binary number in planes (P, W).

@@ -5,6 +5,8 @@ import numpy as np
 from mpisign.bits.reference.common import coin, first_nonfinite, of_parts, to_words, uniform
 from mpisign.bits.reference.moving import add_signed
 
+__all__ = ["pack", "pack_parts", "pack_scaled_parts", "pack_stochastic", "pack_stochastic_parts"]
+
 
 def pack(v, at, zeros, draw, planes):
     """The signs of v.
@@ -37,10 +39,10 @@ def pack_stochastic(v, radius, at, draw, planes):
     return int((np.abs(v) > np.float32(radius)).sum()), first_nonfinite(v)
 
 
-def _joined(found):
+def _joined(packed):
     """(start, (count, first bad index in there or -1)) of each part, as one."""
-    bad = [start + index for start, (_, index) in found if index >= 0]
-    return sum(count for _, (count, _) in found), min(bad, default=-1)
+    bad = [start + index for start, (_, index) in packed if index >= 0]
+    return sum(count for _, (count, _) in packed), min(bad, default=-1)
 
 
 def pack_parts(v, parts, at, zeros, draw, planes):
@@ -57,7 +59,7 @@ def pack_stochastic_parts(v, radii, each, parts, at, draw, planes):
 
 def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
     """pack_parts, and then v -= scale * sign, where a vote was cast: what stays behind. scales: one a segment."""
-    found = pack_parts(v, parts, at, zeros, draw, planes)
+    packed = pack_parts(v, parts, at, zeros, draw, planes)
     for i, w, _, segment in of_parts(parts, at, len(v)):
         add_signed(v[i], planes[:, w], -scales[segment])
-    return found
+    return packed

@@ -1,0 +1,41 @@
+"""The one factory of exchanges and the Stepper that uses them, for jobs, the library, measurements and tests."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from mpisign import exchange
+from mpisign.algorithm import Method
+from mpisign.layout import Layout
+from mpisign.problems import Oracle
+from mpisign.rng import Streams
+from mpisign.stepper import Stepper
+from mpisign.timing import Timer
+from mpisign.watchdog import WATCH
+from mpisign.world import World
+
+Of = TypeVar("Of", bound=Stepper)
+
+
+def build(
+    algorithm: Method,
+    choices: tuple[exchange.Choice, ...],
+    layout: Layout,
+    world: World,
+    streams: Streams,
+    oracles: list[Oracle],
+    x: Tensor,
+    weights: np.ndarray | None = None,
+    timer: Timer | None = None,
+    kind: type[Of] = Stepper,
+    **options: Any,
+) -> Of:
+    """A Stepper (of that kind) whose messages travel as chosen. Collective.
+
+    choices: one per stage of the algorithm. oracles, x, weights, timer: as a Stepper takes them. options: chunk,
+    progress, backwards, node_size, gpu_aware and staged, as exchange.build takes them.
+    """
+    with WATCH("the making of the exchanges"):
+        exchanges = exchange.build(choices, world, layout, algorithm, **options)
+    return kind(algorithm, layout, exchanges, world, streams, oracles, x, weights, timer)

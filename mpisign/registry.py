@@ -1,0 +1,72 @@
+"""The zoo's register: each entry's function, paper, rate, and what is known of it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mpisign import plugins
+from mpisign.algorithm import Method
+
+# ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the zoo: the function that builds the algorithm, its paper, and what is known of it."""
+
+    name: str
+    make: Callable[..., Method]
+    paper: str
+    lr: float  # the rate that a job takes which gives none
+    known: str  # of its convergence, as of the papers' latest versions
+    theory: Callable[..., dict[str, Any]] | None = None  # its paper's rate and hyperparameters; see theory.py
+
+    def build(self, **hyperparameters) -> Method:
+        return self.make(**hyperparameters).named(self.name)
+
+    @property
+    def summary(self) -> str:
+        return plugins.docstring(self.make).partition("\n")[0]
+
+    @property
+    def signature(self) -> str:
+        parameters = inspect.signature(self.make).parameters.values()
+        return ", ".join(f"{p.name}={p.default!r}" for p in parameters)
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
+    """Enters the decorated function into the zoo; its signature is the only list of hyperparameters."""
+
+    def enter(make: Callable) -> Callable:
+        if name in REGISTRY:
+            raise ValueError(f"algorithm {name!r} is in the zoo already")
+        REGISTRY[name] = Entry(name, make, paper, lr, known, theory)
+        return make
+
+    return enter
+
+
+def find(name: str) -> Entry:
+    """The zoo's entry of that name, another package's too, or module:name, whose module is imported first.
+
+    Raises UsageError listing the names there are.
+    """
+    return plugins.find("algorithm", name, REGISTRY)
+
+
+def entries() -> list[Entry]:
+    """All entries, mpisign's own first and in the order of the zoo."""
+    plugins.load_all("algorithm")
+    return list(REGISTRY.values())
