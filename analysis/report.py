@@ -8,14 +8,16 @@ Pictures show the best of grid of the leading methods; whatever stands in them s
 import base64
 import io
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import compare
+import grouping
 import jinja2
 import numpy as np
+import plot
 import scaling
-import seeds
 import style
 import vote
 from matplotlib import pyplot as plt
@@ -54,45 +56,45 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
     """One row a run, without columns that no run has."""
     summaries = [run.summary() for run in runs]
     used = [c for c in COLUMNS if any(c in s for s in summaries)]
-    rows = []
-    for run, summary in zip(runs, summaries, strict=True):
-        rows.append({"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used})
-    return rows
+    return [
+        {"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used}
+        for run, summary in zip(runs, summaries, strict=True)
+    ]
 
 
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
-    everything, found = Section("Runs", rows=overview(runs)), []
+    everything = Section("Runs", rows=overview(runs))
     ended = [run for run in runs if not compare.not_ended(run) and len(run["eval"]["step"])]
     accuracies = [run for run in ended if not compare.unusable(run, "test_accuracy")]
     metric = "test_accuracy" if accuracies else "train_loss"
     measured = accuracies or [run for run in ended if not compare.unusable(run, metric)]
     if not measured:
         return [everything]
-    best = compare.table(measured, metric, None)
-    leading = [row for row in best if np.isfinite(row[metric])][:LEADING]
-    shown = [{k: style.short(v) for k, v in row.items()} for row in compare.shown(best, metric)]
-    drawn = encoded(compare.picture(leading, metric, None)) if leading else ""
+    best = compare.table(measured, metric)
+    leading = [row for row in best if np.isfinite(row.mean)][:LEADING]
+    shown = [{k: style.short(v) for k, v in row.shown().items()} for row in best]
+    drawn = encoded(compare.picture(leading)) if leading else ""
     note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
-    found.append(Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown))
-    chosen = [run for row in leading for run in row["_runs"]]
-    if chosen:
-        found.append(_curves(chosen))
-    return [*found, *_of_votes(chosen or ended), *_of_scaling(ended), everything]
+    grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown)
+    chosen = [run for row in leading for run in row.runs]
+    return [grid, *_of_means(chosen), *_of_votes(chosen or ended), *_of_scaling(ended), everything]
 
 
-def _curves(chosen: list[Run]) -> Section:
-    groups = seeds.grouped(chosen)
+def _of_means(runs: list[Run]) -> list[Section]:
+    lines = list(grouping.by_name(runs).items())
+    if not lines:
+        return []
     try:
-        figure = seeds.picture(groups, seeds.recorded(groups), ["step", "bytes", "seconds"])
+        figure = plot.picture(lines, plot.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
     except MpisignError as error:
-        return Section("Curves", f"Not shown: {error}")
-    return Section("Curves", f"The leading {len(groups)}.", encoded(figure))
+        return [Section("Curves", f"Not shown: {error}")]
+    return [Section("Curves", f"The leading {len(lines)}.", encoded(figure))]
 
 
 def _of_votes(runs: list[Run]) -> list[Section]:
-    voting = [r for r in runs if np.isfinite(style.column(r, "steps", "agreement")).any()]
-    firsts = list({style.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
+    voting = [run for run in runs if np.isfinite(grouping.column(run, "steps", "agreement")).any()]
+    firsts = list({grouping.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
     if not firsts:
         return []
     return [Section("Votes", "One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))]
@@ -123,13 +125,9 @@ def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[
 
 def environment(runs: list[Run]) -> list[dict[str, object]]:
     """Each kind of machine and software once, with the number of runs on it."""
-    found: dict[str, tuple[dict[str, object], int]] = {}
-    for run in runs:
-        segments = run["segments"]
-        if len(segments["step"]):
-            row = {k: segments[k][-1] for k in KINDS if k in segments}
-            found[str(row)] = (row, found.get(str(row), (row, 0))[1] + 1)
-    return [row | {"runs": count} for row, count in found.values()] or [{"runs": len(runs)}]
+    started = [run["segments"] for run in runs if len(run["segments"]["step"])]
+    kinds = Counter(tuple((k, str(segments[k][-1])) for k in KINDS if k in segments) for segments in started)
+    return [dict(kind) | {"runs": count} for kind, count in kinds.items()] or [{"runs": len(runs)}]
 
 
 def page(runs: list[Run], skipped: list[str], title: str) -> str:

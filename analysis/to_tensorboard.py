@@ -1,6 +1,6 @@
-"""Runs for TensorBoard: every column of /steps, /eval and /probes as a scalar, a folder a run.
+"""Runs for TensorBoard (pip install 'mpisign[tensorboard]'): every column of /steps, /eval and /probes as a scalar, a
+folder per run.
 
-pip install 'mpisign[tensorboard]'
 python analysis/to_tensorboard.py runs/ --logdir runs/tensorboard && tensorboard --logdir runs/tensorboard
 """
 
@@ -18,16 +18,14 @@ TABLES = ("steps", "eval", "probes")
 
 def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(steps, values) of each scalar by its tag, table/column, without what is not a number."""
-    found = {}
+    curves = {}
     for table in TABLES:
         columns = run.columns(table) if len(run[table]["step"]) else {}
         for name, column in columns.items():
-            if name.rpartition("_")[0] in LEFT_OUT or name in LEFT_OUT:
-                continue
             real = np.isfinite(column)
-            if real.any():
-                found[f"{table}/{name}"] = columns["step"][real], column[real]
-    return found
+            if real.any() and name not in LEFT_OUT and name.rpartition("_")[0] not in LEFT_OUT:
+                curves[f"{table}/{name}"] = columns["step"][real], column[real]
+    return curves
 
 
 def folders(runs: list[Run]) -> list[str]:

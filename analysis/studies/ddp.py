@@ -1,6 +1,6 @@
 """Trains a job of mpisign's by torch's DistributedDataParallel over gloo: what a vote is to be compared with.
 
-mpirun -n 4 python analysis/ddp.py jobs/studies/race.toml --hook powersgd-1 --lr 0.1 --file runs/race/x.h5
+mpirun -n 4 python analysis/studies/ddp.py jobs/studies/race.toml --hook powersgd-1 --lr 0.1 --file runs/race/x.h5
 
 The same model, start, partition, batches and evaluations as `mpisign train` of that job, by mpisign's own problem and
 oracle; gradients travel as DDP sends them, and torch's SGD (momentum 0.9) or Adam moves x. The run file is mpisign's

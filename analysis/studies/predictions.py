@@ -1,4 +1,4 @@
-"""How well `exchange = "auto"` predicts and picks: python analysis/predictions.py runs/wire/exchange-*.h5"""
+"""How well `exchange = "auto"` predicts and picks: python analysis/studies/predictions.py runs/wire/exchange-*.h5"""
 
 import argparse
 from statistics import median
