@@ -296,24 +296,24 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
 
 def test_figures_name_what_makes_their_runs(tmp_path, capfd):
     figures = script("figures")
-    names = [figure.name for figure in figures.FIGURES]
-    assert len(set(names)) == len(names)
     for figure in figures.FIGURES:
-        assert any("analysis/" in line or "mpisign show" in line for line in figure.draw), figure
-        files = re.findall(r"(?:analysis|jobs)/[\w/{},]+\.(?:py|sh|toml)", "\n".join(figure.draw + figure.make))
-        for file in files:
-            stem, _, several = file.partition("{")
-            ends = [f"{word}.toml" for word in several.removesuffix("}.toml").split(",")] if several else [""]
-            assert all((ROOT / (stem + end)).exists() for end in ends), (figure, file)
-    mine = figures.Figure("x", str(tmp_path / "nowhere"), ("echo $RUNS",), ("mkdir $RUNS; echo made of $DATA",), "sand")
-    assert "make it by: python analysis/figures.py --run x --data PATH, the sand" in figures.make(mine, None, run=False)
+        assert figure.data in ("", *figures.DATA), figure
+        assert ("$DATA" in figure.make) == bool(figure.data) or figure.job, figure
+        assert not figure.job or (ROOT / f"jobs/{figure.job}.toml").exists(), figure
+        assert (ROOT / figure.folder).is_dir(), figure
+        files = re.findall(r"\b(?:analysis|jobs)/[\w/]+\.(?:py|sh|toml)\b", figure.draw + figure.make)
+        assert all((ROOT / file).exists() for file in files), figure
+        # bash can read it
+        assert run("bash", "-n", "-c", figure.draw + "\n" + figure.make, timeout=10).code == 0, figure
+    mine = figures.Figure("x", "echo $RUNS", "", "mkdir $RUNS; echo made of $DATA", str(tmp_path / "nowhere"), "MNIST")
+    assert "make it by: python analysis/figures.py --run x --data MNIST" in figures.make(mine, None, run=False)
     assert figures.make(mine, tmp_path, run=True) == ""
     assert capfd.readouterr().out.splitlines() == [f"made of {tmp_path}", mine.runs]
     assert "could not be made (exit code 1)" in figures.make(mine, None, run=True)
     assert analyse("figures", "no-such").code == 2
     missing = analyse("figures", "--run", "heterogeneity")
     assert missing.code == 2
-    assert "--run needs --data, one at a time: the folder of MNIST's IDX files" in missing.err
+    assert "--run needs one --data at a time; it is the folder of MNIST's IDX files" in missing.err
 
 
 def test_a_figure_is_made_with_its_runs(tmp_path, monkeypatch):
