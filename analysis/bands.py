@@ -26,8 +26,10 @@ def _x(run: Run) -> np.ndarray:
     return run["trace"]["x"].astype(float)
 
 
-def _tail(values: np.ndarray) -> np.ndarray:
-    return values[len(values) // 2 :]
+def _tail(run: Run) -> np.ndarray:
+    """The later half of it."""
+    x = _x(run)
+    return x[len(x) // 2 :]
 
 
 def _drift(run: Run) -> float:
@@ -41,26 +43,19 @@ def _not_right(run: Run) -> float:
     return (1 - _drift(run) + zeros) / 2
 
 
-def _loss_at(run: Run, at: int) -> float:
-    return float(run["eval"]["train_loss"][run["eval"]["step"] == at][0])
-
-
-def _loss_from(run: Run, at: int) -> float:
-    return float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean())
-
-
 QUANTITIES = {
     "final_loss": lambda run: run["eval"]["train_loss"][-1],
     "final_ratio": lambda run: run["eval"]["train_loss"][-1] / run["eval"]["train_loss"][0],
     "final_accuracy": lambda run: run["eval"]["test_accuracy"][-1],
     "final_x_sum": lambda run: _x(run)[-1].sum(),
-    "tail_x": lambda run: _tail(_x(run)).mean(),
+    "tail_x": lambda run: _tail(run).mean(),
     "mean_abs_x": lambda run: np.abs(_x(run)).mean(),
-    "tail_abs_x": lambda run: np.abs(_tail(_x(run))).mean(),
+    "tail_abs_x": lambda run: np.abs(_tail(run)).mean(),
     "final_test_loss": lambda run: run["eval"]["test_loss"][-1],
     "out_of_span": lambda run: out_of_span(run)[-1],
-    "loss_at": _loss_at,  # after the step that the band's `at` says
-    "loss_from": _loss_from,  # mean of the steps after that one
+    # after the step that the band's `at` says, and the mean of the steps after that one
+    "loss_at": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] == at][0]),
+    "loss_from": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean()),
     "drift": _drift,
     "not_right": _not_right,
     "wrong": lambda run: (1 - _drift(run)) / 2,

@@ -66,34 +66,26 @@ class Row:
         if self.target is None:
             return {}
         reached = [(run, k) for run in self.runs if (k := first(run, self.metric, self.target)) is not None]
-        evaluations = [run["eval"]["gradient_evaluations"][k] for run, k in reached]
-        sent = [run.method_bytes("eval")[k] for run, k in reached]
-        return {"reached": len(reached), f"evaluations to {self.target:g}": _median(evaluations),
-                f"bytes to {self.target:g}": _median(sent)}  # fmt: skip
+        costs = {
+            f"evaluations to {self.target:g}": _median([run["eval"]["gradient_evaluations"][k] for run, k in reached]),
+            f"bytes to {self.target:g}": _median([run.method_bytes("eval")[k] for run, k in reached]),
+        }
+        return {"reached": len(reached)} | costs
 
     def cells(self) -> dict[str, object]:
         """Column -> one number or word, for CSV."""
         last = self.runs[0]["steps"]["gradient_evaluations"][-1:]  # none of a run that diverged before its first row
-        return {
-            "method": self.method,
-            **self.settings,
-            "rates": len(self.rates),
-            "best rate": self.rate,
-            "edge": self.edge,
-            "seeds": len(self.runs),
-            self.metric: self.mean,
-            "deviation": self.deviation,
-            "evaluations": int(last.sum()),
-            "bytes": _median(self.runs[0].method_bytes("steps")[-1:]),
-            **self.to_target,
-        }
+        grid = {"rates": len(self.rates), "best rate": self.rate, "edge": self.edge, "seeds": len(self.runs)}
+        cost = {"evaluations": int(last.sum()), "bytes": _median(self.runs[0].method_bytes("steps")[-1:])}
+        end = {self.metric: self.mean, "deviation": self.deviation}
+        return {"method": self.method} | self.settings | grid | end | cost | self.to_target
 
     def shown(self) -> dict[str, object]:
         """The same for a reader: mean and deviation in one cell, the edge of a grid beside its rate."""
         cells = {k: v for k, v in self.cells().items() if k not in ("edge", "deviation")}
         cells["best rate"] = f"{self.rate:g}" + (" (edge)" if self.edge else "")
-        told = style.with_deviation(self.mean, self.deviation)
-        cells[self.metric] = told if np.isfinite(self.mean) else "diverged"
+        end = style.with_deviation(self.mean, self.deviation)
+        cells[self.metric] = end if np.isfinite(self.mean) else "diverged"
         if "reached" in cells:
             cells["reached"] = f"{cells['reached']}/{len(self.runs)}"
         return {k: "-" if v == "" else v for k, v in cells.items()}
@@ -130,13 +122,6 @@ def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row
         settings = {k: job.get(k, "") for k in differing}
         rows.append(Row(method, settings, grid[rate], list(grid), rate, metric, target))
     return sorted(rows, key=lambda row: row.score)
-
-
-def text(rows: list[dict[str, object]]) -> str:
-    """Columns in line, for a terminal."""
-    cells = [[style.short(name) for name in rows[0]]] + [[style.short(v) for v in r.values()] for r in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
 def picture(rows: list[Row]) -> Figure:
@@ -211,7 +196,7 @@ def _print(rows: list[Row], metric: str, form: str) -> None:
         writer.writerows({k: cell(v) for k, v in row.cells().items()} for row in rows)
         return
     shown = [row.shown() for row in rows]
-    print(text(shown) if form == "text" else style.markdown(shown))
+    print(style.columns(shown) if form == "text" else style.markdown(shown))
     print(f"\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
 
 

@@ -46,12 +46,13 @@ class Figure:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         output = f"{self.folder}/{self.name}.png"
         names = {"JOB": self.job, "RUNS": self.runs, "OUTPUT": output, "DATA": str(data or ""), "PATH": path}
-        return subprocess.run(["bash", "-euo", "pipefail", "-c", lines], cwd=ROOT, env=os.environ | names).returncode
+        script = ["bash", "-euo", "pipefail", "-c", SHELL + lines]
+        return subprocess.run(script, cwd=ROOT, env=os.environ | names).returncode
 
 
-FIGURES = [
-    Figure(name, **table) for name, table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items()
-]
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SHELL = TABLES.pop("shell") + "\n"
+FIGURES = [Figure(name, **table) for name, table in TABLES.items()]
 
 
 def make(figure: Figure, data: Path | None, run: bool) -> str:

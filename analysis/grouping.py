@@ -16,12 +16,16 @@ RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "t
              "exact_gradient")  # fmt: skip
 
 
+def job(run: Run) -> Job:
+    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
+
+
 def settings(run: Run) -> Job:
     """The job without what tells points of one grid apart: the rate, the seed, the file."""
-    job = {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
-    if job.keys() & {"run.evaluations", "run.epochs"}:
-        job.pop("run.steps", None)  # follows from the other
-    return {key: value for key, value in job.items() if key not in IGNORED}
+    keys = job(run)
+    if keys.keys() & {"run.evaluations", "run.epochs"}:
+        keys.pop("run.steps", None)  # follows from the other
+    return {key: value for key, value in keys.items() if key not in IGNORED}
 
 
 def key(run: Run, name: str, default: object = "") -> object:

@@ -9,6 +9,7 @@ import base64
 import io
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,42 +79,45 @@ def sections(runs: list[Run]) -> list[Section]:
     note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
     grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown)
     chosen = [run for row in leading for run in row.runs]
-    return [grid, *_of_means(chosen), *_of_votes(chosen or ended), *_of_scaling(ended), everything]
+    others = {"Curves": (_curves, chosen), "Votes": (_votes, chosen or ended), "Scaling": (_scaling, ended)}
+    drawn = [_section(name, *of) for name, of in others.items()]
+    return [grid, *filter(None, drawn), everything]
 
 
-def _of_means(runs: list[Run]) -> list[Section]:
+def _section(name: str, drawn: Callable[[list[Run]], tuple | None], runs: list[Run]) -> Section | None:
+    """A section of what is drawn of the runs, or of why nothing could be; None if there is nothing to draw."""
+    try:
+        contents = drawn(runs)
+    except MpisignError as error:
+        return Section(name, f"Not shown: {error}")
+    return contents and Section(name, *contents)
+
+
+def _curves(runs: list[Run]) -> tuple | None:
     lines = list(grouping.by_name(runs).items())
     if not lines:
-        return []
-    try:
-        figure = plot.picture(lines, plot.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
-    except MpisignError as error:
-        return [Section("Curves", f"Not shown: {error}")]
-    return [Section("Curves", f"The leading {len(lines)}.", encoded(figure))]
+        return None
+    figure = plot.picture(lines, plot.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
+    return f"The leading {len(lines)}.", encoded(figure)
 
 
-def _of_votes(runs: list[Run]) -> list[Section]:
+def _votes(runs: list[Run]) -> tuple | None:
     voting = [run for run in runs if np.isfinite(grouping.column(run, "steps", "agreement")).any()]
     firsts = list({grouping.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
-    if not firsts:
-        return []
-    return [Section("Votes", "One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))]
+    return firsts and ("One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))
 
 
-def _of_scaling(runs: list[Run]) -> list[Section]:
+def _scaling(runs: list[Run]) -> tuple | None:
     measured = [run for run in runs if not scaling.unusable(run)]
     if len({run.attributes["n"] for run in measured}) < 2:
-        return []
-    try:
-        lines = scaling.lines(measured)
-    except MpisignError as error:
-        return [Section("Scaling", f"Not shown: {error}")]
-    return [Section("Scaling", picture=encoded(scaling.picture(lines)), rows=scaling.rows(lines))]
+        return None
+    lines = scaling.lines(measured)
+    return "", encoded(scaling.picture(lines)), scaling.rows(lines)
 
 
 def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """The keys that all jobs share, and a row of the others for each run."""
-    flat = [{f"{t}.{k}": v for t, table in run.config.items() for k, v in table.items()} for run in runs]
+    flat = [grouping.job(run) for run in runs]
     keys = dict.fromkeys(k for job in flat for k in job)
     names = ("run.file", "run.overwrite")
     values = {k: {str(job.get(k)) for job in flat} for k in keys}
@@ -133,20 +137,13 @@ def environment(runs: list[Run]) -> list[dict[str, object]]:
 def page(runs: list[Run], skipped: list[str], title: str) -> str:
     """The whole page."""
     shared, own = configurations(runs)
+    versions = sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs})
     texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     return loader.from_string(TEMPLATE.read_text()).render(
-        title=title,
-        runs=runs,
-        skipped=skipped,
-        sections=sections(runs),
-        shared=shared,
-        own=own,
-        configurations=texts,
-        environment=environment(runs),
-        versions=sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs}),
-        date=time.strftime("%Y-%m-%d"),
-    )
+        title=title, runs=runs, skipped=skipped, sections=sections(runs), shared=shared, own=own, configurations=texts,
+        environment=environment(runs), versions=versions, date=time.strftime("%Y-%m-%d"),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -156,10 +153,8 @@ def main() -> None:
 
     def work(runs, arguments):
         title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        aside = arguments.output.with_name(f".{arguments.output.name}.tmp")
-        aside.write_text(page(runs, arguments.skipped, title))
-        aside.replace(arguments.output)
+        text = page(runs, arguments.skipped, title)
+        style.replace(arguments.output, lambda path: path.write_text(text))
         print(f"report: {arguments.output}")
 
     style.run(options, work)

@@ -119,14 +119,19 @@ def title(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, output: Path) -> None:
-    """Writes a .png, .pdf or .svg, under a temporary name first."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    """Writes a .png, .pdf or .svg."""
     numbers_as_mathematics(figure)
-    figure.savefig(aside)
-    aside.replace(output)
+    replace(output, figure.savefig)
     plt.close(figure)
     print(f"picture: {output}")
+
+
+def replace(output: Path, write: Callable[[Path], object]) -> None:
+    """Has a file written under a temporary name of the same ending, and then renamed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    write(aside)
+    aside.replace(output)
 
 
 def numbers_as_mathematics(figure: Figure) -> None:
@@ -163,6 +168,13 @@ def markdown(rows: list[dict[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def columns(rows: list[dict[str, object]]) -> str:
+    """The same in line, for a terminal."""
+    cells = [[short(name) for name in rows[0]]] + [[short(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
 def short(value: object) -> str:
     """A figure of a table: four digits, thousands by commas."""
     if isinstance(value, (float, np.floating)):
@@ -172,8 +184,7 @@ def short(value: object) -> str:
 
 def write(text: str, output: Path) -> None:
     """A table beside its picture, and on the terminal."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text + "\n")
+    replace(output, lambda path: path.write_text(text + "\n"))
     print(text)
 
 

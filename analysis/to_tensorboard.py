@@ -30,15 +30,12 @@ def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def folders(runs: list[Run]) -> list[str]:
     """A folder of its own for each run: its file's name, and those of the folders above where several share it."""
-    paths = [run.path.resolve().with_suffix("") for run in runs]
-    return ["-".join(path.parts[-_depth(path, paths) :]).replace("/", "") for path in paths]
-
-
-def _depth(path: Path, paths: list[Path]) -> int:
-    """How many of its last parts tell a path from all others."""
-    others = [p for p in paths if p != path]
-    lengths = range(1, len(path.parts))
-    return next((k for k in lengths if all(p.parts[-k:] != path.parts[-k:] for p in others)), len(path.parts))
+    paths = [run.path.resolve().with_suffix("").parts for run in runs]
+    names = []
+    for path in paths:
+        told = (k for k in range(1, len(path)) if all(p[-k:] != path[-k:] for p in paths if p != path))
+        names.append("-".join(path[-next(told, len(path)) :]).replace("/", ""))
+    return names
 
 
 def export(run: Run, folder: Path) -> None:

@@ -301,10 +301,10 @@ def test_figures_name_what_makes_their_runs(tmp_path, capfd):
         assert ("$DATA" in figure.make) == bool(figure.data) or figure.job, figure
         assert not figure.job or (ROOT / f"jobs/{figure.job}.toml").exists(), figure
         assert (ROOT / figure.folder).is_dir(), figure
-        files = re.findall(r"\b(?:analysis|jobs)/[\w/]+\.(?:py|sh|toml)\b", figure.draw + figure.make)
+        files = re.findall(r"\b(?:analysis|jobs)/[\w/]+\.(?:py|sh|toml)\b", figures.SHELL + figure.draw + figure.make)
         assert all((ROOT / file).exists() for file in files), figure
         # bash can read it
-        assert run("bash", "-n", "-c", figure.draw + "\n" + figure.make, timeout=10).code == 0, figure
+        assert run("bash", "-n", "-c", figures.SHELL + figure.draw + "\n" + figure.make, timeout=10).code == 0, figure
     mine = figures.Figure("x", "echo $RUNS", "", "mkdir $RUNS; echo made of $DATA", str(tmp_path / "nowhere"), "MNIST")
     assert "make it by: python analysis/figures.py --run x --data MNIST" in figures.make(mine, None, run=False)
     assert figures.make(mine, tmp_path, run=True) == ""

@@ -44,23 +44,19 @@ def gap(run: Run) -> tuple[float, float, float]:
     return optimum(problem["path"], problem["l2"]), float(losses[-1]), float(losses.min())
 
 
-def table(runs: list[Run]) -> None:
-    """Prints a line a run."""
-    columns = ("data", "algorithm", "n", "partition", "l2", "steps", "f*", "f", "f - f*", "(f - f*)/f*", "best")
-    print("{:18} {:16} {:>2} {:10} {:>8} {:>6} {:>10} {:>10} {:>10} {:>11} {:>11}".format(*columns))
-    for run in runs:
-        least, last, lowest = gap(run)
-        c, a = run.config, run.attributes
-        print(
-            f"{Path(c['problem']['path']).name:18} {a['algorithm']:16} {a['n']:2} {c['partition']['kind']:10} "
-            f"{c['problem']['l2']:8.2g} {run['eval']['step'][-1]:6} {least:10.6f} {last:10.6f} "
-            f"{last - least:10.2e} {100 * (last / least - 1):10.3f}% "
-            f"{100 * (lowest / least - 1):10.3f}%"
-        )
+def row(run: Run) -> dict[str, object]:
+    """The cells of a run."""
+    least, last, lowest = gap(run)
+    problem, steps = run.config["problem"], int(run["eval"]["step"][-1])
+    job = {"data": Path(problem["path"]).name, "algorithm": run.attributes["algorithm"], "n": run.attributes["n"]}
+    job |= {"partition": run.config["partition"]["kind"], "l2": problem["l2"], "steps": steps}
+    values = {"f*": f"{least:.6f}", "f": f"{last:.6f}", "f - f*": f"{last - least:.2e}"}
+    return job | values | {"(f - f*)/f*": f"{last / least - 1:.3%}", "best": f"{lowest / least - 1:.3%}"}
 
 
 def main() -> None:
-    style.run(style.parser(__doc__), lambda runs, a: table(style.without(runs, gap, a.skipped)))
+    table = lambda runs: style.columns([row(run) for run in runs])  # noqa: E731
+    style.run(style.parser(__doc__), lambda runs, a: print(table(style.without(runs, gap, a.skipped))))
 
 
 if __name__ == "__main__":

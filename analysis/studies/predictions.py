@@ -1,6 +1,10 @@
-"""How well `exchange = "auto"` predicts and picks: python analysis/studies/predictions.py runs/wire/exchange-*.h5"""
+"""How well `exchange = "auto"` predicts and picks, from files of `mpisign bench exchange`.
+
+python analysis/studies/predictions.py runs/wire/exchange-*.h5
+"""
 
 import argparse
+from pathlib import Path
 from statistics import median
 
 import h5py
@@ -9,37 +13,32 @@ import numpy as np
 CLOSE = 1.15  # of the best that was measured
 
 
-def points(path):
-    """(d, {exchange: ms}, {exchange: error}, the pick) of each size in a file of `mpisign bench exchange`."""
+def points(path: Path):
+    """(d, {exchange: ms}, [error of each prediction], the pick) of each size in a file."""
     with h5py.File(path) as file:
         table = {name: data[()] for name, data in file["exchanges"].items()}
+    names = np.array([name.decode() for name in table["exchange"]])
     for d in np.unique(table["d"]):
-        here = table["d"] == d
-        names = [name.decode() for name in table["exchange"][here]]
-        measured = dict(zip(names, table["ms"][here], strict=True))
-        errors = dict(zip(names, table["error"][here], strict=True))
-        picked = [name for name, mark in zip(names, table["auto"][here], strict=True) if mark]
-        yield int(d), measured, errors, picked[0]
+        rows = table["d"] == d
+        measured = dict(zip(names[rows], table["ms"][rows], strict=True))
+        yield int(d), measured, abs(table["error"][rows]), names[rows & (table["auto"] != 0)][0]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+")
-    errors, close, rows = [], [], []
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    errors, close = [], []
+    print("| where | d | picked | best measured | slower | median error of predictions |\n|---|---|---|---|---|---|")
     for path in sorted(parser.parse_args().files):
         for d, measured, wrong, picked in points(path):
             best = min(measured, key=measured.get)
-            errors += [abs(e) for e in wrong.values()]
-            close.append(measured[picked] <= CLOSE * measured[best])
-            name = path.rpartition("/")[2].removeprefix("exchange-").removesuffix(".h5")
-            loss = measured[picked] / measured[best] - 1
-            rows.append(
-                f"| {name} | {d:,} | {picked} | {best} | {loss:+.0%} | {median(map(abs, wrong.values())):.0%} |"
-            )
-    print("| where | d | picked | best measured | slower | median error of predictions |\n|---|---|---|---|---|---|")
-    print("\n".join(rows))
+            slower = measured[picked] / measured[best]
+            errors += list(wrong)
+            close.append(slower <= CLOSE)
+            where = path.stem.removeprefix("exchange-")
+            print(f"| {where} | {d:,} | {picked} | {best} | {slower - 1:+.0%} | {median(wrong):.0%} |")
     print(f"\nPredictions: {len(errors)}, median error {median(errors):.0%}. ", end="")
-    print(f"Picks within 15% of the best measured: {sum(close)} of {len(close)} ({np.mean(close):.0%}).")
+    print(f"Picks within 15% of the best measured: {sum(close)} of {len(close)} ({sum(close) / len(close):.0%}).")
 
 
 if __name__ == "__main__":
