@@ -1,6 +1,6 @@
 """Measured values of a sweep against the bands that its job file gives; exits with 1 if one lies outside.
 
-mpisign simulate jobs/figures/c1.toml && python analysis/bands.py jobs/figures/c1.toml
+python analysis/bands.py jobs/figures/c7.toml     after mpisign simulate jobs/figures/c7.toml
 
 A case of the sweep states `band = { what, expected, low, high }`, or a list of such. The value is the mean over the
 case's seeds of one of QUANTITIES.
@@ -8,10 +8,11 @@ case's seeds of one of QUANTITIES.
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from span import out_of_span
+from studies.span import out_of_span
 
 from mpisign import sweep
 from mpisign.errors import MpisignError, UsageError, choices
@@ -25,8 +26,10 @@ def _x(run: Run) -> np.ndarray:
     return run["trace"]["x"].astype(float)
 
 
-def _tail(values: np.ndarray) -> np.ndarray:
-    return values[len(values) // 2 :]
+def _tail(run: Run) -> np.ndarray:
+    """The later half of it."""
+    x = _x(run)
+    return x[len(x) // 2 :]
 
 
 def _drift(run: Run) -> float:
@@ -40,62 +43,60 @@ def _not_right(run: Run) -> float:
     return (1 - _drift(run) + zeros) / 2
 
 
-def _loss_at(run: Run, at: int) -> float:
-    return float(run["eval"]["train_loss"][run["eval"]["step"] == at][0])
-
-
-def _loss_from(run: Run, at: int) -> float:
-    return float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean())
-
-
 QUANTITIES = {
     "final_loss": lambda run: run["eval"]["train_loss"][-1],
     "final_ratio": lambda run: run["eval"]["train_loss"][-1] / run["eval"]["train_loss"][0],
     "final_accuracy": lambda run: run["eval"]["test_accuracy"][-1],
     "final_x_sum": lambda run: _x(run)[-1].sum(),
-    "tail_x": lambda run: _tail(_x(run)).mean(),
+    "tail_x": lambda run: _tail(run).mean(),
     "mean_abs_x": lambda run: np.abs(_x(run)).mean(),
-    "tail_abs_x": lambda run: np.abs(_tail(_x(run))).mean(),
+    "tail_abs_x": lambda run: np.abs(_tail(run)).mean(),
     "final_test_loss": lambda run: run["eval"]["test_loss"][-1],
     "out_of_span": lambda run: out_of_span(run)[-1],
-    "loss_at": _loss_at,  # after the step that the band's `at` says
-    "loss_from": _loss_from,  # mean of the steps after that one
+    # after the step that the band's `at` says, and the mean of the steps after that one
+    "loss_at": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] == at][0]),
+    "loss_from": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean()),
     "drift": _drift,
     "not_right": _not_right,
     "wrong": lambda run: (1 - _drift(run)) / 2,
 }
 
 
-def rows(job: Path, settings: tuple[str, ...] = ()) -> list[tuple]:
-    """(case, what, expected, low, high, measured, inside) for each band of a job file."""
+@dataclass(frozen=True)
+class Band:
+    """What a job file expects of a case, and what was measured."""
+
+    case: str
+    what: str
+    expected: float
+    low: float
+    high: float
+    measured: float
+
+    @property
+    def inside(self) -> bool:
+        return self.low <= self.measured <= self.high
+
+
+def bands(job: Path, settings: tuple[str, ...] = ()) -> list[Band]:
+    """The bands of a job file. Raises UsageError where a run of theirs is missing."""
     points = sweep.read(job, settings)
     if points is None:
         raise UsageError(f"{job} has no [sweep], hence no bands")
-    found = []
+    measured = []
     for k, case in enumerate(points[0].tables["sweep"].get("case", [])):
         mine = [p for p in points if p.case == k]
         if missing := [p for p in mine if p.status != "complete"]:
             raise UsageError(f"{job}: {missing[0].name} is {missing[0].status}; run it first: mpisign simulate {job}")
-        bands = case.get("band", [])
-        for band in bands if isinstance(bands, list) else [bands]:
+        stated = case.get("band", [])
+        for band in stated if isinstance(stated, list) else [stated]:
             if band["what"] not in QUANTITIES:
                 raise UsageError(f"{job}: no quantity {band['what']!r}; known: {choices(QUANTITIES)}")
             at = (band["at"],) if "at" in band else ()
             value = float(np.mean([QUANTITIES[band["what"]](Run(p.file), *at) for p in mine]))
-            inside = band["low"] <= value <= band["high"]
-            name = case.get("name") or mine[0].name
-            found.append(
-                (
-                    name,
-                    " ".join([band["what"], *map(str, at)]),
-                    band["expected"],
-                    band["low"],
-                    band["high"],
-                    value,
-                    inside,
-                )
-            )
-    return found
+            what, limits = " ".join([band["what"], *map(str, at)]), (band[k] for k in ("expected", "low", "high"))
+            measured.append(Band(case.get("name") or mine[0].name, what, *limits, value))
+    return measured
 
 
 def main() -> None:
@@ -104,15 +105,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="as in mpisign simulate")
     options = parser.parse_args()
     try:
-        tables = {job: rows(job, tuple(options.set)) for job in options.jobs}
+        tables = {job: bands(job, tuple(options.set)) for job in options.jobs}
     except MpisignError as error:
         parser.error(str(error))
     for job, table in tables.items():
         print(f"{job}\n{'case':24} {'what':14} {'expected':>10} {'low':>10} {'high':>10} {'measured':>12}")
-        for name, what, expected, low, high, value, inside in table:
-            verdict = "" if inside else "  OUTSIDE"
-            print(f"{name:24} {what:14} {expected:10.6g} {low:10.6g} {high:10.6g} {value:12.6g}{verdict}")
-    sys.exit(not all(row[-1] for table in tables.values() for row in table))
+        for b in table:
+            limits = f"{b.expected:10.6g} {b.low:10.6g} {b.high:10.6g}"
+            print(f"{b.case:24} {b.what:14} {limits} {b.measured:12.6g}{'' if b.inside else '  OUTSIDE'}")
+    sys.exit(not all(b.inside for table in tables.values() for b in table))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,17 @@ Pictures show the best of grid of the leading methods; whatever stands in them s
 import base64
 import io
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import compare
+import grouping
 import jinja2
 import numpy as np
+import plot
 import scaling
-import seeds
 import style
 import vote
 from matplotlib import pyplot as plt
@@ -54,64 +57,67 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
     """One row a run, without columns that no run has."""
     summaries = [run.summary() for run in runs]
     used = [c for c in COLUMNS if any(c in s for s in summaries)]
-    rows = []
-    for run, summary in zip(runs, summaries, strict=True):
-        rows.append({"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used})
-    return rows
+    return [
+        {"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used}
+        for run, summary in zip(runs, summaries, strict=True)
+    ]
 
 
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
-    everything, found = Section("Runs", rows=overview(runs)), []
+    everything = Section("Runs", rows=overview(runs))
     ended = [run for run in runs if not compare.not_ended(run) and len(run["eval"]["step"])]
     accuracies = [run for run in ended if not compare.unusable(run, "test_accuracy")]
     metric = "test_accuracy" if accuracies else "train_loss"
     measured = accuracies or [run for run in ended if not compare.unusable(run, metric)]
     if not measured:
         return [everything]
-    best = compare.table(measured, metric, None)
-    leading = [row for row in best if np.isfinite(row[metric])][:LEADING]
-    shown = [{k: style.short(v) for k, v in row.items()} for row in compare.shown(best, metric)]
-    drawn = encoded(compare.picture(leading, metric, None)) if leading else ""
+    best = compare.table(measured, metric)
+    leading = [row for row in best if np.isfinite(row.mean)][:LEADING]
+    shown = [{k: style.short(v) for k, v in row.shown().items()} for row in best]
+    drawn = encoded(compare.picture(leading)) if leading else ""
     note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
-    found.append(Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown))
-    chosen = [run for row in leading for run in row["_runs"]]
-    if chosen:
-        found.append(_curves(chosen))
-    return [*found, *_of_votes(chosen or ended), *_of_scaling(ended), everything]
+    grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown)
+    chosen = [run for row in leading for run in row.runs]
+    others = {"Curves": (_curves, chosen), "Votes": (_votes, chosen or ended), "Scaling": (_scaling, ended)}
+    drawn = [_section(name, *of) for name, of in others.items()]
+    return [grid, *filter(None, drawn), everything]
 
 
-def _curves(chosen: list[Run]) -> Section:
-    groups = seeds.grouped(chosen)
+def _section(name: str, drawn: Callable[[list[Run]], tuple | None], runs: list[Run]) -> Section | None:
+    """A section of what is drawn of the runs, or of why nothing could be; None if there is nothing to draw."""
     try:
-        figure = seeds.picture(groups, seeds.recorded(groups), ["step", "bytes", "seconds"])
+        contents = drawn(runs)
     except MpisignError as error:
-        return Section("Curves", f"Not shown: {error}")
-    return Section("Curves", f"The leading {len(groups)}.", encoded(figure))
+        return Section(name, f"Not shown: {error}")
+    return contents and Section(name, *contents)
 
 
-def _of_votes(runs: list[Run]) -> list[Section]:
-    voting = [r for r in runs if np.isfinite(style.column(r, "steps", "agreement")).any()]
-    firsts = list({style.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
-    if not firsts:
-        return []
-    return [Section("Votes", "One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))]
+def _curves(runs: list[Run]) -> tuple | None:
+    lines = list(grouping.by_name(runs).items())
+    if not lines:
+        return None
+    figure = plot.picture(lines, plot.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
+    return f"The leading {len(lines)}.", encoded(figure)
 
 
-def _of_scaling(runs: list[Run]) -> list[Section]:
+def _votes(runs: list[Run]) -> tuple | None:
+    voting = [run for run in runs if np.isfinite(grouping.column(run, "steps", "agreement")).any()]
+    firsts = list({grouping.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
+    return firsts and ("One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))
+
+
+def _scaling(runs: list[Run]) -> tuple | None:
     measured = [run for run in runs if not scaling.unusable(run)]
     if len({run.attributes["n"] for run in measured}) < 2:
-        return []
-    try:
-        lines = scaling.lines(measured)
-    except MpisignError as error:
-        return [Section("Scaling", f"Not shown: {error}")]
-    return [Section("Scaling", picture=encoded(scaling.picture(lines)), rows=scaling.rows(lines))]
+        return None
+    lines = scaling.lines(measured)
+    return "", encoded(scaling.picture(lines)), scaling.rows(lines)
 
 
 def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """The keys that all jobs share, and a row of the others for each run."""
-    flat = [{f"{t}.{k}": v for t, table in run.config.items() for k, v in table.items()} for run in runs]
+    flat = [grouping.job(run) for run in runs]
     keys = dict.fromkeys(k for job in flat for k in job)
     names = ("run.file", "run.overwrite")
     values = {k: {str(job.get(k)) for job in flat} for k in keys}
@@ -123,32 +129,21 @@ def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[
 
 def environment(runs: list[Run]) -> list[dict[str, object]]:
     """Each kind of machine and software once, with the number of runs on it."""
-    found: dict[str, tuple[dict[str, object], int]] = {}
-    for run in runs:
-        segments = run["segments"]
-        if len(segments["step"]):
-            row = {k: segments[k][-1] for k in KINDS if k in segments}
-            found[str(row)] = (row, found.get(str(row), (row, 0))[1] + 1)
-    return [row | {"runs": count} for row, count in found.values()] or [{"runs": len(runs)}]
+    started = [run["segments"] for run in runs if len(run["segments"]["step"])]
+    kinds = Counter(tuple((k, str(segments[k][-1])) for k in KINDS if k in segments) for segments in started)
+    return [dict(kind) | {"runs": count} for kind, count in kinds.items()] or [{"runs": len(runs)}]
 
 
 def page(runs: list[Run], skipped: list[str], title: str) -> str:
     """The whole page."""
     shared, own = configurations(runs)
+    versions = sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs})
     texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     return loader.from_string(TEMPLATE.read_text()).render(
-        title=title,
-        runs=runs,
-        skipped=skipped,
-        sections=sections(runs),
-        shared=shared,
-        own=own,
-        configurations=texts,
-        environment=environment(runs),
-        versions=sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs}),
-        date=time.strftime("%Y-%m-%d"),
-    )
+        title=title, runs=runs, skipped=skipped, sections=sections(runs), shared=shared, own=own, configurations=texts,
+        environment=environment(runs), versions=versions, date=time.strftime("%Y-%m-%d"),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -158,10 +153,8 @@ def main() -> None:
 
     def work(runs, arguments):
         title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        aside = arguments.output.with_name(f".{arguments.output.name}.tmp")
-        aside.write_text(page(runs, arguments.skipped, title))
-        aside.replace(arguments.output)
+        text = page(runs, arguments.skipped, title)
+        style.replace(arguments.output, lambda path: path.write_text(text))
         print(f"report: {arguments.output}")
 
     style.run(options, work)

@@ -1,7 +1,6 @@
 """Strong and weak scaling: speed-up, where the time goes, and what latency, bandwidth and compute explain of it.
 
-python analysis/scaling.py runs/strong_scaling --output strong.png
-python analysis/scaling.py runs/weak_scaling --predict 16 64 --interconnect 25gbe
+python analysis/scaling.py runs/weak_scaling --predict 16 64 --interconnect 25gbe --output weak.png
 
 Runs of one job on ever more ranks, a line an algorithm. A step's time is that of its four phases, mean over ranks and
 over the rows of /phases but the first. The exchange is fitted by alpha * messages + bytes / beta, all algorithms
@@ -11,18 +10,19 @@ and the estimate by overhead + rows * time a row. Nothing is said of another net
 the picture.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
+import grouping
 import numpy as np
 import style
 from matplotlib.figure import Figure
 from scipy.optimize import nnls
-from style import algorithm
 
 from mpisign.errors import UsageError, choices
 from mpisign.results import Run
 
+Lines = dict[str, list["Point"]]  # algorithm -> its points, in the order of n
 STEP = ("estimate", "sign", "exchange", "update")
 # messages that a rank sends one after another
 MESSAGES = {"sharded": lambda n: 2 * (n - 1), "dense": lambda n: 2 * (n - 1), "allgather": lambda n: n - 1}
@@ -63,15 +63,15 @@ def unusable(run: Run) -> str:
     if run.simulated:
         return "a simulation, whose seconds say nothing of scaling; use mpirun or srun"
     rows = len(np.unique(run["phases"]["step"]))
-    return f"{rows} rows of /phases are too few; set run.check_every lower" if rows < 3 else style.no_steps(run)
+    return f"{rows} rows of /phases are too few; set run.check_every lower" if rows < 3 else grouping.no_steps(run)
 
 
 def _rows_a_step(run: Run) -> int:
     """Rows of a rank and step: of its minibatch, or all its own where problem.batch_size is 0."""
-    size, own = int(style.key(run, "problem.batch_size", 0)), run.partition.get("rows")
+    size, own = int(grouping.key(run, "problem.batch_size", 0)), run.partition.get("rows")
     if not size and own is not None and len(own):
         size = round(float(np.mean(own)))
-    return max(size, 1) * int(style.key(run, "algorithm.accumulate", 1))
+    return max(size, 1) * int(grouping.key(run, "algorithm.accumulate", 1))
 
 
 def point(run: Run) -> Point:
@@ -86,19 +86,18 @@ def point(run: Run) -> Point:
     table, exchange = run["steps"], str(run.attributes["exchange"])
     sent = run.wire_bytes("steps")[-1] / table["step"][-1]
     messages = MESSAGES[exchange](n) if exchange in MESSAGES else (n > 1) * 2
-    return Point(algorithm(run), n, _rows_a_step(run), float(sent), messages, exchange, seconds)
+    return Point(grouping.algorithm(run), n, _rows_a_step(run), float(sent), messages, exchange, seconds)
 
 
-def lines(runs: list[Run]) -> dict[str, list[Point]]:
-    """Points by algorithm, in the order of n; several runs at one n by their median."""
-    found: dict[str, dict[int, list[Point]]] = {}
-    for p in map(point, runs):
-        found.setdefault(p.name, {}).setdefault(p.n, []).append(p)
-    return {name: [_median(points) for _, points in sorted(by_n.items())] for name, by_n in sorted(found.items())}
-
-
-def _median(points: list[Point]) -> Point:
-    return sorted(points, key=lambda p: p.seconds)[len(points) // 2]
+def lines(runs: list[Run]) -> Lines:
+    """Points by algorithm; several runs at one n by their median."""
+    groups: dict[tuple[str, int], list[Point]] = defaultdict(list)
+    for p in sorted(map(point, runs), key=lambda p: p.seconds):
+        groups[p.name, p.n].append(p)
+    medians: Lines = defaultdict(list)
+    for (name, _), points in sorted(groups.items()):
+        medians[name].append(points[len(points) // 2])
+    return dict(medians)
 
 
 def is_strong(points: list[Point]) -> bool:
@@ -124,13 +123,13 @@ class Fit:
 
     def seconds(self, p: Point, alpha: float, beta: float) -> float:
         """A step of that point on a network."""
-        here = self.overhead + self.a_row * p.rows
-        return here + p.phases["sign"] + p.phases["update"] + alpha * p.messages + p.bytes / beta
+        estimate = self.overhead + self.a_row * p.rows
+        return estimate + p.phases["sign"] + p.phases["update"] + alpha * p.messages + p.bytes / beta
 
 
-def fit(found: dict[str, list[Point]]) -> Fit:
+def fit(lines: Lines) -> Fit:
     """Least squares over all runs, relative to what was measured; of two runs of several ranks, at least."""
-    everything = [p for points in found.values() for p in points]
+    everything = [p for points in lines.values() for p in points]
     several = [p for p in everything if p.n > 1]
     if len(several) < 2:
         raise UsageError("two runs of more than one rank, at least, are needed for a fit")
@@ -147,46 +146,42 @@ def fit(found: dict[str, list[Point]]) -> Fit:
 def at(p: Point, n: int, strong: bool) -> Point:
     """A point of the same job on n ranks, by the formulas of its exchange."""
     if p.exchange not in MESSAGES or p.n < 2:
-        raise UsageError(
-            f"predictions are for runs of several ranks by {choices(MESSAGES)}; this one is by {p.exchange}"
-        )
+        known = choices(MESSAGES)
+        raise UsageError(f"predictions are for runs of several ranks by {known}; this one is by {p.exchange}")
     share = (lambda k: k - 1) if p.exchange == "allgather" else (lambda k: (k - 1) / k)
     rows = round(p.rows * p.n / n) if strong else p.rows
     return Point(p.name, n, rows, p.bytes * share(n) / share(p.n), MESSAGES[p.exchange](n), p.exchange, p.phases)
 
 
-def break_even(found: dict[str, list[Point]], fitted: Fit) -> list[dict[str, object]]:
+def break_even(lines: Lines, fitted: Fit) -> list[dict[str, object]]:
     """The link below which signs win against float32 at each n: where bytes saved pay for the cores' time."""
     rows = []
-    floats = {p.n: p for points in found.values() for p in points if p.sends_floats and p.n > 1}
-    for points in found.values():
-        for p in points:
-            if p.n not in floats or p.sends_floats:
-                continue
-            other = floats[p.n]
-            # what is not on the wire: packing, counting, applying
-            own, theirs = (q.seconds - q.phases["estimate"] - q.bytes / fitted.beta for q in (p, other))
-            saved, paid = other.bytes - p.bytes, own - theirs
-            link = f"below {8e-6 * saved / paid:,.0f} Mbit/s" if paid > 0 else "at every link"
-            rows.append({"algorithm": p.name, "against": other.name, "n": p.n, "signs win": link})
+    floats = {p.n: p for points in lines.values() for p in points if p.sends_floats and p.n > 1}
+    for p in (p for points in lines.values() for p in points if p.n in floats and not p.sends_floats):
+        other = floats[p.n]
+        # what is not on the wire: packing, counting, applying
+        own, theirs = (q.seconds - q.phases["estimate"] - q.bytes / fitted.beta for q in (p, other))
+        saved, paid = other.bytes - p.bytes, own - theirs
+        link = f"below {8e-6 * saved / paid:,.0f} Mbit/s" if paid > 0 else "at every link"
+        rows.append({"algorithm": p.name, "against": other.name, "n": p.n, "signs win": link})
     return rows
 
 
-def picture(found: dict[str, list[Point]]) -> Figure:
+def picture(lines: Lines) -> Figure:
     """Speed-up, and the phases of a step stacked, one panel an algorithm."""
-    figure, (panels,) = style.panels(1, 1 + len(found), 3.2, 2.8)
-    looks = style.looks(found)
-    ns = sorted({p.n for points in found.values() for p in points})
-    kind = "strong" if is_strong(next(iter(found.values()))) else "weak"
-    for k, (name, points) in enumerate(found.items()):
+    figure, (panels,) = style.panels(1, 1 + len(lines), 3.2, 2.8)
+    looks = style.looks(lines)
+    ns = sorted({p.n for points in lines.values() for p in points})
+    kind = "strong" if is_strong(next(iter(lines.values()))) else "weak"
+    for k, (name, points) in enumerate(lines.items()):
         panels[0].plot([p.n for p in points], speed_up(points), label=name, **style.marked(looks[name], k))
     panels[0].plot(ns, ns, color="grey", linewidth=0.8, linestyle=":", label="perfect")
     panels[0].set_ylabel(f"{kind} scaling: speed-up")
     panels[0].set_xlabel("ranks")
     panels[0].set_xticks(ns)
     panels[0].legend()
-    most = max(p.seconds for points in found.values() for p in points)
-    for panel, (name, points) in zip(panels[1:], found.items(), strict=True):
+    most = max(p.seconds for points in lines.values() for p in points)
+    for panel, (name, points) in zip(panels[1:], lines.items(), strict=True):
         _stack(panel, points)
         panel.set_title(name)
         panel.set_ylim(0, 1050 * most)
@@ -196,10 +191,10 @@ def picture(found: dict[str, list[Point]]) -> Figure:
 
 def _stack(panel, points: list[Point]) -> None:
     places, floor = np.arange(len(points)), np.zeros(len(points))
-    hatches = ("", "///", "...", "xxx")
-    for phase, colour, hatch in zip(STEP, style.COLOURS, hatches, strict=False):
+    look = {"edgecolor": "white", "linewidth": 0}
+    for phase, colour, hatch in zip(STEP, style.COLOURS, ("", "///", "...", "xxx"), strict=False):
         heights = np.array([1000 * p.phases[phase] for p in points])
-        panel.bar(places, heights, 0.7, floor, label=phase, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+        panel.bar(places, heights, 0.7, floor, label=phase, color=colour, hatch=hatch, **look)
         floor += heights
     panel.set_xticks(places, [p.n for p in points])
     panel.set_xlabel("ranks")
@@ -207,10 +202,10 @@ def _stack(panel, points: list[Point]) -> None:
     panel.grid(axis="x", visible=False)
 
 
-def rows(found: dict[str, list[Point]]) -> list[dict[str, object]]:
+def rows(lines: Lines) -> list[dict[str, object]]:
     """The numbers of the picture."""
     table = []
-    for name, points in found.items():
+    for name, points in lines.items():
         for p, up in zip(points, speed_up(points), strict=True):
             phases = {f"{phase} ms": f"{1000 * p.phases[phase]:.2f}" for phase in STEP}
             cells = {"algorithm": name, "ranks": p.n, "rows a rank": p.rows, "exchange": p.exchange}
@@ -219,10 +214,10 @@ def rows(found: dict[str, list[Point]]) -> list[dict[str, object]]:
     return table
 
 
-def predicted(found, fitted: Fit, ns: list[int], alpha: float, beta: float) -> list[dict[str, object]]:
+def predicted(lines: Lines, fitted: Fit, ns: list[int], alpha: float, beta: float) -> list[dict[str, object]]:
     """Steps on more ranks and a network that the user named."""
     table = []
-    for name, points in found.items():
+    for name, points in lines.items():
         for n in ns:
             p = at(points[-1], n, is_strong(points))
             seconds = fitted.seconds(p, alpha, beta)
@@ -231,23 +226,23 @@ def predicted(found, fitted: Fit, ns: list[int], alpha: float, beta: float) -> l
     return table
 
 
-def text(found: dict[str, list[Point]], options) -> str:
+def text(lines: Lines, options) -> str:
     """All tables, and the fit in words."""
-    parts, several = [style.markdown(rows(found))], sum(p.n > 1 for points in found.values() for p in points)
-    if several < 2:
+    parts = [style.markdown(rows(lines))]
+    if sum(p.n > 1 for points in lines.values() for p in points) < 2:
         return parts[0]
-    fitted = fit(found)
+    fitted = fit(lines)
     parts.append(
         f"Fit: alpha {fitted.alpha * 1e6:.0f} us a message, beta {fitted.beta * 8e-6:,.0f} Mbit/s a rank (median error "
         f"of the exchange {fitted.error:.0%}); estimate {fitted.overhead * 1e3:.2f} ms + {fitted.a_row * 1e6:.2f} us a "
         "row."
     )
-    if compared := break_even(found, fitted):
+    if compared := break_even(lines, fitted):
         parts.append(style.markdown(compared))
     if options.predict:
         alpha, beta = _network(options)
         head = f"Predicted for alpha {alpha * 1e6:g} us and beta {beta * 8e-6:,.0f} Mbit/s, compute as measured:"
-        parts += [head, style.markdown(predicted(found, fitted, options.predict, alpha, beta))]
+        parts += [head, style.markdown(predicted(lines, fitted, options.predict, alpha, beta))]
     return "\n\n".join(parts)
 
 
@@ -260,17 +255,16 @@ def _network(options) -> tuple[float, float]:
 
 
 def main() -> None:
-    options = style.parser(__doc__)
+    options = style.parser(__doc__, "scaling.png")
     options.add_argument("--predict", nargs="+", type=int, metavar="N", help="numbers of ranks")
     options.add_argument("--alpha", type=float, help="seconds a message")
     options.add_argument("--beta", type=float, help="bytes a second of a rank's link")
     options.add_argument("--interconnect", choices=INTERCONNECTS, help="nominal alpha and beta")
-    options.add_argument("--output", type=Path, default=Path("scaling.png"), help="a .png, .pdf or .svg")
 
     def work(runs, arguments):
-        found = lines(style.without(runs, unusable, arguments.skipped))
-        style.write(text(found, arguments), style.beside(arguments.output, ".md"))
-        style.save(picture(found), arguments.output)
+        measured = lines(style.without(runs, unusable, arguments.skipped))
+        style.write(text(measured, arguments), style.beside(arguments.output, ".md"))
+        style.save(picture(measured), arguments.output)
 
     style.run(options, work)
 

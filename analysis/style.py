@@ -1,5 +1,7 @@
 """How every picture looks and every script speaks: the only place that sets colours, sizes, fonts and exit codes.
 
+    options = style.parser(__doc__, "mine.png"); style.run(options, lambda runs, arguments: ...)
+
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; dashes and markers repeat what they say, so
 that a print in grey can be read too.
 """
@@ -26,8 +28,6 @@ from mpisign.results import Run, read_all
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 MARKERS = "osD^vPX<>*"
-RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "trace", "watchdog", "max_minutes",
-             "exact_gradient")  # fmt: skip
 POINTS = 1500  # of a line: more are not to be seen
 PICTURES = (".png", ".pdf", ".svg")
 DEVIATION = "standard deviation over seeds (ddof = 1)"  # how every picture and table has it
@@ -55,11 +55,10 @@ plt.rcParams.update(
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
     """Colour and dashes of each name, in order; the same name, the same looks within a picture."""
-    found = {}
-    for k, name in enumerate(dict.fromkeys(names)):
-        dashes = DASHES[(k // len(COLOURS) + k) % len(DASHES)]
-        found[name] = {"color": COLOURS[k % len(COLOURS)], "linestyle": dashes}
-    return found
+    return {
+        name: {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[(k // len(COLOURS) + k) % len(DASHES)]}
+        for k, name in enumerate(dict.fromkeys(names))
+    }
 
 
 def marked(look: dict[str, object], k: int) -> dict[str, object]:
@@ -67,10 +66,10 @@ def marked(look: dict[str, object], k: int) -> dict[str, object]:
     return look | {"marker": MARKERS[k % len(MARKERS)]}
 
 
-def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **how) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, columns); room for a legend below."""
+def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **kwargs) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, columns); room for a legend below. Sizes are of a panel, in inches."""
     size = (width * columns, height * rows + 0.5)
-    return plt.subplots(rows, columns, squeeze=False, figsize=size, **how)
+    return plt.subplots(rows, columns, squeeze=False, figsize=size, **kwargs)
 
 
 def counted(axes: Axes, label: str) -> None:
@@ -98,18 +97,18 @@ def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.nda
 
 def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
     """One legend for all panels, below them, each name once, in no more columns than fit."""
-    found = {}
+    handles: dict[str, object] = {}
     for panel in axes:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-    if found:
+            handles.setdefault(name, handle)
+    if handles:
         width, height = figure.get_size_inches()
-        names = [textwrap.fill(name, max(int((width - 0.6) / LETTER), 10)) for name in found]
+        names = [textwrap.fill(name, max(int((width - 0.6) / LETTER), 10)) for name in handles]
         longest = max(len(line) for name in names for line in name.splitlines())
-        columns = max(1, min(columns, len(found), int(width / (0.6 + LETTER * longest))))
+        columns = max(1, min(columns, len(handles), int(width / (0.6 + LETTER * longest))))
         lines = -(-sum(name.count("\n") + 1 for name in names) // columns)
         figure.set_size_inches(width, height + 0.17 * lines)
-        figure.legend(found.values(), names, loc="outside lower center", ncols=columns)
+        figure.legend(handles.values(), names, loc="outside lower center", ncols=columns)
 
 
 def title(figure: Figure, text: str) -> None:
@@ -119,14 +118,19 @@ def title(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, output: Path) -> None:
-    """Writes a .png, .pdf or .svg, under a temporary name first."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    """Writes a .png, .pdf or .svg."""
     numbers_as_mathematics(figure)
-    figure.savefig(aside)
-    aside.replace(output)
+    replace(output, figure.savefig)
     plt.close(figure)
     print(f"picture: {output}")
+
+
+def replace(output: Path, write: Callable[[Path], object]) -> None:
+    """Has a file written under a temporary name of the same ending, and then renamed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    write(aside)
+    aside.replace(output)
 
 
 def numbers_as_mathematics(figure: Figure) -> None:
@@ -145,8 +149,8 @@ def beside(picture: Path, ending: str) -> Path:
 
 def deviation(values: Iterable[float]) -> float:
     """The sample's standard deviation, ddof = 1; NaN of a single value, and where one is not finite."""
-    found = np.asarray(list(values), dtype=float)
-    return float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else np.nan
+    sample = np.asarray(list(values), dtype=float)
+    return float(sample.std(ddof=1)) if len(sample) > 1 and np.isfinite(sample).all() else np.nan
 
 
 def with_deviation(mean: float, spread: float, form: str = ".4g", own: str = ".2g") -> str:
@@ -163,6 +167,13 @@ def markdown(rows: list[dict[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def columns(rows: list[dict[str, object]]) -> str:
+    """The same in line, for a terminal."""
+    cells = [[short(name) for name in rows[0]]] + [[short(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
 def short(value: object) -> str:
     """A figure of a table: four digits, thousands by commas."""
     if isinstance(value, (float, np.floating)):
@@ -172,16 +183,17 @@ def short(value: object) -> str:
 
 def write(text: str, output: Path) -> None:
     """A table beside its picture, and on the terminal."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text + "\n")
+    replace(output, lambda path: path.write_text(text + "\n"))
     print(text)
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """Arguments that all scripts have: run files or folders of them."""
-    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5", help="run files, or folders of them")
-    return found
+def parser(doc: str, output: str = "") -> argparse.ArgumentParser:
+    """The arguments that all scripts have: run files or folders of them, and, with a default, --output of a picture."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5", help="run files, or folders of them")
+    if output:
+        options.add_argument("--output", type=Path, default=Path(output), help=f"a .png, .pdf or .svg; {output}")
+    return options
 
 
 def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Namespace], None]) -> None:
@@ -209,7 +221,7 @@ def without(runs: list[Run], why: Callable[[Run], object], skipped: list[str] | 
 
     skipped: where their names go, too, if leaving them out is worth an exit code. Raises UsageError if none is left.
     """
-    kept = []
+    kept, verb = [], "left out" if skipped is None else "skipped"
     for run in runs:
         try:
             reason = why(run)
@@ -218,7 +230,7 @@ def without(runs: list[Run], why: Callable[[Run], object], skipped: list[str] | 
         if not isinstance(reason, str) or not reason:
             kept.append(run)
             continue
-        print(f"{'skipped' if skipped is not None else 'left out'}: {run.path}: {reason}", file=sys.stderr)
+        print(f"{verb}: {run.path}: {reason}", file=sys.stderr)
         if skipped is not None:
             skipped.append(f"{run.path}: {reason}")
     if not kept:
@@ -235,64 +247,3 @@ def _unreadable(run: Run) -> str:
     except (ValueError, MpisignError) as error:
         return f"its job is damaged: {error}"
     return "" if all(isinstance(table, dict) for table in tables.values()) else "its job is no table of tables"
-
-
-def no_evaluations(run: Run) -> str:
-    return "" if len(run["eval"]["step"]) else "it has no row of /eval"
-
-
-def no_steps(run: Run) -> str:
-    return "" if len(run["steps"]["step"]) else "it has no row of /steps"
-
-
-def column(run: Run, table: str, name: str) -> np.ndarray:
-    """A column as floats; NaN in every row where an older mpisign did not write it."""
-    rows = run[table]
-    return np.asarray(rows[name], dtype=float) if name in rows else np.full(len(rows["step"]), np.nan)
-
-
-def key(run: Run, name: str, default: object = "") -> object:
-    """A key of the run's job, as table.key; the default where the job has none of that name."""
-    table, _, own = name.partition(".")
-    return run.config.get(table, {}).get(own, default)
-
-
-def varies(key: str, jobs: list[dict[str, object]], of: dict[str, object]) -> bool:
-    """Whether a key of a job ("table.key" -> value) differs among the jobs to which it means the same.
-
-    A problem's own keys mean something to jobs on that problem alone, and so do an algorithm's; one that a job of
-    another mpisign has not says nothing.
-    """
-    table, _, name = key.partition(".")
-    if table in ("problem", "algorithm") and name != "name":
-        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name")]
-    return len({str(job[key]) for job in jobs if key in job}) > 1
-
-
-def telling(job: dict[str, object], jobs: list[dict[str, object]]) -> list[str]:
-    """The keys of a job that tell it from others; how it is recorded is told only where nothing else does."""
-    keys = [key for key in job if varies(key, jobs, job)]
-    first = [key for key in keys if not _recording(key)]
-    alike = lambda other, some: all(str(other.get(key)) == str(job[key]) for key in some)  # noqa: E731
-    return first if all(alike(other, keys) for other in jobs if alike(other, first)) else keys
-
-
-def _recording(key: str) -> bool:
-    """Whether a key says what a run tells, not what it does."""
-    table, _, name = key.partition(".")
-    return table in ("checkpoint", "probe") or key == "run.steps" or (table == "run" and name in RECORDING)
-
-
-def named(key: str) -> str:
-    """A key's name beside its value: kind, name and every say too little without their table."""
-    table, _, name = key.partition(".")
-    return table if name in ("kind", "name", "every") else name
-
-
-def said(value: object) -> str:
-    """A key's value in a label."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def algorithm(run: Run) -> str:
-    return printable(run.attributes["algorithm"])

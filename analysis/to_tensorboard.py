@@ -1,6 +1,6 @@
-"""Runs for TensorBoard: every column of /steps, /eval and /probes as a scalar, a folder a run.
+"""Runs for TensorBoard (pip install 'mpisign[tensorboard]'): every column of /steps, /eval and /probes as a scalar, a
+folder per run.
 
-pip install 'mpisign[tensorboard]'
 python analysis/to_tensorboard.py runs/ --logdir runs/tensorboard && tensorboard --logdir runs/tensorboard
 """
 
@@ -18,29 +18,24 @@ TABLES = ("steps", "eval", "probes")
 
 def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(steps, values) of each scalar by its tag, table/column, without what is not a number."""
-    found = {}
+    curves = {}
     for table in TABLES:
         columns = run.columns(table) if len(run[table]["step"]) else {}
         for name, column in columns.items():
-            if name.rpartition("_")[0] in LEFT_OUT or name in LEFT_OUT:
-                continue
             real = np.isfinite(column)
-            if real.any():
-                found[f"{table}/{name}"] = columns["step"][real], column[real]
-    return found
+            if real.any() and name not in LEFT_OUT and name.rpartition("_")[0] not in LEFT_OUT:
+                curves[f"{table}/{name}"] = columns["step"][real], column[real]
+    return curves
 
 
 def folders(runs: list[Run]) -> list[str]:
     """A folder of its own for each run: its file's name, and those of the folders above where several share it."""
-    paths = [run.path.resolve().with_suffix("") for run in runs]
-    return ["-".join(path.parts[-_depth(path, paths) :]).replace("/", "") for path in paths]
-
-
-def _depth(path: Path, paths: list[Path]) -> int:
-    """How many of its last parts tell a path from all others."""
-    others = [p for p in paths if p != path]
-    lengths = range(1, len(path.parts))
-    return next((k for k in lengths if all(p.parts[-k:] != path.parts[-k:] for p in others)), len(path.parts))
+    paths = [run.path.resolve().with_suffix("").parts for run in runs]
+    names = []
+    for path in paths:
+        told = (k for k in range(1, len(path)) if all(p[-k:] != path[-k:] for p in paths if p != path))
+        names.append("-".join(path[-next(told, len(path)) :]).replace("/", ""))
+    return names
 
 
 def export(run: Run, folder: Path) -> None:

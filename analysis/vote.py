@@ -6,29 +6,27 @@ The heat maps are of the first run with probes (job table [probe]): how often ea
 often it has the sign of the exact gradient, and the histogram of signal to noise, |g_i|/sigma_i.
 """
 
-from pathlib import Path
-
+import grouping
 import numpy as np
 import style
-from curves import labels, title
 from matplotlib.figure import Figure
+from plot import labels, title
 
 from mpisign.results import Run
 from mpisign.schema import CRITICAL_SNR, SNR_EDGES
 
 LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
-
 HEAT = {"voter_agreement", "voter_success", "snr"}  # columns of heat maps
 
 
 def series(run: Run, column: str) -> np.ndarray:
     """A column of /steps; counts of coordinates as shares of d."""
-    values = style.column(run, "steps", column)
+    values = grouping.column(run, "steps", column)
     return values if column == "agreement" else values / run.attributes["d"]
 
 
 def picture(runs: list[Run]) -> Figure:
-    """Lines above, one for each run; heat maps below."""
+    """Lines above, one per run; heat maps below."""
     probed = next((run for run in runs if len(run["probes"]["step"]) and run["probes"].keys() >= HEAT), None)
     figure, panels = style.panels(2 if probed else 1, len(LINES), 3.6, 2.5)
     looks = style.looks(names := labels(runs))
@@ -76,11 +74,10 @@ def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    options = style.parser(__doc__)
-    options.add_argument("--output", type=Path, default=Path("vote.png"), help="a .png, .pdf or .svg")
+    options = style.parser(__doc__, "vote.png")
 
     def work(runs, arguments):
-        style.save(picture(style.without(runs, style.no_steps, arguments.skipped)), arguments.output)
+        style.save(picture(style.without(runs, grouping.no_steps, arguments.skipped)), arguments.output)
 
     style.run(options, work)
 

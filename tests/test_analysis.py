@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import importlib
 import io
 import re
@@ -72,10 +73,10 @@ def test_a_folder_is_read_and_what_is_bad_is_told(spoilt):
 
 
 SCRIPTS = {
-    "curves": (),
+    "plot": (),
     "compare": ("--metric", "train_loss"),
-    "seeds": ("--rows", "probes.success_vote", "--axes", "step"),
-    "versus": ("--x", "run.voters", "--y", "eval.train_loss", "--metric", "train_loss"),
+    "plot --mean": ("--rows", "probes.success_vote", "--axes", "step"),
+    "against": ("--x", "run.voters", "--y", "eval.train_loss", "--metric", "train_loss"),
     "vote": (),
     "report": (),
 }
@@ -84,7 +85,8 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_bad_files_are_named_and_skipped(spoilt, tmp_path, name):
     output = tmp_path / ("out.html" if name == "report" else "out.png")
-    ended = analyse(name, spoilt, *SCRIPTS[name], "--output", output)
+    script, *mode = name.split()
+    ended = analyse(script, spoilt, *mode, *SCRIPTS[name], "--output", output)
     assert ended.code == 2, ended.err + ended.out
     skipped = [line for line in ended.err.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 2
@@ -101,13 +103,13 @@ def test_good_files_exit_with_0(folder, tmp_path):
 
 
 def test_a_picture_holds_the_numbers_of_its_table_and_of_the_runs(folder):
-    versus = script("versus")
+    against = script("against")
     runs, _ = read_all([folder])
     how = {"y": "eval.train_loss", "tail": 0.5, "relative": True}
-    found = versus.points(runs, "train_loss", "run.voters", ["algorithm.name"], None, **how)
-    figure = versus.picture(found, "voters", "loss", "", False, 3.0)
+    found = against.points(runs, "train_loss", "run.voters", ["algorithm.name"], None, **how)
+    figure = against.picture(found, "voters", "loss", "", False, 3.0)
     drawn = {c.get_label(): c for c in figure.axes[0].containers}
-    (table,) = [r for r in versus.rows(found, "voters") if r["line"] == "signsgd-mv"]
+    (table,) = [r for r in against.rows(found, "voters") if r["line"] == "signsgd-mv"]
     for k, n in enumerate((3, 5)):
         losses = [Run(folder / f"{n}-{seed}.h5")["eval"]["train_loss"] for seed in (1, 2)]
         tails = [loss[-max(1, round(len(loss) / 2)) :].mean() / loss[0] for loss in losses]
@@ -117,11 +119,11 @@ def test_a_picture_holds_the_numbers_of_its_table_and_of_the_runs(folder):
 
 
 def test_jobs_that_one_line_would_mix_are_refused(folder):
-    ended = analyse("versus", folder, "--x", "run.voters", "--lines", "problem.name", "--metric", "train_loss", "--y",
+    ended = analyse("against", folder, "--x", "run.voters", "--lines", "problem.name", "--metric", "train_loss", "--y",
                     "eval.train_loss")  # fmt: skip
     assert ended.code == 2
     assert "tell them apart" in ended.err
-    ended = analyse("versus", folder, "--x", "run.colour")
+    ended = analyse("against", folder, "--x", "run.colour")
     assert ended.code == 2
     assert "'run.colour'; [run] has:" in ended.err
     assert "'voters'" in ended.err or " voters" in ended.err
@@ -133,8 +135,8 @@ def test_runs_that_diverged_before_their_first_row_are_the_worst(folder, tmp_pat
         with contextlib.suppress(NumericalError):
             here(*settings, f"schedule.lr={lr}", f"run.file={tmp_path}/{lr}.h5", n=2)
     assert Run(tmp_path / "1000000000.0.h5").status.startswith("error")
-    (row,) = script("compare").table(read_all([tmp_path])[0], "train_loss", None)
-    assert row["best rate"] == 0.1
+    (row,) = script("compare").table(read_all([tmp_path])[0], "train_loss")
+    assert row.rate == 0.1
     assert analyse("report", tmp_path, "--output", tmp_path / "r.html").code == 0
 
 
@@ -277,7 +279,7 @@ def test_no_network_is_known_but_the_users(folder):
 
 
 def test_a_race_is_ranked_by_seconds_of_training(folder):
-    race = script("race")
+    race = script("studies.race")
     one = Run(folder / "3-1.h5")
     one["eval"]["test_accuracy"][:] = np.linspace(0, 1, len(one["eval"]["step"]))
     row = script("compare").first(one, "test_accuracy", 0.5)
@@ -292,18 +294,42 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
     assert ranked[2]["seconds"] == "not reached"
 
 
-def test_figures_name_what_makes_their_runs(tmp_path):
+def test_figures_name_what_makes_their_runs(tmp_path, capfd):
     figures = script("figures")
-    names = [figure.name for figure in figures.FIGURES]
-    assert len(set(names)) == len(names)
     for figure in figures.FIGURES:
-        for part in figure.draw.split(" | "):
-            assert (ROOT / "analysis" / part.split()[0]).exists(), figure
-        words = figure.made_by.split()
-        assert any((ROOT / word).exists() for word in words), figure
-    missing = figures.Figure("x.png", (str(tmp_path / "nowhere"),), "curves.py {runs}", "make it")
-    assert "make it by: make it" in figures.make(missing)
+        assert figure.data in ("", *figures.DATA), figure
+        assert ("$DATA" in figure.make) == bool(figure.data) or figure.job, figure
+        assert not figure.job or (ROOT / f"jobs/{figure.job}.toml").exists(), figure
+        assert (ROOT / figure.folder).is_dir(), figure
+        files = re.findall(r"\b(?:analysis|jobs)/[\w/]+\.(?:py|sh|toml)\b", figures.SHELL + figure.draw + figure.make)
+        assert all((ROOT / file).exists() for file in files), figure
+        # bash can read it
+        assert run("bash", "-n", "-c", figures.SHELL + figure.draw + "\n" + figure.make, timeout=10).code == 0, figure
+    mine = figures.Figure("x", "echo $RUNS", "", "mkdir $RUNS; echo made of $DATA", str(tmp_path / "nowhere"), "MNIST")
+    assert "make it by: python analysis/figures.py --run x --data MNIST" in figures.make(mine, None, run=False)
+    assert figures.make(mine, tmp_path, run=True) == ""
+    assert capfd.readouterr().out.splitlines() == [f"made of {tmp_path}", mine.runs]
+    assert "could not be made (exit code 1)" in figures.make(mine, None, run=True)
     assert analyse("figures", "no-such").code == 2
+    missing = analyse("figures", "--run", "heterogeneity")
+    assert missing.code == 2
+    assert "--run needs one --data at a time; it is the folder of MNIST's IDX files" in missing.err
+
+
+def test_a_figure_is_made_with_its_runs(tmp_path, monkeypatch):
+    """A short stand-in for a study: its job is simulated, and the picture and the table beside it are drawn."""
+    figures = script("figures")
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    (tmp_path / "analysis").symlink_to(ROOT / "analysis")
+    (tmp_path / "jobs/studies").mkdir(parents=True)
+    head = '[run]\nsteps = 5\nvoters = 3\n[problem]\nname = "quadratic"\n[sweep]\n'
+    lists = '"adversary.voters" = [0, 1]\n"adversary.kind" = ["invert"]\n"run.seed" = [1, 2]\n'
+    (tmp_path / "jobs/studies/breakdown.toml").write_text(head + lists)
+    (study,) = (figure for figure in figures.FIGURES if figure.name == "breakdown")
+    made = dataclasses.replace(study, folder="pictures")
+    assert figures.make(made, None, run=True) == ""
+    assert (tmp_path / "pictures/breakdown.png").stat().st_size > 5_000
+    assert "+-" in (tmp_path / "pictures/breakdown.md").read_text()
 
 
 def test_ddp_takes_the_steps_of_sgd(tmp_path):
@@ -312,8 +338,8 @@ def test_ddp_takes_the_steps_of_sgd(tmp_path):
     job.write_text('[run]\nsteps = 30\neval_every = 10\nvoters = 2\n[problem]\nname = "digits"\nbatch_size = 16\n')
     settings = ("algorithm.name=sgd", "algorithm.momentum=0.9", "schedule.lr=0.1", f"run.file={ours}")
     simulate(config.load(job, settings), quiet=True)
-    ended = run(BIN / "mpirun", "-n", 2, BIN / "python", ROOT / "analysis/ddp.py", job, "--lr", 0.1, "--file", theirs,
-                timeout=90)  # fmt: skip
+    ended = run(BIN / "mpirun", "-n", 2, BIN / "python", ROOT / "analysis/studies/ddp.py", job, "--lr", 0.1,
+                "--file", theirs, timeout=90)  # fmt: skip
     assert ended.code == 0, ended.err
     one, other = Run(ours), Run(theirs)
     assert other.complete

@@ -9,7 +9,7 @@ from mpisign.results import Run
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_simulate import here
 
-# cases of the two longest jobs that stand for the others; analysis/bands.sh runs all
+# cases of the two longest jobs that stand for the others; analysis/figures.py --run bands runs all
 CASES = {
     "c1": ("vote-zero", "vote-coin", "vote-random", "vote-plus", "ssdm", "dist-ef", "one-voter-sign"),
     "c2": ("vote", "noisy-vote-5", "noisy-vote-20", "common-radius-average", "ssvr-1-radius-10", "ssvr-2-radius-10",

@@ -77,26 +77,27 @@ def mixed(whole, tmp_path_factory):
 
 
 SCRIPTS = {
-    "curves": (),
+    "plot": (),
     "compare": ("--metric", "train_loss", "--target", "40"),
-    "seeds": (),
-    "versus": ("--x", "schedule.lr", "--lines", "algorithm.name", "problem.name", "run.voters", "problem.condition",
+    "plot --mean": (),
+    "against": ("--x", "schedule.lr", "--lines", "algorithm.name", "problem.name", "run.voters", "problem.condition",
                "--metric", "train_loss", "--y", "eval.train_loss"),
     "vote": (),
     "report": (),
     "scaling": (),
-    "race": (),
+    "studies.race": (),
     "to_tensorboard": (),
-    "span": (),
-    "logistic_gap": (),
+    "studies.span": (),
+    "studies.logistic_gap": (),
 }  # fmt: skip
 
 
 def ran(name, folder, *arguments, capsys, monkeypatch):
-    """Runs a script in this process; (exit code, output, errors)."""
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(folder), *map(str, arguments)])
+    """Runs a script, with its mode if it has one, in this process; (exit code, output, errors)."""
+    script, *mode = name.split()
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", str(folder), *mode, *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(name).main()
+        importlib.import_module(script).main()
     told = capsys.readouterr()
     return ended.value.code or 0, told.out, told.err
 
@@ -106,31 +107,35 @@ def ran(name, folder, *arguments, capsys, monkeypatch):
 def test_no_script_crashes_on_a_mixed_folder(mixed, tmp_path, name, capsys, monkeypatch):
     if name == "to_tensorboard":
         pytest.importorskip("tensorboard")
-    output = {"to_tensorboard": ("--logdir", tmp_path), "report": ("--output", tmp_path / "r.html"), "logistic_gap": ()}
+    output = {
+        "to_tensorboard": ("--logdir", tmp_path),
+        "report": ("--output", tmp_path / "r.html"),
+        "studies.logistic_gap": (),
+    }
     where = output.get(name, ("--output", tmp_path / "p.png"))
     code, _, errors = ran(name, mixed, *SCRIPTS[name], *where, capsys=capsys, monkeypatch=monkeypatch)
-    nothing_fits = name in ("scaling", "race", "span", "logistic_gap")
+    nothing_fits = name == "scaling" or name.startswith("studies.")
     assert code == (0 if name in ("report", "to_tensorboard") else 2), errors
     assert ("none of these runs is left" in errors) == nothing_fits
     if not nothing_fits and where:
         assert next(tmp_path.iterdir()).stat().st_size > 0
-    named = {"curves": "no-rows", "compare": "no-rate", "seeds": "no-rows", "versus": "no-rate", "vote": "no-rows"}
+    named = {"plot": "no-rows", "compare": "no-rate", "plot --mean": "no-rows", "against": "no-rate", "vote": "no-rows"}
     if name in named:
         assert f"{named[name]}.h5: " in errors
 
 
 def test_rates_and_seeds_of_one_method_have_lines_of_their_own(whole, mixed):
-    curves = importlib.import_module("curves")
+    plot = importlib.import_module("plot")
     runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
-    names = curves.labels(runs)
+    names = plot.labels(runs)
     assert len(set(names)) == 5
     assert names[0] == "signum-mv, lr=0.05, seed=1"
     assert "sgd" in names
     # the same job, run twice
-    twice = curves.labels([*runs, Run(mixed / "again.h5")])
+    twice = plot.labels([*runs, Run(mixed / "again.h5")])
     assert len(set(twice)) == 6
     # of many runs, those that differ in their seed alone share a line of the legend
-    many = curves.labels([*runs, *runs[:4], *runs[:4]])
+    many = plot.labels([*runs, *runs[:4], *runs[:4]])
     assert many[0] == "signum-mv, lr=0.05 (6 seeds)"
     assert len(set(many)) == 3
 
@@ -140,8 +145,8 @@ def test_hyperparameters_of_one_method_have_rows_of_their_own(tmp_path, whole):
     here(*QUADRATIC, "algorithm.name=signum-mv", "algorithm.beta=0.5", "schedule.lr=0.1",
          f"run.file={tmp_path}/runs/beta.h5", n=3)  # fmt: skip
     compare = importlib.import_module("compare")
-    rows = compare.table([Run(path) for path in sorted((tmp_path / "runs").glob("*.h5"))], "train_loss", None)
-    assert {row["method"] for row in rows} == {"signum-mv, beta 0.9", "signum-mv, beta 0.5", "sgd"}
+    rows = compare.table([Run(path) for path in sorted((tmp_path / "runs").glob("*.h5"))], "train_loss")
+    assert {row.method for row in rows} == {"signum-mv, beta 0.9", "signum-mv, beta 0.5", "sgd"}
 
 
 def test_csv_has_one_number_a_cell(mixed, capsys, monkeypatch):
@@ -161,16 +166,17 @@ def test_csv_has_one_number_a_cell(mixed, capsys, monkeypatch):
 
 def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
     """Whatever the exchange sent: an allgather counts as its votes do."""
-    compare, found = importlib.import_module("compare"), []
+    compare, costs = importlib.import_module("compare"), []
     for name in ("sharded", "allgather"):
         file = tmp_path / f"{name}.h5"
         here(
             *QUADRATIC, "algorithm.name=signum-mv", "schedule.lr=0.1", f"exchange.name={name}", f"run.file={file}", n=3
         )
         (row,) = compare.table([Run(file)], "train_loss", 45.0)
-        found.append((row["bytes to 45"], row["bytes"]))
-    assert found[0] == found[1]
-    assert found[0][1] == round(30 * 100 * 4 / 3 / 8)
+        cells = row.cells()
+        costs.append((cells["bytes to 45"], cells["bytes"]))
+    assert costs[0] == costs[1]
+    assert costs[0][1] == round(30 * 100 * 4 / 3 / 8)
 
 
 def test_axes_have_plain_numbers_or_powers_of_ten():

@@ -71,7 +71,7 @@ NOT_RUN = {
     r"^sbatch ": "needs Slurm: make test-slurm submits these scripts; the job is checked here",
     r"^srun ": "needs Slurm",
     r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
-    r"^analysis/\w+\.sh": "a study of minutes to hours, or one that needs root for its network",
+    r"^analysis/[\w/]+\.sh": "a study of minutes to hours, or one that needs root for its network",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
     r"^mpisign (train|resume|sbatch|plan|simulate)$|^python -m mpisign$": "names a command, without its arguments",
@@ -118,7 +118,7 @@ def blocks(readme: Path) -> list[Block]:
 def inline(readme: Path) -> list[str]:
     """Commands between backticks, one line each."""
     prose = re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
-    start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/\w+\.sh) "
+    start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/[\w/]+\.sh) "
     found = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose))
     return list(dict.fromkeys(text for text in found if re.match(start, text)))
 
@@ -260,7 +260,7 @@ def test_every_command_runs(readme, home):
 
 def parts(command: str) -> list[list[str]]:
     """The words of each call of mpisign, or of a script of ours, in a command."""
-    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/\w+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
+    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/[\w/]+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
     return [[STAND_FOR.get(word, word) for word in shlex.split(call)] for call in calls]
 
 

@@ -149,7 +149,7 @@ def test_mean_and_band_over_seeds(job, tmp_path):
     file = job('"run.seed" = [1, 2, 3]\n"problem.noise" = [0.1, 10.0]')
     assert mpisign("simulate", file).code == 0
     done = sorted((tmp_path / "runs").glob("*.h5"))
-    script = (BIN / "python", ROOT / "analysis/seeds.py", *done)
+    script = (BIN / "python", ROOT / "analysis/plot.py", *done, "--mean")
     table = run(*script, "--table").out.splitlines()
     assert [line.split("|")[1].strip() for line in table[2:4]] == ["signum-mv, noise 0.1", "signum-mv, noise 10"]
     losses = [Run(f)["eval"]["train_loss"][-1] for f in done if "noise0.1" in f.stem]

@@ -1,22 +1,26 @@
 """f - f* of logistic-regression runs, f* from scikit-learn for the very same objective.
 
-    python analysis/logistic_gap.py runs/logistic-*.h5
+python analysis/studies/logistic_gap.py runs/logistic-*.h5
 
 The objective is f(x) = mean log(1 + exp(-y <a, x>)) + l2/2 |x|^2 over all rows, without intercept, so runs need
 problem.nonconvex = 0, and run.objective = "rows" to report the same f (with "ranks" the means differ where ranks
 have different numbers of rows).
 """
 
+import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import style
 from sklearn.linear_model import LogisticRegression
 
 from mpisign.errors import UsageError
 from mpisign.problems.readers.libsvm import read_libsvm
 from mpisign.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
+import grouping
+import style
 
 
 @cache
@@ -24,41 +28,35 @@ def optimum(path: str, l2: float) -> float:
     """f* in float64 by Newton's method with conjugate gradients."""
     (rows,) = read_libsvm([Path(path)])
     inputs, labels = rows["inputs"].astype(np.float64), rows["labels"].astype(np.float64)
-    solver = LogisticRegression(
-        C=1 / (len(labels) * l2), fit_intercept=False, solver="newton-cg", tol=1e-12, max_iter=1000
-    )
-    x = solver.fit(inputs, labels).coef_[0]
+    options = {"fit_intercept": False, "solver": "newton-cg", "tol": 1e-12, "max_iter": 1000}
+    x = LogisticRegression(C=1 / (len(labels) * l2), **options).fit(inputs, labels).coef_[0]
     return float(np.logaddexp(0, -(inputs @ x) * labels).mean() + l2 / 2 * x @ x)
 
 
 def gap(run: Run) -> tuple[float, float, float]:
     """f*, the last f, and the smallest f over all evaluations."""
     problem = run.config["problem"]
-    if problem["name"] != "logistic" or problem["nonconvex"] or style.key(run, "run.objective") != "rows":
+    if problem["name"] != "logistic" or problem["nonconvex"] or grouping.key(run, "run.objective") != "rows":
         raise UsageError(f"{run.path}: not a logistic run with nonconvex = 0 and objective = 'rows'")
-    if reason := style.no_evaluations(run):
+    if reason := grouping.no_evaluations(run):
         raise UsageError(f"{run.path}: {reason}")
     losses = run["eval"]["train_loss"]
     return optimum(problem["path"], problem["l2"]), float(losses[-1]), float(losses.min())
 
 
-def table(runs: list[Run]) -> None:
-    """Prints a line a run."""
-    columns = ("data", "algorithm", "n", "partition", "l2", "steps", "f*", "f", "f - f*", "(f - f*)/f*", "best")
-    print("{:18} {:16} {:>2} {:10} {:>8} {:>6} {:>10} {:>10} {:>10} {:>11} {:>11}".format(*columns))
-    for run in runs:
-        best_possible, last, lowest = gap(run)
-        c, a = run.config, run.attributes
-        print(
-            f"{Path(c['problem']['path']).name:18} {a['algorithm']:16} {a['n']:2} {c['partition']['kind']:10} "
-            f"{c['problem']['l2']:8.2g} {run['eval']['step'][-1]:6} {best_possible:10.6f} {last:10.6f} "
-            f"{last - best_possible:10.2e} {100 * (last / best_possible - 1):10.3f}% "
-            f"{100 * (lowest / best_possible - 1):10.3f}%"
-        )
+def row(run: Run) -> dict[str, object]:
+    """The cells of a run."""
+    least, last, lowest = gap(run)
+    problem, steps = run.config["problem"], int(run["eval"]["step"][-1])
+    job = {"data": Path(problem["path"]).name, "algorithm": run.attributes["algorithm"], "n": run.attributes["n"]}
+    job |= {"partition": run.config["partition"]["kind"], "l2": problem["l2"], "steps": steps}
+    values = {"f*": f"{least:.6f}", "f": f"{last:.6f}", "f - f*": f"{last - least:.2e}"}
+    return job | values | {"(f - f*)/f*": f"{last / least - 1:.3%}", "best": f"{lowest / least - 1:.3%}"}
 
 
 def main() -> None:
-    style.run(style.parser(__doc__), lambda runs, a: table(style.without(runs, gap, a.skipped)))
+    table = lambda runs: style.columns([row(run) for run in runs])  # noqa: E731
+    style.run(style.parser(__doc__), lambda runs, a: print(table(style.without(runs, gap, a.skipped))))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Time to 97% on MNIST behind links of 50, 200 and 1000 Mbit/s, n = 4, votes against torch DDP: rates are tuned where
 # nothing is slow, the best are replayed on simulated hosts with three seeds. Needs root; about an hour on 2 cores.
-#   analysis/race.sh DIR [tune|replay...]      DIR holds the IDX files of MNIST
+#   analysis/studies/race.sh DIR [tune|replay...]      DIR holds the IDX files of MNIST
 set -euo pipefail
-ROOT=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 data=$(readlink -f "${1:?folder of the IDX files of MNIST}")
 shift
 cd "$ROOT"
 BIN=$ROOT/.venv/bin JOB=jobs/studies/race.toml TARGET=0.97
 export OMP_NUM_THREADS=1
-ddp() { echo "analysis/ddp.py $JOB --until $TARGET --set problem.path=$data"; }
+ddp() { echo "analysis/studies/ddp.py $JOB --until $TARGET --set problem.path=$data"; }
 
 tune() {
     $BIN/mpisign simulate $JOB --jobs 2 --set problem.path="$data"
@@ -26,7 +26,7 @@ tune() {
 }
 
 replay() {
-    $BIN/python analysis/race.py runs/race runs/race_ddp --target $TARGET --best >runs/race_best.txt
+    $BIN/python analysis/studies/race.py runs/race runs/race_ddp --target $TARGET --best >runs/race_best.txt
     for seed in 1 2 3; do
         for rate in 50mbit 200mbit 1gbit; do
             mkdir -p runs/race_links/$rate
@@ -54,4 +54,4 @@ mkdir -p runs
 sed '/^\[sweep\]/,$d' $JOB >runs/race_job.toml # the job without its sweep
 [ $# -gt 0 ] || set -- tune replay
 for part in "$@"; do "$part"; done
-$BIN/python analysis/race.py runs/race_links --target $TARGET --output analysis/studies/race.png
+$BIN/python analysis/studies/race.py runs/race_links --target $TARGET --output analysis/studies/race.png

@@ -2,9 +2,9 @@
 # The wire, measured: kernels, loopback by shared memory and by TCP, links of 200 Mbit/s and 1 Gbit/s on simulated hosts.
 # Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
 #
-#   analysis/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes library (all by default)
+#   analysis/studies/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes library (all by default)
 set -euo pipefail
-ROOT=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 cd "$ROOT"
 BIN=.venv/bin
 [ -x $BIN/mpisign ] || BIN=$(dirname "$(command -v mpisign)")
@@ -65,4 +65,4 @@ nodes() { # several ranks a host: what leaves a host, and the time
 
 [ $# -gt 0 ] || set -- kernels step loopback tcp profile links nodes library
 for part in "$@"; do "$part"; done
-$BIN/python analysis/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md
+$BIN/python analysis/studies/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md

@@ -1,17 +1,20 @@
 """How far x is out of the span of the gradients, beside training and held-out loss: for runs of problem `wilson`.
 
-python analysis/span.py runs/c13 --output c13.png
+python analysis/studies/span.py runs/c13 --output c13.png
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
-import style
 from matplotlib.figure import Figure
 
 from mpisign.errors import UsageError
 from mpisign.problems.wilson import Wilson
 from mpisign.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
+import style
 
 
 def out_of_span(run: Run) -> np.ndarray:
@@ -31,11 +34,14 @@ def picture(runs: list[Run]) -> Figure:
     """Three panels against steps."""
     figure, ((loss, held_out, outside),) = style.panels(1, 3)
     looks = style.looks(run.path.stem for run in runs)
-    for run in runs:
-        evals = run["eval"]
-        for panel, values in ((loss, evals["train_loss"]), (held_out, evals["test_loss"]), (outside, out_of_span(run))):
-            panel.plot(evals["step"], values, label=run.path.stem, **looks[run.path.stem])
-    for panel, name in ((loss, "training loss"), (held_out, "held-out loss"), (outside, "|x out of the span| / |x|")):
+    quantities = {
+        "training loss": (loss, lambda run: run["eval"]["train_loss"]),
+        "held-out loss": (held_out, lambda run: run["eval"]["test_loss"]),
+        "|x out of the span| / |x|": (outside, out_of_span),
+    }
+    for name, (panel, values) in quantities.items():
+        for run in runs:
+            panel.plot(run["eval"]["step"], values(run), label=run.path.stem, **looks[run.path.stem])
         panel.set_ylabel(name)
         style.counted(panel, "steps")
     loss.set_yscale("log")
@@ -47,8 +53,7 @@ def picture(runs: list[Run]) -> Figure:
 
 
 def main() -> None:
-    options = style.parser(__doc__)
-    options.add_argument("--output", type=Path, default=Path("span.png"), help="a .png, .pdf or .svg")
+    options = style.parser(__doc__, "span.png")
 
     def work(runs, arguments):
         # raises for a run of another problem, which is then named

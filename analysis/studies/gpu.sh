@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # What a GPU reaches, on a machine that has one: its tests, every kernel beside the device's bandwidth, and the split of a
 # step of ResNet-18 on images of noise by one rank and by four that share the GPU. Tables go to analysis/gpu.
-#   analysis/gpu.sh
+#   analysis/studies/gpu.sh
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 BIN=.venv/bin
 $BIN/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
     { echo "gpu.sh: torch sees no GPU here; tests/gpu would be skipped, and there is nothing to measure" >&2; exit 2; }

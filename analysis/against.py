@@ -1,7 +1,6 @@
 """Any figure of runs against any key of their jobs: accuracy against liars, loss against voters, success against skew.
 
-python analysis/versus.py runs/adversaries_mnist --x adversary.voters/run.voters --panels adversary.kind --output a.png
-python analysis/versus.py runs/heterogeneity --x partition.alpha --categories --y probes.success_vote --output b.png
+python analysis/against.py runs/adversaries_mnist --x adversary.voters/run.voters --panels adversary.kind --output a.png
 
 One point is the mean over seeds of the runs whose job is the same, at the best of their rates by --metric (see
 compare.py), with its standard deviation (ddof = 1). --x takes a key or the quotient of two. A run that lacks a key or a
@@ -9,13 +8,12 @@ column is named and skipped. The same numbers are written as a table beside the 
 """
 
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import style
 from compare import LARGER_IS_BETTER, table, unusable
 from matplotlib.figure import Figure
-from seeds import ROWS, column
+from plot import ROWS, column
 
 from mpisign.errors import UsageError, choices
 from mpisign.results import Run
@@ -46,40 +44,38 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def lacking(run: Run, metric: str, x: str, keys: list[str], categories: bool, **how) -> str:
+def lacking(run: Run, metric: str, x: str, keys: list[str], categories: bool, **quantity) -> str:
     """Why a run has no place in the picture; "" if it has. Raises UsageError where it lacks a key or a column."""
     for key in keys:
         value(run, key)
     at = value(run, x)
     if not _number(at) and not (categories and isinstance(at, str | bool)):
         return f"{x} is {at!r}, which is no number; --categories takes words, too"
-    figure_of(run, **how)
+    figure_of(run, **quantity)
     return unusable(run, metric)
 
 
 def figure_of(run: Run, y: str, tail: float, relative: bool) -> float:
     """The last value of a row such as eval.train_loss, or its mean over the last share of the run."""
     values = column(run, y)
-    found = float(np.mean(values[-max(1, round(tail * len(values))) :]))
-    return found / float(values[0]) if relative else found
+    end = float(np.mean(values[-max(1, round(tail * len(values))) :]))
+    return end / float(values[0]) if relative else end
 
 
-def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | None, **how) -> Points:
-    """The mean, deviation and number of seeds for every panel, line and x."""
-    found: Points = defaultdict(dict)
-    for row in table(runs, metric, None):
-        chosen = row["_runs"]
-        first = chosen[0]
+def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | None, **quantity) -> Points:
+    """The mean, deviation and number of seeds for every panel, line and x; quantity: see figure_of."""
+    unsorted: Points = defaultdict(dict)
+    for row in table(runs, metric):
+        first = row.runs[0]
         line = ", ".join(_said(first, key) for key in lines)
-        where = _said(first, panel) if panel else ""
-        values = [figure_of(run, **how) for run in chosen]
-        at = found[where, line]
+        at = unsorted[_said(first, panel) if panel else "", line]
         if (position := value(first, x)) in at:
             raise UsageError(
                 f"several jobs at {x} = {position} for {line or 'the line'}; tell them apart by --lines or --panels"
             )
+        values = [figure_of(run, **quantity) for run in row.runs]
         at[position] = float(np.mean(values)), style.deviation(values), len(values)
-    return {key: dict(sorted(at.items(), key=lambda item: _order(item[0]))) for key, at in sorted(found.items())}
+    return {key: dict(sorted(at.items(), key=lambda item: _order(item[0]))) for key, at in sorted(unsorted.items())}
 
 
 def _order(x: object) -> tuple[bool, object]:
@@ -99,26 +95,22 @@ def _said(run: Run, key: str) -> str:
     return f"{table if own == 'kind' else own} {value(run, key)}"
 
 
-def picture(found: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
+def picture(points: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
     """Lines with error bars, side by side for each panel."""
-    names = list(dict.fromkeys(panel for panel, _ in found))
+    names = list(dict.fromkeys(panel for panel, _ in points))
     figure, (panels,) = style.panels(1, len(names), width, 2.8, sharey=True)
-    looks = style.looks(line for _, line in found)
-    every = sorted({x for at in found.values() for x in at}, key=_order)
+    looks = style.looks(line for _, line in points)
+    every = _positions(points)
     for panel, name in zip(panels, names, strict=True):
         for k, line in enumerate(looks):
-            at = found.get((name, line), {})
+            at = points.get((name, line), {})
             positions = [every.index(x) for x in at] if categories else list(at)
             means, deviations, _ = zip(*at.values(), strict=True) if at else ((), (), ())
-            panel.errorbar(
-                positions, means, np.nan_to_num(deviations), label=line, capsize=2, **style.marked(looks[line], k)
-            )
+            look = {"label": line, "capsize": 2} | style.marked(looks[line], k)
+            panel.errorbar(positions, means, np.nan_to_num(deviations), **look)
         panel.set_title(name)
         panel.set_xlabel(x_label)
-        if "x" in log:
-            panel.set_xscale("log")
-        if "y" in log:
-            panel.set_yscale("log")
+        panel.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
         if "x" in log and len(every) <= LABELLED:
             panel.set_xticks(every, [_tick(x) for x in every])
             panel.minorticks_off()
@@ -130,18 +122,22 @@ def picture(found: Points, x_label: str, y_label: str, log: str, categories: boo
     return figure
 
 
-def rows(found: Points, x: str) -> list[dict[str, object]]:
-    """The same numbers: a row a panel and line, a column an x."""
-    every = sorted({at for line in found.values() for at in line}, key=_order)
-    lines = []
-    for (panel, line), at in found.items():
-        cells = {f"{x} = {_tick(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
-        lines.append(({"": panel} if panel else {}) | {"line": line} | cells)
-    return lines
+def _positions(points: Points) -> list:
+    """Every x at which there is a point, in order."""
+    return sorted({x for at in points.values() for x in at}, key=_order)
+
+
+def rows(points: Points, x: str) -> list[dict[str, object]]:
+    """The same numbers: a row per panel and line, a column per x."""
+    every, cells = _positions(points), []
+    for (panel, line), at in points.items():
+        values = {f"{x} = {_tick(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
+        cells.append(({"": panel} if panel else {}) | {"line": line} | values)
+    return cells
 
 
 def main() -> None:
-    options = style.parser(__doc__)
+    options = style.parser(__doc__, "against.png")
     options.add_argument("--x", required=True, metavar="TABLE.KEY[/TABLE.KEY]")
     options.add_argument("--y", default="eval.test_accuracy", metavar="TABLE.COLUMN")
     options.add_argument("--lines", nargs="*", default=["algorithm.name"], metavar="TABLE.KEY")
@@ -154,18 +150,17 @@ def main() -> None:
     options.add_argument("--xlabel")
     options.add_argument("--ylabel")
     options.add_argument("--width", type=float, default=3.2, help="of a panel, in inches")
-    options.add_argument("--output", type=Path, default=Path("versus.png"), help="a .png, .pdf or .svg")
 
     def work(runs, a):
-        how = {"y": a.y, "tail": a.tail, "relative": a.relative}
+        quantity = {"y": a.y, "tail": a.tail, "relative": a.relative}
         keys = [*a.lines, *([a.panels] if a.panels else [])]
-        why = lambda run: lacking(run, a.metric, a.x, keys, a.categories, **how)  # noqa: E731
+        why = lambda run: lacking(run, a.metric, a.x, keys, a.categories, **quantity)  # noqa: E731
         runs = style.without(runs, why, a.skipped)
-        found = points(runs, a.metric, a.x, a.lines, a.panels, **how)
+        drawn = points(runs, a.metric, a.x, a.lines, a.panels, **quantity)
         label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
-        style.save(picture(found, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
-        told = style.markdown(rows(found, a.xlabel or a.x.rpartition(".")[2]))
-        style.write(f"{told}\n\nMean +- {style.DEVIATION}.", style.beside(a.output, ".md"))
+        style.save(picture(drawn, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
+        numbers = style.markdown(rows(drawn, a.xlabel or a.x.rpartition(".")[2]))
+        style.write(f"{numbers}\n\nMean +- {style.DEVIATION}.", style.beside(a.output, ".md"))
 
     style.run(options, work)
 

@@ -1,6 +1,6 @@
 """Trains a job of mpisign's by torch's DistributedDataParallel over gloo: what a vote is to be compared with.
 
-mpirun -n 4 python analysis/ddp.py jobs/studies/race.toml --hook powersgd-1 --lr 0.1 --file runs/race/x.h5
+mpirun -n 4 python analysis/studies/ddp.py jobs/studies/race.toml --hook powersgd-1 --lr 0.1 --file runs/race/x.h5
 
 The same model, start, partition, batches and evaluations as `mpisign train` of that job, by mpisign's own problem and
 oracle; gradients travel as DDP sends them, and torch's SGD (momentum 0.9) or Adam moves x. The run file is mpisign's
@@ -62,8 +62,7 @@ class Training:
         plan = resolve(config, ranks.size)
         self.config, self.problem = plan.config, plan.problem
         generator = self.streams.draw("partition", 0).generator()
-        how = config.partition.model_dump()
-        self.share = share_rows(self.problem, ranks, ranks.size, generator, **how)
+        self.share = share_rows(self.problem, ranks, ranks.size, generator, **config.partition.model_dump())
         start = self.problem.initial(self.streams.draw("initial", 0).generator())
         self.layout = Layout({name: tuple(p.shape) for name, p in start.items()})
         p = self.config.problem
@@ -79,7 +78,7 @@ class Training:
             state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
             self.model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.lr)
-        self.timer, self.recorder, self.evaluated = Timer(), NoRecorder(), 0.0
+        self.timer, self.recorder = Timer(), NoRecorder()
 
     @property
     def name(self) -> str:
@@ -120,8 +119,9 @@ class Training:
         with self.timer("evaluate"):
             parameters = dict(zip(self.layout.views(self.layout.zeros()), self.model.module.values, strict=True))
             with torch.no_grad():
-                train, test = (self.problem.measure(parameters, rows) for rows in (self.oracle.rows, self.test))
-            sums = {f"{part}_{k}": v for part, found in (("train", train), ("test", test)) for k, v in found.items()}
+                parts = {"train": self.oracle.rows, "test": self.test}
+                measured = {part: self.problem.measure(parameters, rows) for part, rows in parts.items()}
+            sums = {f"{part}_{name}": value for part, values in measured.items() for name, value in values.items()}
             total = self.world.sums_over_voters([sums])
             accuracy = total["test_correct"] / total["test_rows"]
         self._row("eval", step=step, train_loss=total["train_loss"] / total["train_rows"], test_accuracy=accuracy,

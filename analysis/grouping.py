@@ -1,0 +1,132 @@
+"""What a run's job says, what tells runs apart, and the best rate of a grid: for the scripts beside it."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+
+from mpisign.results import Run
+from mpisign.words import printable
+
+Job = dict[str, object]  # "table.key" -> value
+RATE = "schedule.lr"
+IGNORED = (RATE, "run.seed", "run.file", "run.overwrite", "run.threads")
+RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "trace", "watchdog", "max_minutes",
+             "exact_gradient")  # fmt: skip
+
+
+def job(run: Run) -> Job:
+    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
+
+
+def settings(run: Run) -> Job:
+    """The job without what tells points of one grid apart: the rate, the seed, the file."""
+    keys = job(run)
+    if keys.keys() & {"run.evaluations", "run.epochs"}:
+        keys.pop("run.steps", None)  # follows from the other
+    return {key: value for key, value in keys.items() if key not in IGNORED}
+
+
+def key(run: Run, name: str, default: object = "") -> object:
+    """A key of the run's job, as table.key; the default where the job has none of that name."""
+    table, _, own = name.partition(".")
+    return run.config.get(table, {}).get(own, default)
+
+
+def rate(run: Run) -> float:
+    return float(key(run, RATE, 0.0))
+
+
+def algorithm(run: Run) -> str:
+    return printable(run.attributes["algorithm"])
+
+
+def column(run: Run, table: str, name: str) -> np.ndarray:
+    """A column as floats; NaN in every row where an older mpisign did not write it."""
+    rows = run[table]
+    return np.asarray(rows[name], dtype=float) if name in rows else np.full(len(rows["step"]), np.nan)
+
+
+def no_evaluations(run: Run) -> str:
+    return "" if len(run["eval"]["step"]) else "it has no row of /eval"
+
+
+def no_steps(run: Run) -> str:
+    return "" if len(run["steps"]["step"]) else "it has no row of /steps"
+
+
+def varies(key: str, jobs: list[Job], of: Job) -> bool:
+    """Whether a key of a job differs among the jobs to which it means the same.
+
+    A problem's own keys mean something to jobs on that problem alone, and so do an algorithm's; one that a job of
+    another mpisign has not says nothing.
+    """
+    table, _, name = key.partition(".")
+    if table in ("problem", "algorithm") and name != "name":
+        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name")]
+    return len({str(job[key]) for job in jobs if key in job}) > 1
+
+
+def telling(job: Job, jobs: list[Job]) -> list[str]:
+    """The keys of a job that tell it from others; how it is recorded is told only where nothing else does."""
+    keys = [key for key in job if varies(key, jobs, job)]
+    first = [key for key in keys if not _recording(key)]
+    alike = lambda other, some: all(str(other.get(key)) == str(job[key]) for key in some)  # noqa: E731
+    return first if all(alike(other, keys) for other in jobs if alike(other, first)) else keys
+
+
+def _recording(key: str) -> bool:
+    """Whether a key says what a run tells, not what it does."""
+    table, _, name = key.partition(".")
+    return table in ("checkpoint", "probe") or key == "run.steps" or (table == "run" and name in RECORDING)
+
+
+def named(key: str) -> str:
+    """A key's name beside its value: kind, name and every say too little without their table."""
+    table, _, name = key.partition(".")
+    return table if name in ("kind", "name", "every") else name
+
+
+def said(value: object) -> str:
+    """A key's value in a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def names(runs: list[Run], joint: str = " ") -> list[str]:
+    """Each run's algorithm and whatever of the job differs among its runs, the rate included but not the seed.
+
+    joint: what stands between a key and its value.
+    """
+    jobs = [settings(run) | {RATE: key(run, RATE)} for run in runs]
+    by_algorithm: dict[str, list[Job]] = defaultdict(list)
+    for run, job in zip(runs, jobs, strict=True):
+        by_algorithm[algorithm(run)].append(job)
+    return [
+        ", ".join([name, *(f"{named(k)}{joint}{said(job[k])}" for k in telling(job, by_algorithm[name]))])
+        for name, job in zip(map(algorithm, runs), jobs, strict=True)
+    ]
+
+
+def by_name(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in their seed alone, by what tells the groups apart; numbers in names in their order."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for name, run in zip(names(runs), runs, strict=True):
+        groups[name].append(run)
+    parts = lambda name: re.split(r"(\d+(?:\.\d+)?)", name)  # noqa: E731
+    natural = lambda name: [float(part) if k % 2 else part for k, part in enumerate(parts(name))]  # noqa: E731
+    return {name: groups[name] for name in sorted(groups, key=natural)}
+
+
+def best_rate(runs: list[Run], score: Callable[[Run], float]) -> tuple[float, float, dict[float, list[Run]]]:
+    """The least mean score, the rate that has it, and the runs of each rate, one per seed, in the order of rates.
+
+    Means are over the seeds that all rates have, or over all where there is no such seed.
+    """
+    grid: dict[float, dict[str, Run]] = defaultdict(dict)
+    for run in sorted(runs, key=rate):
+        grid[rate(run)][run.attributes["seed"]] = run
+    common = set.intersection(*map(set, grid.values()))
+    mean = lambda r: np.mean([score(run) for seed, run in grid[r].items() if seed in common or not common])  # noqa: E731
+    least, best = min((mean(r), r) for r in grid)
+    return least, best, {r: list(seeds.values()) for r, seeds in grid.items()}

@@ -1,0 +1,138 @@
+"""Time to a target accuracy behind links: every method at its best rate, ranked at each link.
+
+python analysis/studies/race.py runs/race_links --target 0.97 --output race.png
+
+Ranks the runs in folders named by their links (runs/race_links/50mbit, ...). --best prints what to replay there of the
+runs of a grid: method, rate, seed and steps. Rates are compared by the steps to the target, mean over the seeds that
+all rates of a method have (trajectories do not depend on links, and a step's cost not on the rate). Seconds are those
+of training: evaluations are taken off. Mean and standard deviation (ddof = 1) over seeds; a table is written beside the
+picture.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from mpisign.results import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
+import compare
+import style
+from grouping import algorithm, best_rate, no_evaluations
+
+METRIC = "test_accuracy"
+LINK = re.compile(r"(\d+)([mg])bit")
+Times = dict[str, dict[str, list[float]]]  # link -> method -> seconds of each seed
+
+
+def steps(run: Run, target: float) -> float:
+    """Steps to the target; infinite if it was never reached."""
+    row = compare.first(run, METRIC, target)
+    return np.inf if row is None else float(run["eval"]["step"][row])
+
+
+def seconds(run: Run, target: float) -> float:
+    """Seconds of training to the target: all that passed, less the evaluations; infinite if it was never reached."""
+    row = compare.first(run, METRIC, target)
+    if row is None:
+        return np.inf
+    phases = run["phases"]
+    evaluating = phases["evaluate"][phases["step"] <= run["eval"]["step"][row]].sum() / run.attributes["n"]
+    return float(run["eval"]["seconds"][row] - evaluating)
+
+
+def best(runs: list[Run], target: float) -> list[tuple[str, float, list[Run]]]:
+    """(method, rate, its runs) of the rate with the fewest steps to the target, for every method that gets there."""
+    chosen = []
+    for name in sorted({algorithm(run) for run in runs}):
+        least, rate, grid = best_rate([run for run in runs if algorithm(run) == name], lambda run: steps(run, target))
+        if np.isfinite(least):
+            chosen.append((name, rate, grid[rate]))
+    return chosen
+
+
+def unusable(run: Run, by_link: bool) -> str:
+    """Why a run takes no part; "" if it does. by_link: whether its folder must say behind which link it ran."""
+    if by_link and not LINK.fullmatch(run.path.parent.name):
+        return f"its folder {run.path.parent.name!r} is no link; folders are called as 50mbit or 1gbit"
+    return compare.unusable(run, METRIC) or no_evaluations(run)
+
+
+def _mbit(link: str) -> float:
+    """The rate of a link whose name is as tc says it."""
+    number, unit = LINK.fullmatch(link).groups()
+    return float(number) * {"m": 1, "g": 1000}[unit]
+
+
+def times(runs: list[Run], target: float) -> Times:
+    """The seconds of all runs, links from slow to fast."""
+    taken: Times = {link: {} for link in sorted({run.path.parent.name for run in runs}, key=_mbit)}
+    for run in runs:
+        taken[run.path.parent.name].setdefault(algorithm(run), []).append(seconds(run, target))
+    return taken
+
+
+def rows(times: Times) -> list[dict[str, object]]:
+    """A row per link and method, the fastest first."""
+    table = []
+    for link, methods in times.items():
+        ranked = sorted(methods.items(), key=lambda item: np.mean(item[1]))
+        for place, (name, taken) in enumerate(ranked, 1):
+            cells = {"link": link, "place": place, "method": name, "seconds": "not reached", "seeds": len(taken)}
+            slower = "-"
+            if np.isfinite(taken).all():
+                cells["seconds"] = style.with_deviation(np.mean(taken), style.deviation(taken), ".2f", ".2f")
+                slower = f"{np.mean(taken) / np.mean(ranked[0][1]):.1f}"
+            table.append(cells | {"times the fastest": slower})
+    return table
+
+
+def picture(times: Times, target: float) -> Figure:
+    """A panel per link: seconds, mean and standard deviation; votes and floats in two colours."""
+    mean = lambda name: np.mean([np.mean(methods[name]) for methods in times.values() if name in methods])  # noqa: E731
+    names = sorted({name for methods in times.values() for name in methods}, key=mean, reverse=True)
+    figure, (panels,) = style.panels(1, len(times), 2.9, 0.24 * len(names) + 0.6, sharey=True, sharex=True)
+    places = np.arange(len(names))
+    for panel, (link, methods) in zip(panels, times.items(), strict=True):
+        for place, name in zip(places, names, strict=True):
+            if name in methods and np.isfinite(methods[name]).all():
+                marker, colour = ("s", style.COLOURS[1]) if name.startswith("ddp") else ("o", style.COLOURS[0])
+                spread = np.nan_to_num(style.deviation(methods[name]))
+                panel.errorbar(np.mean(methods[name]), place, xerr=spread, capsize=3, fmt=marker, color=colour)
+        panel.set_title(link)
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.set_xlabel(f"seconds to {target:.0%}")
+    panels[0].set_yticks(places, names)
+    style.title(figure, f"mean and {style.DEVIATION}")
+    return figure
+
+
+def main() -> None:
+    options = style.parser(__doc__, "race.png")
+    options.add_argument("--target", type=float, default=0.97, help="held-out accuracy")
+    options.add_argument("--best", action="store_true", help="print method, rate, seed and steps of what to replay")
+
+    def work(runs, arguments):
+        runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
+        if arguments.best:
+            for name, rate, seeds in best(runs, arguments.target):
+                for run in sorted(seeds, key=lambda r: int(r.attributes["seed"])):
+                    print(name, f"{rate:g}", run.attributes["seed"], f"{steps(run, arguments.target):g}")
+            return
+        taken = times(runs, arguments.target)
+        text = f"{style.markdown(rows(taken))}\n\nMean +- {style.DEVIATION}."
+        style.write(text, style.beside(arguments.output, ".md"))
+        style.save(picture(taken, arguments.target), arguments.output)
+
+    style.run(options, work)
+
+
+if __name__ == "__main__":
+    main()
