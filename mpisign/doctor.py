@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mpisign import lock, mpi, recorder, stopping
-from mpisign.bits import ahead
+from mpisign.bits import precompile
 from mpisign.lock import Lock
 from mpisign.memory import MIB, MORE_SHARED, SHARED, shared_free
 from mpisign.mpi import Ranks
@@ -220,8 +220,8 @@ def _gpus(facts: list[dict]) -> Finding:
 
 def _kernels() -> Finding:
     begin = time.perf_counter()
-    ready = ahead.are_compiled()
-    state, seconds = ahead.state(), time.perf_counter() - begin
+    ready = precompile.are_compiled()
+    state, seconds = precompile.state(), time.perf_counter() - begin
     if ready:
         return Finding("note" if state.remedy else "ok", "kernels", f"ready in {seconds:.1f} s, {state}", state.remedy)
     remedy = "compile them ahead, once for each kind of CPU: python -m mpisign.bits"

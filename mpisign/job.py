@@ -7,6 +7,7 @@ import math
 
 from mpisign import leaving, restart, stopping
 from mpisign.beginning import ANEW, Beginning, Wish, decide
+from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
 from mpisign.lock import Lock
@@ -15,7 +16,6 @@ from mpisign.observer import Observer
 from mpisign.plan import Plan
 from mpisign.probe import Probe
 from mpisign.results import Run
-from mpisign.rng import Streams
 from mpisign.schedules import Schedule
 from mpisign.setup import set_up, use_threads
 from mpisign.stopping import Request

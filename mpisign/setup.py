@@ -13,6 +13,7 @@ from torch import Tensor
 from mpisign import bits, budget, memory
 from mpisign.adversary import Adversary
 from mpisign.beginning import movable
+from mpisign.bits.rng import Streams
 from mpisign.choosing import measured
 from mpisign.device import settle, spread
 from mpisign.engine.build import build
@@ -22,7 +23,6 @@ from mpisign.mpi import Ranks
 from mpisign.plan import Plan, with_theory
 from mpisign.problems import Oracle, pick_for
 from mpisign.problems.share import Share, fingerprint, share_rows
-from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
 from mpisign.world import Local, Mpi

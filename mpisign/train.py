@@ -8,7 +8,7 @@ from pathlib import Path
 from mpisign import config as configuration
 from mpisign import exchange, leaving, memory, mpi
 from mpisign.beginning import ANEW, MOVABLE, Wish, so_far
-from mpisign.bits.ahead import compile_ahead
+from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.job import Job

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from mpisign.algorithm import Algorithm
+from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.exchange import Choice
 from mpisign.layout import Layout
 from mpisign.problems import Problem
-from mpisign.rng import Streams
 from mpisign.slots import Estimator
 from mpisign.stepper import Stepper
 from mpisign.world import World

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from mpisign import exchange, zoo
+from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.problems.partition import partition
 from mpisign.registry import find
-from mpisign.rng import Streams
 from mpisign.world import Local, Mpi
 from tests.reference import Reference
 

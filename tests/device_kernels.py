@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpisign import bits
 from mpisign.bits import cuda, reference
-from mpisign.rng import Streams
+from mpisign.bits.rng import Streams
 from tests import kernels
 from tests.kernels import ballot_box, boxes, counted, cut_up, draws, origins, pieces, planes, vectors
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mpisign.bits import reference
-from mpisign.rng import Streams
+from mpisign.bits.rng import Streams
 
 EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38, 1.0, -1.0, 0.5]
 

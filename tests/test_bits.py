@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from mpisign import bits
 from mpisign.bits import cpu, reference
-from mpisign.bits.slices import LEAST
-from mpisign.rng import Streams
+from mpisign.bits.rng import Streams
+from mpisign.bits.threads import LEAST
 from tests import kernels
 from tests.kernels import ballot_box, boxes, counted, cut_up, draws, origins, pieces, planes, vectors
 
@@ -324,7 +324,7 @@ def test_stochastic_sign_is_unbiased():
 def test_kernels_are_compiled_once_and_found_again():
     """A process that needs kernels which another one compiled adds nothing to numba's cache."""
     folder = Path(cpu.__file__).parent / "__pycache__"
-    code = "from mpisign.bits.ahead import compile_ahead; compile_ahead(11)"
+    code = "from mpisign.bits.precompile import compile_ahead; compile_ahead(11)"
     found = []
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

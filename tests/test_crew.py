@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpisign.bits import cpu, reference
+from mpisign.bits.rng import Draw, Streams
 from mpisign.problems import OFFERS
 from mpisign.problems.synthetic import Quadratic
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
 from mpisign.registry import find
-from mpisign.rng import Draw, Streams
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW

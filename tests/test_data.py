@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpisign import config, memory
+from mpisign.bits.rng import Streams
 from mpisign.cli import cli
 from mpisign.data import sets
 from mpisign.data.fetch import fetch
@@ -23,7 +24,6 @@ from mpisign.data.look import recognise, show
 from mpisign.data.sets import File, Set, digest_of_rows
 from mpisign.errors import UsageError
 from mpisign.problems.partition import partition
-from mpisign.rng import Streams
 from tests.test_images import records
 
 ROWS = b"+1 1:0.5 3:1\n-1 2:0.25\n"

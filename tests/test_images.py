@@ -10,6 +10,7 @@ import torch
 
 from mpisign import config as configuration
 from mpisign import mpi, restart
+from mpisign.bits.rng import Streams
 from mpisign.checkpoint import Checkpoint, saved
 from mpisign.errors import UsageError
 from mpisign.job import Job
@@ -20,7 +21,6 @@ from mpisign.problems.images import choices_of, varied
 from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
 from mpisign.results import load_parameters
-from mpisign.rng import Streams
 from tests.building import PROGRESS, Setup, digest
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mpisign.bits import ahead
+from mpisign.bits import precompile
 from mpisign.bits.cpu import cache
 from tests.running import BIN, run
 
@@ -50,7 +50,7 @@ def test_where_nothing_can_be_kept_it_is_said(places):
         place.write_text("no folder")
     assert make()(21) == 42
     assert cache.lost
-    assert "NUMBA_CACHE_DIR" in ahead.state().remedy
+    assert "NUMBA_CACHE_DIR" in precompile.state().remedy
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 100, -1])
@@ -85,7 +85,7 @@ def test_a_damaged_kernel_that_cant_be_replaced_is_named(places, monkeypatch):
     file.write_bytes(b"")
     monkeypatch.setattr(cache, "_write", lambda *_: False)
     make()(1)
-    assert str(file) in ahead.state().remedy
+    assert str(file) in precompile.state().remedy
 
 
 class Bomb:

@@ -87,7 +87,7 @@ def test_the_largest_chunk_fits_a_count():
 def test_kernels_know_where_they_are():
     """Coins and draws at coordinates beyond 2**31 are those of these coordinates."""
     from mpisign.bits import cpu, reference
-    from mpisign.rng import Streams
+    from mpisign.bits.rng import Streams
 
     v, streams = np.zeros(640, dtype=np.float32), Streams(3)
     seen = set()

@@ -8,12 +8,12 @@ import pytest
 
 from mpisign import checkpoint, config, mpi, sweep
 from mpisign.beginning import Wish
+from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.problems import Rows
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.share import Share, fingerprint, share_rows
 from mpisign.results import Run
-from mpisign.rng import Streams
 from mpisign.sweeping import run_points
 from mpisign.train import resume as resume_here
 from mpisign.train import simulate

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
 from mpisign.problems import PROBLEMS, Oracle
@@ -16,7 +17,6 @@ from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
 from mpisign.problems.partition import partition
 from mpisign.problems.readers.libsvm import read_libsvm
-from mpisign.rng import Streams
 from tests.building import Setup
 from tests.files import idx, mnist_folder
 from tests.problems import Awkward

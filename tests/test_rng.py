@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpisign.rng import STREAMS, Streams, philox
+from mpisign.bits.rng import STREAMS, Streams, philox
 
 # philox4x32-10 of the kat_vectors file that comes with Random123 (Salmon et al. 2011)
 KNOWN_ANSWERS = [

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mpisign import __version__, leaving, mpi
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
+from mpisign.bits.rng import Streams
 from mpisign.config import Algorithm, Config
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
@@ -28,7 +29,6 @@ from mpisign.problems import Oracle
 from mpisign.problems.feed import Feed
 from mpisign.problems.share import share_rows
 from mpisign.recorder import NoRecorder, Recorder
-from mpisign.rng import Streams
 from mpisign.schema import TABLES
 from mpisign.setup import use_threads
 from mpisign.timing import Timer

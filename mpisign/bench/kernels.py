@@ -8,9 +8,9 @@ import torch
 from mpisign import bits
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
-from mpisign.bits.ahead import compile_ahead
+from mpisign.bits.precompile import compile_ahead
+from mpisign.bits.rng import Streams
 from mpisign.device import name_of, pick, settle
-from mpisign.rng import Streams
 
 COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
 

@@ -5,12 +5,12 @@ import torch
 from mpisign import exchange, problems
 from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.mpi import Ranks
 from mpisign.problems import Oracle
 from mpisign.registry import find
-from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.world import Local
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mpisign.bits import host
-from mpisign.bits.slices import use_threads as use_threads
-from mpisign.rng import Draw
+from mpisign.bits.rng import Draw
+from mpisign.bits.threads import use_threads as use_threads
 
 Found = tuple[int, int | None]  # a count, and the first index of v that is not finite: -1 if none is, None if unknown
 

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from mpisign.bits.ahead import compile_ahead, state
+from mpisign.bits.precompile import compile_ahead, state
 
 if __name__ == "__main__":
     start = time.perf_counter()

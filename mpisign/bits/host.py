@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mpisign.bits import cpu
-from mpisign.bits.slices import in_slices
+from mpisign.bits.threads import in_slices
 
 
 def _words(planes):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisign import memory, superblock
+from mpisign.bits.rng import Streams
 from mpisign.data.sets import Say
 from mpisign.errors import UsageError
 from mpisign.problems import find
@@ -14,7 +15,6 @@ from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
 from mpisign.problems.readers import opening
-from mpisign.rng import Streams
 
 HEAD = 1 << 16  # bytes by which a file is recognised
 

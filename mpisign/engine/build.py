@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mpisign import exchange
 from mpisign.algorithm import Method
+from mpisign.bits.rng import Streams
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
-from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
 from mpisign.watchdog import WATCH

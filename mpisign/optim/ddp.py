@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.bits.rng import Streams
 from mpisign.errors import NumericalError, UsageError
-from mpisign.rng import Streams
 
 STRIDE = 1 << 28  # coordinates from one bucket's coins to the next one's
 SIGNS = np.array([-1.0, 1.0], dtype=np.float32)

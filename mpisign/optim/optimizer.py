@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mpisign import __version__, bits, dense, exchange, mpi, zoo
 from mpisign.algorithm import Method
+from mpisign.bits.rng import Streams
 from mpisign.choosing import measured
 from mpisign.device import spread
 from mpisign.engine.build import build
@@ -34,7 +35,6 @@ from mpisign.optim.statistics import Statistics, told
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
 from mpisign.problems import Oracle
-from mpisign.rng import Streams
 from mpisign.stepper import Stepper
 from mpisign.world import Local, Mpi
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.bits.rng import Draw
 from mpisign.errors import UsageError
-from mpisign.rng import Draw
 
 Parameters = Mapping[str, Tensor]
 

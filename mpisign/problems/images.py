@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpisign.bits.rng import Draw
 from mpisign.problems.base import Rows
 from mpisign.problems.classifier import Classifier
 from mpisign.problems.models import Recipe
-from mpisign.rng import Draw
 
 SHIFT = 4  # pixels by which an image is shifted at most
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mpisign import exchange
+from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
 from mpisign.registry import find
-from mpisign.rng import Streams
 from mpisign.world import Local, Mpi
 from tests.building import Setup, digest
 from tests.problems import Awkward

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from mpisign import mpi
+from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.problems import Problem, Rows, Tables
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.partition import partition
 from mpisign.problems.readers.hdf5 import StoredRows
 from mpisign.problems.share import fingerprint, share_rows
-from mpisign.rng import Streams
 
 pytestmark = pytest.mark.mpi
 

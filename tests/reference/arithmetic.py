@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mpisign.rng import STREAMS, philox
+from mpisign.bits.rng import STREAMS, philox
 
 F = np.float32
 

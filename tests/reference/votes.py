@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mpisign.rng import NO_VOTER
+from mpisign.bits.rng import NO_VOTER
 
 F = np.float32
 

@@ -8,7 +8,7 @@ all-reduce.
 """
 
 from mpisign.bits.cuda.deciding import *
-from mpisign.bits.cuda.detour import *
+from mpisign.bits.cuda.fallback import *
 from mpisign.bits.cuda.moving import *
 from mpisign.bits.cuda.packing import *
 from mpisign.bits.cuda.tiles import *

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpisign.bits.cuda import detour
+from mpisign.bits.cuda import fallback
 from mpisign.bits.cuda.common import COINS, DRAW, RULES, WORDS, coin_words, draw_of, ones, programs, words_of
 
 __all__ = ["count", "majority"]
@@ -42,7 +42,7 @@ def _count(ballots, ballot, planes, plane, voters, words, PLANES: tl.constexpr, 
 
 def count(ballots: Tensor, planes: Tensor):
     if len(ballots) > MOST or not ballots.shape[1]:
-        detour.count(ballots, planes)
+        fallback.count(ballots, planes)
         return
     votes, counts = words_of(ballots), words_of(planes)
     arguments = (votes, votes.stride(0), counts, counts.stride(0), len(votes), votes.shape[1])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mpisign.rng import Draw
+from mpisign.bits.rng import Draw
 
 __all__ = ["coin", "first_nonfinite", "normal", "to_bits", "to_words", "uniform"]
 

@@ -7,7 +7,7 @@ import torch
 
 from mpisign import bits
 from mpisign.bits.cpu import cache
-from mpisign.rng import Draw
+from mpisign.bits.rng import Draw
 
 
 @dataclass(frozen=True)
