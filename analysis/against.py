@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from plot import ROWS, column
 
 from mpisign.errors import UsageError, choices
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 LABELLED = 8  # values of a logarithmic axis that are told one by one, up to this many
 Points = dict[tuple[str, str], dict[float, tuple[float, float, int]]]  # (panel, line) -> x -> mean, deviation, seeds

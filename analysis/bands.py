@@ -16,7 +16,7 @@ from studies.span import out_of_span
 
 from mpisign import sweep
 from mpisign.errors import MpisignError, UsageError, choices
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 
 def _x(run: Run) -> np.ndarray:

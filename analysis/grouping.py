@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from mpisign.words import printable
 
 Job = dict[str, object]  # "table.key" -> value

@@ -16,8 +16,8 @@ import style
 from matplotlib.figure import Figure
 
 from mpisign.errors import UsageError, choices
-from mpisign.results import Run
-from mpisign.schema import TABLES
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import TABLES
 
 SINGLY = 10  # runs up to which every seed has a line in the legend
 AXES = {

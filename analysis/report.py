@@ -25,7 +25,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mpisign.errors import MpisignError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 LEADING = 8  # methods in pictures
 KINDS = ("device", "threads", "mpi", "versions", "torch_build")  # of machine and software

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import nnls
 
 from mpisign.errors import UsageError, choices
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 Lines = dict[str, list["Point"]]  # algorithm -> its points, in the order of n
 STEP = ("estimate", "sign", "exchange", "update")

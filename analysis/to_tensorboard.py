@@ -10,7 +10,7 @@ import numpy as np
 import style
 
 from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 LEFT_OUT = ("step", "snr")  # the axis; and a histogram, which scalars do not tell
 TABLES = ("steps", "eval", "probes")

@@ -12,8 +12,8 @@ import style
 from matplotlib.figure import Figure
 from plot import labels, title
 
-from mpisign.results import Run
-from mpisign.schema import CRITICAL_SNR, SNR_EDGES
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 
 LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
 HEAT = {"voter_agreement", "voter_success", "snr"}  # columns of heat maps

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-LAZY = {"SignOptimizer": "mpisign.optim", "Run": "mpisign.results"}
+LAZY = {"SignOptimizer": "mpisign.optim", "Run": "mpisign.storage.reader"}
 
 
 def __getattr__(name: str) -> Any:

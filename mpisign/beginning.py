@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 
-from mpisign import checkpoint, launchers, lock
-from mpisign.checkpoint import Checkpoint
+from mpisign import launchers
 from mpisign.config import Config, run_path
 from mpisign.errors import UsageError, printable
-from mpisign.results import Run, refuse_occupied
-from mpisign.schema import COUNTED
+from mpisign.storage import checkpoint, lock
+from mpisign.storage.checkpoint import Checkpoint
+from mpisign.storage.reader import Run, refuse_occupied
+from mpisign.storage.schema import COUNTED
 
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
 FREE = {

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import lock, mpi, recorder, stopping
+from mpisign import mpi, stopping
 from mpisign.bits import precompile
-from mpisign.lock import Lock
 from mpisign.memory import MIB, MORE_SHARED, SHARED, shared_free
 from mpisign.mpi import Ranks
+from mpisign.storage import lock, writer
+from mpisign.storage.lock import Lock
 
 SHARED_MEMORY = 256 << 20  # bytes in /dev/shm below which an MPI library may run out of it
 # names of what MPI libraries, and what carries their messages, put there
@@ -188,7 +189,7 @@ def _folder(folder: Path) -> list[Finding]:
     try:
         held = Lock(probe)
         held.release()
-        mode = recorder.probe(probe)
+        mode = writer.probe(probe)
     except OSError as error:
         remedy = "name a folder that can be written: mpisign doctor FOLDER"
         return [Finding("problem", "run files", f"{name}: {error.strerror or error}", remedy)]

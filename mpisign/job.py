@@ -10,15 +10,15 @@ from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
-from mpisign.lock import Lock
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
 from mpisign.plan import Plan
 from mpisign.probe import Probe
-from mpisign.results import Run
 from mpisign.schedules import Schedule
 from mpisign.setup import set_up, use_threads
 from mpisign.stopping import Request
+from mpisign.storage.lock import Lock
+from mpisign.storage.reader import Run
 from mpisign.watchdog import WATCH
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0

@@ -1,13 +1,14 @@
 """Keeps a run safe: checkpoints when they are due or asked for, and an orderly end for a run that has to stop."""
 
-from mpisign import checkpoint, restart
+from mpisign import restart
 from mpisign.config import Config
 from mpisign.errors import Interrupted, Stopped, StorageError
 from mpisign.mpi import Ranks
 from mpisign.observer import Observer
-from mpisign.recorder import remove_leftovers
 from mpisign.stepper import Stepper
 from mpisign.stopping import Request, Requests
+from mpisign.storage import checkpoint
+from mpisign.storage.writer import remove_leftovers
 
 
 class Keeper:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, budget, checkpoint, mpi, output, progress
+from mpisign import __version__, budget, mpi, output, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import run_path
 from mpisign.device import name_of, peak
@@ -16,12 +16,13 @@ from mpisign.errors import StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.mpi import Ranks
 from mpisign.problems.feed import Feed
-from mpisign.recorder import NoRecorder, Recorder
-from mpisign.results import Run, told
-from mpisign.schema import PHASES, SIMULATED, SNR_EDGES
 from mpisign.setup import Setup
 from mpisign.slots import State
 from mpisign.stepper import Outcome
+from mpisign.storage import checkpoint
+from mpisign.storage.reader import Run, told
+from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES
+from mpisign.storage.writer import NoRecorder, Recorder
 from mpisign.timing import Timer
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")

@@ -25,8 +25,8 @@ from mpisign.exchange import Exchange
 from mpisign.layout import WORD
 from mpisign.measure import exact_gradients
 from mpisign.messages import Direction
-from mpisign.schema import CRITICAL_SNR, SNR_EDGES
 from mpisign.stepper import Stepper
+from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 
 SIGNS = np.array([0, 0, -1, 1], dtype=np.float32)  # what the two planes, sign and presence, of a coordinate mean
 

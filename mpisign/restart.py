@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import checkpoint, mpi
-from mpisign.checkpoint import Checkpoint, Writer
+from mpisign import mpi
 from mpisign.device import spread
 from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import WORD, Layout
 from mpisign.mpi import Ranks
 from mpisign.slots import State
 from mpisign.stepper import Stepper
+from mpisign.storage import checkpoint
+from mpisign.storage.checkpoint import Checkpoint, Writer
 
 Arrays = dict[str, np.ndarray]
 

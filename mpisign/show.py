@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign import lock
 from mpisign.errors import printable
-from mpisign.results import Run, read_all, told
-from mpisign.schema import PHASES
+from mpisign.storage import lock
+from mpisign.storage.reader import Run, read_all, told
+from mpisign.storage.schema import PHASES
 
 FOLLOW_SECONDS = 1.0  # between looks
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets

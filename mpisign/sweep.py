@@ -30,7 +30,7 @@ from mpisign import config
 from mpisign.beginning import MOVABLE
 from mpisign.config import Config, Table
 from mpisign.errors import UsageError, choices, did_you_mean
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 Key = TypeVar("Key")
 Settings = dict[str, Any]  # "table.key" -> value

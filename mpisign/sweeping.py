@@ -14,8 +14,8 @@ from mpisign.beginning import Wish
 from mpisign.config import Config
 from mpisign.errors import Interrupted, NumericalError, Stopped, printable
 from mpisign.plan import resolve
-from mpisign.results import Run
 from mpisign.stopping import Request
+from mpisign.storage.reader import Run
 from mpisign.sweep import Point
 from mpisign.train import simulate
 

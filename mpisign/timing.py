@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mpisign.schema import PHASES
+from mpisign.storage.schema import PHASES
 
 
 class Phase:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 
 CLOCKS = {"seconds"}  # columns that time alone decides
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.comparing import differing
 from tests.running import BIN, ROOT, run
 

@@ -25,11 +25,12 @@ import click
 import h5py
 import numpy as np
 
-from mpisign import checkpoint, checksum, cli, config, superblock
+from mpisign import cli, config
 from mpisign.beginning import Wish
 from mpisign.errors import MpisignError
-from mpisign.results import Run, load_parameters
 from mpisign.show import describe
+from mpisign.storage import checkpoint, checksum, superblock
+from mpisign.storage.reader import Run, load_parameters
 from mpisign.train import simulate
 
 CASES, SEED = 300, 7

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.comparing import differing
 
 ALGORITHMS = ("signum-mv", "dist-ef-signsgd", "ssvr-mv")

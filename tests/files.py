@@ -5,9 +5,9 @@ import gzip
 import h5py
 import numpy as np
 
-from mpisign import hdf5
-from mpisign.results import Run
-from mpisign.schema import TABLES
+from mpisign.storage import hdf5
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import TABLES
 
 
 def idx(shape, body, kind=8):

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.comparing import differing
 
 ALGORITHMS = ("signum-mv", "ssdm", "dist-ef-signsgd", "ssvr-mv", "dvr-q", "onebit-adam", "sgd")

@@ -14,7 +14,7 @@ import pytest
 
 from mpisign import config
 from mpisign.errors import NumericalError, UsageError
-from mpisign.results import Run, read_all
+from mpisign.storage.reader import Run, read_all
 from mpisign.train import simulate
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_simulate import here

@@ -16,10 +16,7 @@ assert zoo  # its functions enter the registry
 
 ROOMS = {
     "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
-    "h5py": (
-        *(f"mpisign/{name}.py" for name in ("recorder", "results", "checkpoint", "hdf5", "runfile")),
-        "mpisign/problems/readers/hdf5.py",
-    ),
+    "h5py": ("mpisign/storage/", "mpisign/problems/readers/hdf5.py"),
     "click": ("mpisign/cli/",),
     "matplotlib": (),
 }
@@ -51,7 +48,7 @@ def test_libraries_stay_in_their_rooms(library):
 
 
 def test_reading_a_run_imports_neither_torch_nor_mpi():
-    code = "import sys, mpisign.results; print([m for m in ('torch', 'mpi4py', 'numba') if m in sys.modules])"
+    code = "import sys, mpisign.storage.reader; print([m for m in ('torch', 'mpi4py', 'numba') if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
 

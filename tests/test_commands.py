@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 from tests.files import mnist_folder
 from tests.running import BIN, ROOT, mpisign, run, train
 

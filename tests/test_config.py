@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpisign import checkpoint, config, sweep
+from mpisign import config, sweep
 from mpisign.config import run_path
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
 from mpisign.problems import PROBLEMS
-from mpisign.results import Run
+from mpisign.storage import checkpoint
+from mpisign.storage.reader import Run
 from mpisign.train import simulate
 from tests.running import ROOT
 

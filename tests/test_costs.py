@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mpisign import show
-from mpisign.recorder import Recorder
-from mpisign.results import Run
-from mpisign.schema import TABLES
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import TABLES
+from mpisign.storage.writer import Recorder
 from tests.building import Setup
 from tests.files import older
 from tests.problems import Awkward

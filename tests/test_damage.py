@@ -15,14 +15,15 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import batch, checkpoint, hdf5
+from mpisign import batch
 from mpisign.batch import Request
 from mpisign.errors import UsageError, printable
 from mpisign.problems.hdf5 import Hdf5
-from mpisign.recorder import Recorder
-from mpisign.repair import repair
-from mpisign.results import Run, load_parameters, read_all
 from mpisign.show import cell
+from mpisign.storage import checkpoint, hdf5
+from mpisign.storage.reader import Run, load_parameters, read_all
+from mpisign.storage.repair import repair
+from mpisign.storage.writer import Recorder
 from tests import damage
 from tests.files import without_checksums
 from tests.running import ROOT, mpisign, run

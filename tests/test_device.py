@@ -13,7 +13,7 @@ from mpisign.problems.base import Rows
 from mpisign.problems.digits import Digits
 from mpisign.problems.feed import Feed
 from mpisign.problems.oracle import Oracle
-from mpisign.schema import PHASES
+from mpisign.storage.schema import PHASES
 from mpisign.timing import Timer
 from tests.building import Setup, digest
 from tests.problems import Awkward

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_simulate import here
 

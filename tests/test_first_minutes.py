@@ -9,7 +9,7 @@ import h5py
 import pytest
 from click.testing import CliRunner
 
-from mpisign import config, lock, progress
+from mpisign import config, progress
 from mpisign.catalogue import describe
 from mpisign.cli import cli
 from mpisign.cli.bench import bench
@@ -20,8 +20,9 @@ from mpisign.exchange import choose
 from mpisign.plan import resolve
 from mpisign.problems import find as find_problem
 from mpisign.registry import find
-from mpisign.results import Run, told
 from mpisign.show import listing
+from mpisign.storage import lock
+from mpisign.storage.reader import Run, told
 from mpisign.train import simulate
 from tests.running import run
 

@@ -12,9 +12,10 @@ import click
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, cli, config, superblock
+from mpisign import cli, config
 from mpisign.beginning import Wish
 from mpisign.errors import MpisignError
+from mpisign.storage import checkpoint, superblock
 from mpisign.train import simulate
 from tests.files import mnist_folder
 from tests.running import ROOT, mpisign

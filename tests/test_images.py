@@ -11,7 +11,6 @@ import torch
 from mpisign import config as configuration
 from mpisign import mpi, restart
 from mpisign.bits.rng import Streams
-from mpisign.checkpoint import Checkpoint, saved
 from mpisign.errors import UsageError
 from mpisign.job import Job
 from mpisign.measure import statistics
@@ -20,7 +19,8 @@ from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.images import choices_of, varied
 from mpisign.problems.models import IMAGES, Recipe
 from mpisign.problems.readers.cifar import read_batch
-from mpisign.results import load_parameters
+from mpisign.storage.checkpoint import Checkpoint, saved
+from mpisign.storage.reader import load_parameters
 from tests.building import PROGRESS, Setup, digest
 
 

@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from mpisign import checkpoint, config, stopping
+from mpisign import config, stopping
 from mpisign.errors import UsageError
-from mpisign.results import Run
 from mpisign.rollcall import Place, conflict
+from mpisign.storage import checkpoint
+from mpisign.storage.reader import Run
 from mpisign.train import simulate as simulate_here
 from mpisign.watchdog import Clock, Watch, Watchdog
 from tests import ctrl_c, ways_out

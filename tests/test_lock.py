@@ -7,10 +7,11 @@ import os
 import h5py
 import pytest
 
-from mpisign import doctor, lock
+from mpisign import doctor
 from mpisign.errors import UsageError
-from mpisign.lock import Lock
-from mpisign.recorder import aside_of, probe, write_aside
+from mpisign.storage import lock
+from mpisign.storage.lock import Lock
+from mpisign.storage.writer import aside_of, probe, write_aside
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_names_aside_can_not_be_foreseen_and_links_there_not_followed(tmp_path, 
     precious.write_text("mine")
     assert aside_of(path) != aside_of(path)
     known = tmp_path / ".r.h5.1-x.tmp"
-    monkeypatch.setattr("mpisign.recorder.aside_of", lambda _: known)
+    monkeypatch.setattr("mpisign.storage.writer.aside_of", lambda _: known)
     known.symlink_to(precious)
     with pytest.raises(OSError):
         write_aside(path, lambda file: file.create_dataset("x", data=1))

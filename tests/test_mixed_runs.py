@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mpisign.errors import NumericalError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.files import older
 from tests.running import ROOT
 from tests.test_simulate import here

@@ -6,14 +6,15 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, config, mpi, sweep
+from mpisign import config, mpi, sweep
 from mpisign.beginning import Wish
 from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.problems import Rows
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.share import Share, fingerprint, share_rows
-from mpisign.results import Run
+from mpisign.storage import checkpoint
+from mpisign.storage.reader import Run
 from mpisign.sweeping import run_points
 from mpisign.train import resume as resume_here
 from mpisign.train import simulate

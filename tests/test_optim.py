@@ -15,7 +15,7 @@ from mpisign import dense
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
 from mpisign.problems.synthetic import Quadratic
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup
 from tests.comparing import differing
 from tests.own_loop import BATCH, RATE, SEED

@@ -7,7 +7,7 @@ import pytest
 
 from mpisign.estimators import Momentum
 from mpisign.registry import REGISTRY, find
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup
 from tests.comparing import differing
 from tests.problems import Awkward

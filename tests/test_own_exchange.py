@@ -8,7 +8,7 @@ import pytest
 from mpisign import plugins
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, Exchange, exchange, registry
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.comparing import differing
 from tests.running import train
 from tests.test_simulate import here

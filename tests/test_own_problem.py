@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import config, hdf5, mpi
+from mpisign import config, mpi
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.plan import resolve
 from mpisign.problems import Rows, Tables
 from mpisign.problems.checking import checked
-from mpisign.results import Run
 from mpisign.setup import _initial
+from mpisign.storage import hdf5
+from mpisign.storage.reader import Run
 from mpisign.train import resume, simulate
 from tests.problems import Plain
 

@@ -13,8 +13,8 @@ from mpisign.plan import resolve
 from mpisign.probe import Probe
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear
-from mpisign.results import Run
-from mpisign.schema import CRITICAL_SNR, SNR_EDGES
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 from mpisign.train import resume
 from tests.building import Setup, digest
 from tests.problems import Awkward

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mpisign import mpi, restart
-from mpisign.checkpoint import Checkpoint
+from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
 from tests.problems import Awkward, Regression
 from tests.reference import arithmetic

@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import checkpoint, cli, config, recorder, stopping, sweep
+from mpisign import cli, config, stopping, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
-from mpisign.repair import repair
-from mpisign.results import Run, load_parameters
+from mpisign.storage import checkpoint, writer
+from mpisign.storage.reader import Run, load_parameters
+from mpisign.storage.repair import repair
 from mpisign.sweeping import run_points
 from mpisign.train import resume as resume_here
 from mpisign.train import simulate
@@ -383,9 +384,9 @@ def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(tmp_path, monke
     file = tmp_path / "r.h5"
     settings = ("problem.name=quadratic", "run.steps=20", "checkpoint.every_steps=5", f"run.file={file}")
     # a folder where the temporary file shall be: not even root can write there
-    blocker, usual = tmp_path / "blocker", recorder.aside_of
+    blocker, usual = tmp_path / "blocker", writer.aside_of
     blocker.mkdir()
-    monkeypatch.setattr(recorder, "aside_of", lambda path: blocker if "000010" in path.name else usual(path))
+    monkeypatch.setattr(writer, "aside_of", lambda path: blocker if "000010" in path.name else usual(path))
     with pytest.raises(StorageError, match=r"can't write the checkpoint .*the last checkpoint is .*step-000000005"):
         here(*settings)
     assert [checkpoint.Checkpoint(p).step for p in checkpoint.saved(file)] == [5]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpisign import config, theory
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 from mpisign.train import simulate as run_here
 from tests.running import mpisign, train
 from tests.test_commands import refused

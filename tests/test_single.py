@@ -14,7 +14,7 @@ from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
 from mpisign.registry import find
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from mpisign.train import simulate
 from mpisign.trial import Trial
 from mpisign.world import Local

@@ -8,7 +8,7 @@ import pytest
 
 from mpisign import sweep
 from mpisign.errors import UsageError
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_commands import refused
 

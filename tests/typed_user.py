@@ -9,7 +9,7 @@ import mpisign
 import mpisign.optim
 from mpisign.optim import SignOptimizer, Statistics
 from mpisign.optim.ddp import SignVote, sign_vote
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 
 
 def train(model: torch.nn.Module, batches: list[torch.Tensor]) -> Statistics:

@@ -28,9 +28,9 @@ from mpisign.plan import resolve
 from mpisign.problems import Oracle
 from mpisign.problems.feed import Feed
 from mpisign.problems.share import share_rows
-from mpisign.recorder import NoRecorder, Recorder
-from mpisign.schema import TABLES
 from mpisign.setup import use_threads
+from mpisign.storage.schema import TABLES
+from mpisign.storage.writer import NoRecorder, Recorder
 from mpisign.timing import Timer
 from mpisign.world import Mpi
 

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
 import compare

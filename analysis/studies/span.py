@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mpisign.errors import UsageError
 from mpisign.problems.wilson import Wilson
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
 import style

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign.recorder import write_aside
+from mpisign.storage.writer import write_aside
 
 Value = str | int | float | None
 

@@ -11,7 +11,7 @@ from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain, several, with_help
 from mpisign.errors import Stopped, StorageError, UsageError, printable
-from mpisign.schema import TABLES
+from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
 SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
@@ -197,7 +197,7 @@ def show(run, with_config, follow, table):
     Without RUN, the folder runs.
     """
     from mpisign import show
-    from mpisign.results import Run
+    from mpisign.storage.reader import Run
 
     if run.is_dir():
         if with_config or follow or table:
@@ -221,7 +221,7 @@ def show(run, with_config, follow, table):
 @click.option("--output", type=click.Path(path_type=Path), help="Another file, instead of replacing RUN.")
 def repair(run, output):
     """Makes a run file whose writer was killed one that any HDF5 program opens, with all rows that can be read."""
-    from mpisign.repair import repair
+    from mpisign.storage.repair import repair
 
     for line in repair(run, output):
         click.echo(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign import memory, superblock
+from mpisign import memory
 from mpisign.bits.rng import Streams
 from mpisign.data.sets import Say
 from mpisign.errors import UsageError
@@ -15,6 +15,7 @@ from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
 from mpisign.problems.readers import opening
+from mpisign.storage import superblock
 
 HEAD = 1 << 16  # bytes by which a file is recognised
 

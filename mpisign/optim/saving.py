@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mpisign import restart
-from mpisign.checkpoint import Checkpoint
 from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.values import decode, encode, snapshot
 from mpisign.stepper import Stepper
+from mpisign.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mpisign.optim.stateful import Stateful

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from mpisign.schema import PHASES
 from mpisign.stepper import Outcome, Stepper
+from mpisign.storage.schema import PHASES
 
 
 @dataclass(frozen=True)

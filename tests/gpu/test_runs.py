@@ -8,7 +8,7 @@ from mpisign.exchange import Choice
 from mpisign.optim import SignOptimizer
 from mpisign.problems.base import Rows
 from mpisign.problems.feed import Feed
-from mpisign.results import Run
+from mpisign.storage.reader import Run
 from mpisign.trial import Trial
 from mpisign.world import Local
 from tests.building import Setup

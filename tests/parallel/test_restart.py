@@ -2,9 +2,10 @@
 
 import pytest
 
-from mpisign import checkpoint, mpi, restart
-from mpisign.checkpoint import Checkpoint
+from mpisign import mpi, restart
 from mpisign.errors import StorageError, UsageError
+from mpisign.storage import checkpoint
+from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
 from tests.problems import Awkward
 

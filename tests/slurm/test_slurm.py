@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mpisign import config
-from mpisign.results import Run, load_parameters
+from mpisign.storage.reader import Run, load_parameters
 from mpisign.train import simulate
 from tests.comparing import differing
 from tests.running import ROOT, mpisign

@@ -7,11 +7,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import hdf5, lock, memory
+from mpisign import memory
 from mpisign.errors import UsageError
-from mpisign.hdf5 import Malformed, Outside
 from mpisign.problems.base import Rows
 from mpisign.problems.readers.opening import require
+from mpisign.storage import hdf5, lock
+from mpisign.storage.hdf5 import Malformed, Outside
 
 PIECE = 1 << 26  # bytes read at a time
 ANY = "biufcSUOV"  # kinds of numpy: of which of them rows can be, is told with their shapes

@@ -13,10 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mpisign import hdf5, lock, runfile, validation
 from mpisign.errors import UsageError, choices, did_you_mean, printable
-from mpisign.hdf5 import Malformed
-from mpisign.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
+from mpisign.storage import hdf5, lock, runfile, validation
+from mpisign.storage.hdf5 import Malformed
+from mpisign.storage.schema import FILETYPE, FORMAT_VERSION, SIMULATED, TABLES
 
 MODEL_FORMAT = 1
 ATTEMPTS = 3  # at a file that somebody may be writing

@@ -5,10 +5,10 @@ import tomllib
 import h5py
 import numpy as np
 
-from mpisign import checksum, hdf5, validation
 from mpisign.errors import printable
-from mpisign.hdf5 import CRC, Malformed
-from mpisign.schema import TABLES, Column
+from mpisign.storage import checksum, hdf5, validation
+from mpisign.storage.hdf5 import CRC, Malformed
+from mpisign.storage.schema import TABLES, Column
 
 
 def job(text: str) -> dict[str, dict]:

@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from mpisign import hdf5
-from mpisign.checksum import HEAD, seal
 from mpisign.errors import UsageError, printable
-from mpisign.hdf5 import Malformed
-from mpisign.recorder import write_aside
-from mpisign.results import MODEL_FORMAT
-from mpisign.validation import LONGEST, length
+from mpisign.storage import hdf5
+from mpisign.storage.checksum import HEAD, seal
+from mpisign.storage.hdf5 import Malformed
+from mpisign.storage.reader import MODEL_FORMAT
+from mpisign.storage.validation import LONGEST, length
+from mpisign.storage.writer import write_aside
 
 if TYPE_CHECKING:  # a sweep is read without torch
     from torch import Tensor

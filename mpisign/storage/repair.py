@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from mpisign.errors import UsageError
-from mpisign.lock import Lock
-from mpisign.recorder import Recorder, write_aside
-from mpisign.results import Run
-from mpisign.schema import TABLES
+from mpisign.storage.lock import Lock
+from mpisign.storage.reader import Run
+from mpisign.storage.schema import TABLES
+from mpisign.storage.writer import Recorder, write_aside
 
 LOST = 4000  # characters that a repaired file tells of what it lacks
 

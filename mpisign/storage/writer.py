@@ -19,12 +19,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import checksum, lock
 from mpisign.errors import StorageError, UsageError
-from mpisign.hdf5 import CRC
-from mpisign.results import refuse_occupied
-from mpisign.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
-from mpisign.validation import missing
+from mpisign.storage import checksum, lock
+from mpisign.storage.hdf5 import CRC
+from mpisign.storage.reader import refuse_occupied
+from mpisign.storage.schema import FILETYPE, FORMAT_VERSION, TABLES, Column
+from mpisign.storage.validation import missing
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
 REWRITE_SECONDS = 30.0

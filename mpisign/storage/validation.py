@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mpisign.schema import COUNTED, TABLES
+from mpisign.storage.schema import COUNTED, TABLES
 
 TEXTS = ("mpisign_version", "algorithm", "definition", "paper", "problem", "exchange", "exchange_reason")
 ATTRIBUTES = dict.fromkeys(TEXTS, str) | dict.fromkeys(("n", "d"), int)

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from mpisign import checksum, lock, superblock
 from mpisign.errors import UsageError, printable
+from mpisign.storage import checksum, lock, superblock
 
 CRC = "crc32"  # attribute of a dataset that is written once; dataset of a table that grows
 SMALL, RATIO = 1 << 26, 200  # bytes that compressed values may take, and how often the size of the file
