@@ -33,7 +33,7 @@ def size() -> int:
 
 
 def _place() -> tuple[int, int]:
-    from mpisign import leaving, mpi
+    from mpisign.parallel import leaving, mpi
 
     leaving.guard()
     leaving.note_exits()

@@ -25,8 +25,8 @@ from mpisign import bits
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD, Layout
 from mpisign.messages import Ballots
+from mpisign.parallel.world import ordered_sum
 from mpisign.stepper import Stepper
-from mpisign.world import ordered_sum
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from mpisign import launchers
 from mpisign.config import Config, run_path
 from mpisign.errors import UsageError, printable
+from mpisign.parallel import launchers
 from mpisign.storage import checkpoint, lock
 from mpisign.storage.checkpoint import Checkpoint
 from mpisign.storage.reader import Run, refuse_occupied

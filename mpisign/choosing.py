@@ -15,10 +15,10 @@ import numpy as np
 from mpisign.algorithm import Algorithm
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, Choice, candidates
-from mpisign.memory import lacking_shared
+from mpisign.parallel.memory import lacking_shared
+from mpisign.parallel.watchdog import WATCH
+from mpisign.parallel.world import Mpi
 from mpisign.trial import Trial
-from mpisign.watchdog import WATCH
-from mpisign.world import Mpi
 
 BUDGET = 0.3  # seconds for everything
 SIZES = (1 << 12, 1 << 18, 1 << 20, 1 << 22)  # coordinates of the steps that are tried, as long as there is time

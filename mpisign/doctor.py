@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import mpi, stopping
 from mpisign.bits import precompile
-from mpisign.memory import MIB, MORE_SHARED, SHARED, shared_free
-from mpisign.mpi import Ranks
+from mpisign.parallel import mpi, stopping
+from mpisign.parallel.memory import MIB, MORE_SHARED, SHARED, shared_free
+from mpisign.parallel.mpi import Ranks
 from mpisign.storage import lock, writer
 from mpisign.storage.lock import Lock
 

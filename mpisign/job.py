@@ -5,21 +5,22 @@ setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 
 import math
 
-from mpisign import leaving, restart, stopping
+from mpisign import restart
 from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
-from mpisign.mpi import Ranks
 from mpisign.observer import Observer
+from mpisign.parallel import leaving, stopping
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.stopping import Request
+from mpisign.parallel.watchdog import WATCH
 from mpisign.plan import Plan
 from mpisign.probe import Probe
 from mpisign.schedules import Schedule
 from mpisign.setup import set_up, use_threads
-from mpisign.stopping import Request
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
-from mpisign.watchdog import WATCH
 
 EVALUATIONS = 30  # a run, where run.eval_every is 0
 PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file

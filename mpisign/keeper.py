@@ -3,10 +3,10 @@
 from mpisign import restart
 from mpisign.config import Config
 from mpisign.errors import Interrupted, Stopped, StorageError
-from mpisign.mpi import Ranks
 from mpisign.observer import Observer
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.stopping import Request, Requests
 from mpisign.stepper import Stepper
-from mpisign.stopping import Request, Requests
 from mpisign.storage import checkpoint
 from mpisign.storage.writer import remove_leftovers
 

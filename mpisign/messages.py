@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.layout import WORD, Layout, Span
-from mpisign.world import ordered_sum
+from mpisign.parallel.world import ordered_sum
 
 
 @dataclass(frozen=True)

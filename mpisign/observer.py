@@ -8,13 +8,14 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, budget, mpi, output, progress
+from mpisign import __version__, budget, output, progress
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import run_path
-from mpisign.device import name_of, peak
 from mpisign.errors import StorageError
 from mpisign.measure import gradient_norms, measure, statistics
-from mpisign.mpi import Ranks
+from mpisign.parallel import mpi
+from mpisign.parallel.device import name_of, peak
+from mpisign.parallel.mpi import Ranks
 from mpisign.problems.feed import Feed
 from mpisign.setup import Setup
 from mpisign.slots import State

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpisign import mpi
-from mpisign.device import spread
 from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import WORD, Layout
-from mpisign.mpi import Ranks
+from mpisign.parallel import mpi
+from mpisign.parallel.device import spread
+from mpisign.parallel.mpi import Ranks
 from mpisign.slots import State
 from mpisign.stepper import Stepper
 from mpisign.storage import checkpoint

@@ -10,22 +10,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mpisign import bits, budget, memory
+from mpisign import bits, budget
 from mpisign.adversary import Adversary
 from mpisign.beginning import movable
 from mpisign.bits.rng import Streams
 from mpisign.choosing import measured
-from mpisign.device import settle, spread
 from mpisign.engine.build import build
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
-from mpisign.mpi import Ranks
+from mpisign.parallel import memory
+from mpisign.parallel.device import settle, spread
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Local, Mpi
 from mpisign.plan import Plan, with_theory
 from mpisign.problems import Oracle, pick_for
 from mpisign.problems.share import Share, fingerprint, share_rows
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
-from mpisign.world import Local, Mpi
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 

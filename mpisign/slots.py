@@ -17,7 +17,7 @@ from mpisign import bits
 from mpisign.bits.rng import NO_VOTER, Draw, Streams
 from mpisign.layout import Layout
 from mpisign.messages import Ballots, Direction, Format
-from mpisign.world import World
+from mpisign.parallel.world import World
 
 State = dict[str, Tensor]
 Objective = Callable[[], float]  # f at x as it stands: collective, and counted

@@ -19,11 +19,11 @@ from mpisign.bits.rng import Streams
 from mpisign.exchange import Exchange
 from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
+from mpisign.parallel.world import World
 from mpisign.problems import Oracle, assemble
 from mpisign.slots import State, Step
 from mpisign.stage import Lane, Posting, Stage
 from mpisign.timing import Timer
-from mpisign.world import World
 
 Check = Callable[[np.ndarray], None]  # sees the requests of all voters (n,) before anything moves; may raise
 

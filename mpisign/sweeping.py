@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from mpisign import stopping
 from mpisign.beginning import Wish
 from mpisign.config import Config
 from mpisign.errors import Interrupted, NumericalError, Stopped, printable
+from mpisign.parallel import stopping
+from mpisign.parallel.stopping import Request
 from mpisign.plan import resolve
-from mpisign.stopping import Request
 from mpisign.storage.reader import Run
 from mpisign.sweep import Point
 from mpisign.train import simulate

@@ -11,10 +11,10 @@ from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.exchange import Choice
 from mpisign.layout import Layout
+from mpisign.parallel.world import World
 from mpisign.problems import Problem
 from mpisign.slots import Estimator
 from mpisign.stepper import Stepper
-from mpisign.world import World
 
 RATE = 1e-3
 

@@ -7,10 +7,10 @@ from mpisign import exchange, zoo
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
+from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.problems.partition import partition
 from mpisign.registry import find
-from mpisign.world import Local, Mpi
 from tests.reference import Reference
 
 assert zoo

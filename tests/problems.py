@@ -90,7 +90,7 @@ class Faulty(Awkward):
         self.every_rank, self.calls = every_rank, 0
 
     def gradient(self, parameters, batch, gradients):
-        from mpisign import mpi
+        from mpisign.parallel import mpi
 
         loss = super().gradient(parameters, batch, gradients)
         self.calls += 1
@@ -130,7 +130,7 @@ class Drifting(Awkward):
         self.calls = 0
 
     def gradient(self, parameters, batch, gradients):
-        from mpisign import mpi
+        from mpisign.parallel import mpi
 
         loss = super().gradient(parameters, batch, gradients)
         self.calls += 1
@@ -208,7 +208,7 @@ class Leaving(Awkward):
         self.how, self.during, self.left, self.on = how, during, at, on
 
     def _pass(self, where: str) -> None:
-        from mpisign import mpi
+        from mpisign.parallel import mpi
         from tests.ways_out import leave
 
         self.left -= where == self.during

@@ -15,7 +15,7 @@ from tests.table import TABLE
 assert zoo  # its functions enter the registry
 
 ROOMS = {
-    "mpi4py": ("mpisign/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
+    "mpi4py": ("mpisign/parallel/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
     "h5py": ("mpisign/storage/", "mpisign/problems/readers/hdf5.py"),
     "click": ("mpisign/cli/",),
     "matplotlib": (),

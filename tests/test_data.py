@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mpisign import config, memory
+from mpisign import config
 from mpisign.bits.rng import Streams
 from mpisign.cli import cli
 from mpisign.data import sets
@@ -23,6 +23,7 @@ from mpisign.data.fetch import fetch
 from mpisign.data.look import recognise, show
 from mpisign.data.sets import File, Set, digest_of_rows
 from mpisign.errors import UsageError
+from mpisign.parallel import memory
 from mpisign.problems.partition import partition
 from tests.test_images import records
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import bits, device, launchers, problems
+from mpisign import bits, problems
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
+from mpisign.parallel import device, launchers
+from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Rows
 from mpisign.problems.digits import Digits
 from mpisign.problems.feed import Feed

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mpisign import stopping
-from mpisign.stopping import slurm_end, slurm_seconds
+from mpisign.parallel import stopping
+from mpisign.parallel.stopping import slurm_end, slurm_seconds
 from tests.running import BIN, ROOT, mpisign, run
 
 SHORT = ("--set", "problem.name=quadratic", "--set", "run.steps=3")

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from mpisign import config as configuration
-from mpisign import mpi, restart
+from mpisign import restart
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.job import Job
 from mpisign.measure import statistics
+from mpisign.parallel import mpi
 from mpisign.plan import resolve
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.images import choices_of, varied

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from mpisign import launchers
 from mpisign.errors import UsageError
-from mpisign.launchers import PMI, Launch, Library, launch, refuse_alone, refuse_before
+from mpisign.parallel import launchers
+from mpisign.parallel.launchers import PMI, Launch, Library, launch, refuse_alone, refuse_before
 from tests.running import BIN, mpisign, run, train
 
 MPICH, OPEN = Library("MPICH", (5, 0, 2), pmix=False), Library("Open MPI", (5, 0, 8), pmix=True)

@@ -6,10 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import config, mpi, sweep
+from mpisign import config, sweep
 from mpisign.beginning import Wish
 from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
+from mpisign.parallel import mpi
 from mpisign.problems import Rows
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.share import Share, fingerprint, share_rows

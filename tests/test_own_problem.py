@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import config, mpi
+from mpisign import config
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
+from mpisign.parallel import mpi
 from mpisign.plan import resolve
 from mpisign.problems import Rows, Tables
 from mpisign.problems.checking import checked

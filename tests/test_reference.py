@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import mpi, restart
+from mpisign import restart
+from mpisign.parallel import mpi
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
 from tests.problems import Awkward, Regression

@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import cli, config, stopping, sweep
+from mpisign import cli, config, sweep
 from mpisign.beginning import Wish
 from mpisign.errors import Stopped, StorageError, UsageError
+from mpisign.parallel import stopping
 from mpisign.storage import checkpoint, writer
 from mpisign.storage.reader import Run, load_parameters
 from mpisign.storage.repair import repair

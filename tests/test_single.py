@@ -10,6 +10,7 @@ from mpisign import optim
 from mpisign.config import make
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
+from mpisign.parallel.world import Local
 from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
@@ -17,7 +18,6 @@ from mpisign.registry import find
 from mpisign.storage.reader import Run
 from mpisign.train import simulate
 from mpisign.trial import Trial
-from mpisign.world import Local
 from mpisign.zoo.single import warmup_of
 from tests.building import Setup
 from tests.problems import Awkward, Regression

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpisign.watchdog import START
+from mpisign.parallel.watchdog import START
 from tests.running import BIN, run
 
 WATCHDOG = 8  # seconds

@@ -17,13 +17,15 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from mpisign import __version__, leaving, mpi
+from mpisign import __version__
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
 from mpisign.bits.rng import Streams
 from mpisign.config import Algorithm, Config
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
+from mpisign.parallel import leaving, mpi
+from mpisign.parallel.world import Mpi
 from mpisign.plan import resolve
 from mpisign.problems import Oracle
 from mpisign.problems.feed import Feed
@@ -32,7 +34,6 @@ from mpisign.setup import use_threads
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import NoRecorder, Recorder
 from mpisign.timing import Timer
-from mpisign.world import Mpi
 
 HOOKS = ("float32", "fp16", "powersgd-1", "powersgd-2")
 OPTIMIZERS = {

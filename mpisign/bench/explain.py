@@ -8,9 +8,9 @@ from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measure_link, pick, predict
 from mpisign.exchange import Choice
-from mpisign.mpi import Ranks
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Local
 from mpisign.trial import Trial
-from mpisign.world import Local
 
 SAMPLE = 1 << 20  # coordinates on which the kernels are timed
 

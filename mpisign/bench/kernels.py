@@ -10,7 +10,7 @@ from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bits.precompile import compile_ahead
 from mpisign.bits.rng import Streams
-from mpisign.device import name_of, pick, settle
+from mpisign.parallel.device import name_of, pick, settle
 
 COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
 

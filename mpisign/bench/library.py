@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
-from mpisign.mpi import Ranks
 from mpisign.optim import SignOptimizer
+from mpisign.parallel.mpi import Ranks
 
 OPTIMIZER = {
     "algorithm": "",

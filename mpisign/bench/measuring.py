@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from mpisign.mpi import Ranks
+from mpisign.parallel.mpi import Ranks
 
 Work = Callable[[], object]
 NETWORK = Path("/sys/class/net")

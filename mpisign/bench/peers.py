@@ -16,9 +16,9 @@ from mpisign.bench.measuring import hosts, in_turns, interfaces
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measured
 from mpisign.exchange import choose
-from mpisign.mpi import Ranks
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Mpi
 from mpisign.trial import RATE, Trial
-from mpisign.world import Mpi
 
 COLUMNS = {"n": "d", "d": ",d", "peer": "", "ms": ".2f", "times slower": ".1f", "bits by the OS": ".3f"}
 SIDE = 1000  # of the square matrices of which DDP's model is made

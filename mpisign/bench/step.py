@@ -8,11 +8,11 @@ from mpisign.bench.table import Say, Table, machine
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
-from mpisign.mpi import Ranks
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Local
 from mpisign.problems import Oracle
 from mpisign.registry import find
 from mpisign.stepper import Stepper
-from mpisign.world import Local
 
 COLUMNS = {"hidden": "", "d": ",d", "batch": ",d", "plain ms": ".3f", "mpisign ms": ".3f", "slower": "+.1%"}
 RATE, BETA, STEPS = 1e-3, 0.9, 50

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, leaving, mpi, output, stopping
+from mpisign import __version__, output
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain, several, with_help
 from mpisign.errors import Stopped, StorageError, UsageError, printable
+from mpisign.parallel import leaving, mpi, stopping
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))

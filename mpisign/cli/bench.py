@@ -164,7 +164,7 @@ def _zoo() -> None:
 @contextlib.contextmanager
 def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
     """All ranks, which must be at least two; the algorithm whose messages travel; and what tells of progress."""
-    from mpisign import mpi
+    from mpisign.parallel import mpi
     from mpisign.registry import find
 
     _zoo()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign import memory
 from mpisign.bits.rng import Streams
 from mpisign.data.sets import Say
 from mpisign.errors import UsageError
+from mpisign.parallel import memory
 from mpisign.problems import find
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked

@@ -9,11 +9,11 @@ from mpisign import exchange
 from mpisign.algorithm import Method
 from mpisign.bits.rng import Streams
 from mpisign.layout import Layout
+from mpisign.parallel.watchdog import WATCH
+from mpisign.parallel.world import World
 from mpisign.problems import Oracle
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
-from mpisign.watchdog import WATCH
-from mpisign.world import World
 
 Of = TypeVar("Of", bound=Stepper)
 

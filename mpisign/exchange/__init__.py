@@ -13,7 +13,7 @@ from mpisign.exchange.local import Local
 from mpisign.exchange.progress import LONG_PAUSE, PAUSE, Progress
 from mpisign.exchange.registry import REGISTRY, exchange, find, offers
 from mpisign.layout import Layout
-from mpisign.world import Mpi, World
+from mpisign.parallel.world import Mpi, World
 
 _OWN = (sharded, allgather, allreduce, hierarchical)  # their classes are in the registry
 

@@ -4,9 +4,9 @@ from __future__ import annotations  # which name classes of an MPI that may not 
 
 import torch
 
-from mpisign import mpi
 from mpisign.errors import UsageError
 from mpisign.exchange.late import MPI
+from mpisign.parallel import mpi
 
 
 def check_aware(comm: MPI.Intracomm, device: torch.device) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign.ending import at_end
 from mpisign.errors import UsageError
 from mpisign.exchange.late import MPI
-from mpisign.memory import MIB, MORE_SHARED, lacking_shared, populate
+from mpisign.parallel.ending import at_end
+from mpisign.parallel.memory import MIB, MORE_SHARED, lacking_shared, populate
 
 LINE = 8  # 64-bit words in a cache line, so that no two flags share one
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
 from mpisign.optim.storage import dispatches, distinct, is_dense, parts
+from mpisign.parallel.mpi import Ranks
 
 
 def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
 from mpisign.optim.agreement import by_value
 from mpisign.optim.storage import distinct, is_dense
-from mpisign.world import World, ordered_sum
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import World, ordered_sum
 
 AT_ONCE = 1 << 22  # float64 of all ranks that a rank holds while it adds them
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes; numpy knows them all

@@ -1,7 +1,7 @@
 """Ranks of a training loop leave together: calls that all make are counted, and an interrupt is one of all ranks.
 
 What one rank does alone, such as a step more than the others, a save() behind `if rank == 0`, or its end, leaves the
-others waiting for ever; see mpisign.rollcall. An interrupt (Ctrl-C) travels with the next step and is raised on all
+others waiting for ever; see mpisign.parallel.rollcall. An interrupt (Ctrl-C) travels with the next step and is raised on all
 ranks as KeyboardInterrupt once it is taken, so that a script can catch it and save.
 """
 
@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from mpisign import leaving, mpi, stopping
 from mpisign.errors import StepInterrupted
-from mpisign.launchers import launch
-from mpisign.mpi import Ranks
-from mpisign.rollcall import RollCall
-from mpisign.stopping import Request
+from mpisign.parallel import leaving, mpi, stopping
+from mpisign.parallel.launchers import launch
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.rollcall import RollCall
+from mpisign.parallel.stopping import Request
 
 INTERRUPT = 1 << 50  # added to the request of a rank that was interrupted: above any other, exact in float64
 PROMISE = "raises KeyboardInterrupt on all ranks after their next step()"

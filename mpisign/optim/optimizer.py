@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpisign import __version__, bits, dense, exchange, mpi, zoo
+from mpisign import __version__, bits, dense, exchange, zoo
 from mpisign.algorithm import Method
 from mpisign.bits.rng import Streams
 from mpisign.choosing import measured
-from mpisign.device import spread
 from mpisign.engine.build import build
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
@@ -34,9 +33,11 @@ from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, told
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
+from mpisign.parallel import mpi
+from mpisign.parallel.device import spread
+from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.stepper import Stepper
-from mpisign.world import Local, Mpi
 
 assert zoo  # its entries are in the registry
 

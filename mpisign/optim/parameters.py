@@ -12,10 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
-from mpisign.mpi import Ranks
 from mpisign.optim.agreement import by_value
 from mpisign.optim.broadcast import fault_of_kind
 from mpisign.optim.storage import dispatches, repeats, sharing
+from mpisign.parallel.mpi import Ranks
 
 Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
 from mpisign.optim.agreement import by_value
 from mpisign.optim.gradients import Gradients
 from mpisign.optim.leaving import INTERRUPT
+from mpisign.parallel.mpi import Ranks
 
 FAULT = 1  # the request of a rank that has something to tell before anything moves
 HASH = 6  # bytes of the hash: whole numbers up to 2**48 are exact in float64

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
 from mpisign.optim import buffers, saving
 from mpisign.optim.gradients import Gradients
 from mpisign.optim.leaving import CollectiveCalls, together
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.storage import copy_of, is_dense, put_back
+from mpisign.parallel.mpi import Ranks
 from mpisign.stepper import Stepper
 
 

@@ -5,8 +5,8 @@ import warnings
 
 import torch
 
-from mpisign.mpi import Ranks
-from mpisign.watchdog import WATCH
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
 
 _warned = False
 

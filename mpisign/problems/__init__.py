@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 
 from mpisign import plugins
-from mpisign.device import pick
 from mpisign.errors import UsageError, choices, did_you_mean
-from mpisign.mpi import Ranks
+from mpisign.parallel.device import pick
+from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.crew import Crew, assemble

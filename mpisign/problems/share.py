@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpisign import mpi
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
+from mpisign.parallel import mpi
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.checking import checked
 from mpisign.problems.partition import partition
-from mpisign.watchdog import WATCH
 
 
 @dataclass

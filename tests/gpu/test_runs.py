@@ -6,11 +6,11 @@ import torch
 
 from mpisign.exchange import Choice
 from mpisign.optim import SignOptimizer
+from mpisign.parallel.world import Local
 from mpisign.problems.base import Rows
 from mpisign.problems.feed import Feed
 from mpisign.storage.reader import Run
 from mpisign.trial import Trial
-from mpisign.world import Local
 from tests.building import Setup
 from tests.problems import Awkward
 from tests.running import mpisign

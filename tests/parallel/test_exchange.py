@@ -11,10 +11,10 @@ from mpisign import exchange
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
+from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
 from mpisign.registry import find
-from mpisign.world import Local, Mpi
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW, TABLE

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mpisign import mpi, restart
+from mpisign import restart
 from mpisign.errors import StorageError, UsageError
+from mpisign.parallel import mpi
 from mpisign.storage import checkpoint
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest

@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import mpi
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
+from mpisign.parallel import mpi
 from mpisign.problems import Problem, Rows, Tables
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.partition import partition

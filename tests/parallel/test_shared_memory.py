@@ -2,12 +2,13 @@
 
 import pytest
 
-from mpisign import choosing, exchange, memory, zoo
+from mpisign import choosing, exchange, zoo
 from mpisign.errors import UsageError
 from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.layout import Layout
+from mpisign.parallel import memory
+from mpisign.parallel.world import Mpi
 from mpisign.registry import find
-from mpisign.world import Mpi
 
 pytestmark = pytest.mark.mpi
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpisign import memory
 from mpisign.errors import UsageError
+from mpisign.parallel import memory
 from mpisign.problems.base import Rows
 from mpisign.problems.readers.opening import require
 from mpisign.storage import hdf5, lock

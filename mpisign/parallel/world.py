@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign.watchdog import WATCH
+from mpisign.parallel.watchdog import WATCH
 
 PIECE = 1 << 28  # floats in one message at most, far below MPI's 2**31 elements
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpisign.watchdog import WATCH, Clock, Watch
+from mpisign.parallel.watchdog import WATCH, Clock, Watch
 
 PAUSE = 2e-3  # seconds between looks at a barrier
 PERIOD = 0.25  # seconds between two looks for questions

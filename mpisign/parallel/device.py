@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpisign.errors import UsageError
-from mpisign.mpi import Ranks
+from mpisign.parallel.mpi import Ranks
 
 KILOBYTE = 1024  # what the system counts resident memory in
 

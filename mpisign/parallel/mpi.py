@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mpisign import ending, memory
 from mpisign.errors import MpisignError, UsageError
-from mpisign.launchers import Library, fitting, launch, number, refuse_alone, refuse_before
-from mpisign.watchdog import WATCH
+from mpisign.parallel import ending, memory
+from mpisign.parallel.launchers import Library, fitting, launch, number, refuse_alone, refuse_before
+from mpisign.parallel.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements

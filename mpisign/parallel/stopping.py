@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
-from mpisign.ending import say
-from mpisign.launchers import launch
+from mpisign.parallel.ending import say
+from mpisign.parallel.launchers import launch
 
 BEGIN = time.monotonic()
 LONGEST = 10 * 365 * 86400.0  # seconds; whatever ends later has no limit, which old versions write as a large number

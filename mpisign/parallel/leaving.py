@@ -11,12 +11,12 @@ from collections.abc import Callable
 from types import NoneType
 from typing import NoReturn
 
-from mpisign import ending, mpi
-from mpisign.ending import say
 from mpisign.errors import MpisignError, printable
-from mpisign.launchers import Launch, launch
-from mpisign.rollcall import RollCall
-from mpisign.watchdog import WATCH, Watchdog
+from mpisign.parallel import ending, mpi
+from mpisign.parallel.ending import say
+from mpisign.parallel.launchers import Launch, launch
+from mpisign.parallel.rollcall import RollCall
+from mpisign.parallel.watchdog import WATCH, Watchdog
 
 INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
 SECONDS = 3.0  # that a last row of the run file may take
