@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.messages import Ballots
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD, Layout
-from mpisign.messages import Ballots
 from mpisign.parallel.world import ordered_sum
 from mpisign.stepper import Stepper
 

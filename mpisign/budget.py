@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from mpisign.algorithm import Method, evaluations_at, per_step, values_at
+from mpisign.algorithms.method import Method, evaluations_at, per_step, values_at
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.problems.share import Share

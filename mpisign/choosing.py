@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, Choice, candidates
 from mpisign.parallel.memory import lacking_shared

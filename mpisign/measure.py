@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from mpisign.algorithms.slots import State
 from mpisign.problems import Oracle
 from mpisign.problems.feed import Feed
-from mpisign.slots import State
 from mpisign.stepper import Stepper
 
 

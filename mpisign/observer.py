@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mpisign import __version__, budget, output, progress
+from mpisign.algorithms.slots import State
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import run_path
 from mpisign.errors import StorageError
@@ -18,7 +19,6 @@ from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.feed import Feed
 from mpisign.setup import Setup
-from mpisign.slots import State
 from mpisign.stepper import Outcome
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run, told

@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpisign import config as configuration
-from mpisign import dense, problems
-from mpisign import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithm import Method
+from mpisign import problems
+from mpisign.algorithms import dense
+from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
+from mpisign.algorithms.method import Method
+from mpisign.algorithms.registry import Entry, entries, find
+from mpisign.algorithms.theory import Setting
 from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.problems import OFFERS, Problem
-from mpisign.registry import Entry, entries, find
-from mpisign.theory import Setting
 
 
 @dataclass(frozen=True)

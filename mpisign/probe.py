@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.messages import Direction
 from mpisign.config import Probe as Settings
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD
 from mpisign.measure import exact_gradients
-from mpisign.messages import Direction
 from mpisign.stepper import Stepper
 from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 

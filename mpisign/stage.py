@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.slots import State, Step
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout, Section
-from mpisign.slots import State, Step
 from mpisign.timing import Phase
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mpisign.algorithm import Algorithm, Method
+from mpisign.algorithms.method import Algorithm, Method
+from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
 from mpisign.exchange import Exchange
 from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
 from mpisign.problems import Oracle, assemble
-from mpisign.slots import State, Step
 from mpisign.stage import Lane, Posting, Stage
 from mpisign.timing import Timer
 

@@ -6,14 +6,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.slots import Estimator
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.exchange import Choice
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
 from mpisign.problems import Problem
-from mpisign.slots import Estimator
 from mpisign.stepper import Stepper
 
 RATE = 1e-3

@@ -3,14 +3,15 @@
 import numpy as np
 import torch
 
-from mpisign import exchange, zoo
+from mpisign import exchange
+from mpisign.algorithms import zoo
+from mpisign.algorithms.registry import find
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.problems.partition import partition
-from mpisign.registry import find
 from tests.reference import Reference
 
 assert zoo

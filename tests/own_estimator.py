@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from mpisign import bits
-from mpisign.algorithm import Algorithm
-from mpisign.estimators import Minibatch
-from mpisign.registry import algorithm
-from mpisign.signs import Sign
-from mpisign.updates import Descent
-from mpisign.votes import Majority
+from mpisign.algorithms.estimators import Minibatch
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.registry import algorithm
+from mpisign.algorithms.signs import Sign
+from mpisign.algorithms.updates import Descent
+from mpisign.algorithms.votes import Majority
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
-from mpisign.messages import Ballots
 
 
 @exchange("hub")

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from mpisign import catalogue, zoo
-from mpisign.registry import REGISTRY, algorithm
+from mpisign.algorithms import listing, zoo
+from mpisign.algorithms.registry import REGISTRY, algorithm
 from tests.running import BIN, ROOT
 from tests.table import TABLE
 
@@ -63,10 +63,10 @@ def test_the_zoo_its_tests_and_the_readme_agree():
     assert set(REGISTRY) == set(TABLE) == {name for name, *_ in rows}
     assert all(0 < row.claim.gap < 1 and row.claim.lr > 0 for row in TABLE.values())
     for name, bits, evaluations in rows:
-        up, down = catalogue.formats(REGISTRY[name].build().stages[-1])
-        width = str(catalogue.VOTERS.bit_length())
+        up, down = listing.formats(REGISTRY[name].build().stages[-1])
+        width = str(listing.VOTERS.bit_length())
         assert bits.rstrip(" *").replace("w", width) == f"{up.bits}, {down.bits}", name
-        assert round(catalogue.evaluations(REGISTRY[name])) == int(evaluations), name
+        assert round(listing.evaluations(REGISTRY[name])) == int(evaluations), name
 
 
 def test_every_entry_cites_its_paper():

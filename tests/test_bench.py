@@ -3,10 +3,10 @@
 import h5py
 import pytest
 
+from mpisign.algorithms.messages import Room
 from mpisign.bench.table import Table, save
 from mpisign.choosing import Link, Prediction, pick
 from mpisign.exchange import Choice
-from mpisign.messages import Room
 from mpisign.timing import Timer
 from tests.running import BIN, ROOT, mpisign, run
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import zoo
-from mpisign.catalogue import describe
+from mpisign.algorithms import zoo
+from mpisign.algorithms.listing import describe
+from mpisign.algorithms.registry import entries
 from mpisign.problems import Problem
 from mpisign.problems.base import Rows, Tables
-from mpisign.registry import entries
 from tests.building import Setup
 from tests.running import mpisign
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpisign.algorithms.registry import find
 from mpisign.bits import cpu, reference
 from mpisign.bits.rng import Draw, Streams
 from mpisign.problems import OFFERS
 from mpisign.problems.synthetic import Quadratic
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
-from mpisign.registry import find
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from mpisign import config, progress
-from mpisign.catalogue import describe
+from mpisign.algorithms.listing import describe
+from mpisign.algorithms.registry import find
 from mpisign.cli import cli
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
@@ -19,7 +20,6 @@ from mpisign.errors import UsageError
 from mpisign.exchange import choose
 from mpisign.plan import resolve
 from mpisign.problems import find as find_problem
-from mpisign.registry import find
 from mpisign.show import listing
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, told
@@ -232,11 +232,11 @@ def test_a_table_becomes_a_data_frame_where_pandas_is(folder, monkeypatch):
 
 def test_an_algorithm_may_be_named_by_its_module(tmp_path, monkeypatch):
     (tmp_path / "brought_along.py").write_text(
-        "from mpisign.registry import REGISTRY, algorithm\n"
+        "from mpisign.algorithms.registry import REGISTRY, algorithm\n"
         "algorithm('brought', paper='none', lr=0.1, known='Nothing.')(REGISTRY['signsgd'].make)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    from mpisign.registry import REGISTRY
+    from mpisign.algorithms.registry import REGISTRY
 
     try:
         assert "brought(" in describe(find("brought_along:brought"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mpisign import exchange
+from mpisign.algorithms.messages import Format
+from mpisign.algorithms.votes import Majority
 from mpisign.bits import fields_for, width
 from mpisign.exchange.costs import Sizes, cut
 from mpisign.layout import Layout
-from mpisign.messages import Format
-from mpisign.votes import Majority
 
 LARGE = [2**31 - 1, 2**31, 2**31 + 1, 2**33 + 12345]
 INT = 2**31 - 1  # what an MPI count holds

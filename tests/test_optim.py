@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mpisign import dense
+from mpisign.algorithms import dense
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
 from mpisign.problems.synthetic import Quadratic
@@ -60,13 +60,13 @@ def test_a_loop_has_the_bits_of_the_application(tmp_path, algorithm):
 # Packages of other people
 
 PACKAGE = '''
-from mpisign.algorithm import Algorithm
-from mpisign.registry import algorithm
-from mpisign.estimators import Minibatch
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.registry import algorithm
+from mpisign.algorithms.estimators import Minibatch
 from mpisign.problems import Problem
-from mpisign.signs import Sign
-from mpisign.updates import Descent
-from mpisign.votes import Average
+from mpisign.algorithms.signs import Sign
+from mpisign.algorithms.updates import Descent
+from mpisign.algorithms.votes import Average
 import torch
 
 @algorithm("borrowed", paper="Doe 2027", lr=0.05, known="nothing")

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from mpisign.estimators import Momentum
-from mpisign.registry import REGISTRY, find
+from mpisign.algorithms.estimators import Momentum
+from mpisign.algorithms.registry import REGISTRY, find
 from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup
 from tests.comparing import differing

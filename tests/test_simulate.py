@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mpisign import config, theory
+from mpisign import config
+from mpisign.algorithms import theory
 from mpisign.storage.reader import Run, load_parameters
 from mpisign.train import simulate as run_here
 from tests.running import mpisign, train
@@ -120,8 +121,8 @@ def test_preset_theory_fills_in_the_papers_formulas(tmp_path):
 
 
 def test_every_formula_gives_values_its_entry_takes():
+    from mpisign.algorithms.registry import REGISTRY
     from mpisign.plan import resolve, with_theory
-    from mpisign.registry import REGISTRY
 
     stated = dict.fromkeys(theory.CONSTANTS, 2.0)
     assert set(stated) == set(config.Theory.model_fields)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mpisign import optim
+from mpisign.algorithms.registry import find
+from mpisign.algorithms.zoo.single import warmup_of
 from mpisign.config import make
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
@@ -14,11 +16,9 @@ from mpisign.parallel.world import Local
 from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
-from mpisign.registry import find
 from mpisign.storage.reader import Run
 from mpisign.train import simulate
 from mpisign.trial import Trial
-from mpisign.zoo.single import warmup_of
 from tests.building import Setup
 from tests.problems import Awkward, Regression
 from tests.table import FORMS_BY_ROW

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from statistics import median
 
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import Times, hosts, in_turns, resident
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measure_link, measured, predict

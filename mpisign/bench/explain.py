@@ -3,7 +3,7 @@
 import time
 
 from mpisign import bits
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measure_link, pick, predict

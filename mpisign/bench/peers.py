@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from mpi4py import MPI
 
-from mpisign.algorithm import Algorithm
+from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import hosts, in_turns, interfaces
 from mpisign.bench.table import Say, Table, machine
 from mpisign.choosing import measured

@@ -3,6 +3,7 @@
 import torch
 
 from mpisign import exchange, problems
+from mpisign.algorithms.registry import find
 from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bits.rng import Streams
@@ -11,7 +12,6 @@ from mpisign.layout import Layout
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
 from mpisign.problems import Oracle
-from mpisign.registry import find
 from mpisign.stepper import Stepper
 
 COLUMNS = {"hidden": "", "d": ",d", "batch": ",d", "plain ms": ".3f", "mpisign ms": ".3f", "slower": "+.1%"}

@@ -180,9 +180,9 @@ def _check_file(config, voters: int, options: dict) -> None:
 @click.argument("name", required=False)
 def algorithms(name):
     """Lists the zoo, or describes the algorithm NAME."""
-    from mpisign import zoo  # noqa: F401
-    from mpisign.catalogue import describe, listing
-    from mpisign.registry import entries, find
+    from mpisign.algorithms import zoo  # noqa: F401
+    from mpisign.algorithms.listing import describe, listing
+    from mpisign.algorithms.registry import entries, find
 
     click.echo(listing(entries()) if name is None else describe(find(name)))
 

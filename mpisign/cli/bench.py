@@ -158,14 +158,14 @@ def _sizes(sizes) -> tuple[int, ...]:
 
 
 def _zoo() -> None:
-    from mpisign import zoo  # noqa: F401  its functions enter the registry
+    from mpisign.algorithms import zoo  # noqa: F401  its functions enter the registry
 
 
 @contextlib.contextmanager
 def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
     """All ranks, which must be at least two; the algorithm whose messages travel; and what tells of progress."""
+    from mpisign.algorithms.registry import find
     from mpisign.parallel import mpi
-    from mpisign.registry import find
 
     _zoo()
     slots = find(name).build().stages[-1]

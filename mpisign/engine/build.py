@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import exchange
-from mpisign.algorithm import Method
+from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
 from mpisign.layout import Layout
 from mpisign.parallel.watchdog import WATCH

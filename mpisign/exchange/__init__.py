@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mpisign.algorithm import Algorithm, Method
+from mpisign.algorithms.method import Algorithm, Method
 from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried

@@ -7,10 +7,10 @@
 For small d, where one latency is all that counts, and for n = 2, where it sends what `sharded` sends.
 """
 
+from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
-from mpisign.messages import Ballots
 
 
 @exchange("allgather")

@@ -14,10 +14,10 @@ The bytes of both are by formula (a ring's), the wire is as the library does it.
 import torch
 
 from mpisign import bits
+from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
-from mpisign.messages import Ballots, Tally
 
 
 class _Summed(Exchange):

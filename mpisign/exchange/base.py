@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.messages import Ballots, Direction, Format, Room
+from mpisign.algorithms.slots import Step, Vote
 from mpisign.exchange import costs
 from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
-from mpisign.messages import Ballots, Direction, Format, Room
 from mpisign.parallel.device import settle
 from mpisign.parallel.world import World
-from mpisign.slots import Step, Vote
 
 
 @dataclass

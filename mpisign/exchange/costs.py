@@ -5,9 +5,9 @@ is tested for every algorithm and exchange.
 """
 
 from mpisign import bits
+from mpisign.algorithms.messages import Format
+from mpisign.algorithms.slots import Vote
 from mpisign.layout import TILE, WORD, Layout
-from mpisign.messages import Format
-from mpisign.slots import Vote
 
 
 class Sizes:

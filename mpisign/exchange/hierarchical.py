@@ -16,6 +16,7 @@ import os
 from itertools import chain, count
 
 from mpisign import bits
+from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of, planes_of
 from mpisign.exchange.late import MPI
@@ -23,7 +24,6 @@ from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.staging import pin
 from mpisign.layout import WORD
-from mpisign.messages import Ballots, Tally
 
 PUSH = 16  # looks at a flag for each call into MPI, where a rank has nothing of its own on its way
 PACKED, COUNTED, CAME, DECIDED, HERE = range(5)  # what flags tell of a chunk: each rank's, or the first rank's

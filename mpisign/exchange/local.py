@@ -6,9 +6,9 @@ Bytes are counted as the exchange `imitates` would send them, so a simulation's 
 import numpy as np
 from torch import Tensor
 
+from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import Sizes
-from mpisign.messages import Ballots
 
 
 class Local(Exchange):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from mpisign import plugins
+from mpisign.algorithms.slots import Vote
 from mpisign.exchange.base import Exchange
-from mpisign.slots import Vote
 
 REGISTRY: dict[str, type[Exchange]] = {}
 NEEDS = frozenset({"counts"})

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from mpisign import config as configuration
-from mpisign import zoo
-from mpisign.algorithm import Method
+from mpisign.algorithms import zoo
+from mpisign.algorithms.method import Method
+from mpisign.algorithms.registry import entries, find
 from mpisign.errors import UsageError, choices
 from mpisign.optim.values import at_least_zero, flag, number
-from mpisign.registry import entries, find
 
 assert zoo  # its entries are in the registry
 

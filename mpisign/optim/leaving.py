@@ -1,7 +1,7 @@
 """Ranks of a training loop leave together: calls that all make are counted, and an interrupt is one of all ranks.
 
 What one rank does alone, such as a step more than the others, a save() behind `if rank == 0`, or its end, leaves the
-others waiting for ever; see mpisign.parallel.rollcall. An interrupt (Ctrl-C) travels with the next step and is raised on all
+others waiting for ever; see parallel/rollcall.py. An interrupt (Ctrl-C) travels with the next step and is raised on all
 ranks as KeyboardInterrupt once it is taken, so that a script can catch it and save.
 """
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mpisign import exchange
+from mpisign.algorithms.registry import find
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
-from mpisign.registry import find
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW, TABLE

@@ -2,13 +2,14 @@
 
 import pytest
 
-from mpisign import choosing, exchange, zoo
+from mpisign import choosing, exchange
+from mpisign.algorithms import zoo
+from mpisign.algorithms.registry import find
 from mpisign.errors import UsageError
 from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.layout import Layout
 from mpisign.parallel import memory
 from mpisign.parallel.world import Mpi
-from mpisign.registry import find
 
 pytestmark = pytest.mark.mpi
 

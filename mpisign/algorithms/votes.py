@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mpisign import bits
+from mpisign.algorithms.messages import RAW, Format
+from mpisign.algorithms.slots import Vote
 from mpisign.layout import Span
-from mpisign.messages import RAW, Format
-from mpisign.slots import Vote
 
 SIGNS = np.array([-1.0, 1.0])
 SIGNS_OR_ZERO = np.array([0.0, 0.0, -1.0, 1.0])  # code = sign + 2 * (not zero)

@@ -3,14 +3,14 @@
 from math import log, sqrt
 from typing import Literal
 
-from mpisign import theory
-from mpisign.algorithm import Algorithm
-from mpisign.estimators import ClippedRows, Minibatch, Momentum
-from mpisign.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
-from mpisign.signs import NoisySign, Raw, StochasticSign
-from mpisign.updates import Descent, Sgd
-from mpisign.votes import Average, Majority, Median, SignErrorFeedback
-from mpisign.zoo.known import FLOOR, Radius
+from mpisign.algorithms import theory
+from mpisign.algorithms.estimators import ClippedRows, Minibatch, Momentum
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.algorithms.signs import NoisySign, Raw, StochasticSign
+from mpisign.algorithms.updates import Descent, Sgd
+from mpisign.algorithms.votes import Average, Majority, Median, SignErrorFeedback
+from mpisign.algorithms.zoo.known import FLOOR, Radius
 
 
 @algorithm(

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
 from mpisign.errors import UsageError
 from mpisign.layout import Section
-from mpisign.slots import Estimator, SignRule, Update, Vote
 
 
 class Method:

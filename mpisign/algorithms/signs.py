@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.messages import RAW, Format
-from mpisign.slots import Packed, SignRule
+from mpisign.algorithms.messages import RAW, Format
+from mpisign.algorithms.slots import Packed, SignRule
 
 
 def _from(lo: int, bad: int | None) -> int | None:

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mpisign.algorithm import Algorithm, Method, Stages
+from mpisign.algorithms.method import Algorithm, Method, Stages
+from mpisign.algorithms.signs import Raw
+from mpisign.algorithms.updates import RawDescent
+from mpisign.algorithms.votes import Mean
 from mpisign.errors import UsageError
-from mpisign.signs import Raw
-from mpisign.updates import RawDescent
-from mpisign.votes import Mean
 
 
 def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:

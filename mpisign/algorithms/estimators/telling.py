@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from mpisign import bits
-from mpisign.estimators.corrected import TWO_POINTS
-from mpisign.slots import Estimator
+from mpisign.algorithms.estimators.corrected import TWO_POINTS
+from mpisign.algorithms.slots import Estimator
 
 LEAST = 1e-30  # added to a square that is divided by
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from mpisign.registry import Positive
+from mpisign.algorithms.registry import Positive
 
 Radius = Literal["max", "running"] | Positive
 

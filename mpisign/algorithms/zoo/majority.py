@@ -1,13 +1,13 @@
 """Deterministic signs: majority votes and averages."""
 
-from mpisign import theory
-from mpisign.algorithm import Algorithm
-from mpisign.estimators import Lion, Minibatch, Momentum
-from mpisign.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
-from mpisign.signs import Sign
-from mpisign.updates import Descent
-from mpisign.votes import Average, LearnedWeights, Majority
-from mpisign.zoo.known import MEDIAN
+from mpisign.algorithms import theory
+from mpisign.algorithms.estimators import Lion, Minibatch, Momentum
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
+from mpisign.algorithms.signs import Sign
+from mpisign.algorithms.updates import Descent
+from mpisign.algorithms.votes import Average, LearnedWeights, Majority
+from mpisign.algorithms.zoo.known import MEDIAN
 
 
 @algorithm(

@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Iterable
 
 from mpisign import plugins
-from mpisign.algorithm import Algorithm, evaluations_at, per_step, values_at
-from mpisign.messages import Format
-from mpisign.registry import Entry
+from mpisign.algorithms.messages import Format
+from mpisign.algorithms.method import Algorithm, evaluations_at, per_step, values_at
+from mpisign.algorithms.registry import Entry
 
 VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 

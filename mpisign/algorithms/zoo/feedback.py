@@ -1,11 +1,11 @@
 """Error feedback, Adam in one bit, and the dense baselines."""
 
-from mpisign.algorithm import Algorithm, Stages
-from mpisign.estimators import DecidedMomentum, Minibatch, Nesterov
-from mpisign.registry import Beta, Count, NonNegative, Positive, algorithm
-from mpisign.signs import ErrorFeedback, Raw, ScaledSign
-from mpisign.updates import Adam, Descent, FrozenAdam, RawDescent, Sgd
-from mpisign.votes import Mean, ScaledMean, ServerErrorFeedback
+from mpisign.algorithms.estimators import DecidedMomentum, Minibatch, Nesterov
+from mpisign.algorithms.method import Algorithm, Stages
+from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
+from mpisign.algorithms.signs import ErrorFeedback, Raw, ScaledSign
+from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, RawDescent, Sgd
+from mpisign.algorithms.votes import Mean, ScaledMean, ServerErrorFeedback
 
 
 @algorithm(

@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.messages import Ballots, Direction, Format
 from mpisign.bits.rng import NO_VOTER, Draw, Streams
 from mpisign.layout import Layout
-from mpisign.messages import Ballots, Direction, Format
 from mpisign.parallel.world import World
 
 State = dict[str, Tensor]

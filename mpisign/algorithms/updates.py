@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.slots import Update
 from mpisign.parallel.world import ordered_total
-from mpisign.slots import Update
 
 FUNCTION_VALUES = frozenset({"function values"})
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpisign import bits
-from mpisign.estimators.plain import FINITE_SUM
-from mpisign.slots import Estimator
+from mpisign.algorithms.estimators.plain import FINITE_SUM
+from mpisign.algorithms.slots import Estimator
 
 TWO_POINTS, SEVERAL = frozenset({"two points"}), frozenset({"several batches"})
 

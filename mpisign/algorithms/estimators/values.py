@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mpisign import bits
-from mpisign.slots import Estimator
+from mpisign.algorithms.slots import Estimator
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from math import pi, sqrt
 from typing import Literal
 
-from mpisign.algorithm import Algorithm, Stages
-from mpisign.estimators import LocalAdam, LocalSteps, Minibatch
-from mpisign.registry import Beta, Count, NonNegative, Positive, algorithm
-from mpisign.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, StochasticSign
-from mpisign.updates import Adam, Descent, FrozenAdam
-from mpisign.votes import Average, Mean, ServerErrorFeedback
+from mpisign.algorithms.estimators import LocalAdam, LocalSteps, Minibatch
+from mpisign.algorithms.method import Algorithm, Stages
+from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
+from mpisign.algorithms.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, StochasticSign
+from mpisign.algorithms.updates import Adam, Descent, FrozenAdam
+from mpisign.algorithms.votes import Average, Mean, ServerErrorFeedback
 
 
 @algorithm(

@@ -1,13 +1,13 @@
 """Methods of one node that reduce variance by a second point, by snapshots, or by reshuffling."""
 
-from mpisign import theory
-from mpisign.algorithm import Algorithm
-from mpisign.estimators import Minibatch, Momentum, SnapshotStorm, Storm, Svrg
-from mpisign.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
-from mpisign.signs import Sign
-from mpisign.updates import Descent
-from mpisign.votes import Majority
-from mpisign.zoo.known import ONE_NODE
+from mpisign.algorithms import theory
+from mpisign.algorithms.estimators import Minibatch, Momentum, SnapshotStorm, Storm, Svrg
+from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
+from mpisign.algorithms.signs import Sign
+from mpisign.algorithms.updates import Descent
+from mpisign.algorithms.votes import Majority
+from mpisign.algorithms.zoo.known import ONE_NODE
 
 
 @algorithm(

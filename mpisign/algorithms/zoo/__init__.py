@@ -6,12 +6,12 @@ Methods that were published for one node (single, finite_sum) vote by majority w
 """
 
 # in the order in which they are listed
-from mpisign.zoo import single  # isort: skip
-from mpisign.zoo import finite_sum  # isort: skip
-from mpisign.zoo import majority  # isort: skip
-from mpisign.zoo import stochastic  # isort: skip
-from mpisign.zoo import variance_reduced  # isort: skip
-from mpisign.zoo import local  # isort: skip
-from mpisign.zoo import feedback  # isort: skip
+from mpisign.algorithms.zoo import single  # isort: skip
+from mpisign.algorithms.zoo import finite_sum  # isort: skip
+from mpisign.algorithms.zoo import majority  # isort: skip
+from mpisign.algorithms.zoo import stochastic  # isort: skip
+from mpisign.algorithms.zoo import variance_reduced  # isort: skip
+from mpisign.algorithms.zoo import local  # isort: skip
+from mpisign.algorithms.zoo import feedback  # isort: skip
 
 __all__ = ["feedback", "finite_sum", "local", "majority", "single", "stochastic", "variance_reduced"]

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from mpisign import theory
-from mpisign.algorithm import Algorithm, Stages
-from mpisign.estimators import (
+from mpisign.algorithms import theory
+from mpisign.algorithms.estimators import (
     CalibratedMomentum,
     Differences,
     FullGradient,
@@ -13,11 +12,19 @@ from mpisign.estimators import (
     Momentum,
     ZerothOrder,
 )
-from mpisign.registry import Beta, Count, NonNegative, Positive, Whole, algorithm
-from mpisign.signs import NoisySign, Raw, Sign
-from mpisign.updates import BetterPoint, CalibratedDescent, CalibratingDescent, Descent, ParameterFree, Rprop
-from mpisign.votes import Majority, Mean
-from mpisign.zoo.known import MEDIAN, ONE_NODE
+from mpisign.algorithms.method import Algorithm, Stages
+from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, Whole, algorithm
+from mpisign.algorithms.signs import NoisySign, Raw, Sign
+from mpisign.algorithms.updates import (
+    BetterPoint,
+    CalibratedDescent,
+    CalibratingDescent,
+    Descent,
+    ParameterFree,
+    Rprop,
+)
+from mpisign.algorithms.votes import Majority, Mean
+from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
 
 
 @algorithm(

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from mpisign import bits
-from mpisign.estimators.plain import Minibatch
-from mpisign.slots import Estimator
+from mpisign.algorithms.estimators.plain import Minibatch
+from mpisign.algorithms.slots import Estimator
 
 
 @dataclass(frozen=True)

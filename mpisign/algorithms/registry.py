@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mpisign import plugins
-from mpisign.algorithm import Method
+from mpisign.algorithms.method import Method
 
 # ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from mpisign import bits
-from mpisign.estimators.corrected import SEVERAL
-from mpisign.slots import Estimator
+from mpisign.algorithms.estimators.corrected import SEVERAL
+from mpisign.algorithms.slots import Estimator
 
 
 class _Local(Estimator):

@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-from mpisign import theory
-from mpisign.algorithm import Algorithm, Cycle, Stages
+from mpisign.algorithms import theory
+from mpisign.algorithms.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
+from mpisign.algorithms.method import Algorithm, Cycle, Stages
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
+from mpisign.algorithms.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
+from mpisign.algorithms.updates import Descent
+from mpisign.algorithms.votes import Majority, RandomisedMajority, TrackedQuantised, TrackedSign
+from mpisign.algorithms.zoo.known import FLOOR, MEDIAN, Radius
 from mpisign.errors import UsageError
-from mpisign.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
-from mpisign.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
-from mpisign.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
-from mpisign.updates import Descent
-from mpisign.votes import Majority, RandomisedMajority, TrackedQuantised, TrackedSign
-from mpisign.zoo.known import FLOOR, MEDIAN, Radius
 
 
 @algorithm(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mpisign.slots import Estimator
+from mpisign.algorithms.slots import Estimator
 
 FINITE_SUM = frozenset({"finite sum"})
 

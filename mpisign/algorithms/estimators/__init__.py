@@ -1,0 +1,27 @@
+"""What a voter believes its gradient is: v, a flat float32 vector."""
+
+from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
+from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
+from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
+from mpisign.algorithms.estimators.plain import ClippedRows, FullGradient, Minibatch
+from mpisign.algorithms.estimators.telling import CalibratedMomentum, Differences
+from mpisign.algorithms.estimators.values import ZerothOrder
+
+__all__ = [
+    "CalibratedMomentum",
+    "ClippedRows",
+    "Correction",
+    "DecidedMomentum",
+    "Differences",
+    "FullGradient",
+    "Lion",
+    "LocalAdam",
+    "LocalSteps",
+    "Minibatch",
+    "Momentum",
+    "Nesterov",
+    "SnapshotStorm",
+    "Storm",
+    "Svrg",
+    "ZerothOrder",
+]
