@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mpisign.algorithms.slots import State
 from mpisign.problems import Oracle
-from mpisign.problems.feed import Feed
+from mpisign.problems.data.loader import Feed
 from mpisign.stepper import Stepper
 
 

@@ -17,7 +17,7 @@ from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
-from mpisign.problems.feed import Feed
+from mpisign.problems.data.loader import Feed
 from mpisign.setup import Setup
 from mpisign.stepper import Outcome
 from mpisign.storage import checkpoint

@@ -24,7 +24,7 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local, Mpi
 from mpisign.plan import Plan, with_theory
 from mpisign.problems import Oracle, pick_for
-from mpisign.problems.share import Share, fingerprint, share_rows
+from mpisign.problems.data.distribute import Share, fingerprint, share_rows
 from mpisign.stepper import Stepper
 from mpisign.timing import Timer
 

@@ -11,7 +11,7 @@ from mpisign.engine.build import build
 from mpisign.layout import Layout
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
-from mpisign.problems.partition import partition
+from mpisign.problems.data.partition import partition
 from tests.reference import Reference
 
 assert zoo

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from mpisign.bits.rng import Streams
 from mpisign.optim import SignOptimizer
 from mpisign.problems import Oracle, Problem, Rows, Tables
-from mpisign.problems.partition import partition
+from mpisign.problems.data.partition import partition
 
 ROOT = Path(__file__).parent.parent
 LENGTH, BATCH, SEED, RATE, DROPOUT = 12, 4, 7, 3e-3, 0.1

@@ -16,7 +16,7 @@ assert zoo  # its functions enter the registry
 
 ROOMS = {
     "mpi4py": ("mpisign/parallel/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
-    "h5py": ("mpisign/storage/", "mpisign/problems/readers/hdf5.py"),
+    "h5py": ("mpisign/storage/", "mpisign/problems/data/readers/hdf5.py"),
     "click": ("mpisign/cli/",),
     "matplotlib": (),
 }

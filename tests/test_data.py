@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from mpisign import config
 from mpisign.bits.rng import Streams
 from mpisign.cli import cli
-from mpisign.data import sets
-from mpisign.data.fetch import fetch
-from mpisign.data.look import recognise, show
-from mpisign.data.sets import File, Set, digest_of_rows
+from mpisign.cli.inspect import recognise, show
 from mpisign.errors import UsageError
 from mpisign.parallel import memory
-from mpisign.problems.partition import partition
+from mpisign.problems.data import datasets
+from mpisign.problems.data.datasets import File, Set, digest_of_rows
+from mpisign.problems.data.fetch import fetch
+from mpisign.problems.data.partition import partition
 from tests.test_images import records
 
 ROWS = b"+1 1:0.5 3:1\n-1 2:0.25\n"
@@ -57,7 +57,7 @@ def server(tmp_path, monkeypatch):
 
 
 def known(monkeypatch, address, file, **more):
-    monkeypatch.setitem(sets.SETS, "mine", Set("a set", address, (file,), "problem.path={folder}", **more))
+    monkeypatch.setitem(datasets.SETS, "mine", Set("a set", address, (file,), "problem.path={folder}", **more))
 
 
 def sha(content):
@@ -146,7 +146,7 @@ def test_a_file_only_appears_under_its_name_once_it_was_checked(server, monkeypa
         seen.append((path.name, (here / "rows").exists()))
         return digest_of_rows(path)
 
-    monkeypatch.setattr("mpisign.data.fetch.digest_of_rows", look)
+    monkeypatch.setattr("mpisign.problems.data.fetch.digest_of_rows", look)
     known(monkeypatch, server[0], File("rows", rows=wanted))
     fetch("mine", here, "", print)
     assert seen == [("rows", False)]
@@ -203,7 +203,7 @@ def test_another_copy_can_be_named(server, monkeypatch, tmp_path):
 
 
 def test_every_known_set_has_checksums():
-    for found in sets.SETS.values():
+    for found in datasets.SETS.values():
         assert all(bool(f.checksum) != bool(f.rows) for f in found.files)
         assert found.base.endswith("/")
 

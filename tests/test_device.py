@@ -11,8 +11,8 @@ from mpisign.errors import UsageError
 from mpisign.parallel import device, launchers
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Rows
+from mpisign.problems.data.loader import Feed
 from mpisign.problems.digits import Digits
-from mpisign.problems.feed import Feed
 from mpisign.problems.oracle import Oracle
 from mpisign.storage.schema import PHASES
 from mpisign.timing import Timer

@@ -15,11 +15,11 @@ from mpisign.algorithms.registry import find
 from mpisign.cli import cli
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
-from mpisign.data.fetch import fetch
 from mpisign.errors import UsageError
 from mpisign.exchange import choose
 from mpisign.plan import resolve
 from mpisign.problems import find as find_problem
+from mpisign.problems.data.fetch import fetch
 from mpisign.show import listing
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, told

@@ -17,9 +17,9 @@ from mpisign.measure import statistics
 from mpisign.parallel import mpi
 from mpisign.plan import resolve
 from mpisign.problems.cifar import Cifar10, Cifar100
+from mpisign.problems.data.readers.cifar import read_batch
 from mpisign.problems.images import choices_of, varied
 from mpisign.problems.models import IMAGES, Recipe
-from mpisign.problems.readers.cifar import read_batch
 from mpisign.storage.checkpoint import Checkpoint, saved
 from mpisign.storage.reader import load_parameters
 from tests.building import PROGRESS, Setup, digest

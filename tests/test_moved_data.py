@@ -12,8 +12,8 @@ from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.parallel import mpi
 from mpisign.problems import Rows
+from mpisign.problems.data.distribute import Share, fingerprint, share_rows
 from mpisign.problems.hdf5 import Hdf5
-from mpisign.problems.share import Share, fingerprint, share_rows
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
 from mpisign.sweeping import run_points

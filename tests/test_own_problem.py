@@ -14,7 +14,7 @@ from mpisign.errors import UsageError
 from mpisign.parallel import mpi
 from mpisign.plan import resolve
 from mpisign.problems import Rows, Tables
-from mpisign.problems.checking import checked
+from mpisign.problems.data.checking import checked
 from mpisign.setup import _initial
 from mpisign.storage import hdf5
 from mpisign.storage.reader import Run

@@ -13,10 +13,10 @@ from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
 from mpisign.problems import PROBLEMS, Oracle
+from mpisign.problems.data.partition import partition
+from mpisign.problems.data.readers.libsvm import read_libsvm
 from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
-from mpisign.problems.partition import partition
-from mpisign.problems.readers.libsvm import read_libsvm
 from tests.building import Setup
 from tests.files import idx, mnist_folder
 from tests.problems import Awkward

@@ -11,31 +11,31 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign.data.look import recognise
+from mpisign.cli.inspect import recognise
 from mpisign.errors import UsageError
 from mpisign.problems.cifar import Cifar10
+from mpisign.problems.data.partition import partition
+from mpisign.problems.data.readers import files, hdf5
+from mpisign.problems.data.readers.text import read_text
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.logistic import Logistic
 from mpisign.problems.mnist import Mnist
-from mpisign.problems.partition import partition
-from mpisign.problems.readers import hdf5, opening
-from mpisign.problems.readers.text import read_text
 from mpisign.problems.text import Text
 from tests.building import Setup
 from tests.files import mnist_folder
 
 
-@pytest.mark.parametrize("ending", opening.ENDINGS)
+@pytest.mark.parametrize("ending", files.ENDINGS)
 def test_compressed_files_are_found_and_read(tmp_path, ending):
     file = tmp_path / f"name{ending}"
     pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[ending]
     file.write_bytes(pack(b"content"))
-    assert opening.find(tmp_path, "other", "name") == file
-    assert opening.read(file) == b"content"
+    assert files.find(tmp_path, "other", "name") == file
+    assert files.read(file) == b"content"
     if ending:
         file.write_bytes(pack(b"content")[:-5])
         with pytest.raises(UsageError, match="fetch it anew"):
-            opening.read(file)
+            files.read(file)
 
 
 @pytest.mark.parametrize("size", [0, 5, 70_000])
@@ -43,7 +43,7 @@ def test_compressed_files_are_found_and_read(tmp_path, ending):
 def test_the_head_of_a_file_is_what_read_begins_with(tmp_path, size, pack):
     content = np.random.default_rng(0).bytes(size)
     (tmp_path / "file").write_bytes(pack(content))
-    assert opening.head(tmp_path / "file", 1000) == opening.read(tmp_path / "file")[:1000] == content[:1000]
+    assert files.head(tmp_path / "file", 1000) == files.read(tmp_path / "file")[:1000] == content[:1000]
 
 
 def denied(*_, **__):

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from mpisign.errors import UsageError
-from mpisign.problems.readers.libsvm import read_libsvm
+from mpisign.problems.data.readers.libsvm import read_libsvm
 from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share

@@ -18,8 +18,8 @@ def data():
 @click.option("--from", "base", default="", metavar="URL", help="Another folder on the network that holds its files.")
 def fetch(name, folder, base):
     """Fetches the data set NAME and checks it, or lists those that are known."""
-    from mpisign.data.fetch import fetch
-    from mpisign.data.sets import SETS
+    from mpisign.problems.data.datasets import SETS
+    from mpisign.problems.data.fetch import fetch
 
     if name is None:
         for known, data_set in SETS.items():
@@ -38,6 +38,6 @@ def fetch(name, folder, base):
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 def show(path, **partition):
     """Shows what lies at PATH, and which rows each rank would own: as [partition] of a job deals them."""
-    from mpisign.data.look import show
+    from mpisign.cli.inspect import show
 
     show(path, say=click.echo, **partition)

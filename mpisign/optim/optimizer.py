@@ -56,7 +56,7 @@ class SignOptimizer(Stateful):
     one of them has a gradient later; with include_frozen they get places in x and travel like others. A group's own
     keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along
     their mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
-    arguments, or an mpisign.algorithms.method.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
+    arguments, or an mpisign.algorithms.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
     entry's own if it is None. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
     nothing launched several. seed: of coins and stochastic signs; the same on all ranks. zeros, ties, exchange, chunk,
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.

@@ -9,8 +9,8 @@ from mpisign.errors import UsageError, choices, did_you_mean
 from mpisign.parallel.device import pick
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.batched import Crew, assemble
 from mpisign.problems.cifar import Cifar10, Cifar100
-from mpisign.problems.crew import Crew, assemble
 from mpisign.problems.digits import Digits
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.logistic import Logistic

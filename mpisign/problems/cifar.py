@@ -6,11 +6,11 @@ import numpy as np
 
 from mpisign.errors import UsageError, choices
 from mpisign.problems.base import Rows, Tables
-from mpisign.problems.checking import check_labels
+from mpisign.problems.data.checking import check_labels
+from mpisign.problems.data.readers import files
+from mpisign.problems.data.readers.cifar import read_batch
 from mpisign.problems.images import Images
 from mpisign.problems.models import Recipe
-from mpisign.problems.readers import opening
-from mpisign.problems.readers.cifar import read_batch
 
 
 class Cifar10(Images):
@@ -63,7 +63,7 @@ class Cifar10(Images):
         return Tables(*rows, classes=rows[0]["labels"])
 
     def _find(self, stem: str) -> Path | None:
-        return opening.find(self.path, f"{stem}.bin", stem)
+        return files.find(self.path, f"{stem}.bin", stem)
 
 
 class Cifar100(Cifar10):

@@ -6,10 +6,10 @@ import torch
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Tables
-from mpisign.problems.checking import MOST_CLASSES, check_labels, check_sizes
 from mpisign.problems.classifier import Classifier
+from mpisign.problems.data.checking import MOST_CLASSES, check_labels, check_sizes
+from mpisign.problems.data.readers.hdf5 import StoredRows, names
 from mpisign.problems.models import Recipe
-from mpisign.problems.readers.hdf5 import StoredRows, names
 
 
 class Hdf5(Classifier):

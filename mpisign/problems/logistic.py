@@ -7,7 +7,7 @@ import torch
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Problem, Tables
-from mpisign.problems.readers.libsvm import read_libsvm
+from mpisign.problems.data.readers.libsvm import read_libsvm
 
 
 class Logistic(Problem):

@@ -6,11 +6,11 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows, Tables
-from mpisign.problems.checking import check_labels, check_sizes
 from mpisign.problems.classifier import Classifier
+from mpisign.problems.data.checking import check_labels, check_sizes
+from mpisign.problems.data.readers import files
+from mpisign.problems.data.readers.idx import read_idx
 from mpisign.problems.models import Recipe
-from mpisign.problems.readers import opening
-from mpisign.problems.readers.idx import read_idx
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -63,6 +63,6 @@ class Mnist(Classifier):
         return {"shape": tuple(tables.train["inputs"].shape[1:]), "classes": self._classes}
 
     def _find(self, stem: str) -> Path:
-        if file := opening.find(self.path, stem):
+        if file := files.find(self.path, stem):
             return file
         raise UsageError(f"no {stem} or {stem}.gz in {self.path}; set problem.path to the folder of the IDX files")

@@ -15,8 +15,8 @@ from mpisign import bits
 from mpisign.bits.rng import Streams
 from mpisign.layout import Layout
 from mpisign.problems.base import Problem, Rows
-from mpisign.problems.checking import explain
-from mpisign.problems.feed import Feed
+from mpisign.problems.data.checking import explain
+from mpisign.problems.data.loader import Feed
 
 PIECE = 1024  # rows of a full gradient taken at a time
 OTHERS, WHOLE = 1 << 28, 1 << 29  # blocks from which batches beyond a step's own, and full gradients, are varied

@@ -7,8 +7,8 @@ import numpy as np
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows, Tables
 from mpisign.problems.classifier import Classifier
+from mpisign.problems.data.readers.text import read_text
 from mpisign.problems.models import Module, Recipe, char_gpt
-from mpisign.problems.readers.text import read_text
 
 
 class Text(Classifier):

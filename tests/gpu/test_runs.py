@@ -8,7 +8,7 @@ from mpisign.exchange import Choice
 from mpisign.optim import SignOptimizer
 from mpisign.parallel.world import Local
 from mpisign.problems.base import Rows
-from mpisign.problems.feed import Feed
+from mpisign.problems.data.loader import Feed
 from mpisign.storage.reader import Run
 from mpisign.trial import Trial
 from tests.building import Setup

@@ -8,10 +8,10 @@ from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.parallel import mpi
 from mpisign.problems import Problem, Rows, Tables
+from mpisign.problems.data.distribute import fingerprint, share_rows
+from mpisign.problems.data.partition import partition
+from mpisign.problems.data.readers.hdf5 import StoredRows
 from mpisign.problems.hdf5 import Hdf5
-from mpisign.problems.partition import partition
-from mpisign.problems.readers.hdf5 import StoredRows
-from mpisign.problems.share import fingerprint, share_rows
 
 pytestmark = pytest.mark.mpi
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
-from mpisign.data.sets import SETS, File, Say, Set, digest_of_rows
 from mpisign.errors import StorageError, UsageError, choices, did_you_mean
+from mpisign.problems.data.datasets import SETS, File, Say, Set, digest_of_rows
 
 
 def fetch(name: str, folder: Path, base: str, say: Say) -> None:

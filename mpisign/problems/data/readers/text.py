@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisign.errors import UsageError
-from mpisign.problems.readers.opening import read, require
+from mpisign.problems.data.readers.files import read, require
 
 
 def read_text(file: Path, encoding: str) -> tuple[np.ndarray, str]:

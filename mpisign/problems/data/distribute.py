@@ -11,8 +11,8 @@ from mpisign.parallel import mpi
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.base import Problem, Rows, Tables
-from mpisign.problems.checking import checked
-from mpisign.problems.partition import partition
+from mpisign.problems.data.checking import checked
+from mpisign.problems.data.partition import partition
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
-from mpisign.problems.readers.opening import read, require
+from mpisign.problems.data.readers.files import read, require
 
 LABELS = ({0.0, 1.0}, {1.0, 2.0}, {-1.0, 1.0})
 LARGEST = 2**31 - 2  # index that fits: one more is the number of features

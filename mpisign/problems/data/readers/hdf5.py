@@ -10,7 +10,7 @@ import numpy as np
 from mpisign.errors import UsageError
 from mpisign.parallel import memory
 from mpisign.problems.base import Rows
-from mpisign.problems.readers.opening import require
+from mpisign.problems.data.readers.files import require
 from mpisign.storage import hdf5, lock
 from mpisign.storage.hdf5 import Malformed, Outside
 

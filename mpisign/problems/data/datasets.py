@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisign.problems.readers.libsvm import read_libsvm
+from mpisign.problems.data.readers.libsvm import read_libsvm
 
 Say = Callable[[str], None]
 

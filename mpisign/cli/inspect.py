@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from mpisign.bits.rng import Streams
-from mpisign.data.sets import Say
 from mpisign.errors import UsageError
 from mpisign.parallel import memory
 from mpisign.problems import find
 from mpisign.problems.base import Problem, Rows, Tables
-from mpisign.problems.checking import checked
-from mpisign.problems.partition import partition
-from mpisign.problems.readers import opening
+from mpisign.problems.data.checking import checked
+from mpisign.problems.data.datasets import Say
+from mpisign.problems.data.partition import partition
+from mpisign.problems.data.readers import files
 from mpisign.storage import superblock
 
 HEAD = 1 << 16  # bytes by which a file is recognised
@@ -41,19 +41,19 @@ def show(path: Path, ranks: int, seed: int, say: Say, **kwargs) -> None:
 def recognise(path: Path) -> tuple[str, dict[str, object]]:
     """The problem that reads what lies at a path, and its arguments. Raises UsageError if none does."""
     if _is_folder(path):
-        if opening.find(path, "train-images-idx3-ubyte"):
+        if files.find(path, "train-images-idx3-ubyte"):
             return "mnist", {"path": str(path)}
         stems = [f"data_batch_{k}" for k in range(1, 6)]
-        batches = [stem for stem in stems if opening.find(path, f"{stem}.bin", stem)]
+        batches = [stem for stem in stems if files.find(path, f"{stem}.bin", stem)]
         if batches:
-            test = "test_batch" if opening.find(path, "test_batch.bin", "test_batch") else batches[-1]
+            test = "test_batch" if files.find(path, "test_batch.bin", "test_batch") else batches[-1]
             return "cifar10", {"path": str(path), "test": [test]}
-        if opening.find(path, "train.bin", "train"):
+        if files.find(path, "train.bin", "train"):
             return "cifar100", {"path": str(path)}
         raise UsageError(f"{path}: no IDX files and no batches of CIFAR in this folder; see mpisign data fetch")
-    if not opening.is_file(path):
+    if not files.is_file(path):
         raise UsageError(f"no file or folder {path}")
-    data = opening.head(path, HEAD)
+    data = files.head(path, HEAD)
     if not data:
         raise UsageError(f"{path}: an empty file")
     if data.startswith(superblock.SIGNATURE):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
-from mpisign.problems.readers.opening import read
+from mpisign.problems.data.readers.files import read
 
 PIXELS = 3072  # bytes of an image: 1024 each of red, green and blue
 # what a pickle of CIFAR may name: arrays of numpy, as old and new versions of numpy spell them

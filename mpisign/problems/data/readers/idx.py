@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisign.errors import UsageError
-from mpisign.problems.readers.opening import read
+from mpisign.problems.data.readers.files import read
 
 
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
