@@ -7,8 +7,8 @@ from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried
 from mpisign.exchange import sharded, allgather, allreduce, hierarchical  # isort: skip
-from mpisign.exchange.aware import check_aware
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.gpu_aware import check_aware
 from mpisign.exchange.local import Local
 from mpisign.exchange.progress import LONG_PAUSE, PAUSE, Progress
 from mpisign.exchange.registry import REGISTRY, exchange, find, offers
