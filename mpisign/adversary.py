@@ -23,10 +23,10 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.messages import Ballots
+from mpisign.engine.stepper import Stepper
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD, Layout
 from mpisign.parallel.world import ordered_sum
-from mpisign.stepper import Stepper
 
 
 @dataclass

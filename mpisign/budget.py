@@ -7,9 +7,9 @@ import numpy as np
 
 from mpisign.algorithms.method import Method, evaluations_at, per_step, values_at
 from mpisign.config import Config
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.problems.data.distribute import Share
-from mpisign.stepper import Stepper
 
 FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 

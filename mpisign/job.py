@@ -5,9 +5,9 @@ setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 
 import math
 
-from mpisign import restart
 from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.rng import Streams
+from mpisign.engine import state
 from mpisign.errors import Stopped, UsageError
 from mpisign.keeper import Keeper
 from mpisign.observer import Observer
@@ -75,9 +75,9 @@ class Job:
         kind = ranks.share(beginning.kind)
         if kind == "resume":
             self._keep_threads(beginning.run)
-            self.observer.take_back(*restart.restore(beginning.opened, self.stepper, ranks))
+            self.observer.take_back(*state.restore(beginning.opened, self.stepper, ranks))
         elif kind == "init":
-            restart.start_from(beginning.opened, self.stepper, ranks)
+            state.start_from(beginning.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:
                 text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
                 raise UsageError(text, agreed=True)

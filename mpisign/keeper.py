@@ -1,12 +1,12 @@
 """Keeps a run safe: checkpoints when they are due or asked for, and an orderly end for a run that has to stop."""
 
-from mpisign import restart
 from mpisign.config import Config
+from mpisign.engine import state
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import Interrupted, Stopped, StorageError
 from mpisign.observer import Observer
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request, Requests
-from mpisign.stepper import Stepper
 from mpisign.storage import checkpoint
 from mpisign.storage.writer import remove_leftovers
 
@@ -55,7 +55,7 @@ class Keeper:
             kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
             try:
                 with stepper.world.watch("writing a checkpoint"):
-                    restart.save(path, stepper, self.ranks, self.config.text(), progress, kept)
+                    state.save(path, stepper, self.ranks, self.config.text(), progress, kept)
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
         self.requests.saved()

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from mpisign.algorithms.slots import State
+from mpisign.engine.stepper import Stepper
 from mpisign.problems import Oracle
 from mpisign.problems.data.loader import Feed
-from mpisign.stepper import Stepper
 
 
 def statistics(stepper: Stepper) -> State:

@@ -12,6 +12,8 @@ from mpisign import __version__, budget, output, progress
 from mpisign.algorithms.slots import State
 from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import run_path
+from mpisign.engine.stepper import Outcome
+from mpisign.engine.timing import Timer
 from mpisign.errors import StorageError
 from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.parallel import mpi
@@ -19,12 +21,10 @@ from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.data.loader import Feed
 from mpisign.setup import Setup
-from mpisign.stepper import Outcome
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run, told
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES
 from mpisign.storage.writer import NoRecorder, Recorder
-from mpisign.timing import Timer
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them

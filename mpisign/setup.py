@@ -14,8 +14,10 @@ from mpisign import bits, budget
 from mpisign.adversary import Adversary
 from mpisign.beginning import movable
 from mpisign.bits.rng import Streams
-from mpisign.choosing import measured
+from mpisign.engine.autotune import measured
 from mpisign.engine.build import build
+from mpisign.engine.stepper import Stepper
+from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.parallel import memory
@@ -25,8 +27,6 @@ from mpisign.parallel.world import Local, Mpi
 from mpisign.plan import Plan, with_theory
 from mpisign.problems import Oracle, pick_for
 from mpisign.problems.data.distribute import Share, fingerprint, share_rows
-from mpisign.stepper import Stepper
-from mpisign.timing import Timer
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 

@@ -5,9 +5,9 @@ import pytest
 
 from mpisign.algorithms.messages import Room
 from mpisign.bench.table import Table, save
-from mpisign.choosing import Link, Prediction, pick
+from mpisign.engine.autotune import Link, Prediction, pick
+from mpisign.engine.timing import Timer
 from mpisign.exchange import Choice
-from mpisign.timing import Timer
 from tests.running import BIN, ROOT, mpisign, run
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mpisign import bits, problems
+from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError
 from mpisign.parallel import device, launchers
 from mpisign.parallel.mpi import Ranks
@@ -15,7 +16,6 @@ from mpisign.problems.data.loader import Feed
 from mpisign.problems.digits import Digits
 from mpisign.problems.oracle import Oracle
 from mpisign.storage.schema import PHASES
-from mpisign.timing import Timer
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW

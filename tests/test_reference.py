@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import restart
+from mpisign.engine import state
 from mpisign.parallel import mpi
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
@@ -141,9 +141,9 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
     for t in range(5):
         stepper.step(rates(t))
     file, alone = tmp_path / "state.h5", mpi.alone(4)
-    restart.save(file, stepper, alone, "", PROGRESS, None)
+    state.save(file, stepper, alone, "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm(name, **hyper))
-    restart.restore(Checkpoint(file), restored, alone)
+    state.restore(Checkpoint(file), restored, alone)
     for t in range(5, 15):
         stepper.step(rates(t))
         restored.step(rates(t))

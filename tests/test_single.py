@@ -10,6 +10,7 @@ from mpisign import optim
 from mpisign.algorithms.registry import find
 from mpisign.algorithms.zoo.single import warmup_of
 from mpisign.config import make
+from mpisign.engine.autotune import Trial
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.parallel.world import Local
@@ -18,7 +19,6 @@ from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
 from mpisign.storage.reader import Run
 from mpisign.train import simulate
-from mpisign.trial import Trial
 from tests.building import Setup
 from tests.problems import Awkward, Regression
 from tests.table import FORMS_BY_ROW

@@ -22,6 +22,7 @@ from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
 from mpisign.bits.rng import Streams
 from mpisign.config import Algorithm, Config
+from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
 from mpisign.parallel import leaving, mpi
@@ -33,7 +34,6 @@ from mpisign.problems.data.loader import Feed
 from mpisign.setup import use_threads
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import NoRecorder, Recorder
-from mpisign.timing import Timer
 
 HOOKS = ("float32", "fp16", "powersgd-1", "powersgd-2")
 OPTIMIZERS = {

@@ -5,22 +5,28 @@ What an algorithm of another package is made of can be imported from here.
 
 from mpisign.algorithms.messages import Ballots, Direction, Format
 from mpisign.algorithms.method import Algorithm, Cycle, Stages
-from mpisign.algorithms.registry import algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.slots import Estimator, Packed, SignRule, State, Step, Update, Vote
 
 __all__ = [
     "Algorithm",
     "Ballots",
+    "Beta",
+    "Count",
     "Cycle",
     "Direction",
     "Estimator",
     "Format",
+    "Fraction",
+    "NonNegative",
     "Packed",
+    "Positive",
     "SignRule",
     "Stages",
     "State",
     "Step",
     "Update",
     "Vote",
+    "Whole",
     "algorithm",
 ]

@@ -8,11 +8,10 @@ from statistics import median
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import Times, hosts, in_turns, resident
 from mpisign.bench.table import Say, Table, machine
-from mpisign.choosing import measure_link, measured, predict
+from mpisign.engine.autotune import Trial, measure_link, measured, predict
 from mpisign.exchange import Choice, candidates, choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
-from mpisign.trial import Trial
 
 COLUMNS = {
     "n": "d", "d": ",d", "exchange": "", "ms": ".3f", "predicted ms": ".3f", "error": "+.0%", "ideal ms": ".3f",

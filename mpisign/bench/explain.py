@@ -6,11 +6,10 @@ from mpisign import bits
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
-from mpisign.choosing import measure_link, pick, predict
+from mpisign.engine.autotune import Trial, measure_link, pick, predict
 from mpisign.exchange import Choice
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
-from mpisign.trial import Trial
 
 SAMPLE = 1 << 20  # coordinates on which the kernels are timed
 

@@ -14,11 +14,10 @@ from mpi4py import MPI
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.measuring import hosts, in_turns, interfaces
 from mpisign.bench.table import Say, Table, machine
-from mpisign.choosing import measured
+from mpisign.engine.autotune import RATE, Trial, measured
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
-from mpisign.trial import RATE, Trial
 
 COLUMNS = {"n": "d", "d": ",d", "peer": "", "ms": ".2f", "times slower": ".1f", "bits by the OS": ".3f"}
 SIDE = 1000  # of the square matrices of which DDP's model is made

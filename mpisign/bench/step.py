@@ -8,11 +8,11 @@ from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
+from mpisign.engine.stepper import Stepper
 from mpisign.layout import Layout
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
 from mpisign.problems import Oracle
-from mpisign.stepper import Stepper
 
 COLUMNS = {"hidden": "", "d": ",d", "batch": ",d", "plain ms": ".3f", "mpisign ms": ".3f", "slower": "+.1%"}
 RATE, BETA, STEPS = 1e-3, 0.9, 50

@@ -1,1 +1,1 @@
-"""One step of any algorithm: the exchanges and the Stepper that takes it, put together."""
+"""One step of any algorithm: the Stepper that takes it, the factory that builds it, and the choice of exchange."""

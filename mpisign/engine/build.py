@@ -8,12 +8,12 @@ from torch import Tensor
 from mpisign import exchange
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
+from mpisign.engine.stepper import Stepper
+from mpisign.engine.timing import Timer
 from mpisign.layout import Layout
 from mpisign.parallel.watchdog import WATCH
 from mpisign.parallel.world import World
 from mpisign.problems import Oracle
-from mpisign.stepper import Stepper
-from mpisign.timing import Timer
 
 Of = TypeVar("Of", bound=Stepper)
 

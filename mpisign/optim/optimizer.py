@@ -12,8 +12,9 @@ from mpisign import __version__, bits, exchange
 from mpisign.algorithms import dense, zoo
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
-from mpisign.choosing import measured
+from mpisign.engine.autotune import measured
 from mpisign.engine.build import build
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import broadcast, requests, threads
@@ -38,7 +39,6 @@ from mpisign.parallel import mpi
 from mpisign.parallel.device import spread
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
-from mpisign.stepper import Stepper
 
 assert zoo  # its entries are in the registry
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.engine.stepper import Flight, Stepper
 from mpisign.errors import UsageError
 from mpisign.optim.gradients import Gradients
-from mpisign.stepper import Flight, Stepper
 
 
 class Ready:

@@ -10,12 +10,12 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from mpisign import restart
+from mpisign.engine import state
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.values import decode, encode, snapshot
-from mpisign.stepper import Stepper
 from mpisign.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
         except OSError as error:
             raise UsageError(f"can't write the checkpoint {path}: {error.strerror}") from error
     config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.turns.name}})
-    restart.save(path, optimizer.stepper, ranks, config, progress, None)
+    state.save(path, optimizer.stepper, ranks, config, progress, None)
 
 
 def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
@@ -164,7 +164,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
         check_between_steps(optimizer)
     optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
     try:
-        progress, _ = restart.restore(opened, optimizer.stepper, ranks)
+        progress, _ = state.restore(opened, optimizer.stepper, ranks)
     finally:
         optimizer.gradients.keeps_buffers = True
     _put_back(optimizer.param_groups, decode(progress["groups"]))

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim import buffers, saving
 from mpisign.optim.gradients import Gradients
@@ -15,7 +16,6 @@ from mpisign.optim.leaving import CollectiveCalls, together
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.storage import copy_of, is_dense, put_back
 from mpisign.parallel.mpi import Ranks
-from mpisign.stepper import Stepper
 
 
 class Stateful(CollectiveCalls, torch.optim.Optimizer):

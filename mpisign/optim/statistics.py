@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from mpisign.stepper import Outcome, Stepper
+from mpisign.engine.stepper import Outcome, Stepper
 from mpisign.storage.schema import PHASES
 
 

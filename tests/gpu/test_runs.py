@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from mpisign.engine.autotune import Trial
 from mpisign.exchange import Choice
 from mpisign.optim import SignOptimizer
 from mpisign.parallel.world import Local
 from mpisign.problems.base import Rows
 from mpisign.problems.data.loader import Feed
 from mpisign.storage.reader import Run
-from mpisign.trial import Trial
 from tests.building import Setup
 from tests.problems import Awkward
 from tests.running import mpisign

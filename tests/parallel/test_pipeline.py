@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign.choosing import measure_link, measured, predict
+from mpisign.engine.autotune import Trial, measure_link, measured, predict
 from mpisign.errors import NumericalError
 from mpisign.exchange import Choice, candidates, choose
 from mpisign.parallel import world as worlds
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems.synthetic import Quadratic
-from mpisign.trial import Trial
 from tests.building import Setup, digest
 
 pytestmark = pytest.mark.mpi

@@ -17,13 +17,13 @@ from torch import Tensor
 from mpisign.algorithms.method import Algorithm, Method
 from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
+from mpisign.engine.header import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
+from mpisign.engine.stage import Lane, Posting, Stage
+from mpisign.engine.timing import Timer
 from mpisign.exchange import Exchange
-from mpisign.headers import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
 from mpisign.problems import Oracle, assemble
-from mpisign.stage import Lane, Posting, Stage
-from mpisign.timing import Timer
 
 Check = Callable[[np.ndarray], None]  # sees the requests of all voters (n,) before anything moves; may raise
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from mpisign.algorithms.slots import State
+from mpisign.engine.stepper import Stepper
 from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import WORD, Layout
 from mpisign.parallel import mpi
 from mpisign.parallel.device import spread
 from mpisign.parallel.mpi import Ranks
-from mpisign.stepper import Stepper
 from mpisign.storage import checkpoint
 from mpisign.storage.checkpoint import Checkpoint, Writer
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.slots import State, Step
+from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout, Section
-from mpisign.timing import Phase
 
 
 class Lane:
