@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from studies.span import out_of_span
 
-from mpisign import sweep
 from mpisign.errors import MpisignError, UsageError, choices
+from mpisign.run import sweep
 from mpisign.storage.reader import Run
 
 

@@ -26,12 +26,12 @@ import h5py
 import numpy as np
 
 from mpisign import cli, config
-from mpisign.beginning import Wish
 from mpisign.errors import MpisignError
+from mpisign.run.resume import Wish
+from mpisign.run.train import simulate
 from mpisign.show import describe
 from mpisign.storage import checkpoint, checksum, superblock
 from mpisign.storage.reader import Run, load_parameters
-from mpisign.train import simulate
 
 CASES, SEED = 300, 7
 SECONDS = 20.0  # after which something hangs: 5 would do on an idle machine

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mpisign import config
-from mpisign.adversary import Adversary
 from mpisign.errors import UsageError
-from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic
+from mpisign.run.adversary import Adversary
+from mpisign.run.plan import resolve
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.running import mpisign

@@ -14,8 +14,8 @@ import pytest
 
 from mpisign import config
 from mpisign.errors import NumericalError, UsageError
+from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, read_all
-from mpisign.train import simulate
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_simulate import here
 

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpisign import config, sweep
+from mpisign import config
 from mpisign.config import run_path
 from mpisign.errors import UsageError
-from mpisign.plan import resolve
 from mpisign.problems import PROBLEMS
+from mpisign.run import sweep
+from mpisign.run.plan import resolve
+from mpisign.run.train import simulate
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
-from mpisign.train import simulate
 from tests.running import ROOT
 
 
@@ -200,7 +201,7 @@ def test_what_somebody_set_does_not_give_way(settings, words):
 
 
 def test_a_run_file_tells_what_took_the_place(tmp_path, monkeypatch):
-    monkeypatch.setattr("mpisign.setup.STEPS", 3)
+    monkeypatch.setattr("mpisign.run.setup.STEPS", 3)
     for name, settings in (("tests.problems:Plain", ("run.steps=4",)), ("quadratic", ())):
         job = config.load(None, (f"problem.name={name}", f"run.file={tmp_path}/{{problem}}.h5", *settings))
         simulate(job, 2, quiet=True)

@@ -9,7 +9,7 @@ import h5py
 import pytest
 from click.testing import CliRunner
 
-from mpisign import config, progress
+from mpisign import config
 from mpisign.algorithms.listing import describe
 from mpisign.algorithms.registry import find
 from mpisign.cli import cli
@@ -17,13 +17,14 @@ from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.errors import UsageError
 from mpisign.exchange import choose
-from mpisign.plan import resolve
 from mpisign.problems import find as find_problem
 from mpisign.problems.data.fetch import fetch
+from mpisign.run import progress
+from mpisign.run.plan import resolve
+from mpisign.run.train import simulate
 from mpisign.show import listing
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, told
-from mpisign.train import simulate
 from tests.running import run
 
 QUICK = ("problem.name=quadratic", "problem.dimension=100", "partition.kind=iid", "run.steps=20")
@@ -151,7 +152,7 @@ def test_a_taken_run_file_is_refused_before_torch_and_mpi(folder):
 
 
 def test_what_is_not_certain_is_left_to_whoever_opens_the_file(folder, tmp_path, monkeypatch):
-    from mpisign.beginning import refuse_existing
+    from mpisign.run.resume import refuse_existing
 
     taken = load(*QUICK, f"run.file={folder}/one.h5")
     with pytest.raises(UsageError, match="exists"):

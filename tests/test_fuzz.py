@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mpisign import cli, config
-from mpisign.beginning import Wish
 from mpisign.errors import MpisignError
+from mpisign.run.resume import Wish
+from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, superblock
-from mpisign.train import simulate
 from tests.files import mnist_folder
 from tests.running import ROOT, mpisign
 from tests.test_commands import refused

@@ -12,14 +12,14 @@ from mpisign import config as configuration
 from mpisign.bits.rng import Streams
 from mpisign.engine import state
 from mpisign.errors import UsageError
-from mpisign.job import Job
-from mpisign.measure import statistics
 from mpisign.parallel import mpi
-from mpisign.plan import resolve
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.data.readers.cifar import read_batch
 from mpisign.problems.images import choices_of, varied
 from mpisign.problems.models import IMAGES, Recipe
+from mpisign.run.evaluate import statistics
+from mpisign.run.job import Job
+from mpisign.run.plan import resolve
 from mpisign.storage.checkpoint import Checkpoint, saved
 from mpisign.storage.reader import load_parameters
 from tests.building import PROGRESS, Setup, digest

@@ -15,9 +15,9 @@ from mpisign.errors import UsageError
 from mpisign.parallel import stopping
 from mpisign.parallel.rollcall import Place, conflict
 from mpisign.parallel.watchdog import Clock, Watch, Watchdog
+from mpisign.run.train import simulate as simulate_here
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
-from mpisign.train import simulate as simulate_here
 from tests import ctrl_c, ways_out
 from tests.comparing import differing
 from tests.ctrl_c import PROBLEM, SETTINGS, command, flags, in_terminal

@@ -6,19 +6,20 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import config, sweep
-from mpisign.beginning import Wish
+from mpisign import config
 from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.parallel import mpi
 from mpisign.problems import Rows
 from mpisign.problems.data.distribute import Share, fingerprint, share_rows
 from mpisign.problems.hdf5 import Hdf5
+from mpisign.run import sweep
+from mpisign.run.resume import Wish
+from mpisign.run.sweeping import run_points
+from mpisign.run.train import resume as resume_here
+from mpisign.run.train import simulate
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
-from mpisign.sweeping import run_points
-from mpisign.train import resume as resume_here
-from mpisign.train import simulate
 from tests.comparing import differing
 
 JOB = ("problem.name=logistic", "run.steps=40", "run.record_every=5", "run.eval_every=20", "exchange.name=sharded",

@@ -12,13 +12,13 @@ from mpisign import config
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.parallel import mpi
-from mpisign.plan import resolve
 from mpisign.problems import Rows, Tables
 from mpisign.problems.data.checking import checked
-from mpisign.setup import _initial
+from mpisign.run.plan import resolve
+from mpisign.run.setup import _initial
+from mpisign.run.train import resume, simulate
 from mpisign.storage import hdf5
 from mpisign.storage.reader import Run
-from mpisign.train import resume, simulate
 from tests.problems import Plain
 
 PLAIN = ("problem.name=tests.problems:Plain", "run.steps=6", "checkpoint.every_steps=2")

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from mpisign import config
-from mpisign.adversary import Adversary
 from mpisign.config import Probe as Settings
 from mpisign.errors import Stopped, UsageError
-from mpisign.plan import resolve
-from mpisign.probe import Probe
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear
+from mpisign.run.adversary import Adversary
+from mpisign.run.plan import resolve
+from mpisign.run.probe import Probe
+from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
-from mpisign.train import resume
 from tests.building import Setup, digest
 from tests.problems import Awkward
 from tests.test_adversary import signs, there

@@ -26,7 +26,7 @@ import pytest
 
 import mpisign.cli as command_line
 from mpisign.errors import UsageError
-from mpisign.plan import resolve
+from mpisign.run.plan import resolve
 from mpisign.storage.reader import Run
 from tests.files import mnist_folder
 from tests.running import ROOT, run

@@ -12,16 +12,17 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import cli, config, sweep
-from mpisign.beginning import Wish
+from mpisign import cli, config
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.parallel import stopping
+from mpisign.run import sweep
+from mpisign.run.resume import Wish
+from mpisign.run.sweeping import run_points
+from mpisign.run.train import resume as resume_here
+from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, writer
 from mpisign.storage.reader import Run, load_parameters
 from mpisign.storage.repair import repair
-from mpisign.sweeping import run_points
-from mpisign.train import resume as resume_here
-from mpisign.train import simulate
 from tests.comparing import differing
 from tests.running import BIN, mpisign, run, train
 from tests.test_commands import refused

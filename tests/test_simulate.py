@@ -7,8 +7,8 @@ import pytest
 
 from mpisign import config
 from mpisign.algorithms import theory
+from mpisign.run.train import simulate as run_here
 from mpisign.storage.reader import Run, load_parameters
-from mpisign.train import simulate as run_here
 from tests.running import mpisign, train
 from tests.test_commands import refused
 
@@ -122,7 +122,7 @@ def test_preset_theory_fills_in_the_papers_formulas(tmp_path):
 
 def test_every_formula_gives_values_its_entry_takes():
     from mpisign.algorithms.registry import REGISTRY
-    from mpisign.plan import resolve, with_theory
+    from mpisign.run.plan import resolve, with_theory
 
     stated = dict.fromkeys(theory.CONSTANTS, 2.0)
     assert set(stated) == set(config.Theory.model_fields)

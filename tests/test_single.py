@@ -14,11 +14,11 @@ from mpisign.engine.autotune import Trial
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.parallel.world import Local
-from mpisign.plan import resolve
 from mpisign.problems.synthetic import Quadratic, Rosenbrock
 from mpisign.problems.toys import Linear, Targets
+from mpisign.run.plan import resolve
+from mpisign.run.train import simulate
 from mpisign.storage.reader import Run
-from mpisign.train import simulate
 from tests.building import Setup
 from tests.problems import Awkward, Regression
 from tests.table import FORMS_BY_ROW

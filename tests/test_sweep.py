@@ -6,8 +6,8 @@ import io
 import numpy as np
 import pytest
 
-from mpisign import sweep
 from mpisign.errors import UsageError
+from mpisign.run import sweep
 from mpisign.storage.reader import Run
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_commands import refused

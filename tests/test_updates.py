@@ -8,7 +8,7 @@ import torch
 
 from mpisign.layout import Group, Layout
 from mpisign.problems.toys import TwoPlanes
-from mpisign.schedules import Schedule
+from mpisign.run.schedules import Schedule
 from tests.building import Setup
 from tests.problems import Awkward
 

@@ -27,11 +27,11 @@ from mpisign.errors import UsageError
 from mpisign.layout import Layout
 from mpisign.parallel import leaving, mpi
 from mpisign.parallel.world import Mpi
-from mpisign.plan import resolve
 from mpisign.problems import Oracle
 from mpisign.problems.data.distribute import share_rows
 from mpisign.problems.data.loader import Feed
-from mpisign.setup import use_threads
+from mpisign.run.plan import resolve
+from mpisign.run.setup import use_threads
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import NoRecorder, Recorder
 

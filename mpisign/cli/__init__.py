@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
-from mpisign import __version__, output
+from mpisign import __version__
 from mpisign.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain, several, with_help
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
+from mpisign.run import output
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
@@ -64,7 +65,7 @@ def train(job, **options):
     stopping.catch_signals(leaving.interrupted)
     config = _one(_read(job, options), job, options["point"])
     _check_file(config, mpi.launch().size, options)
-    from mpisign.train import train
+    from mpisign.run.train import train
 
     train(config, options["dry_run"], _wish(options), options["verbose"])
 
@@ -84,7 +85,7 @@ def train(job, **options):
 def resume(run, checkpoint, settings, max_time, verbose):
     """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
     stopping.catch_signals(leaving.interrupted)
-    from mpisign.train import resume
+    from mpisign.run.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint, verbose)
 
@@ -104,13 +105,13 @@ def simulate(job, voters, jobs, **options):
     stopping.catch_signals(leaving.interrupted)
     loaded = _read(job, options)
     if isinstance(loaded, list) and options["point"] is None and not options["dry_run"]:
-        from mpisign.sweeping import run_points
+        from mpisign.run.sweeping import run_points
 
         run_points(lambda: _read(job, options), jobs)
         return
     config = _one(loaded, job, options["point"])
     _check_file(config, config.run.voters, options)
-    from mpisign.train import simulate
+    from mpisign.run.train import simulate
 
     simulate(config, dry_run=options["dry_run"], wish=_wish(options), verbose=options["verbose"])
 
@@ -141,14 +142,15 @@ def _limit(max_time: float | None) -> tuple[str, ...]:
 
 
 def _wish(options: dict):
-    from mpisign.beginning import Wish
+    from mpisign.run.resume import Wish
 
     return Wish(options["resume"], init_from=options["init_from"])
 
 
 def _read(job: Path | None, options: dict):
     """The job, or the points of its [sweep]; read before torch is imported: typing errors come at once."""
-    from mpisign import config, sweep
+    from mpisign import config
+    from mpisign.run import sweep
 
     if job is None:
         return config.load(None, _settings(options))
@@ -170,7 +172,7 @@ def _one(loaded, job: Path | None, point: int | None):
 
 
 def _check_file(config, voters: int, options: dict) -> None:
-    from mpisign.beginning import refuse_existing
+    from mpisign.run.resume import refuse_existing
 
     if not options["dry_run"] and options["resume"] == "never":
         refuse_existing(config, voters)
@@ -254,7 +256,7 @@ def sbatch(job, settings, kind, **resources):
 
 def _checked_points(job, settings, kind, resources) -> int | None:
     """The number of a sweep's points; whatever would break the job in the queue breaks it here."""
-    from mpisign.plan import resolve
+    from mpisign.run.plan import resolve
 
     loaded = _read(job, {"settings": settings})
     sweeps = isinstance(loaded, list)

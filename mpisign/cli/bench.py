@@ -63,7 +63,7 @@ def kernels(size, device, voters, threads, repeats, output):
 def step(widths, batch, threads, repeats, output):
     """A step of one rank against the same loop in plain torch."""
     from mpisign.bench.step import step
-    from mpisign.setup import use_threads
+    from mpisign.run.setup import use_threads
 
     _zoo()
     use_threads(threads)
@@ -79,7 +79,7 @@ def step(widths, batch, threads, repeats, output):
 def optimizer(sizes, tensors, threads, repeats, output):
     """A step of SignOptimizer at n = 1 against torch.optim.SGD and one pass over x."""
     from mpisign.bench.library import optimizer
-    from mpisign.setup import use_threads
+    from mpisign.run.setup import use_threads
 
     use_threads(threads)
     _tell([optimizer(_sizes(sizes), tensors, repeats, _progress(True))], output, True)
@@ -177,8 +177,8 @@ def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
     if mpi.launch().size < 2:
         raise UsageError("an exchange needs ranks: mpirun -n 4 mpisign bench ...")
     ranks = mpi.start(threads)
-    from mpisign.setup import use_threads
-    from mpisign.train import load_kernels
+    from mpisign.run.setup import use_threads
+    from mpisign.run.train import load_kernels
 
     use_threads(threads)
     load_kernels(ranks)

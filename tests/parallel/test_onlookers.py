@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mpisign.adversary import Adversary
 from mpisign.config import Probe as Settings
-from mpisign.probe import Probe
+from mpisign.run.adversary import Adversary
+from mpisign.run.probe import Probe
 from tests.building import Setup, digest
 from tests.parallel.test_exchange import NODES, allowed
 from tests.problems import Awkward

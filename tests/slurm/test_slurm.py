@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mpisign import config
+from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, load_parameters
-from mpisign.train import simulate
 from tests.comparing import differing
 from tests.running import ROOT, mpisign
 from tests.slurm.conftest import until

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mpisign import output
 from mpisign.errors import printable
+from mpisign.run import output
 
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mpisign import bits, budget
-from mpisign.adversary import Adversary
-from mpisign.beginning import movable
+from mpisign import bits
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import measured
 from mpisign.engine.build import build
@@ -24,9 +22,12 @@ from mpisign.parallel import memory
 from mpisign.parallel.device import settle, spread
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local, Mpi
-from mpisign.plan import Plan, with_theory
 from mpisign.problems import Oracle, pick_for
 from mpisign.problems.data.distribute import Share, fingerprint, share_rows
+from mpisign.run import budget
+from mpisign.run.adversary import Adversary
+from mpisign.run.plan import Plan, with_theory
+from mpisign.run.resume import movable
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 

@@ -27,9 +27,9 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from mpisign import config
-from mpisign.beginning import MOVABLE
 from mpisign.config import Config, Table
 from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.run.resume import MOVABLE
 from mpisign.storage.reader import Run
 
 Key = TypeVar("Key")

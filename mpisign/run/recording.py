@@ -8,19 +8,20 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from mpisign import __version__, budget, output, progress
+from mpisign import __version__
 from mpisign.algorithms.slots import State
-from mpisign.beginning import COUNTED, Beginning
 from mpisign.config import run_path
 from mpisign.engine.stepper import Outcome
 from mpisign.engine.timing import Timer
 from mpisign.errors import StorageError
-from mpisign.measure import gradient_norms, measure, statistics
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.data.loader import Feed
-from mpisign.setup import Setup
+from mpisign.run import budget, output, progress
+from mpisign.run.evaluate import gradient_norms, measure, statistics
+from mpisign.run.resume import COUNTED, Beginning
+from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run, told
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from mpisign.beginning import Wish
 from mpisign.config import Config
 from mpisign.errors import Interrupted, NumericalError, Stopped, printable
 from mpisign.parallel import stopping
 from mpisign.parallel.stopping import Request
-from mpisign.plan import resolve
+from mpisign.run.plan import resolve
+from mpisign.run.resume import Wish
+from mpisign.run.sweep import Point
+from mpisign.run.train import simulate
 from mpisign.storage.reader import Run
-from mpisign.sweep import Point
-from mpisign.train import simulate
 
 
 def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:

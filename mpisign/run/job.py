@@ -5,20 +5,20 @@ setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 
 import math
 
-from mpisign.beginning import ANEW, Beginning, Wish, decide
 from mpisign.bits.rng import Streams
 from mpisign.engine import state
 from mpisign.errors import Stopped, UsageError
-from mpisign.keeper import Keeper
-from mpisign.observer import Observer
 from mpisign.parallel import leaving, stopping
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request
 from mpisign.parallel.watchdog import WATCH
-from mpisign.plan import Plan
-from mpisign.probe import Probe
-from mpisign.schedules import Schedule
-from mpisign.setup import set_up, use_threads
+from mpisign.run.plan import Plan
+from mpisign.run.probe import Probe
+from mpisign.run.recording import Observer
+from mpisign.run.resume import ANEW, Beginning, Wish, decide
+from mpisign.run.saving import Keeper
+from mpisign.run.schedules import Schedule
+from mpisign.run.setup import set_up, use_threads
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 

@@ -4,9 +4,9 @@ from mpisign.config import Config
 from mpisign.engine import state
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import Interrupted, Stopped, StorageError
-from mpisign.observer import Observer
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request, Requests
+from mpisign.run.recording import Observer
 from mpisign.storage import checkpoint
 from mpisign.storage.writer import remove_leftovers
 

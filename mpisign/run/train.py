@@ -7,17 +7,17 @@ from pathlib import Path
 
 from mpisign import config as configuration
 from mpisign import exchange
-from mpisign.beginning import ANEW, MOVABLE, Wish, so_far
 from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
-from mpisign.job import Job
 from mpisign.parallel import leaving, memory, mpi
 from mpisign.parallel.launchers import take_gpu
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import START, WATCH
-from mpisign.plan import resolve
-from mpisign.setup import use_threads
+from mpisign.run.job import Job
+from mpisign.run.plan import resolve
+from mpisign.run.resume import ANEW, MOVABLE, Wish, so_far
+from mpisign.run.setup import use_threads
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 

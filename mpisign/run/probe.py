@@ -25,7 +25,7 @@ from mpisign.config import Probe as Settings
 from mpisign.engine.stepper import Stepper
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD
-from mpisign.measure import exact_gradients
+from mpisign.run.evaluate import exact_gradients
 from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 
 SIGNS = np.array([0, 0, -1, 1], dtype=np.float32)  # what the two planes, sign and presence, of a coordinate mean
