@@ -6,8 +6,8 @@ from copy import deepcopy
 from statistics import median
 
 from mpisign.algorithms.method import Algorithm
-from mpisign.bench.measuring import Times, hosts, in_turns, resident
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import Times, hosts, in_turns, resident
 from mpisign.engine.autotune import Trial, measure_link, measured, predict
 from mpisign.exchange import Choice, candidates, choose
 from mpisign.parallel.mpi import Ranks

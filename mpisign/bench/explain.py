@@ -4,8 +4,8 @@ import time
 
 from mpisign import bits
 from mpisign.algorithms.method import Algorithm
-from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import alone
 from mpisign.engine.autotune import Trial, measure_link, pick, predict
 from mpisign.exchange import Choice
 from mpisign.parallel.mpi import Ranks

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.bench.measuring import alone
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import alone
 from mpisign.bits.precompile import compile_ahead
 from mpisign.bits.rng import Streams
 from mpisign.parallel.device import name_of, pick, settle

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import in_turns
 from mpisign.optim import SignOptimizer
 from mpisign.parallel.mpi import Ranks
 

@@ -12,8 +12,8 @@ import torch
 from mpi4py import MPI
 
 from mpisign.algorithms.method import Algorithm
-from mpisign.bench.measuring import hosts, in_turns, interfaces
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import hosts, in_turns, interfaces
 from mpisign.engine.autotune import RATE, Trial, measured
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks

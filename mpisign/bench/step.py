@@ -4,8 +4,8 @@ import torch
 
 from mpisign import exchange, problems
 from mpisign.algorithms.registry import find
-from mpisign.bench.measuring import in_turns
 from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.timing import in_turns
 from mpisign.bits.rng import Streams
 from mpisign.engine.build import build
 from mpisign.engine.stepper import Stepper

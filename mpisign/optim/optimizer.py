@@ -18,17 +18,9 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 from mpisign.optim import broadcast, requests, threads
-from mpisign.optim.asked import (
-    Settings,
-    algorithm_of,
-    check_group,
-    decay_of,
-    numbers_of,
-    rate_of,
-    settings_of,
-)
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.leaving import together
+from mpisign.optim.options import Settings, algorithm_of, check_group, decay_of, numbers_of, rate_of, settings_of
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
