@@ -22,8 +22,8 @@ import numpy as np
 import style
 from matplotlib.figure import Figure
 
+from mpisign.cli.show import cell
 from mpisign.run.sweep import final
-from mpisign.show import cell
 from mpisign.storage.reader import Run
 
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}

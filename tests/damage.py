@@ -26,10 +26,10 @@ import h5py
 import numpy as np
 
 from mpisign import cli, config
+from mpisign.cli.show import describe
 from mpisign.errors import MpisignError
 from mpisign.run.resume import Wish
 from mpisign.run.train import simulate
-from mpisign.show import describe
 from mpisign.storage import checkpoint, checksum, superblock
 from mpisign.storage.reader import Run, load_parameters
 

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from mpisign import batch, cli, doctor
+from mpisign import cli
+from mpisign.cli import batch, doctor
 from mpisign.errors import UsageError
 from tests.running import BIN, ROOT, mpisign, run
 from tests.test_commands import refused

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpisign import show
+from mpisign.cli import show
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import Recorder

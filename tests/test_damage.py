@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 import pytest
 
-from mpisign import batch
-from mpisign.batch import Request
+from mpisign.cli import batch
+from mpisign.cli.batch import Request
+from mpisign.cli.show import cell
 from mpisign.errors import UsageError, printable
 from mpisign.problems.hdf5 import Hdf5
-from mpisign.show import cell
 from mpisign.storage import checkpoint, hdf5
 from mpisign.storage.reader import Run, load_parameters, read_all
 from mpisign.storage.repair import repair

@@ -15,6 +15,7 @@ from mpisign.algorithms.registry import find
 from mpisign.cli import cli
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
+from mpisign.cli.show import listing
 from mpisign.errors import UsageError
 from mpisign.exchange import choose
 from mpisign.problems import find as find_problem
@@ -22,7 +23,6 @@ from mpisign.problems.data.fetch import fetch
 from mpisign.run import progress
 from mpisign.run.plan import resolve
 from mpisign.run.train import simulate
-from mpisign.show import listing
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, told
 from tests.running import run

@@ -7,7 +7,7 @@ import os
 import h5py
 import pytest
 
-from mpisign import doctor
+from mpisign.cli import doctor
 from mpisign.errors import UsageError
 from mpisign.storage import lock
 from mpisign.storage.lock import Lock

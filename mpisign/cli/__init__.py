@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from mpisign import __version__
-from mpisign.batch import KINDS
+from mpisign.cli.batch import KINDS
 from mpisign.cli.bench import bench
 from mpisign.cli.data import data
 from mpisign.cli.group import Commands, explain, several, with_help
@@ -199,7 +199,7 @@ def show(run, with_config, follow, table):
 
     Without RUN, the folder runs.
     """
-    from mpisign import show
+    from mpisign.cli import show
     from mpisign.storage.reader import Run
 
     if run.is_dir():
@@ -246,7 +246,7 @@ def sbatch(job, settings, kind, **resources):
     \b
     mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --sbatch=--account=mine > mnist.sbatch
     """
-    from mpisign import batch
+    from mpisign.cli import batch
 
     points = _checked_points(job, settings, kind, resources) if job else None
     kind = kind or ("sweep" if points else "train")
@@ -277,7 +277,7 @@ def doctor(folder):
     mpirun -n 8 mpisign doctor
     srun -N2 -n16 mpisign doctor /scratch/me/runs
     """
-    from mpisign.doctor import examine
+    from mpisign.cli.doctor import examine
 
     click.get_current_context().exit(examine(folder, click.echo))
 
