@@ -23,11 +23,10 @@ class Table:
     about: dict[str, Value] = field(default_factory=dict)  # what holds for every row
     rows: list[dict[str, Value]] = field(default_factory=list)
 
-    def add(self, **row: Value) -> dict[str, Value]:
-        """One more row; columns that are left out are empty."""
+    def add(self, **row: Value) -> None:
+        """Appends a row; columns that are left out are empty."""
         assert not row.keys() - self.columns.keys()
         self.rows.append({name: row.get(name) for name in self.columns})
-        return self.rows[-1]
 
     def markdown(self) -> str:
         """The table as text."""

@@ -19,18 +19,17 @@ PAGE = Path("/proc/self/statm")
 
 @dataclass
 class Times:
-    """Seconds of each repeat, and what else was counted over all of them."""
+    """Seconds of each repeat, and bytes that a rank sent per repeat."""
 
     seconds: list[float] = field(default_factory=list)
-    processor: float = 0.0  # seconds that this process's cores worked, waiting included where it spins
-    sent: float | None = None  # bytes a rank, by the operating system
+    sent: float | None = None  # by the operating system
 
     @property
     def median(self) -> float:
         return median(self.seconds)
 
 
-def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callable[[str], None] | None = None):
+def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callable[[str], None]) -> dict[str, Times]:
     """Times of each work: one unmeasured round, then `repeats` rounds in which all take turns.
 
     A repeat lasts until the last rank is done. Bytes are counted over all rounds of a work.
@@ -38,28 +37,26 @@ def in_turns(works: Mapping[str, Work], repeats: int, ranks: Ranks, say: Callabl
     times = {name: Times() for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            if say:
-                say(f"{name}: {turn}/{repeats}")
-            took, worked, sent = _once(work, ranks)
+            say(f"{name}: {turn}/{repeats}")
+            took, sent = _once(work, ranks)
             if turn:
                 times[name].seconds.append(took)
-                times[name].processor += worked / repeats
                 if sent is not None:
                     times[name].sent = (times[name].sent or 0.0) + sent / repeats
     return times
 
 
-def _once(work: Work, ranks: Ranks) -> tuple[float, float, float | None]:
+def _once(work: Work, ranks: Ranks) -> tuple[float, float | None]:
     before = sent_bytes(ranks)
     if ranks.comm:
         ranks.comm.Barrier()
-    begin, worked = time.perf_counter(), time.process_time()
+    begin = time.perf_counter()
     work()
-    took, worked = time.perf_counter() - begin, time.process_time() - worked
+    took = time.perf_counter() - begin
     if ranks.comm:
         took = float(np.max(ranks.comm.allgather(took)))
     after = sent_bytes(ranks)
-    return took, worked, None if before is None else after - before
+    return took, None if before is None else after - before
 
 
 def alone(work: Work, repeats: int = 7, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -28,7 +28,7 @@ class Gradients:
     rows, accumulate, clip = None, 1, 0.0
     keeps_buffers = True  # whether checkpoints have them
 
-    def __init__(self, named: Named, layout: Layout, x: Tensor, warns: bool = True):
+    def __init__(self, named: Named, layout: Layout, x: Tensor, warns: bool):
         self.layout, self.x, self.warns = layout, x, warns
         self.model, self.frozen, self._frozen = named.model, named.frozen, list(named.frozen.values())
         self.parameters = [named.trained[s.name] for s in layout.segments]

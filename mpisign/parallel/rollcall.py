@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpisign.parallel.watchdog import WATCH, Clock, Watch
+from mpisign.parallel.watchdog import WATCH, Clock
 
 PAUSE = 2e-3  # seconds between looks at a barrier
 PERIOD = 0.25  # seconds between two looks for questions
@@ -54,11 +54,11 @@ def conflict(mine: Place, theirs: Place) -> bool:
 class RollCall(threading.Thread):
     """Answers and asks on `comm`, an mpi4py communicator of which nobody else makes use."""
 
-    def __init__(self, comm: Any, end: Callable[[str], None], limit: float, watch: Watch = WATCH):
+    def __init__(self, comm: Any, end: Callable[[str], None], limit: float):
         """Collective. end: ends the job, with a message. limit: seconds after which a rank that does not answer is
         taken for lost where others wait for it to leave, 0 for none."""
         super().__init__(daemon=True, name="mpisign-rollcall")
-        self._comm, self._end, self._limit, self._watch = comm, end, limit, watch
+        self._comm, self._end, self._limit = comm, end, limit
         self._last = comm.Dup()  # so that who leaves is not taken for one who meets the others in a call
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._done, self._inside, self._left, self._over = 0, "", "", threading.Event()
@@ -83,7 +83,7 @@ class RollCall(threading.Thread):
 
         A rank alone here is found out by the others' answers.
         """
-        with self._watch(f"the others in {self._inside}"):
+        with WATCH(f"the others in {self._inside}"):
             self._wait(self._comm)
 
     def depart(self, why: str) -> None:
@@ -103,8 +103,8 @@ class RollCall(threading.Thread):
     @property
     def place(self) -> Place:
         """Where this rank is now."""
-        wait = None if self._left else self._watch.wait
-        return Place(self._done, self._inside, self._left, self._watch.step, wait[0] if wait else "")
+        wait = None if self._left else WATCH.wait
+        return Place(self._done, self._inside, self._left, WATCH.step, wait[0] if wait else "")
 
     def spans(self, comm: Any) -> bool:
         """Whether another communicator has the same ranks, in the same order."""
@@ -117,7 +117,7 @@ class RollCall(threading.Thread):
     # The thread
 
     def run(self) -> None:
-        clock = Clock(self._watch, PERIOD)
+        clock = Clock(WATCH, PERIOD)
         try:
             while not self._over.wait(PERIOD):
                 waits = clock.look() and clock.seconds > PATIENCE

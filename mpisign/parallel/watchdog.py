@@ -58,9 +58,7 @@ class Clock:
 class Watchdog(threading.Thread):
     """Calls `bark` with step and message once a wait has lasted longer than `limit` seconds."""
 
-    def __init__(
-        self, watch: Watch, limit: float, rank: int, bark: Callable[[int, str], None], key: str = "run.watchdog"
-    ):
+    def __init__(self, watch: Watch, limit: float, rank: int, bark: Callable[[int, str], None], key: str):
         """key: what the limit is called where the user sets it."""
         super().__init__(daemon=True, name="mpisign-watchdog")
         self._watch, self._limit, self._bark, self._key = watch, limit + STAGGER * min(rank, 10), bark, key
