@@ -164,9 +164,9 @@ class Oracle:
 
     def objective(self, x: Tensor) -> float:
         """This voter's own function at x: the mean loss over all its rows, or the function itself."""
-        found = self.measure(x, self.rows)
-        self.values += int(found["rows"])
-        return found["loss"] / found["rows"] + self.penalty(x)
+        sums = self.measure(x, self.rows)
+        self.values += int(sums["rows"])
+        return sums["loss"] / sums["rows"] + self.penalty(x)
 
     def constrain(self, x: Tensor) -> None:
         """Brings x back to where the problem allows it."""

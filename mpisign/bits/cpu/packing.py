@@ -180,15 +180,9 @@ def _pack_stochastic(v, radii, stride, at, counter, planes):
     return clips, find_nonfinite(v) if bad else -1
 
 
-@njit(inline="always")
-def _one(radius):
-    """One radius for each coordinate of a word."""
-    return np.full(64, radius, dtype=np.float32)
-
-
 @cached_njit
 def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
-    clips, bad = uint64(0), -1
+    clips, bad, limits = uint64(0), -1, np.empty(64, dtype=np.float32)
     for k in range(parts.shape[1]):
         lo, hi = within(parts, k, at, len(v))
         if lo < hi:
@@ -196,7 +190,8 @@ def _pack_stochastic_parts(v, radii, each, parts, at, counter, planes):
             if each:
                 packed = _pack_stochastic(here, radii[lo:hi], 256, at + lo, counter, words)
             else:
-                packed = _pack_stochastic(here, _one(radii[parts[2, k]]), 0, at + lo, counter, words)
+                limits[:] = radii[parts[2, k]]
+                packed = _pack_stochastic(here, limits, 0, at + lo, counter, words)
             clips, bad = clips + packed[0], earlier(bad, packed[1], lo)
     return clips, bad
 
