@@ -189,13 +189,17 @@ def _check_file(loaded, voters: int, how: dict) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-def algorithms(name):
+@click.option("--markdown", "as_markdown", is_flag=True, help="Prints the zoo as the tables of a Markdown page.")
+def algorithms(name, as_markdown):
     """Lists the zoo, or describes the algorithm NAME."""
-    from mpisign import zoo  # noqa: F401
+    from mpisign import catalogue, zoo  # noqa: F401
     from mpisign.algorithm import entries, find
-    from mpisign.catalogue import describe, listing
+    from mpisign.errors import UsageError
 
-    click.echo(listing(entries()) if name is None else describe(find(name)))
+    if name and as_markdown:
+        raise UsageError(f"--markdown prints the whole zoo; leave out {name!r} or --markdown")
+    listing = catalogue.markdown if as_markdown else catalogue.listing
+    click.echo(catalogue.describe(find(name)) if name else listing(entries()))
 
 
 @cli.command()
