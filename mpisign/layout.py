@@ -1,9 +1,9 @@
 """Where each parameter lies in the flat float32 vector x, and the words for the pieces of x.
 
     segment   one parameter: coordinates [offset, offset + size) of x
-    tile      4096 coordinates that start at a multiple of 4096: the unit of float64 sums and of the borders of shards
+    tile      4096 coordinates that start at a multiple of 4096: the unit of float64 sums
     chunk     what travels at once: each voter sends one message per chunk
-    shard     the part of a chunk that one rank counts
+    shard     the part of a chunk that one rank counts: whole 64-bit words, or whole tiles where the vote needs sums
     span      the part of a segment that lies in a chunk, or in any other interval [lo, hi)
     group     the segments that travel alike: those that are voted on, or those whose estimates are averaged as floats
 
