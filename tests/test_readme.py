@@ -82,7 +82,8 @@ NOT_RUN = {
     r"^analysis/\w+\.sh": "a study of minutes to hours, or one that needs root for its network",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
-    r"^(mpisign (train|resume|sbatch|plan|simulate|data show)|python -m mpisign)$": "names a command, without its arguments",
+    r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",
+    r"^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
