@@ -79,7 +79,7 @@ NOT_RUN = {
     r"^sbatch ": "needs Slurm: make test-slurm submits these scripts; the job is checked here",
     r"^srun ": "needs Slurm",
     r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
-    r"^analysis/\w+\.sh": "a study of minutes to hours, or one that needs root for its network",
+    r"^analysis/[\w/]+\.sh|^python analysis/figures\.py --run": "minutes to hours, some as root for their network",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
     r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",
@@ -136,7 +136,7 @@ def prose(readme: Path) -> str:
 
 def inline(readme: Path) -> list[str]:
     """Commands between backticks, one line each."""
-    start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/\w+\.sh) "
+    start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/[\w/]+\.sh) "
     spans = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose(readme)))
     return list(dict.fromkeys(text for text in spans if re.match(start, text)))
 
@@ -339,7 +339,7 @@ def test_every_command_runs(readme, home):
 
 def parts(command: str) -> list[list[str]]:
     """The words of each call of mpisign, or of a script of ours, in a command."""
-    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/\w+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
+    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/[\w/]+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
     return [[STAND_FOR.get(word, word) for word in shlex.split(call)] for call in calls]
 
 
