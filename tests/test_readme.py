@@ -18,7 +18,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -350,6 +352,9 @@ def check(words: list[str]) -> None:
         rest = ["train", *rest]
     elif program != "mpisign":
         assert (ROOT / program).exists(), program
+        if program == "analysis/figures.py" and rest:
+            figures = tomllib.loads((ROOT / "analysis/figures.toml").read_text())
+            assert set(takewhile(lambda word: not word.startswith("-"), rest[1:])) <= set(figures), rest
         return
     context, command, name = command_line.click.Context(command_line.cli, info_name="mpisign"), command_line.cli, ""
     while hasattr(command, "commands") and rest:
