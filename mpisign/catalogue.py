@@ -22,7 +22,7 @@ def markdown(entries: Iterable[Entry]) -> str:
     """A table for each module of entries under the first line of its docstring, for mpisign/algorithms/README.md."""
     tables = []
     for module, rows in groupby(entries, lambda entry: entry.make.__module__):
-        title = docstrings.of(sys.modules[module]).partition("\n")[0]
+        title = (sys.modules[module].__doc__ or module).partition("\n")[0]
         head = ["| name | method | paper | bits | evaluations |", "|---|---|---|---|---|"]
         tables.append("\n".join([f"**{title}**", "", *head, *map(_row, rows)]))
     return "\n\n".join(tables)

@@ -4,26 +4,24 @@ import ast
 import inspect
 from collections.abc import Callable
 from functools import cache
-from types import ModuleType
 
 
-def of(thing: Callable | ModuleType) -> str:
-    """The docstring of a module, function or class, from its source where Python dropped it; "" where there is none."""
+def of(thing: Callable) -> str:
+    """The docstring of a function or class, from its source where Python has dropped it; "" where there is none."""
     if text := inspect.getdoc(thing):
         return text
-    name = getattr(thing, "__qualname__", "")
     try:
-        return inspect.cleandoc(_of_file(inspect.getsourcefile(thing) or "").get(name, ""))
+        return inspect.cleandoc(_of_file(inspect.getsourcefile(thing) or "").get(thing.__qualname__, ""))
     except (OSError, TypeError, SyntaxError, ValueError):
         return ""
 
 
 @cache
 def _of_file(path: str) -> dict[str, str]:
-    """Docstrings in a file by qualified name, of what stands outside of functions; the file's own under ""."""
+    """Docstrings in a file by qualified name, of what stands outside of functions."""
     with open(path, "rb") as file:
         tree = ast.parse(file.read())
-    found, left = {"": ast.get_docstring(tree, clean=False) or ""}, [("", tree)]
+    found, left = {}, [("", tree)]
     while left:
         prefix, node = left.pop()
         for inner in ast.iter_child_nodes(node):
