@@ -299,6 +299,12 @@ def test_the_zoo_is_what_the_command_writes():
     assert sorted(re.findall(r"`([a-z-]+)`", families)) == sorted(listed)
 
 
+def test_one_algorithm_is_not_described_as_markdown():
+    refused = run(BIN / "mpisign", "algorithms", "lion", "--markdown")
+    assert refused.code == 2
+    assert refused.err == "mpisign: --markdown prints the whole zoo; leave out 'lion' or --markdown\n"
+
+
 def test_nothing_is_listed_that_is_not_there():
     known = [plain(command) for readme in READMES for command in everything(readme)]
     assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, command) for command in known)] == []
