@@ -335,8 +335,11 @@ def test_the_first_minutes(home):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("readme", READMES, ids=name_of)
 def test_every_command_runs(readme, home):
+    for left in (home / "runs").glob("*"):  # another README may have the same run; all look at that of make demo
+        if not left.name.startswith("demo"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     if readme != READMES[0] and not (home / "runs/demo.h5").exists():
-        carry_out("make demo", home)  # the first README said so
+        carry_out("make demo", home)
     done = {plain(command) for command in work_through(readme, home, lambda command: True)}
     for command in inline(readme):
         if command not in done and not why_not(command):
