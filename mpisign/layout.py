@@ -1,8 +1,14 @@
-"""Where each parameter lies in the flat float32 vector x.
+"""Where each parameter lies in the flat float32 vector x, and the words for the pieces of x.
 
-Every parameter starts on a 64-coordinate boundary, so that no 64-bit word of signs is shared by two
-parameters. The pads in between belong to nobody: no kernel touches them, and counts, norms and hashes
-leave them out.
+    segment   one parameter: coordinates [offset, offset + size) of x
+    tile      4096 coordinates that start at a multiple of 4096: the unit of float64 sums
+    chunk     what travels at once: each voter sends one message per chunk
+    shard     the part of a chunk that one rank counts: whole 64-bit words, or whole tiles where the vote needs sums
+    span      the part of a segment that lies in a chunk, or in any other interval [lo, hi)
+    group     the segments that travel alike: those that are voted on, or those whose estimates are averaged as floats
+
+Segments start on 64-coordinate boundaries, so that no 64-bit word of signs holds coordinates of two parameters. The
+pads between segments belong to no parameter: no kernel touches them, and counts, norms and hashes leave them out.
 """
 
 import hashlib

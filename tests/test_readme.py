@@ -4,11 +4,11 @@ The folder has the repository's jobs/, analysis/, slurm/ and Makefile, a link to
 of a few rows where `mpisign data fetch` would have put data. One rule makes long commands short (SHORTER): a few steps
 for what trains, small vectors for what measures, a second for what goes on. What is not run stands in NOT_RUN, with the
 reason. A block ```bash is commands, ```python and ```toml are saved under the name in their first line (# NAME.py), or
-run; ```text is a picture, and ```diff is made and run by test_optim.py.
+run; ```text is a picture or what a command prints, and ```diff is made and run by test_optim.py.
 
 All of it takes minutes, so the default run takes a command of each kind (FAST), make demo with 2 ranks instead of 8,
 and all snippets, and checks that all other commands, those between backticks and in the comments of jobs and batch
-scripts included, are parsed and that the job they name can be resolved.
+scripts included, are parsed and that the job they name can be resolved. What READMEs link to and name must be there.
 """
 
 import contextlib
@@ -18,7 +18,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,21 @@ from mpisign.errors import UsageError
 from mpisign.run.plan import resolve
 from mpisign.storage.reader import Run
 from tests.files import mnist_folder
-from tests.running import ROOT, run
+from tests.running import BIN, ROOT, run
+from tests.table import TABLE
 from tests.test_images import records
 
+OTHERS = ("build", "wheelhouse", "runs", "data")  # folders of what is made or fetched
+# that of the repository first: make demo makes what others look at
 READMES = sorted(
-    path
-    for path in ROOT.rglob("README*")
-    if not any(part.startswith(".") or part in ("build", "wheelhouse", "runs") for part in path.relative_to(ROOT).parts)
+    (
+        path
+        for path in ROOT.rglob("README*")
+        if not any(part.startswith(".") or part in OTHERS for part in path.relative_to(ROOT).parts[:-1])
+    ),
+    key=lambda path: (len(path.parts), path),
 )
+LONGEST = 220  # lines of the README of the repository
 
 # what is put at the end of a command to make it short, by what it begins with; the first that fits
 SHORTER = (
@@ -66,21 +75,24 @@ NOT_RUN = {
     r"^make endure$": "a quarter of an hour of kills",
     r"^make figures$": "needs the runs of all studies; tests/test_figures.py draws what can be drawn",
     r"^make wheelhouse|^PIP_NO_INDEX": "downloads all packages",
+    r"^make setup$": "installs packages",
     r"^make demo TORCH_INDEX": "downloads torch",
     r"\bpip install\b": "installs packages",
     r"^sbatch ": "needs Slurm: make test-slurm submits these scripts; the job is checked here",
     r"^srun ": "needs Slurm",
     r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
-    r"^analysis/[\w/]+\.sh": "a study of minutes to hours, or one that needs root for its network",
+    r"^analysis/[\w/]+\.sh|^python analysis/figures\.py --run": "minutes to hours, some as root for their network",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
-    r"^mpisign (train|resume|sbatch|plan|simulate)$|^python -m mpisign$": "names a command, without its arguments",
+    r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",
+    r"^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
 # what the default run carries out; everything else by pytest --all
 FAST = (
     "make demo",
+    ".venv/bin/mpirun -n 4 .venv/bin/mpisign train my_job.toml",
     ".venv/bin/mpisign show  ",
     ".venv/bin/mpisign data show data/mnist",
     ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=heavy_ball:",
@@ -91,6 +103,11 @@ FAST = (
 )
 
 
+def name_of(source: Path | str) -> str:
+    """A README as a test's name has it."""
+    return str(Path(source).relative_to(ROOT)) if Path(source).is_absolute() else str(source)
+
+
 @dataclass(frozen=True)
 class Block:
     language: str
@@ -99,8 +116,8 @@ class Block:
     @property
     def file(self) -> str:
         """The name under which it is saved: its first line."""
-        found = re.match(r"# (\w+\.(?:py|toml))\n", self.text)
-        return found[1] if found else ""
+        named = re.match(r"# (\w+\.(?:py|toml))\n", self.text)
+        return named[1] if named else ""
 
     @property
     def commands(self) -> list[str]:
@@ -110,17 +127,20 @@ class Block:
 
 
 def blocks(readme: Path) -> list[Block]:
-    return [
-        Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
-    ]
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", readme.read_text(), re.DOTALL | re.MULTILINE)
+    return [Block(language, text) for language, text in fences]
+
+
+def prose(readme: Path) -> str:
+    """A README without its blocks."""
+    return re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def inline(readme: Path) -> list[str]:
     """Commands between backticks, one line each."""
-    prose = re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
     start = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:mpirun|mpisign|python3?|sbatch|srun|make|pip|analysis/[\w/]+\.sh) "
-    found = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose))
-    return list(dict.fromkeys(text for text in found if re.match(start, text)))
+    spans = (" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose(readme)))
+    return list(dict.fromkeys(text for text in spans if re.match(start, text)))
 
 
 def heads() -> list[str]:
@@ -169,7 +189,7 @@ def stand_ins(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """The folder in which a reader of the README works."""
+    """The folder in which a reader of the READMEs works."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("jobs", "analysis", "slurm"):
         shutil.copytree(ROOT / name, folder / name)
@@ -219,11 +239,70 @@ def work_through(readme: Path, folder: Path, wanted, ranks: int = 8) -> list[str
 
 
 def test_every_block_is_of_a_kind_that_is_run():
-    assert ROOT / "README.md" in READMES
+    assert READMES[0] == ROOT / "README.md"
     for readme in READMES:
         assert {b.language for b in blocks(readme)} <= {"bash", "python", "toml", "text", "diff"}, readme
         assert readme.read_text().count("\n```") == 2 * len(blocks(readme)), f"{readme}: a block without its end"
         assert all(block.file for block in blocks(readme) if block.language == "toml"), readme
+
+
+def anchors(readme: Path) -> set[str]:
+    """The fragments by which the headings of a README can be linked."""
+    titles = re.findall(r"^#+ (.*)$", prose(readme), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def dead_links(readme: Path) -> list[str]:
+    """Links of a README to files that are not there, and to headings that their file does not have."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(readme)):
+        target, _, anchor = link.partition("#")
+        file = (readme.parent / target).resolve() if target else readme
+        if "://" not in link and not (file.exists() and (not anchor or anchor in anchors(file))):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_no_link_is_dead(readme):
+    assert dead_links(readme) == []
+
+
+def test_a_dead_link_would_be_found(tmp_path):
+    (tmp_path / "README.md").write_text("# A: title\n[a](#a-title) [b](#b) [c](README.md#a-title) [d](d.md) [e](.)\n")
+    assert dead_links(tmp_path / "README.md") == ["#b", "d.md"]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_files_that_are_named_are_there(readme):
+    named = re.findall(r"`((?:mpisign|analysis|jobs|slurm|tests)/[\w./-]+)`", prose(readme))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_short_and_its_tree_is_that_of_the_repository():
+    readme = READMES[0]
+    assert len(readme.read_text().splitlines()) <= LONGEST
+    tree = next(block.text for block in blocks(readme) if block.text.startswith("mpisign/\n"))
+    package = [path for path in (ROOT / "mpisign").iterdir() if not path.name.startswith("_")]
+    assert sorted(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == sorted(p.name for p in package if p.is_dir())
+    assert sorted(re.findall(r"\w+\.py\b", tree)) == sorted(p.name for p in package if p.suffix == ".py")
+    assert [name for name in re.findall(r"^(\w+)/", tree, re.MULTILINE) if not (ROOT / name).is_dir()] == []
+
+
+def test_the_zoo_is_what_the_command_writes():
+    text = (ROOT / "mpisign/algorithms/README.md").read_bytes()
+    written = run(BIN / "mpisign", "algorithms", "--markdown").out.encode()
+    assert text.split(b"<!-- mpisign algorithms --markdown -->\n\n")[1].split(b"\n<!-- end -->")[0] == written
+    listed = re.findall(r"^\| `([a-z-]+)` \|", written.decode(), re.MULTILINE)
+    assert sorted(listed) == sorted(TABLE)
+    families = prose(READMES[0]).split("## The zoo")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"`([a-z-]+)`", families)) == sorted(listed)
+
+
+def test_one_algorithm_is_not_described_as_markdown():
+    refused = run(BIN / "mpisign", "algorithms", "lion", "--markdown")
+    assert refused.code == 2
+    assert refused.err == "mpisign: --markdown prints the whole zoo; leave out 'lion' or --markdown\n"
 
 
 def test_nothing_is_listed_that_is_not_there():
@@ -233,23 +312,34 @@ def test_nothing_is_listed_that_is_not_there():
 
 @pytest.mark.timeout(600)
 def test_the_first_minutes(home):
-    """A command of each kind, and all snippets, in the order of the README."""
-    done = work_through(ROOT / "README.md", home, lambda command: command.startswith(FAST), ranks=2)
-    assert len(done) == len(FAST)
+    """A command of each kind, and all snippets, in the order of the READMEs."""
+    done: list[str] = []
+
+    def wanted(command: str) -> bool:
+        return command.startswith(FAST) and plain(command) not in map(plain, done)
+
+    for readme in READMES:
+        done += work_through(readme, home, wanted, ranks=2)
+    assert [start for start in FAST if not any(command.startswith(start) for command in done)] == []
     demo = Run(home / "runs/demo.h5")
     assert demo.complete
     assert demo.attributes["n"] == 2
     assert (home / "runs/demo.png").exists()
     assert "#SBATCH --ntasks-per-node=16" in (home / "mnist.sbatch").read_text()
-    for name in ("digits-heavy-ball-mv", "digits-shrunk-signum-mv", "FromTorch-signum-mv"):
+    for name in ("digits-dist-ef-signsgd", "digits-heavy-ball-mv", "digits-shrunk-signum-mv", "FromTorch-signum-mv"):
         assert Run(home / f"runs/{name}-n4-seed1.h5").complete
     assert Run(home / "runs/LeastSquares-signum-mv-n2-seed1.h5")["eval"]["train_loss"][-1] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
 def test_every_command_runs(readme, home):
+    for left in (home / "runs").glob("*"):  # another README may have the same run; all look at that of make demo
+        if not left.name.startswith("demo"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if readme != READMES[0] and not (home / "runs/demo.h5").exists():
+        carry_out("make demo", home)
     done = {plain(command) for command in work_through(readme, home, lambda command: True)}
     for command in inline(readme):
         if command not in done and not why_not(command):
@@ -271,6 +361,9 @@ def check(words: list[str]) -> None:
         rest = ["train", *rest]
     elif program != "mpisign":
         assert (ROOT / program).exists(), program
+        if program == "analysis/figures.py" and rest:
+            figures = tomllib.loads((ROOT / "analysis/figures.toml").read_text())
+            assert set(takewhile(lambda word: not word.startswith("-"), rest[1:])) <= set(figures), rest
         return
     context, command, name = command_line.click.Context(command_line.cli, info_name="mpisign"), command_line.cli, ""
     while hasattr(command, "commands") and rest:
@@ -293,7 +386,7 @@ def check_job(how: dict, resolved: bool) -> None:
             resolve(config, config.run.voters or how.get("voters") or 4)
 
 
-@pytest.mark.parametrize("source", ["jobs", *READMES], ids=lambda source: Path(source).name)
+@pytest.mark.parametrize("source", ["jobs", *READMES], ids=name_of)
 def test_every_command_is_valid(source, monkeypatch, tmp_path):
     """Commands are parsed, and their jobs resolved, without being run."""
     monkeypatch.chdir(ROOT)

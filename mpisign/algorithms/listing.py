@@ -1,7 +1,9 @@
 """The zoo as text, for `mpisign algorithms`."""
 
+import sys
 import textwrap
 from collections.abc import Iterable
+from itertools import groupby
 
 from mpisign import plugins
 from mpisign.algorithms.messages import Format
@@ -15,6 +17,25 @@ def listing(entries: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
     head = f"bits per coordinate at n = {VOTERS}; gradient evaluations per row of the batch and step\n"
     return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in entries)
+
+
+def markdown(entries: Iterable[Entry]) -> str:
+    """A table for each module of entries under the first line of its docstring, for mpisign/algorithms/README.md."""
+    tables = []
+    for module, rows in groupby(entries, lambda entry: entry.make.__module__):
+        title = (sys.modules[module].__doc__ or module).partition("\n")[0]
+        head = ["| name | method | paper | bits | evaluations |", "|---|---|---|---|---|"]
+        tables.append("\n".join([f"**{title}**", "", *head, *map(_row, rows)]))
+    return "\n\n".join(tables)
+
+
+def _row(entry: Entry) -> str:
+    stage = entry.build().stages[-1]
+    up, down = (form.bits for form in formats(stage))
+    radii = " and radii" if stage.sign.beside() else ""
+    values = f", {v:.3g} function values" if (v := function_values(entry)) else ""
+    method, paper = (text.replace("|", r"\|").replace("*", r"\*") for text in (entry.summary, entry.paper))
+    return f"| `{entry.name}` | {method} | {paper} | {up}, {down}{radii} | {evaluations(entry):.3g}{values} |"
 
 
 def describe(entry: Entry) -> str:

@@ -180,13 +180,16 @@ def _check_file(config, voters: int, options: dict) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-def algorithms(name):
+@click.option("--markdown", "as_markdown", is_flag=True, help="Prints the zoo as the tables of a Markdown page.")
+def algorithms(name, as_markdown):
     """Lists the zoo, or describes the algorithm NAME."""
-    from mpisign.algorithms import zoo  # noqa: F401
-    from mpisign.algorithms.listing import describe, listing
+    from mpisign.algorithms import listing, zoo  # noqa: F401
     from mpisign.algorithms.registry import entries, find
 
-    click.echo(listing(entries()) if name is None else describe(find(name)))
+    if name and as_markdown:
+        raise UsageError(f"--markdown prints the whole zoo; leave out {name!r} or --markdown")
+    write = listing.markdown if as_markdown else listing.listing
+    click.echo(listing.describe(find(name)) if name else write(entries()))
 
 
 @cli.command()

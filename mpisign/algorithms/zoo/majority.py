@@ -50,7 +50,8 @@ def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative 
     """Distributed Lion: sign of beta1*m + (1 - beta1)*g on each rank, majority vote; m is never shared.
 
     Equations seen in a secondary text. x -= lr*(vote + weight_decay*x). The authors' code takes ties and sign(0) as -1:
-    that is zeros = "minus" and ties = "minus" (biased: see README on ties).
+    that is zeros = "minus" and ties = "minus" (biased: see "sign(0) and ties" in
+    mpisign/algorithms/README.md).
     """
     return Algorithm(Lion(beta1, beta2), Sign(), Majority(), Descent(weight_decay))
 
