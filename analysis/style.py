@@ -82,7 +82,7 @@ def counted(axes: Axes, label: str) -> None:
 
 
 def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """A long line as its lowest and highest value in each stretch: no spike is lost, and it is drawn in no time."""
+    """A long line as its lowest and highest value in each shard: no spike is lost, and it is drawn in no time."""
     if len(x) <= points:
         return x, y
     edges = np.linspace(0, len(y), points // 2 + 1).astype(int)

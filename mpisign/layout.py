@@ -29,7 +29,7 @@ TILE = 4096  # coordinates in a tile: the unit of float64 sums and of shard bord
 
 
 @dataclass(frozen=True)
-class Group:
+class SegmentOptions:
     """What parameters have in common: a factor on the learning rate, their own weight decay or none, and the vote.
 
     vote: whether signs of theirs are voted on; otherwise their estimates are averaged as raw floats.
@@ -48,7 +48,7 @@ class Segment:
     shape: tuple[int, ...]
     offset: int
     size: int
-    group: Group = field(default_factory=Group)
+    options: SegmentOptions = field(default_factory=SegmentOptions)
 
     @property
     def end(self) -> int:
@@ -77,7 +77,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Section:
+class Group:
     """Coordinates [lo, hi) of x that travel alike, with a layout of their own that starts at 0.
 
     first: the segment that starts at lo.
@@ -104,16 +104,16 @@ class Layout:
     def __init__(
         self,
         shapes: Mapping[str, tuple[int, ...]],
-        groups: Mapping[str, Group] | None = None,
+        options: Mapping[str, SegmentOptions] | None = None,
         device: torch.device | str = "cpu",
     ):
         """device: on which x and all vectors like it lie."""
         self.device = torch.device(device)
-        segments, offset, groups = [], 0, groups or {}
-        for name in sorted(shapes, key=lambda name: not groups.get(name, Group()).vote):
+        segments, offset, options = [], 0, options or {}
+        for name in sorted(shapes, key=lambda name: not options.get(name, SegmentOptions()).vote):
             shape = shapes[name]
             size = int(np.prod(shape, dtype=np.int64))
-            segments.append(Segment(name, tuple(shape), offset, size, groups.get(name, Group())))
+            segments.append(Segment(name, tuple(shape), offset, size, options.get(name, SegmentOptions())))
             offset += -(-size // WORD) * WORD
         self.segments = tuple(segments)
         self.length = offset
@@ -123,16 +123,16 @@ class Layout:
         self._parts: dict[tuple[int, int], np.ndarray] = {}
 
     @cached_property
-    def sections(self) -> tuple[Section, ...]:
+    def groups(self) -> tuple[Group, ...]:
         """What is voted on and what is averaged, either of which may be missing."""
-        sections, kinds = [], [[s for s in self.segments if s.group.vote is vote] for vote in (True, False)]
+        groups, kinds = [], [[s for s in self.segments if s.options.vote is vote] for vote in (True, False)]
         if not all(kinds):
-            return (Section(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
+            return (Group(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
         for segments in kinds:
-            own = Layout({s.name: s.shape for s in segments}, {s.name: s.group for s in segments}, self.device)
+            own = Layout({s.name: s.shape for s in segments}, {s.name: s.options for s in segments}, self.device)
             lo, first = segments[0].offset, self.segments.index(segments[0])
-            sections.append(Section(lo, lo + own.length, first, own, segments[0].group.vote))
-        return tuple(sections)
+            groups.append(Group(lo, lo + own.length, first, own, segments[0].options.vote))
+        return tuple(groups)
 
     @property
     def words(self) -> int:
@@ -223,12 +223,12 @@ class Layout:
 
     @cached_property
     def _lr_scales(self) -> np.ndarray:
-        return np.array([s.group.lr_scale for s in self.segments])
+        return np.array([s.options.lr_scale for s in self.segments])
 
     @cached_property
     def weight_decays(self) -> np.ndarray:
         """The weight decay of every segment's group, float64 (segments,), nan where it has none of its own."""
-        return np.array([np.nan if (own := s.group.weight_decay) is None else own for s in self.segments])
+        return np.array([np.nan if (own := s.options.weight_decay) is None else own for s in self.segments])
 
     def rates(self, lr: float) -> np.ndarray:
         """The learning rate of every segment, float64 (segments,), where the schedule's is lr."""

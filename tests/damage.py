@@ -28,7 +28,7 @@ import numpy as np
 from mpisign import cli, config
 from mpisign.cli.show import describe
 from mpisign.errors import MpisignError
-from mpisign.run.resume import Wish
+from mpisign.run.resume import ResumeOptions
 from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, checksum, superblock
 from mpisign.storage.reader import Run, load_parameters
@@ -61,7 +61,7 @@ def make_files(folder: Path) -> dict[str, Path]:
 
 
 def quietly(*settings: str) -> None:
-    simulate(config.load(None, settings), 2, quiet=True, wish=Wish())
+    simulate(config.load(None, settings), 2, quiet=True, options=ResumeOptions())
 
 
 def as_killed(raw: bytes) -> bytes:

@@ -31,7 +31,7 @@ def to_tensor(array, device):
     if array is None:
         return None
     tensor = torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
-    # at an odd place of a wider array, as a chunk's stretch is
+    # at an odd place of a wider array, as a chunk's shard is
     room = torch.zeros((*tensor.shape[:-1], tensor.shape[-1] + 128), dtype=tensor.dtype, device=device)
     here = room[..., 64 : 64 + tensor.shape[-1]]
     here.copy_(tensor)

@@ -12,13 +12,13 @@ from mpisign.exchange.registry import exchange
 class Hub(Exchange):
     """Igather of messages on rank 0, which counts all of them, and Ibcast of verdicts."""
 
-    shards = True
+    sharded = True
 
     @staticmethod
     def cost(s):
         return (s.n - 1) * s.message(s.up), (s.n - 1) * s.message(s.down)
 
-    def share_of(self, rank, lo, hi):
+    def shard_of(self, rank, lo, hi):
         return (lo, hi) if rank == 0 else (lo, lo)
 
     def prepare(self):
@@ -41,7 +41,7 @@ class Hub(Exchange):
 
     def receive(self, c):
         self.collect(c)
-        return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])
+        return Ballots(*self.shards[c], self.world.n, planes=self._in[c])
 
     def own_verdict(self, c):
         return self._nothing if self.world.rank else self.decided[c]

@@ -17,7 +17,7 @@ N, LIARS = 7, 3
 WORDS = ("signum-mv", "signsgd-mv", "ssdm", "dist-ef-signsgd")
 
 
-class Witness:
+class VerdictHook:
     """Keeps every message as it departs, (n, length): signs -1, 0, 1, or floats."""
 
     def __init__(self, stepper):
@@ -53,7 +53,7 @@ def first_step(name, lies=None, zeros="auto", chunk=1 << 20):
     stepper = setup.stepper(setup.algorithm(name, zeros), chunk=chunk)
     if lies:
         stepper.exchange.adversary = Adversary(LIARS, *lies, stepper)
-    witness = Witness(stepper)
+    witness = VerdictHook(stepper)
     stepper.step(0.01, counting=True)
     return stepper, witness.sent
 

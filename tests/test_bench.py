@@ -3,9 +3,9 @@
 import h5py
 import pytest
 
-from mpisign.algorithms.messages import Room
+from mpisign.algorithms.messages import Scratch
 from mpisign.bench.table import Table, save
-from mpisign.engine.autotune import Link, Prediction, pick
+from mpisign.engine.autotune import LinkModel, Prediction, fastest
 from mpisign.engine.timing import Timer
 from mpisign.exchange import Choice
 from tests.running import BIN, ROOT, mpisign, run
@@ -96,20 +96,20 @@ def test_links_without_root(tmp_path):
 
 
 def test_beyond_what_was_tried_bytes_decide_between_close_rivals():
-    link, sizes = Link(1e-4, 1e9), [100, 1000]
+    link, sizes = LinkModel(1e-4, 1e9), [100, 1000]
     lean = Prediction(Choice("sharded", ""), link, bytes=0.2, sizes=sizes, seconds=[2.0, 3.0])
     for far, at_once in ((3.3, False), (2.0, True)):
         quick = Prediction(Choice("allgather", ""), link, bytes=0.4, sizes=sizes, seconds=[1.0, far / 3.3 * 2.9])
-        assert pick([quick, lean], 1000) is quick
-        assert (pick([quick, lean], 1100) is quick) == at_once
+        assert fastest([quick, lean], 1000) is quick
+        assert (fastest([quick, lean], 1100) is quick) == at_once
 
 
 def test_predictions_are_linear_between_and_bounded_beyond():
-    p = Prediction(Choice("sharded", ""), Link(1e-4, 1e6), bytes=0.25, sizes=[100, 300], seconds=[1.0, 3.0])
+    p = Prediction(Choice("sharded", ""), LinkModel(1e-4, 1e6), bytes=0.25, sizes=[100, 300], seconds=[1.0, 3.0])
     assert p.at(200) == pytest.approx(2.0)
     assert p.at(50) == 1.0
     assert p.at(500) == pytest.approx(5.0)  # the slope goes on
-    slow = Prediction(Choice("sharded", ""), Link(1e-4, 10.0), bytes=0.25, sizes=[100, 300], seconds=[1.0, 1.1])
+    slow = Prediction(Choice("sharded", ""), LinkModel(1e-4, 10.0), bytes=0.25, sizes=[100, 300], seconds=[1.0, 1.1])
     assert slow.at(700) == pytest.approx(1.1 + 400 * 0.25 / 10.0)  # no faster than the link
 
 
@@ -127,7 +127,7 @@ def test_phases_within_phases_count_once(monkeypatch):
 
 
 def test_room_is_used_again():
-    room = Room()
+    room = Scratch()
     first = room("plus", 3, 8)
     assert room("plus", 2, 8).data_ptr() == first.data_ptr()
     assert room("minus", 3, 8).data_ptr() != first.data_ptr()

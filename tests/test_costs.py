@@ -6,7 +6,7 @@ import pytest
 from mpisign.cli import show
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
-from mpisign.storage.writer import Recorder
+from mpisign.storage.writer import RunWriter
 from tests.building import Setup
 from tests.files import older
 from tests.problems import Awkward
@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_from_an_older_file_keeps_all_its_rows(files, tmp_pat
     run, path = older(files / "sharded.h5", tmp_path / "old.h5"), tmp_path / "new.h5"
     tables = {table: run[table] for table in TABLES}
     tables["steps"] = {name: column[:11] for name, column in run["steps"].items()}
-    recorder = Recorder(path, run.attributes, run.config_text, {}, tables=tables)
+    recorder = RunWriter(path, run.attributes, run.config_text, {}, tables=tables)
     recorder.append("steps", **({c.name: 1 for c in TABLES["steps"]} | {"step": 12}))
     recorder.close()
     steps = Run(path)["steps"]

@@ -37,7 +37,7 @@ def test_together_equals_one_by_one(problem, name, hyper):
     setup = Setup(make(), n, kind="sorted")
     algorithm = setup.algorithm(name, **hyper)
     together, alone = setup.stepper(algorithm), setup.stepper(algorithm)
-    assert together.crew is not None
+    assert together.batched is not None
     able = [slots.estimator.elementwise and slots.sign.elementwise for slots in algorithm.stages]
     assert [stage.together for stage in together.stages] == able
     for stage in alone.stages:
@@ -51,7 +51,7 @@ def test_together_equals_one_by_one(problem, name, hyper):
 
 
 def test_voters_with_batches_of_their_own_are_asked_one_by_one():
-    assert Setup(Awkward(size=77), 3).stepper(Setup(Awkward(size=77), 3).algorithm("signum-mv")).crew is None
+    assert Setup(Awkward(size=77), 3).stepper(Setup(Awkward(size=77), 3).algorithm("signum-mv")).batched is None
 
 
 @settings(deadline=None, max_examples=60)

@@ -23,7 +23,7 @@ from mpisign.problems.hdf5 import Hdf5
 from mpisign.storage import checkpoint, hdf5
 from mpisign.storage.reader import Run, load_parameters, read_all
 from mpisign.storage.repair import repair
-from mpisign.storage.writer import Recorder
+from mpisign.storage.writer import RunWriter
 from tests import damage
 from tests.files import without_checksums
 from tests.running import ROOT, mpisign, run
@@ -137,7 +137,7 @@ def test_a_run_of_an_older_version_is_read_and_goes_on(files, tmp_path):
 def test_what_an_older_version_did_not_write_is_not_known(files, tmp_path):
     tables = {t: Run(files["complete"])[t] for t in ("steps", "events")}
     tables["steps"] = {k: v for k, v in tables["steps"].items() if k not in ("agreement", "function_evaluations")}
-    Recorder(tmp_path / "r.h5", Run(files["complete"]).attributes, Run(files["complete"]).config_text, {},
+    RunWriter(tmp_path / "r.h5", Run(files["complete"]).attributes, Run(files["complete"]).config_text, {},
              tables=tables).close()  # fmt: skip
     steps = Run(tmp_path / "r.h5")["steps"]
     assert len(steps["step"]) == 90

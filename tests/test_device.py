@@ -12,7 +12,7 @@ from mpisign.errors import UsageError
 from mpisign.parallel import device, launchers
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Rows
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.loader import DeviceLoader
 from mpisign.problems.digits import Digits
 from mpisign.problems.oracle import Oracle
 from mpisign.storage.schema import PHASES
@@ -60,15 +60,15 @@ def rows_of(count):
 
 
 def test_rows_that_do_not_fit_come_batch_by_batch_each_ahead_of_its_turn(monkeypatch):
-    feed, fetched = Feed(rows_of(40), torch.device("cpu"), resident=False), []
+    feed, fetched = DeviceLoader(rows_of(40), torch.device("cpu"), resident=False), []
     fetch = feed._fetch
     monkeypatch.setattr(feed, "_fetch", lambda rows: fetched.append(rows) or fetch(rows))
     turns = [np.array(numbers) for numbers in ([3, 1, 2], [7, 8, 9], [39, 0, 4])]
     for now, then in zip(turns, [*turns[1:], None], strict=True):
-        batch = feed.take(now, ahead=then)
+        batch = feed.take(now, prefetch=then)
         assert torch.equal(batch["labels"], torch.from_numpy(now))
         assert torch.equal(batch["inputs"], feed["inputs"][now])
-        assert feed.take(now, ahead=then) is batch, "asked for again, as at a second point"
+        assert feed.take(now, prefetch=then) is batch, "asked for again, as at a second point"
     assert len(fetched) == 3, "none was fetched twice"
     assert torch.equal(feed.take(slice(5, 9))["labels"], torch.arange(5, 9)), "what nobody foresaw comes, too"
 
@@ -137,11 +137,11 @@ def test_a_problem_without_a_model_says_so():
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device.pick("auto", 3) == torch.device("cpu")
+    assert device.select_device("auto", 3) == torch.device("cpu")
     with pytest.raises(UsageError, match=r"no GPU for this rank.*run\.device"):
-        device.pick("cuda", 0)
+        device.select_device("cuda", 0)
     with pytest.raises(UsageError, match="works on the CPU only"):
-        problems.pick_for(Awkward(), "cuda", Ranks())
+        problems.device_for(Awkward(), "cuda", Ranks())
 
 
 def test_ranks_of_a_node_take_gpus_in_turns(monkeypatch):
@@ -149,9 +149,11 @@ def test_ranks_of_a_node_take_gpus_in_turns(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert [device.pick("auto", rank).index for rank in range(5)] == [0, 1, 0, 1, 0]
+    assert [device.select_device("auto", rank).index for rank in range(5)] == [0, 1, 0, 1, 0]
     assert [d.index for d in chosen] == [0, 1, 0, 1, 0]
-    assert problems.pick_for(Awkward(), "auto", Ranks()) == torch.device("cpu"), "where the problem has no use for one"
+    assert problems.device_for(Awkward(), "auto", Ranks()) == torch.device("cpu"), (
+        "where the problem has no use for one"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from mpisign import cli, config
 from mpisign.errors import MpisignError
-from mpisign.run.resume import Wish
+from mpisign.run.resume import ResumeOptions
 from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, superblock
 from tests.files import mnist_folder
@@ -71,7 +71,7 @@ def nothing_changed(folder):
 
 
 def spoil(raw: bytes, case: int) -> bytes:
-    """Cut off, a bit flipped, a stretch of zeros or noise, or something put in; a matter of the case's number."""
+    """Cut off, a bit flipped, a shard of zeros or noise, or something put in; a matter of the case's number."""
     rng = np.random.default_rng(case)
     at, length = int(rng.integers(len(raw))), int(rng.integers(1, 64))
     noise = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
@@ -171,7 +171,7 @@ def stopped_run(tmp_path_factory):
     settings = ("problem.name=quadratic", "run.steps=90", "checkpoint.every_steps=30", f"run.file={folder}/r.h5",
                 "run.record_every=1", "run.max_minutes=1e-6")  # fmt: skip
     with pytest.raises(MpisignError):
-        simulate(config.load(None, settings), 2, quiet=True, wish=Wish())
+        simulate(config.load(None, settings), 2, quiet=True, options=ResumeOptions())
     raw = bytearray((folder / "r.h5").read_bytes())
     raw[superblock.FLAGS] = 5  # being written, by SWMR
     raw[superblock.CHECKSUM : superblock.SIZE] = superblock.lookup3(bytes(raw[: superblock.CHECKSUM])).to_bytes(

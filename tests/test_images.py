@@ -142,7 +142,7 @@ def test_statistics_move_once_a_step_and_by_the_first_point_alone(folder, name):
     setup = setup_of(folder)
     stepper = setup.stepper(setup.algorithm(name))
     stepper.step(0.01)
-    alone = setup.oracle(0, stepper.turns.sampling)
+    alone = setup.oracle(0, stepper.algorithm.sampling)
     statistics = {k: v.clone() for k, v in stepper.oracles[0].statistics.items()}
     alone.statistics = {k: v.clone() for k, v in statistics.items()}
     alone.begin(1)
@@ -212,7 +212,7 @@ def test_a_model_is_measured_and_kept_with_the_mean_of_all_voters_statistics(fol
     found = statistics(stepper)
     for name, array in mean.items():
         torch.testing.assert_close(found[name], array)
-    best = whole.observer.kept_step
+    best = whole.log.kept_step
     kept = load_parameters(tmp_path / "run.model")
     assert set(kept) == {*stepper.layout.views(stepper.x), *mean}
     assert best < stepper.t, "so that what is kept is not what is there at the end"

@@ -33,7 +33,7 @@ def test_shares_cover_everything_once(d, n):
     for lo, hi in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
         at = lo
         for rank in range(n):
-            start, end = Sharded.share_of(fake, rank, lo, hi)
+            start, end = Sharded.shard_of(fake, rank, lo, hi)
             assert start == at <= end
             assert start % 64 == 0
             at = end

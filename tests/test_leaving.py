@@ -232,7 +232,9 @@ def test_time_while_suspended_does_not_count(monkeypatch):
 
 def test_the_watchdog_barks_at_a_wait_that_lasts():
     heard, watch = [], Watch()
-    watchdog = Watchdog(watch, 0.3, rank=0, bark=lambda step, text: heard.append((step, text)), key="run.watchdog")
+    watchdog = Watchdog(
+        watch, 0.3, rank=0, on_timeout=lambda step, text: heard.append((step, text)), key="run.watchdog"
+    )
     watchdog.start()
     watch.step = 7
     with watch("the Iallgather of headers"):

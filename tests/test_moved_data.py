@@ -11,10 +11,10 @@ from mpisign.bits.rng import Streams
 from mpisign.errors import Stopped, UsageError
 from mpisign.parallel import mpi
 from mpisign.problems import Rows
-from mpisign.problems.data.distribute import Share, fingerprint, share_rows
+from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.run import sweep
-from mpisign.run.resume import Wish
+from mpisign.run.resume import ResumeOptions
 from mpisign.run.sweeping import run_points
 from mpisign.run.train import resume as resume_here
 from mpisign.run.train import simulate
@@ -26,8 +26,8 @@ JOB = ("problem.name=logistic", "run.steps=40", "run.record_every=5", "run.eval_
        "problem.batch_size=4")  # fmt: skip
 
 
-def here(*settings, wish=Wish()):  # noqa: B008
-    simulate(config.load(None, (*JOB, *settings)), 2, quiet=True, wish=wish)
+def here(*settings, options=ResumeOptions()):  # noqa: B008
+    simulate(config.load(None, (*JOB, *settings)), 2, quiet=True, options=options)
 
 
 def resume(file, settings=(), saved=None):
@@ -66,9 +66,14 @@ def test_a_run_goes_on_by_itself_with_data_that_move_again_and_again(stopped, tm
     for k in range(2):
         (tmp_path / "one").rename(tmp_path / f"job{k}")
         with pytest.raises(Stopped):
-            here(*rows(tmp_path / f"job{k}"), f"run.file={stopped}", "run.max_minutes=1e-6", wish=Wish("auto"))
+            here(
+                *rows(tmp_path / f"job{k}"),
+                f"run.file={stopped}",
+                "run.max_minutes=1e-6",
+                options=ResumeOptions("auto"),
+            )
         (tmp_path / f"job{k}").rename(tmp_path / "one")
-    here(*rows(tmp_path / "one"), f"run.file={stopped}", wish=Wish("auto"))
+    here(*rows(tmp_path / "one"), f"run.file={stopped}", options=ResumeOptions("auto"))
     assert not differing(tmp_path / "whole.h5", stopped)
     assert Run(stopped)["events"]["kind"].tolist().count("resume") == 3
 
@@ -125,7 +130,7 @@ def test_points_of_a_sweep_whose_data_moved_are_known(tmp_path):
 def of(*arrays, test=None):
     train = [Rows(**a) for a in arrays]
     held_out = [Rows(**test) if test else None] * len(train)
-    return fingerprint(Share(train, held_out, np.zeros(0), np.zeros(0)), mpi.Ranks())
+    return fingerprint(LocalData(train, held_out, np.zeros(0), np.zeros(0)), mpi.Ranks())
 
 
 def test_a_fingerprint_is_of_every_bit_type_name_and_order():
@@ -160,7 +165,7 @@ def test_rows_that_are_read_from_a_file_by_every_rank_have_one_too(tmp_path):
         with h5py.File(tmp_path / name, "w") as f:
             f["x"], f["y"] = np.ones((12, 3)), np.arange(12) % 2
             f["x"][7, 2] = value
-        share = share_rows(
+        share = distribute_rows(
             Hdf5(str(tmp_path / name)), mpi.Ranks(), 3, Streams(1).draw("partition", 0).generator(), kind="iid"
         )
         return fingerprint(share, mpi.Ranks())

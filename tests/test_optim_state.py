@@ -122,11 +122,13 @@ def test_betas_and_eps_as_torch_spells_them():
     for betas in ((0.8, 0.95), [0.8, 0.95], torch.tensor([0.8, 0.95], dtype=torch.float64)):
         optimizer = SignOptimizer(nn.Linear(2, 2), "dlion-mavo", betas=betas)
         assert (
-            optimizer.stepper.turns == SignOptimizer(nn.Linear(2, 2), "dlion-mavo", beta1=0.8, beta2=0.95).stepper.turns
+            optimizer.stepper.algorithm
+            == SignOptimizer(nn.Linear(2, 2), "dlion-mavo", beta1=0.8, beta2=0.95).stepper.algorithm
         )
     adam = SignOptimizer(nn.Linear(2, 2), "adam", betas=(0.8, 0.95), eps=1e-3)
     assert (
-        adam.stepper.turns == SignOptimizer(nn.Linear(2, 2), "adam", beta1=0.8, beta2=0.95, epsilon=1e-3).stepper.turns
+        adam.stepper.algorithm
+        == SignOptimizer(nn.Linear(2, 2), "adam", beta1=0.8, beta2=0.95, epsilon=1e-3).stepper.algorithm
     )
 
 
@@ -252,7 +254,7 @@ def test_the_checkpoint_of_torch_distributed(tmp_path, algorithm, flat):
 def test_a_state_dict_of_an_older_version_is_read():
     model, optimizer = trained()
     stepper = optimizer.stepper
-    facts = {"t": 3, "begun": 0, "rank": 0, "n": 1, "definition": repr(stepper.turns)}
+    facts = {"t": 3, "begun": 0, "rank": 0, "n": 1, "definition": repr(stepper.algorithm)}
     arrays = {name: a.clone() for name, a in stepper.states().items() if name != "x" and "oracle/" not in name}
     older = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"], "mpisign": facts | {"arrays": arrays}}
     again, other = trained(start=1, lr=0.5)

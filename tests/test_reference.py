@@ -54,8 +54,8 @@ def test_words_and_steps_equal_the_reference_that_is_given_v(name, hyper, n):
         before = stepper.x.numpy().copy()
         reference.x = before.copy()
         stepper.step(rates(t))
-        tells = stepper.algorithm.estimator.tells
-        told = [state["told"].numpy() for state in stepper.stage.estimator_states] if tells else None
+        reports = stepper.stage.algorithm.estimator.reports
+        told = [state["told"].numpy() for state in stepper.stage.estimator_states] if reports else None
         reference.step(rates(t), list(estimates), told)
         expected = [m.raw if m.signs is None else m.signs for m in reference.messages]
         np.testing.assert_array_equal(sent(stepper)[:, here], np.array(expected)[:, here])
@@ -167,9 +167,9 @@ def test_evaluations_are_those_foretold(name, hyper):
     stepper = setup.stepper(setup.algorithm(name, **hyper))
     foretold = values = 0
     for t in range(12):
-        estimator = stepper.turns.stages[stepper.turns.stage(t)].estimator
+        estimator = stepper.algorithm.stages[stepper.algorithm.stage(t)].estimator
         foretold += sum(estimator.evaluations(2, rows.count, t) for rows in setup.rows)
-        update = stepper.turns.stages[stepper.turns.stage(t)].update
+        update = stepper.algorithm.stages[stepper.algorithm.stage(t)].update
         values += sum(estimator.values(2, rows.count, t) + update.values(rows.count, t) for rows in setup.rows)
         stepper.step(rates(t))
         assert sum(oracle.evaluations for oracle in stepper.oracles) == foretold

@@ -16,7 +16,7 @@ from mpisign import cli, config
 from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.parallel import stopping
 from mpisign.run import sweep
-from mpisign.run.resume import Wish
+from mpisign.run.resume import ResumeOptions
 from mpisign.run.sweeping import run_points
 from mpisign.run.train import resume as resume_here
 from mpisign.run.train import simulate
@@ -33,8 +33,8 @@ FAULTY = ("problem.name=tests.problems:Faulty", *STEPS)
 DIGITS = (*STEPS, "run.eval_every=13", "problem.hidden=[16]")
 
 
-def here(*settings, n=3, wish=Wish()):  # noqa: B008
-    simulate(config.load(None, settings), n, quiet=True, wish=wish)
+def here(*settings, n=3, options=ResumeOptions()):  # noqa: B008
+    simulate(config.load(None, settings), n, quiet=True, options=options)
 
 
 @pytest.fixture
@@ -122,9 +122,9 @@ def test_what_cant_go_on_is_refused_with_the_checkpoint_before(tmp_path):
             resume_here(file)
     assert file.read_bytes() == run_bytes
     # unattended, the one before it is taken, and the run file tells so
-    how = Wish("auto")
+    how = ResumeOptions("auto")
     here(*FAULTY, "checkpoint.every_steps=10", "problem.fault=usr1", "problem.at=75", "problem.on=0",
-         f"problem.marker={file.with_suffix('.marker')}", f"run.file={file}", wish=how)  # fmt: skip
+         f"problem.marker={file.with_suffix('.marker')}", f"run.file={file}", options=how)  # fmt: skip
     events = Run(file)["events"]
     assert "format 9" in events["text"][events["kind"].tolist().index("resume")]
     assert Run(file).complete
@@ -167,9 +167,9 @@ def test_init_from_takes_x_and_the_step_only(tmp_path):
     file, new = tmp_path / "r.h5", tmp_path / "new.h5"
     stopped(file, "algorithm.name=ssvr-mv")
     (source,) = checkpoint.saved(file)
-    how = Wish(init_from=source)
+    how = ResumeOptions(init_from=source)
     settings = (*FAULTY, "problem.on=99", "algorithm.name=onebit-adam", "algorithm.warmup_steps=5", "run.trace=true")
-    here(*settings, f"run.file={new}", n=4, wish=how)
+    here(*settings, f"run.file={new}", n=4, options=how)
     begun, run_ = checkpoint.Checkpoint(source), Run(new)
     assert begun.step == run_["eval"]["step"][0] == run_["segments"]["step"][0]
     assert run_["steps"]["step"][-1] == 40
@@ -177,9 +177,9 @@ def test_init_from_takes_x_and_the_step_only(tmp_path):
     x = [begun["x"][o : o + s] for o, s in zip(run_.layout["offset"], run_.layout["size"], strict=True)]
     np.testing.assert_array_equal(run_["trace"]["x"][0], np.concatenate(x))
     with pytest.raises(UsageError, match="another model"):
-        here(*DIGITS, f"run.file={tmp_path}/d.h5", wish=how)
+        here(*DIGITS, f"run.file={tmp_path}/d.h5", options=how)
     with pytest.raises(UsageError, match=r"run\.steps = 5"):
-        here(*settings, "run.steps=5", f"run.file={tmp_path}/d.h5", wish=how)
+        here(*settings, "run.steps=5", f"run.file={tmp_path}/d.h5", options=how)
     assert not (tmp_path / "d.h5").exists()
 
 
@@ -401,9 +401,9 @@ def test_checkpoints_of_an_older_run_are_not_mixed_with_new_ones(tmp_path):
     here(*settings, "run.steps=40")
     kept = checkpoint.saved(file)
     file.unlink()
-    for wish in (Wish(), Wish("auto"), Wish(init_from=kept[0])):
+    for options in (ResumeOptions(), ResumeOptions("auto"), ResumeOptions(init_from=kept[0])):
         with pytest.raises(UsageError, match="checkpoints of an older run"):
-            here(*settings, "run.steps=20", wish=wish)
+            here(*settings, "run.steps=20", options=options)
     assert checkpoint.saved(file) == kept
     assert not file.exists()
     here(*settings, "run.steps=20", "run.overwrite=true")

@@ -10,7 +10,7 @@ from mpisign import optim
 from mpisign.algorithms.registry import find
 from mpisign.algorithms.zoo.single import warmup_of
 from mpisign.config import make
-from mpisign.engine.autotune import Trial
+from mpisign.engine.autotune import DryStepper
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice
 from mpisign.parallel.world import Local
@@ -132,7 +132,7 @@ def test_scaled_means_go_by_allgather(tmp_path):
 def test_every_entry_can_be_tried_without_its_gradient(name, hyper):
     """As `exchange = "auto"` and the benchmarks do."""
     for stage in find(name).build(**hyper).with_rules("auto", "auto", 1).stages:
-        trial = Trial.of(Choice("local", ""), stage, Local(1), 1000)
+        trial = DryStepper.of(Choice("local", ""), stage, Local(1), 1000)
         trial.once()
         trial.once()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign.layout import Group, Layout
+from mpisign.layout import Layout, SegmentOptions
 from mpisign.problems.toys import TwoPlanes
 from mpisign.run.schedules import Schedule
 from tests.building import Setup
@@ -54,7 +54,7 @@ def test_groups_have_their_own_rate_and_weight_decay():
     setup = Setup(Awkward(size=77), 3)
     shapes = {s.name: s.shape for s in setup.layout.segments}
     plain = setup.stepper(setup.algorithm("signsgd-mv", weight_decay=0.5))
-    setup.layout = Layout(shapes, {"b": Group(lr_scale=0.0), "d": Group(weight_decay=0.0)})
+    setup.layout = Layout(shapes, {"b": SegmentOptions(lr_scale=0.0), "d": SegmentOptions(weight_decay=0.0)})
     grouped = setup.stepper(setup.algorithm("signsgd-mv", weight_decay=0.5))
     start = setup.layout.views(setup.x.clone())
     for stepper in (plain, grouped):

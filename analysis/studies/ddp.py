@@ -28,12 +28,12 @@ from mpisign.layout import Layout
 from mpisign.parallel import leaving, mpi
 from mpisign.parallel.world import Mpi
 from mpisign.problems import Oracle
-from mpisign.problems.data.distribute import share_rows
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.distribute import distribute_rows
+from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run.plan import resolve
 from mpisign.run.setup import use_threads
 from mpisign.storage.schema import TABLES
-from mpisign.storage.writer import NoRecorder, Recorder
+from mpisign.storage.writer import NoWriter, RunWriter
 
 HOOKS = ("float32", "fp16", "powersgd-1", "powersgd-2")
 OPTIMIZERS = {
@@ -63,13 +63,13 @@ class Training:
         plan = resolve(config, ranks.size)
         self.config, self.problem = plan.config, plan.problem
         generator = self.streams.draw("partition", 0).generator()
-        self.share = share_rows(self.problem, ranks, ranks.size, generator, **config.partition.model_dump())
+        self.share = distribute_rows(self.problem, ranks, ranks.size, generator, **config.partition.model_dump())
         start = self.problem.initial(self.streams.draw("initial", 0).generator())
         self.layout = Layout({name: tuple(p.shape) for name, p in start.items()})
         p = self.config.problem
         self.oracle = Oracle(self.problem, self.layout, self.share.train[0], ranks.rank, self.streams,
                              batch_size=p.batch_size, sampling=p.sampling)  # fmt: skip
-        self.test = Feed(self.share.test[0], self.layout.device)
+        self.test = DeviceLoader(self.share.test[0], self.layout.device)
         # one bucket: with more of them PowerSGD hangs over gloo
         self.model = DistributedDataParallel(Model(self.problem, start), bucket_cap_mb=1 << 14)
         if options.hook == "fp16":
@@ -79,7 +79,7 @@ class Training:
             state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
             self.model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.lr)
-        self.timer, self.recorder = Timer(), NoRecorder()
+        self.timer, self.recorder = Timer(), NoWriter()
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class Training:
     def run(self) -> None:
         """All steps, or as many as --until takes."""
         if self.ranks.root:
-            self.recorder = Recorder(self.options.file, self._attributes(), self._job(), {}, overwrite=True)
+            self.recorder = RunWriter(self.options.file, self._attributes(), self._job(), {}, overwrite=True)
         self._row("segments", step=0, n=self.ranks.size, hosts=self.ranks.hosts, device="cpu",
                   threads=self.ranks.threads, mpi="gloo", versions=f"torch {torch.__version__}")  # fmt: skip
         self.recorder.event("start", 0)

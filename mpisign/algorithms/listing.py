@@ -32,7 +32,7 @@ def markdown(entries: Iterable[Entry]) -> str:
 def _row(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (form.bits for form in formats(stage))
-    radii = " and radii" if stage.sign.beside() else ""
+    radii = " and radii" if stage.sign.side_information() else ""
     values = f", {v:.3g} function values" if (v := function_values(entry)) else ""
     method, paper = (text.replace("|", r"\|").replace("*", r"\*") for text in (entry.summary, entry.paper))
     return f"| `{entry.name}` | {method} | {paper} | {up}, {down}{radii} | {evaluations(entry):.3g}{values} |"
@@ -67,9 +67,9 @@ def _wrap(text: str, indent: str) -> str:
 def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (f.bits for f in formats(stage))
-    beside = " beside shared radii" if stage.sign.beside() else ""
+    side_information = " beside shared radii" if stage.sign.side_information() else ""
     values = f"; function values {v:.3g}" if (v := function_values(entry)) else ""
-    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}{values}"
+    return f"bits up {up}, down {down}{side_information}; evaluations {evaluations(entry):.3g}{values}"
 
 
 def formats(stage: Algorithm) -> tuple[Format, Format]:
@@ -81,8 +81,8 @@ def formats(stage: Algorithm) -> tuple[Format, Format]:
 
 def _formats(stage: Algorithm) -> tuple[str, str]:
     up, down = formats(stage)
-    beside = stage.sign.beside()
-    return _bits(up) + (f"; {beside}" if beside else ""), f"{_bits(down)} at n = {VOTERS}"
+    side_information = stage.sign.side_information()
+    return _bits(up) + (f"; {side_information}" if side_information else ""), f"{_bits(down)} at n = {VOTERS}"
 
 
 def _bits(form: Format) -> str:

@@ -59,8 +59,8 @@ class Tally:
     voters: int
 
 
-class Room:
-    """Scratch arrays of a stretch on a device, kept from step to step so that none is allocated in a step."""
+class Scratch:
+    """Scratch arrays of a shard on a device, kept from step to step so that none is allocated in a step."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self._held: dict[str, Tensor] = {}
@@ -89,7 +89,7 @@ class Ballots:
     planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
-    room: Room = field(default_factory=Room)
+    scratch: Scratch = field(default_factory=Scratch)
     found: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 
     @cached_property
@@ -97,12 +97,12 @@ class Ballots:
         if self.counted is not None:
             return self.counted
         signs, width = self.planes[0], bits.width(self.voters)
-        plus = self.room("plus", width, signs.shape[1])
+        plus = self.scratch("plus", width, signs.shape[1])
         if len(self.planes) == 1:
             bits.count(signs, plus)
             return Tally(plus, None, self.voters)
-        present, minus = self.planes[1], self.room("minus", width, signs.shape[1])
-        votes = torch.bitwise_and(signs, present, out=self.room("votes", *signs.shape))
+        present, minus = self.planes[1], self.scratch("minus", width, signs.shape[1])
+        votes = torch.bitwise_and(signs, present, out=self.scratch("votes", *signs.shape))
         bits.count(votes, plus)
         bits.count(votes.bitwise_xor_(present), minus)
         return Tally(plus, minus, self.voters)
@@ -113,7 +113,7 @@ class Ballots:
         out: float32 for the span's coordinates; by default a scratch array, lent until the next call.
         """
         if out is None:
-            out = self.room("mean", span.hi - span.lo, dtype=torch.float32)
+            out = self.scratch("mean", span.hi - span.lo, dtype=torch.float32)
         if self.scales is None:
             ordered_sum(self.planes[0][:, span.items(self.lo)], out)
         else:
@@ -153,13 +153,13 @@ class Direction:
         return (units[:, None] * self.levels).astype(np.float32)
 
     def write(self, out: Tensor, layout: Layout) -> None:
-        """Fills this stretch of out (flat) with what was decided there."""
+        """Fills this shard of out (flat) with what was decided there."""
         for span, table in self._decoded(layout):
             part = out[span.coordinates].zero_()
             bits.add_levels(part, self.planes[:, span.words(self.lo)], table)
 
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
-        """Each span of the stretch with what was decided there, as new float32 values."""
+        """Each span of the shard with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):
             values = torch.zeros(span.hi - span.lo, device=self.planes.device)
             bits.add_levels(values, self.planes[:, span.words(self.lo)], table)

@@ -6,7 +6,7 @@ from typing import Self
 
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
 from mpisign.errors import UsageError
-from mpisign.layout import Section
+from mpisign.layout import Group
 
 
 class Method:
@@ -84,13 +84,13 @@ class Algorithm(Method):
         return self.sign.rules | self.vote.rules
 
     @property
-    def whole(self) -> str:
+    def needs_whole(self) -> str:
         """What it needs the whole gradient for before it can send a part of it; "" for nothing."""
-        if not self.estimator.by_parts:
+        if not self.estimator.streams:
             return f"{type(self.estimator).__name__} asks for gradients itself"
         if self.estimator.agrees:
             return f"{type(self.estimator).__name__} has all voters agree on whole estimates"
-        return f"{type(self.sign).__name__} needs {self.sign.whole} first" if self.sign.whole else ""
+        return f"{type(self.sign).__name__} needs {self.sign.needs_whole} first" if self.sign.needs_whole else ""
 
     def stage(self, age):
         return 0
@@ -98,9 +98,9 @@ class Algorithm(Method):
     def minibatches(self, steps):
         return steps * self.estimator.minibatches
 
-    def of(self, section: Section) -> "Algorithm":
-        """The slots that move a section of x: these, or those for what is averaged."""
-        return self if section.vote or self.dense is None else self.dense
+    def of(self, group: Group) -> "Algorithm":
+        """The slots that move a group of coordinates: these, or those for what is averaged."""
+        return self if group.vote or self.dense is None else self.dense
 
     def named(self, name):
         return replace(self, name=name)

@@ -95,10 +95,10 @@ class StochasticSign(_Signs):
         return self.radius != "norm"
 
     @property
-    def whole(self):
+    def needs_whole(self):
         return {"norm": "its own norm", "max": "the radii that all voters share"}.get(self.radius, "")
 
-    def beside(self):
+    def side_information(self):
         each = f"every {self.refresh} steps" if self.refresh > 1 else "every step"
         return f"64(n-1)/n bits per coordinate {each} for the shared radii" if self.radius == "max" else ""
 
@@ -135,7 +135,7 @@ class ScaledStochasticSign(SignRule):
     One float32 a tensor beside the words; a tensor of zeros is sent as zero.
     """
 
-    whole = "a scale a tensor"
+    needs_whole = "a scale a tensor"
 
     def up(self):
         return Format(planes=1, scaled=True)
@@ -155,7 +155,7 @@ class ScaledSign(_Signs):
 
     zeros: str = "coin"
 
-    whole = "a scale a tensor"
+    needs_whole = "a scale a tensor"
 
     def up(self):
         return replace(super().up(), scaled=True)
@@ -164,14 +164,14 @@ class ScaledSign(_Signs):
         layout = step.layout
         return v, layout.mean_magnitudes(bits.tile_sums(v, layout.tiles(0, layout.length)))
 
-    def begin_with(self, p, v, rates, step):
+    def begin_residual(self, p, v, rates, step):
         layout = step.layout
         return p, layout.mean_magnitudes(bits.add_and_sum(p, v, rates, layout.tiles(0, layout.length)))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
 
-    def pack_off(self, p, scales, lo, hi, out, step):
+    def pack_residual(self, p, scales, lo, hi, out, step):
         coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
         return Packed(zeros=bits.pack_scaled_parts(p[lo:hi], scales, parts, lo, self.zeros, coin, out)[0])
 
@@ -187,7 +187,7 @@ class ErrorFeedback(SignRule):
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
 
-    whole = "the residual that the estimate is added to first"
+    needs_whole = "the residual that the estimate is added to first"
 
     @property
     def rules(self):
@@ -205,10 +205,10 @@ class ErrorFeedback(SignRule):
     def begin(self, v, state, step):
         # p = lr*v + e takes the place of e until it is packed
         rates = step.rates.astype(np.float32) if self.in_x else step.layout.each(1.0)
-        return self.rule.begin_with(state["residual"], v, rates, step)
+        return self.rule.begin_residual(state["residual"], v, rates, step)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        return self.rule.pack_off(signal, scales, lo, hi, out, step)
+        return self.rule.pack_residual(signal, scales, lo, hi, out, step)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Step:
     x_before: Tensor | None = None
     begun: int = 0  # the step at which the states were made: 0, unless x came from another run
     own_decays: np.ndarray | None = None  # weight decay of the segments, float64, nan for the update's; or the groups'
-    told: np.ndarray | None = None  # what all estimators told of this step, float64 (n, Estimator.tells); for updates
+    reported: np.ndarray | None = (
+        None  # what all estimators told of this step, float64 (n, Estimator.tells); for updates
+    )
 
     @property
     def age(self) -> int:
@@ -78,14 +80,16 @@ class Estimator:
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
-    elementwise: ClassVar[bool] = False  # whether it also works on rows, one a voter, with a Crew for an oracle
+    elementwise: ClassVar[bool] = (
+        False  # whether it also works on rows, one a voter, with a BatchedOracle for an oracle
+    )
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
     sampling: str = ""  # what batches must be, "reshuffle" or "replacement"; "" for either
     minibatches: int = 1  # of a step, where it is not one
     # numbers that travel to the updates of all voters in a step's header: its state holds them as "told", float64
-    tells: ClassVar[int] = 0
-    # the array that v is, if a stretch of v needs only the same stretch of one gradient, g; "" otherwise
-    by_parts: ClassVar[str] = ""
+    reports: ClassVar[int] = 0
+    # the array that v is, if a shard of v needs only the same shard of one gradient, g; "" otherwise
+    streams: ClassVar[str] = ""
 
     def init(self, layout: Layout) -> State:
         return {}
@@ -111,7 +115,7 @@ class Estimator:
         return type(self).agree is not Estimator.agree
 
     def observe(self, direction: Direction, state: State, step: Step) -> None:
-        """Sees what was decided for a stretch, after x moved."""
+        """Sees what was decided for a shard, after x moved."""
 
     def evaluations(self, batch: int, rows: int, age: int) -> int:
         """Gradients of single rows that a voter takes at a step of that age. batch: of one; rows: all its own."""
@@ -139,7 +143,7 @@ class SignRule:
     elementwise: ClassVar[bool] = False  # whether pack also works on rows, one a voter, step being the first one's
 
     @property
-    def whole(self) -> str:
+    def needs_whole(self) -> str:
         """What it needs all of v for before it can pack a part of it; "" for nothing."""
         return ""
 
@@ -155,7 +159,7 @@ class SignRule:
     def up(self) -> Format:
         raise NotImplementedError
 
-    def beside(self) -> str:
+    def side_information(self) -> str:
         """What is shared beside the messages, for a reader."""
         return ""
 
@@ -172,13 +176,13 @@ class SignRule:
         """
         return v, None
 
-    def begin_with(self, p: Tensor, v: Tensor, rates: np.ndarray, step: Step) -> tuple[Tensor, np.ndarray | None]:
+    def begin_residual(self, p: Tensor, v: Tensor, rates: np.ndarray, step: Step) -> tuple[Tensor, np.ndarray | None]:
         """begin(p) after p += rate * v, a float32 rate a segment: the way into error feedback."""
         for span in step.layout.all_spans:
             bits.blend(p[span.coordinates], v[span.coordinates], 1.0, rates[span.segment])
         return self.begin(p, {}, step)
 
-    def pack_off(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> Packed:
+    def pack_residual(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> Packed:
         """pack, and take off p what was sent: the way out."""
         counts = self.pack(p, scales, lo, hi, out, {}, step)
         for span in step.layout.spans(lo, hi):
@@ -228,10 +232,10 @@ class Vote:
         return {}
 
     def absorb(self, ballots: Ballots, state: State, step: Step) -> None:
-        """Takes in the messages for a stretch of coordinates."""
+        """Takes in the messages for a shard of coordinates."""
 
     def shared(self, ballots: Ballots, state: State, step: Step) -> np.ndarray:
-        """float64, one a tile of this stretch; those of the whole vector reach scales() on every rank."""
+        """float64, one a tile of this shard; those of the whole vector reach scales() on every rank."""
         raise NotImplementedError
 
     def scales(self, tiles: np.ndarray, layout: Layout) -> np.ndarray:
@@ -239,7 +243,7 @@ class Vote:
         raise NotImplementedError
 
     def verdict(self, ballots: Ballots, scales: np.ndarray | None, state: State, out: Tensor, step: Step) -> None:
-        """Decides a stretch: fills out (planes, W) or (1, C)."""
+        """Decides a shard: fills out (planes, W) or (1, C)."""
         raise NotImplementedError
 
 

@@ -107,8 +107,8 @@ class CalibratingDescent(Descent):
         return {"ratio": _number()}
 
     def begin(self, x, state, step, objective):
-        told, ratio = float(ordered_total(step.told)[0]) / len(step.told), state["ratio"]
-        ratio[0] = told if step.age == 0 else self.average * ratio[0] + (1 - self.average) * told
+        reported, ratio = float(ordered_total(step.reported)[0]) / len(step.reported), state["ratio"]
+        ratio[0] = reported if step.age == 0 else self.average * ratio[0] + (1 - self.average) * reported
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ParameterFree(Descent):
         if step.age == 0:
             smoothness[0], gap[0] = self.smoothness, self.gap
         elif moved := float(state["moved"][0]):
-            difference, along = (total / len(step.told) for total in ordered_total(step.told))
+            difference, along = (total / len(step.reported) for total in ordered_total(step.reported))
             smoothness += difference / moved
             gained += moved * along
             gap.copy_(torch.maximum(gap, gained))

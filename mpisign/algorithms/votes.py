@@ -131,7 +131,7 @@ class _Residual(Vote):
         return {self.array: RAW.empty(coordinates=owned)[0]}
 
     def _spans(self, ballots, state, step):
-        """Each span of the stretch with its words and its part of the array."""
+        """Each span of the shard with its words and its part of the array."""
         offset = ballots.at - ballots.lo
         for span in step.layout.spans(ballots.lo, ballots.hi):
             yield span, span.words(ballots.lo), state[self.array][span.lo + offset : span.hi + offset]
@@ -151,7 +151,7 @@ class SignErrorFeedback(_Residual, _Signs):
     def verdict(self, ballots, scales, state, out, step):
         t, n, average = ballots.tally, ballots.voters, Average()
         up = Format(planes=1 if t.minus is None else 2)
-        codes = ballots.room("codes", average.down(up, n).planes, t.plus.shape[1])
+        codes = ballots.scratch("codes", average.down(up, n).planes, t.plus.shape[1])
         bits.codes(t.plus, t.minus, n, codes)
         table = average.levels(up, n).astype(np.float32)
         for span, words, p in self._spans(ballots, state, step):

@@ -8,7 +8,7 @@ from statistics import median
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import Times, hosts, in_turns, resident
-from mpisign.engine.autotune import Trial, measure_link, measured, predict
+from mpisign.engine.autotune import DryStepper, autotune, measure_link, predict
 from mpisign.exchange import Choice, candidates, choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
@@ -34,7 +34,7 @@ def exchanges(
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
     table = Table("exchanges", COLUMNS, about | {"link": str(link)} | kwargs | machine())
     for d in sizes:
-        auto = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)[0].name
+        auto = autotune(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)[0].name
         fitting = [name for name in names or candidates(algorithm) if name in candidates(algorithm)]
         guesses = {p.choice.name: p.at(d) for p in predict(algorithm, ranks.comm, d, link, names=fitting, **kwargs)}
         # slots are watched, so each trial gets its own
@@ -86,14 +86,14 @@ class Stopwatch:
         object.__setattr__(holder, name, timed)  # slots are frozen
 
 
-class Watched(Trial):
+class Watched(DryStepper):
     """A trial that records the seconds of this thread in each step's kernels."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._kernels, slots, self.work = Stopwatch(time.thread_time), self.algorithm, []
+        self._kernels, slots, self.work = Stopwatch(time.thread_time), self.stage.algorithm, []
         for holder, method in (
-            (self.stage.lanes[0], "search"),
+            (self.stage.channels[0], "search"),
             (slots.sign, "begin"),
             (slots.sign, "pack"),
             (slots.vote, "absorb"),
@@ -110,7 +110,7 @@ class Watched(Trial):
 
 def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks, say: Say, **kwargs) -> Table:
     """Milliseconds of each phase of a step, averaged over ranks and repeats."""
-    trial = Trial.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs)
+    trial = DryStepper.of(Choice(name, ""), deepcopy(algorithm), Mpi(ranks.comm), d, **kwargs)
     before = resident()
     trial.once()
     spent = dict(_spans(trial))
@@ -127,17 +127,17 @@ def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks,
     return table
 
 
-def _spans(trial: Trial) -> Iterator[tuple[str, Stopwatch]]:
-    slots, carrier = trial.algorithm, trial.exchange
+def _spans(trial: DryStepper) -> Iterator[tuple[str, Stopwatch]]:
+    slots, exchange = trial.stage.algorithm, trial.exchange
     for phase, holder, method in (
-        ("search for NaN", trial.stage.lanes[0], "search"),
+        ("search for NaN", trial.stage.channels[0], "search"),
         ("pack", slots.sign, "pack"),
-        ("post messages", carrier, "send"),
+        ("post messages", exchange, "send"),
         ("wait for headers", trial.world, "finish_header"),
-        ("wait for messages", carrier, "receive"),
+        ("wait for messages", exchange, "receive"),
         ("count and decide", slots.vote, "verdict"),
-        ("post verdicts", carrier, "publish"),
-        ("wait for verdicts", carrier, "collect"),
+        ("post verdicts", exchange, "publish"),
+        ("wait for verdicts", exchange, "collect"),
         ("apply", slots.update, "apply"),
     ):
         span = Stopwatch(time.perf_counter)

@@ -6,7 +6,7 @@ from mpisign import bits
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import alone
-from mpisign.engine.autotune import Trial, measure_link, pick, predict
+from mpisign.engine.autotune import DryStepper, fastest, measure_link, predict
 from mpisign.exchange import Choice
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
@@ -26,7 +26,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
     for d in sizes:
         seconds = {p.choice.name: p.at(d) for p in predictions}
         shown = {f"{name} ms": value * 1e3 for name, value in seconds.items()}
-        table.add(d=d, choice=pick(predictions, d).choice.name, **shown)
+        table.add(d=d, choice=fastest(predictions, d).choice.name, **shown)
     for p in predictions:
         tried = ", ".join(f"{t * 1e3:.3g} ms at {d:,}" for d, t in zip(p.sizes, p.seconds, strict=True))
         say(f"{p.choice.name}: tried {tried}")
@@ -40,7 +40,7 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
 
 def work(algorithm: Algorithm, n: int) -> float:
     """Nanoseconds per coordinate for one rank of n to pack, count its share and apply; nothing is sent."""
-    trial = Trial.of(Choice("local", ""), algorithm, Local(1), SAMPLE)
+    trial = DryStepper.of(Choice("local", ""), algorithm, Local(1), SAMPLE)
     counting = 0.0
     if not algorithm.sign.up().raw:
         votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)

@@ -10,7 +10,7 @@ from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import alone
 from mpisign.bits.precompile import compile_ahead
 from mpisign.bits.rng import Streams
-from mpisign.parallel.device import name_of, pick, settle
+from mpisign.parallel.device import name_of, select_device, synchronize
 
 COLUMNS = {"kernel": "", "ns a coordinate": ".3f", "GB/s": ".1f", "share": ".0%", "of": ""}
 
@@ -20,7 +20,7 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
 
     wanted: "cpu" or "cuda", whose kernels are timed until the device has done its work.
     """
-    device = pick(wanted, 0)
+    device = select_device(wanted, 0)
     torch.set_num_threads(threads)
     bits.use_threads(threads)
     compile_ahead(voters)
@@ -30,7 +30,7 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
     v, x = (torch.empty(d, device=device).uniform_(-1, 1) for _ in range(2))
 
     def timed(work: Callable) -> float:
-        return alone(lambda: (work(), settle(device)), repeats)
+        return alone(lambda: (work(), synchronize(device)), repeats)
 
     bandwidth = {
         "read": 4 * d / timed(lambda: torch.max(v.view(torch.int32))),

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import hosts, in_turns, interfaces
-from mpisign.engine.autotune import RATE, Trial, measured
+from mpisign.engine.autotune import RATE, DryStepper, autotune
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
@@ -50,9 +50,9 @@ def peers(
 
 
 def _ours(algorithm: Algorithm, d: int, ranks: Ranks, kwargs: dict) -> tuple[str, Works]:
-    (choice,) = measured(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)
+    (choice,) = autotune(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)
     name = f"mpisign, {algorithm.name} by {choice.name}"
-    return name, {name: Trial.of(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
+    return name, {name: DryStepper.of(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:

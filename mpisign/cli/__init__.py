@@ -67,7 +67,7 @@ def train(job, **options):
     _check_file(config, mpi.launch().size, options)
     from mpisign.run.train import train
 
-    train(config, options["dry_run"], _wish(options), options["verbose"])
+    train(config, options["dry_run"], _resume_options(options), options["verbose"])
 
 
 @cli.command()
@@ -113,7 +113,7 @@ def simulate(job, voters, jobs, **options):
     _check_file(config, config.run.voters, options)
     from mpisign.run.train import simulate
 
-    simulate(config, dry_run=options["dry_run"], wish=_wish(options), verbose=options["verbose"])
+    simulate(config, dry_run=options["dry_run"], options=_resume_options(options), verbose=options["verbose"])
 
 
 @cli.command()
@@ -141,10 +141,10 @@ def _limit(max_time: float | None) -> tuple[str, ...]:
     return (f"run.max_minutes={max_time}",) if max_time is not None else ()
 
 
-def _wish(options: dict):
-    from mpisign.run.resume import Wish
+def _resume_options(options: dict):
+    from mpisign.run.resume import ResumeOptions
 
-    return Wish(options["resume"], init_from=options["init_from"])
+    return ResumeOptions(options["resume"], init_from=options["init_from"])
 
 
 def _read(job: Path | None, options: dict):

@@ -98,7 +98,7 @@ def _summary(what: str, rows: Rows) -> str:
 
 def _show_model(problem: Problem, say: Say) -> None:
     if d := problem.coordinates:
-        memory.demand(4 * d, f"x of {d:,} coordinates", "look at it on a machine with more memory")
+        memory.require_memory(4 * d, f"x of {d:,} coordinates", "look at it on a machine with more memory")
     start = problem.initial(np.random.default_rng(0))
     say(f"with its default model: {sum(p.numel() for p in start.values()):,} coordinates")
 

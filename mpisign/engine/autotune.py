@@ -36,7 +36,7 @@ RATE = 1e-3  # of a step without its gradient
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkModel:
     """What one round of messages from each rank to each other takes: seconds, and bytes a second that a rank sends."""
 
     latency: float
@@ -51,7 +51,7 @@ class Prediction:
     """Seconds of a step without its gradient, by the steps that were tried, and by the link beyond them."""
 
     choice: Choice
-    link: Link
+    link: LinkModel
     bytes: float = 0.0  # that a rank sends for a coordinate
     shared: float = 0.0  # bytes of memory shared by this rank's node, for a coordinate: no more with more of them
     sizes: list[int] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Prediction:
         return self.seconds[-1] + slope * (d - self.sizes[-1])
 
 
-def measured(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **options) -> tuple[Choice, ...]:
+def autotune(chosen: tuple[Choice, ...], stages: tuple[Algorithm, ...], comm, d: int, **options) -> tuple[Choice, ...]:
     """The choices, those left open replaced by the exchange predicted fastest at d coordinates, with the reason.
 
     comm: all ranks take part, and get the same choices. options: chunk, progress, node_size.
@@ -86,7 +86,7 @@ def _measured(chosen, stages, comm, d: int, **options) -> tuple[Choice, ...]:
         if choice.open:
             predictions = predict(stage, comm, d, link, share, **options)
             fitting, lacking = _fitting(predictions, comm, several * d)
-            best = pick(fitting, d)
+            best = fastest(fitting, d)
             times = ", ".join(f"{p.choice.name} {p.at(d) * 1e3:.3g}" for p in predictions)
             details = f"measured {link}; predicted ms per step: {times}"
             choice = replace(best.choice, reason=_why(best, fitting, d) + lacking, details=details)
@@ -102,7 +102,7 @@ def _fitting(predictions: list[Prediction], comm, d: int) -> tuple[list[Predicti
     return fitting, "".join(said)
 
 
-def pick(predictions: list[Prediction], d: int) -> Prediction:
+def fastest(predictions: list[Prediction], d: int) -> Prediction:
     """The fastest; beyond the sizes that were tried the one that sends least, unless another seems far ahead."""
     best, least = min(predictions, key=lambda p: p.at(d)), min(predictions, key=lambda p: p.bytes)
     tried = d <= least.sizes[-1]
@@ -116,7 +116,13 @@ def _why(best: Prediction, predictions: list[Prediction], d: int) -> str:
 
 
 def predict(
-    stage: Algorithm, comm, d: int, link: Link, budget: float = BUDGET * 0.6, names: tuple[str, ...] = (), **options
+    stage: Algorithm,
+    comm,
+    d: int,
+    link: LinkModel,
+    budget: float = BUDGET * 0.6,
+    names: tuple[str, ...] = (),
+    **options,
 ) -> list[Prediction]:
     """A prediction for each exchange, alike on all ranks; by default for all that are of use here."""
     begin, size = time.perf_counter(), options.get("node_size", 0)
@@ -131,7 +137,7 @@ def predict(
         trials = []
         for p in predictions.copy():
             try:
-                trials.append(Trial.of(p.choice, stage, Mpi(comm), size, **options))
+                trials.append(DryStepper.of(p.choice, stage, Mpi(comm), size, **options))
             except UsageError:  # on all ranks: a node has not even so much shared memory
                 predictions.remove(p)
         for trial in trials:
@@ -148,7 +154,7 @@ def predict(
     return predictions
 
 
-def measure_link(comm, budget: float = BUDGET * 0.4) -> Link:
+def measure_link(comm, budget: float = BUDGET * 0.4) -> LinkModel:
     """Latency and bandwidth of an Alltoall, whose messages grow from 16 KiB for as long as there is time."""
     others, size, deadline = max(comm.Get_size() - 1, 1), 64, time.perf_counter() + budget
     latency = took = None
@@ -162,7 +168,7 @@ def measure_link(comm, budget: float = BUDGET * 0.4) -> Link:
         latency = took if latency is None else latency
         if size > 64 and (not going or size >= 1 << 22):
             bandwidth = comm.bcast(others * size / max(took - latency, took / 10))
-            return Link(comm.bcast(latency), bandwidth)
+            return LinkModel(comm.bcast(latency), bandwidth)
         size = max(size * 4, 1 << 14)
 
 
@@ -178,19 +184,19 @@ def timed(work, comm) -> float:
 
 
 @dataclass(frozen=True)
-class Given(Estimator):
+class FixedEstimate(Estimator):
     """Whatever the oracle holds, at no cost; tells as many numbers as the estimator in whose place it is."""
 
-    tells: int = 0
+    reports: int = 0
 
     def init(self, layout):
-        return {"told": torch.zeros(self.tells, dtype=torch.float64)} if self.tells else {}
+        return {"told": torch.zeros(self.reports, dtype=torch.float64)} if self.reports else {}
 
     def estimate(self, oracle, x, state, step):
         return oracle.estimate
 
 
-class Maker:
+class FixedOracle:
     """In an oracle's place: holds one estimate."""
 
     loss, rows, accumulate, clip, statistics, problem = 0.0, None, 1, 0.0, {}, Problem()
@@ -206,7 +212,7 @@ class Maker:
         return 0.0
 
 
-class Trial(Stepper):
+class DryStepper(Stepper):
     """Steps of an algorithm by one exchange, all but the estimate; each voter's estimate is uniform in (-1, 1)."""
 
     @classmethod
@@ -221,8 +227,8 @@ class Trial(Stepper):
     ) -> Self:
         """A trial at d coordinates. options: chunk, progress, node_size, as exchange.build takes them."""
         layout = Layout({"x": (d,)}, device=device)
-        slots = replace(algorithm, estimator=Given(algorithm.estimator.tells))
-        oracles = [Maker(_estimate(layout.length, voter).to(layout.device)) for voter in world.local]
+        slots = replace(algorithm, estimator=FixedEstimate(algorithm.estimator.reports))
+        oracles = [FixedOracle(_estimate(layout.length, voter).to(layout.device)) for voter in world.local]
         return build(slots, (choice,), layout, world, Streams(0), oracles, layout.zeros(), kind=cls, **options)
 
     def once(self) -> None:

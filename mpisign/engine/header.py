@@ -14,21 +14,21 @@ from mpisign.layout import Layout
 FLAGS = 3  # numbers before the scales
 
 
-def first_of(found: list[np.ndarray]) -> np.ndarray:
-    """The first bad coordinate of each voter by those of several lanes, in their order; -1 where there is none."""
+def first_bad(found: list[np.ndarray]) -> np.ndarray:
+    """The first bad coordinate of each voter by those of several channels, in their order; -1 where there is none."""
     first = found[0]
     for later in found[1:]:
         first = np.where(first < 0, later, first)
     return first
 
 
-def compose(bad: np.ndarray, estimates, request: int, losses, beside: list[list[np.ndarray]]) -> np.ndarray:
+def pack_header(bad: np.ndarray, estimates, request: int, losses, rows_beside: list[list[np.ndarray]]) -> np.ndarray:
     """The rows of the local voters. bad: the first bad coordinate of each; beside: lists of what follows the flags."""
     rows = np.zeros((len(bad), FLAGS))
     rows[:, 0], rows[:, 1], rows[:, 2] = bad, request, losses
     for i in np.flatnonzero(bad >= 0):
         rows[i, 1] = float(estimates[i][int(bad[i])])
-    return np.hstack([rows, *map(np.array, beside)]) if beside else rows
+    return np.hstack([rows, *map(np.array, rows_beside)]) if rows_beside else rows
 
 
 def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int) -> None:

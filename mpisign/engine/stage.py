@@ -1,6 +1,6 @@
-"""Four slots at work: their lanes, the arrays of every local voter, and the messages they post.
+"""Four slots at work: their channels, the arrays of every local voter, and the messages they send.
 
-A lane is what travels one way: the coordinates that vote, and those that are averaged, if some are.
+A channel is what travels one way: the coordinates that vote, and those that are averaged, if some are.
 """
 
 from dataclasses import replace
@@ -13,15 +13,15 @@ from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.slots import State, Step
 from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
-from mpisign.layout import Layout, Section
+from mpisign.layout import Group, Layout
 
 
-class Lane:
-    """A section of x, with the sign rule, the vote, the update and the exchange that move it, and their arrays."""
+class Channel:
+    """A group of coordinates, with the sign rule, the vote, the update and the exchange that move it, and their arrays."""
 
-    def __init__(self, section: Section, algorithm: Algorithm, exchange: Exchange, voters: int):
+    def __init__(self, group: Group, algorithm: Algorithm, exchange: Exchange, voters: int):
         """voters: local ones; each has a row in the arrays of the sign rule, its own state being made of views."""
-        self.section, self.layout, self.exchange = section, section.layout, exchange
+        self.group, self.layout, self.exchange = group, group.layout, exchange
         self.sign, self.update = algorithm.sign, algorithm.update
         self.sign_rows = _rows(self.sign.init(self.layout), voters)
         self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(voters)]
@@ -29,8 +29,8 @@ class Lane:
         self.scaled = self.sign.up().scaled
 
     def of(self, vectors: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """This lane's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
-        where = slice(self.section.lo, self.section.hi)
+        """This channel's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
+        where = slice(self.group.lo, self.group.hi)
         return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
 
     def search(self, v: Tensor) -> int:
@@ -38,17 +38,17 @@ class Lane:
         return bits.first_nonfinite(v)
 
     def step(self, step: Step) -> Step:
-        """What this lane's slots may know of a step: with its own layout and rates."""
+        """What this channel's slots may know of a step: with its own layout and rates."""
         if step.layout is self.layout:
             return step
-        own, where = step.own_decays, self.section.segments
+        own, where = step.own_decays, self.group.segments
         return replace(
             step, layout=self.layout, rates=step.rates[where], own_decays=None if own is None else own[where]
         )
 
 
 class Stage:
-    """An algorithm with its lanes, and the arrays of every local voter."""
+    """An algorithm with its channels, and the arrays of every local voter."""
 
     def __init__(
         self,
@@ -56,26 +56,26 @@ class Stage:
         exchanges: list[Exchange],
         layout: Layout,
         local: tuple[int, ...],
-        crew: bool = False,
+        batched: bool = False,
     ):
-        """exchanges: one a section of the layout. crew: whether the problem can be asked for all voters at once."""
+        """exchanges: one per group of the layout. batched: whether the problem can be asked for all voters at once."""
         self.algorithm, self.local = algorithm, local
-        pairs = zip(layout.sections, exchanges, strict=True)
-        self.lanes = [Lane(section, algorithm.of(section), carrier, len(local)) for section, carrier in pairs]
+        pairs = zip(layout.groups, exchanges, strict=True)
+        self.channels = [Channel(group, algorithm.of(group), exchange, len(local)) for group, exchange in pairs]
         # all voters are then asked, and their messages packed, as rows of one matrix
-        alike = algorithm.estimator.elementwise and all(lane.sign.elementwise for lane in self.lanes)
-        self.together = crew and alike
+        alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
+        self.together = batched and alike
         self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
         self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
 
     @property
     def exchange(self) -> Exchange:
         """That of the coordinates that vote, where some do."""
-        return self.lanes[0].exchange
+        return self.channels[0].exchange
 
     def common(self) -> State:
         """Named arrays that are the same on every rank, as views."""
-        return {f"update/{name}": array for name, array in self.lanes[0].update_state.items()}
+        return {f"update/{name}": array for name, array in self.channels[0].update_state.items()}
 
     def counted(self) -> State:
         """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
@@ -84,7 +84,7 @@ class Stage:
     def own(self) -> State:
         """Named arrays of the local voters, as views: slot/name/voter."""
         named = {}
-        for slot, states in (("estimator", self.estimator_states), ("sign", self.lanes[0].sign_states)):
+        for slot, states in (("estimator", self.estimator_states), ("sign", self.channels[0].sign_states)):
             for voter, state in zip(self.local, states, strict=True):
                 named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
         return named
@@ -95,79 +95,79 @@ class Stage:
 
     def bytes_a_step(self) -> int:
         """Bytes of words and floats that this rank sends in a step."""
-        return sum(sum(lane.exchange.bytes_a_step()) for lane in self.lanes)
+        return sum(sum(channel.exchange.bytes_a_step()) for channel in self.channels)
 
     def memory(self) -> int:
         """Bytes of the exchanges' buffers and of the vote's arrays."""
-        return sum(lane.exchange.memory() for lane in self.lanes)
+        return sum(channel.exchange.memory() for channel in self.channels)
 
     def close(self) -> None:
         """Collective; see Exchange.close."""
-        for lane in self.lanes:
-            lane.exchange.close()
+        for channel in self.channels:
+            channel.exchange.close()
 
 
 def _rows(state: State, count: int) -> State:
     return {name: array.repeat(count, 1) for name, array in state.items()}
 
 
-class Posting:
-    """Packs and sends a lane's messages of one step, chunk by chunk, in whatever order they are asked for."""
+class Outbox:
+    """Packs and sends a channel's messages of one step, chunk by chunk, in whatever order they are asked for."""
 
     def __init__(
         self,
-        lane: Lane,
+        channel: Channel,
         estimates: Tensor | list[Tensor],
         signals: list[tuple],
         states: list[State],
         steps: list[Step],
         phase: Phase,
     ):
-        """estimates: the lane's, rows of a matrix or a vector for each local voter. signals: what each of these began
-        with, (signal, scales); or of all of them together, as rows."""
+        """estimates: the channel's, rows of a matrix or a vector for each local voter. signals: what each of these
+        began with, (signal, scales); or of all of them together, as rows."""
         self.zeros = self.clips = 0
         self.bad = [-1] * len(estimates)  # first coordinate of each local voter's estimate that is not finite
         self.scales = [scales for _, scales in signals]
-        if lane.scaled and lane.exchange.adversary:
-            self.scales = lane.exchange.adversary.inflate(self.scales)
-        self._lane, self._phase, self._estimates = lane, phase, estimates
+        if channel.scaled and channel.exchange.adversary:
+            self.scales = channel.exchange.adversary.inflate(self.scales)
+        self._channel, self._phase, self._estimates = channel, phase, estimates
         self._work = list(enumerate(zip(signals, states, steps, strict=True)))
-        chunks = len(lane.exchange.chunks)
+        chunks = len(channel.exchange.chunks)
         self.sent, self._unsearched = [False] * chunks, dict.fromkeys(range(chunks))
 
     def __call__(self, c: int) -> None:
-        exchange = self._lane.exchange
+        exchange = self._channel.exchange
         lo, hi = exchange.chunks[c]
         with self._phase:
             for i, ((signal, scales), state, step) in self._work:
                 out = exchange.outgoing_rows(c) if signal.dim() > 1 else exchange.packed_into(i, c)
-                packed = self._lane.sign.pack(signal, scales, lo, hi, out, state, step)
+                packed = self._channel.sign.pack(signal, scales, lo, hi, out, state, step)
                 self.zeros, self.clips = self.zeros + packed.zeros, self.clips + packed.clips
                 if c in self._unsearched:
                     self._note(i, packed.bad, lo, hi)
             self._unsearched.pop(c, None)
             self.sent[c] = True
-            exchange.depart(c)
+            exchange.send_chunk(c)
             exchange.proceed()
 
     def search_on(self) -> np.ndarray:
         """Searches what is not packed yet; the first bad coordinate of each local voter in x, or -1."""
         for c in self._unsearched:
             for i, *_ in self._work:
-                self._note(i, None, *self._lane.exchange.chunks[c])
+                self._note(i, None, *self._channel.exchange.chunks[c])
         self._unsearched.clear()
-        lo = self._lane.section.lo
+        lo = self._channel.group.lo
         return np.array([index if index < 0 else index + lo for index in self.bad], dtype=np.float64)
 
     def _note(self, i: int, bad: int | None, lo: int, hi: int) -> None:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""
         together = isinstance(self._estimates, Tensor)
         if bad is None and together:
-            clean = self._lane.search(self._estimates[:, lo:hi].reshape(-1)) < 0
+            clean = self._channel.search(self._estimates[:, lo:hi].reshape(-1)) < 0
             for row in () if clean else range(len(self.bad)):
-                self._mark(row, self._lane.search(self._estimates[row, lo:hi]), lo)
+                self._mark(row, self._channel.search(self._estimates[row, lo:hi]), lo)
         elif bad is None:
-            self._mark(i, self._lane.search(self._estimates[i][lo:hi]), lo)
+            self._mark(i, self._channel.search(self._estimates[i][lo:hi]), lo)
         else:
             self._mark(i, bad, 0)
 

@@ -13,7 +13,7 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import WORD, Layout
 from mpisign.parallel import mpi
-from mpisign.parallel.device import spread
+from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.mpi import Ranks
 from mpisign.storage import checkpoint
 from mpisign.storage.checkpoint import Checkpoint, Writer
@@ -30,7 +30,7 @@ def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict
     """
     mine = _rank_arrays(stepper)
     attributes = {"step": stepper.t, "begun": stepper.begun, "n": stepper.world.n, "d": stepper.layout.size}
-    attributes["definition"] = repr(stepper.turns)
+    attributes["definition"] = repr(stepper.algorithm)
     texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
     with ranks.agreed():
         if ranks.root:
@@ -79,7 +79,7 @@ def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> Non
             _check_model(opened, stepper.layout)
             _check_arrays(opened, {"x": (stepper.x.shape, np.dtype(np.float32))})
             stepper.x.copy_(torch.from_numpy(opened["x"]))
-    spread(ranks, stepper.x)
+    broadcast_tensor(ranks, stepper.x)
     if stepper.x_before is not None:
         stepper.x_before.copy_(stepper.x)
     step = ranks.share(opened and opened.step)
@@ -98,7 +98,7 @@ def _rank_arrays(stepper: Stepper) -> Arrays:
     """What a rank hands over: arrays of its own voters, and what it counts alone (all of it on root)."""
     named: State = stepper.own()
     for k, stage in enumerate(stepper.stages):
-        if stage.exchange.shards or stepper.world.rank == 0:
+        if stage.exchange.sharded or stepper.world.rank == 0:
             named |= {stepper.prefix(k) + name: array for name, array in stage.counted().items()}
     return {name: array.cpu().numpy() for name, array in named.items()}
 
@@ -132,23 +132,23 @@ def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]],
         writer.put(f"kept/{name}", array.cpu().numpy())
     for rank, arrays in parts:
         for name, array in arrays.items():
-            if not (stretches := _stretches(name, rank, stepper)):
+            if not (shards := _shards(name, rank, stepper)):
                 writer.put(name, array)
-            for lo, hi, at in stretches:
+            for lo, hi, at in shards:
                 writer.place(name, _voting(stepper).length, lo, array[..., at : at + hi - lo])
 
 
 def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:
-    if not (stretches := _stretches(name, rank, stepper)):
+    if not (shards := _shards(name, rank, stepper)):
         return opened[name]
-    return np.concatenate([opened.part(name, lo, hi) for lo, hi, _ in stretches], axis=-1)
+    return np.concatenate([opened.part(name, lo, hi) for lo, hi, _ in shards], axis=-1)
 
 
-def _stretches(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]]:
+def _shards(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]]:
     """The coordinates of an array of the vote that a rank keeps; none for other arrays."""
     for k, stage in enumerate(stepper.stages):
         if name.startswith(f"{stepper.prefix(k)}vote/"):
-            return stage.exchange.stretches_of(rank)
+            return stage.exchange.shards_of(rank)
     return []
 
 
@@ -168,11 +168,11 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
     for name, array in stepper.common().items():
         if opened:
             array.copy_(torch.from_numpy(opened[name]))
-        spread(ranks, array)
+        broadcast_tensor(ranks, array)
     for stage in stepper.stages:
         # where everyone counts everything, root's copy is everybody's
-        for array in () if stage.exchange.shards else stage.counted().values():
-            spread(ranks, array)
+        for array in () if stage.exchange.sharded else stage.counted().values():
+            broadcast_tensor(ranks, array)
     facts, progress = ranks.share(opened and (opened.attributes, opened.progress))
     stepper.restart(facts["step"], facts["begun"])
     return progress
@@ -189,13 +189,15 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
             f"start {facts['n']}, or take only x from it: mpisign train --init-from {opened.path}"
         )
     _check_model(opened, stepper.layout)
-    if facts["definition"] != repr(stepper.turns):
-        raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.turns!r}")
+    if facts["definition"] != repr(stepper.algorithm):
+        raise UsageError(
+            f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.algorithm!r}"
+        )
     length = _voting(stepper).length
     x = stepper.x.shape, np.dtype(np.float32)
     arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
     for names in everyone:
-        counted = {name for name in names if _stretches(name, 0, stepper)}
+        counted = {name for name in names if _shards(name, 0, stepper)}
         arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in names.items()}
     verdict = (length // WORD,), np.dtype(np.int64)
     maybe = {f"{stepper.prefix(k)}verdict": verdict for k in range(len(stepper.stages))} | {"kept/x": x}

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mpisign.algorithms.method import Algorithm, Method
+from mpisign.algorithms.method import Method
 from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
-from mpisign.engine.header import FLAGS, compose, first_of, refuse_drift, refuse_nonfinite
-from mpisign.engine.stage import Lane, Posting, Stage
+from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
+from mpisign.engine.stage import Channel, Outbox, Stage
 from mpisign.engine.timing import Timer
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
-from mpisign.problems import Oracle, assemble
+from mpisign.problems import Oracle, batch_oracles
 
 Check = Callable[[np.ndarray], None]  # sees the requests of all voters (n,) before anything moves; may raise
 
@@ -55,15 +55,15 @@ class Outcome:
 
 
 @dataclass
-class Flight:
+class PendingStep:
     """A step under way, from its estimates to its messages."""
 
     everyone: Step
     steps: list[Step]  # one a local voter, or only the first one's where all are asked together
     estimates: Tensor | list[Tensor]
-    posts: list[Posting]  # one a lane
+    outboxes: list[Outbox]  # one a channel
 
-    def at(self, rates: np.ndarray, own_decays: np.ndarray | None) -> "Flight":
+    def at(self, rates: np.ndarray, own_decays: np.ndarray | None) -> "PendingStep":
         """The same with other rates and decays, which messages packed so far do not depend on."""
         everyone, *steps = (replace(s, rates=rates, own_decays=own_decays) for s in (self.everyone, *self.steps))
         return replace(self, everyone=everyone, steps=steps)
@@ -85,29 +85,24 @@ class Stepper:
         timer: Timer | None = None,
         begun: int = 0,
     ):
-        """exchanges: for each stage of the algorithm, one a section of the layout. oracles: one a local voter.
+        """exchanges: for each stage of the algorithm, one per group of the layout. oracles: one per local voter.
 
         x: flat float32, the same bits on every rank. weights: (n,) of the voters in the loss and in means of raw
         floats, adding up to n; all 1 by default. begun: steps already behind x, taken by another run.
         """
-        self.turns, self.layout = algorithm, layout
+        self.algorithm, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
         self.weights = np.ones(world.n) if weights is None else weights
         self.timer = timer or Timer()
         self.t = self.begun = begun
-        self.crew = assemble(oracles)
+        self.batched = batch_oracles(oracles)
         pairs = zip(algorithm.stages, exchanges, strict=True)
-        self.stages = [Stage(slots, carriers, layout, world.local, bool(self.crew)) for slots, carriers in pairs]
+        self.stages = [Stage(slots, exchanges, layout, world.local, bool(self.batched)) for slots, exchanges in pairs]
         self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
         self.own_decays: np.ndarray | None = None  # of the segments, where they are not those of their groups
-        self._flight: Flight | None = None
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """The four slots at work now."""
-        return self.stage.algorithm
+        self._pending: PendingStep | None = None
 
     @property
     def exchange(self) -> Exchange:
@@ -125,32 +120,34 @@ class Stepper:
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
         rates = lr if isinstance(lr, np.ndarray) else self.layout.rates(lr)
-        flight, self._flight = self._flight or self._depart(rates, counting), None
-        if flight.everyone.rates is not rates:  # it was opened before they were known
-            flight = flight.at(rates, self.own_decays)
-        for lane, post in zip(self.stage.lanes, flight.posts, strict=True):
-            for c in lane.exchange.at_once:
-                if not post.sent[c]:
-                    post(c)
-            lane.exchange.flush()
+        pending, self._pending = self._pending or self._begin_step(rates, counting), None
+        if pending.everyone.rates is not rates:  # it was opened before they were known
+            pending = pending.at(rates, self.own_decays)
+        for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True):
+            for c in channel.exchange.initial_chunks:
+                if not outbox.sent[c]:
+                    outbox(c)
+            channel.exchange.flush()
         with self.timer("sign"):
-            self.world.start_header(self._headers(flight, request))
+            self.world.start_header(self._headers(pending, request))
         self._header = None
         if self.x_before is not None:
             self.x_before.copy_(self.x)
-        for lane, post in zip(self.stage.lanes, flight.posts, strict=True):
-            self._move(lane, post, flight, lambda lane=lane: self._agree(lane, check))
+        for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True):
+            self._move(channel, outbox, pending, lambda channel=channel: self._agree(channel, check))
         loss, most = self._mean(self._header[:, 2]), int(self._header[:, 1].max())
-        for lane in self.stage.lanes:
-            lane.update.finish(lane.of(self.x), lane.update_state, lane.step(flight.everyone), self.objective)
+        for channel in self.stage.channels:
+            channel.update.finish(
+                channel.of(self.x), channel.update_state, channel.step(pending.everyone), self.objective
+            )
         self.oracles[0].constrain(self.x)
-        zeros, clips = (sum(getattr(post, name) for post in flight.posts) for name in ("zeros", "clips"))
+        zeros, clips = (sum(getattr(outbox, name) for outbox in pending.outboxes) for name in ("zeros", "clips"))
         self.t += 1
         return Outcome(loss, zeros, clips, most, self.stage)
 
     def objective(self) -> float:
         """f at x: the weighted mean of all voters' own functions. Collective; a float64 a voter travels for it."""
-        self.world.count_told(1)
+        self.world.count_reported(1)
         self.world.start_header(np.array([[oracle.objective(self.x)] for oracle in self.oracles]))
         return self._mean(self.world.finish_header()[:, 0])
 
@@ -158,18 +155,18 @@ class Stepper:
         """Weighted mean of one value a voter, added in their order."""
         return float(np.add.accumulate(values * self.weights)[-1]) / self.world.n
 
-    def open(self, rates: np.ndarray) -> Flight | None:
-        """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.whole.
+    def open(self, rates: np.ndarray) -> PendingStep | None:
+        """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.needs_whole.
 
-        The caller fills v and calls posts[lane](c) for chunks of `at_once`, all ranks in the same order; step() does
-        what is left, at rates of its own.
+        The caller fills v and calls outboxes[channel](c) for chunks of `initial_chunks`, all ranks in the same order;
+        step() does what is left, at rates of its own.
         """
-        stage = self.stages[self.turns.stage(self.t - self.begun)]
-        if stage.algorithm.whole:
+        stage = self.stages[self.algorithm.stage(self.t - self.begun)]
+        if stage.algorithm.needs_whole:
             return None
-        v = [state[stage.algorithm.estimator.by_parts] for state in stage.estimator_states]
-        self._flight = self._depart(rates, True, v)
-        return self._flight
+        v = [state[stage.algorithm.estimator.streams] for state in stage.estimator_states]
+        self._pending = self._begin_step(rates, True, v)
+        return self._pending
 
     def _turn(self, index: int) -> None:
         """Goes on to another stage, which starts from the arrays that are kept."""
@@ -177,7 +174,7 @@ class Stepper:
             return
         before, self.stage = self.stage.states(), self.stages[index]
         after = self.stage.states()
-        for source, target in self.turns.keep:
+        for source, target in self.algorithm.keep:
             for name, array in after.items():
                 # a voter's own array starts from its own, or from the one that all share
                 slot_name, _, voter = name.rpartition("/")
@@ -186,10 +183,10 @@ class Stepper:
                 elif slot_name == target and "/" in slot_name:
                     array.copy_(before[source] if source in before else before[f"{source}/{voter}"])
 
-    def _depart(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> Flight:
+    def _begin_step(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> PendingStep:
         """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
         self.world.watch.step = self.t
-        self._turn(self.turns.stage(self.t - self.begun))
+        self._turn(self.algorithm.stage(self.t - self.begun))
         arguments = (self.t, rates, self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
         everyone = Step(*arguments, **more)
@@ -200,38 +197,40 @@ class Stepper:
         with self.timer("estimate"):
             if estimates is None:
                 estimates = self._estimate_all(steps)
-                self.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
+                self.stage.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
         with self.timer("sign"):
-            posts = [self._begin(lane, lane.of(estimates), steps, everyone) for lane in self.stage.lanes]
-        for lane in self.stage.lanes:
-            lane.exchange.open(counting)
-        return Flight(everyone, steps, estimates, posts)
+            outboxes = [self._begin(channel, channel.of(estimates), steps, everyone) for channel in self.stage.channels]
+        for channel in self.stage.channels:
+            channel.exchange.open(counting)
+        return PendingStep(everyone, steps, estimates, outboxes)
 
     def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
         """v of every local voter: rows of a matrix, or vectors of their own."""
         if not self.stage.together:
             return [self._estimate(i, step) for i, step in enumerate(steps)]
-        self.crew.begin(self.t)
-        return self.algorithm.estimator.estimate(self.crew, self.x, self.stage.estimator_rows, steps[0])
+        self.batched.begin(self.t)
+        return self.stage.algorithm.estimator.estimate(self.batched, self.x, self.stage.estimator_rows, steps[0])
 
     def _estimate(self, i: int, step: Step) -> Tensor:
         self.oracles[i].begin(step.t)
-        return self.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
+        return self.stage.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _begin(self, lane: Lane, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Posting:
-        """What all of a lane's v is needed for; returns what packs and sends its messages."""
-        sign, states, steps = lane.sign, lane.sign_states, [lane.step(step) for step in steps]
-        sign.agree(estimates, states, lane.step(everyone))
+    def _begin(self, channel: Channel, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Outbox:
+        """What all of a channel's v is needed for; returns what packs and sends its messages."""
+        sign, states, steps = channel.sign, channel.sign_states, [channel.step(step) for step in steps]
+        sign.agree(estimates, states, channel.step(everyone))
         if self.stage.together:
-            states = [lane.sign_rows]
+            states = [channel.sign_rows]
             signals = [sign.begin(estimates, states[0], steps[0])]
         else:
             signals = [sign.begin(v, s, step) for v, s, step in zip(estimates, states, steps, strict=True)]
-        return Posting(lane, estimates, signals, states, steps, self.timer("sign"))
+        return Outbox(channel, estimates, signals, states, steps, self.timer("sign"))
 
-    def _move(self, lane: Lane, post: Posting, flight: Flight, agree: Callable[[], np.ndarray | None]) -> None:
-        everyone, x, moving = lane.step(flight.everyone), lane.of(self.x), False
-        verdicts = lane.exchange.verdicts(everyone, post, agree)
+    def _move(
+        self, channel: Channel, outbox: Outbox, pending: PendingStep, agree: Callable[[], np.ndarray | None]
+    ) -> None:
+        everyone, x, moving = channel.step(pending.everyone), channel.of(self.x), False
+        verdicts = channel.exchange.verdicts(everyone, outbox, agree)
         while True:
             with self.timer("exchange"):
                 direction = next(verdicts, None)
@@ -240,41 +239,45 @@ class Stepper:
             with self.timer("update"):
                 if not moving:
                     moving = True
-                    if self._tells:
-                        everyone = replace(everyone, told=self._header[:, -self._tells :].copy())
-                    lane.update.begin(x, lane.update_state, everyone, self.objective)
-                lane.update.apply(x, direction, lane.update_state, everyone)
+                    if self._reports:
+                        everyone = replace(everyone, reported=self._header[:, -self._reports :].copy())
+                    channel.update.begin(x, channel.update_state, everyone, self.objective)
+                channel.update.apply(x, direction, channel.update_state, everyone)
                 if not self.stage.together:
-                    for state, step in zip(self.stage.estimator_states, flight.steps, strict=True):
-                        self.algorithm.estimator.observe(direction, state, step)
+                    for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
+                        self.stage.algorithm.estimator.observe(direction, state, step)
 
-    def _headers(self, flight: Flight, request: int) -> np.ndarray:
-        losses = self.crew.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
-        bad = first_of([post.search_on() for post in flight.posts])
-        beside = [post.scales for lane, post in zip(self.stage.lanes, flight.posts, strict=True) if lane.scaled]
-        if self._tells:
-            beside.append([state["told"].numpy() for state in self.stage.estimator_states])
-            self.world.count_told(self._tells)
-        return compose(bad, flight.estimates, request, losses, beside)
+    def _headers(self, pending: PendingStep, request: int) -> np.ndarray:
+        losses = self.batched.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
+        bad = first_bad([outbox.search_on() for outbox in pending.outboxes])
+        rows_beside = [
+            outbox.scales
+            for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True)
+            if channel.scaled
+        ]
+        if self._reports:
+            rows_beside.append([state["told"].numpy() for state in self.stage.estimator_states])
+            self.world.count_reported(self._reports)
+        return pack_header(bad, pending.estimates, request, losses, rows_beside)
 
     @property
-    def _tells(self) -> int:
-        return self.algorithm.estimator.tells
+    def _reports(self) -> int:
+        return self.stage.algorithm.estimator.reports
 
-    def _agree(self, lane: Lane, check: Check | None) -> np.ndarray | None:
-        """Waits for all headers, once a step, and returns a lane's scales in them, if any."""
+    def _agree(self, channel: Channel, check: Check | None) -> np.ndarray | None:
+        """Waits for all headers, once a step, and returns a channel's scales in them, if any."""
         if self._header is None:
             self._header = self.world.finish_header()
             try:
-                refuse_nonfinite(self._header[:, : self._header.shape[1] - self._tells], self.layout, self.t)
+                refuse_nonfinite(self._header[:, : self._header.shape[1] - self._reports], self.layout, self.t)
                 if check:
                     check(self._header[:, 1])
             except Exception:
-                for one in self.stage.lanes:
+                for one in self.stage.channels:
                     one.exchange.drain()
                 raise
-        scales = self._header[:, FLAGS : self._header.shape[1] - self._tells]
-        return scales.astype(np.float32) if lane.scaled else None
+        scales = self._header[:, FLAGS : self._header.shape[1] - self._reports]
+        return scales.astype(np.float32) if channel.scaled else None
 
     def common(self) -> State:
         """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""
@@ -302,7 +305,7 @@ class Stepper:
     def restart(self, t: int, begun: int) -> None:
         """Goes on after t steps, with arrays that were filled in as they stood then."""
         self.t, self.begun = t, begun
-        self.stage = self.stages[self.turns.stage(max(t - 1 - begun, 0))]
+        self.stage = self.stages[self.algorithm.stage(max(t - 1 - begun, 0))]
 
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""

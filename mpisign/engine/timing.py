@@ -12,12 +12,12 @@ class Phase:
     settle: waits for what a device still does, where that is not done when a call returns.
     """
 
-    def __init__(self, entered: list["Phase"], settle: Callable[[], None] | None = None):
-        self.seconds, self._entered, self._settle = 0.0, entered, settle
+    def __init__(self, entered: list["Phase"], synchronize: Callable[[], None] | None = None):
+        self.seconds, self._entered, self._synchronize = 0.0, entered, synchronize
 
     def __enter__(self):
-        if self._settle:
-            self._settle()
+        if self._synchronize:
+            self._synchronize()
         now = time.perf_counter()
         if self._entered:
             self._entered[-1].seconds += now - self._entered[-1]._begin
@@ -25,8 +25,8 @@ class Phase:
         self._begin = now
 
     def __exit__(self, *_):
-        if self._settle:
-            self._settle()
+        if self._synchronize:
+            self._synchronize()
         now = time.perf_counter()
         self.seconds += now - self._begin
         self._entered.pop()
@@ -37,9 +37,9 @@ class Phase:
 class Timer:
     """The phases of a step: `with timer("exchange"): ...`."""
 
-    def __init__(self, settle: Callable[[], None] | None = None):
+    def __init__(self, synchronize: Callable[[], None] | None = None):
         entered: list[Phase] = []
-        self.phases = {name: Phase(entered, settle) for name in PHASES}
+        self.phases = {name: Phase(entered, synchronize) for name in PHASES}
         self.start = time.perf_counter()
 
     def __call__(self, phase: str) -> Phase:

@@ -90,30 +90,30 @@ def build(
     algorithm: Method,
     chunk: int = 0,
     progress: str = "calls",
-    backwards: bool = False,
+    reverse: bool = False,
     node_size: int = 0,
     gpu_aware: bool = False,
     staged: bool | None = None,
 ) -> list[list[Exchange]]:
-    """For each stage one exchange a section of the layout; of a section, all cut x into the same chunks.
+    """For each stage one exchange per group of the layout; those of one group cut x into the same chunks.
 
     chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. backwards:
-    whether the last coordinates of a section travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
+    whether the last coordinates of a group travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
     the GPU, after a test. staged: whether words cross to the host first; by default where they lie on a GPU otherwise.
     """
     together = None
     if isinstance(world, Mpi):
         if gpu_aware and layout.device.type != "cpu":
             check_aware(world.comm, layout.device)
-        together = Progress(world.comm, progress, LONG_PAUSE if backwards else PAUSE)
+        together = Progress(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
         built.append([])
-        for section in layout.sections:
-            slots, raw = stage.of(section), any(s.of(section).sign.up().raw for s in algorithm.stages)
-            size = coordinates_of(chunk, section.layout.length, raw)
+        for group in layout.groups:
+            slots, raw = stage.of(group), any(s.of(group).sign.up().raw for s in algorithm.stages)
+            size = coordinates_of(chunk, group.layout.length, raw)
             kind = REGISTRY.get(choice.name if slots is stage or choice.name == "local" else "dense")
-            arguments = (world, section.layout, slots.sign.up(), slots.vote, size, backwards, node_size)
+            arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
             if together:
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
                 built[-1].append(kind(*arguments, crosses if staged is None else staged))

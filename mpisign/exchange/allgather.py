@@ -45,4 +45,4 @@ class Allgather(Exchange):
         with self.world.watch(f"the Iallgather of messages of chunk {c}"):
             MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
-        return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])
+        return Ballots(*self.shards[c], self.world.n, planes=self._in[c])

@@ -64,7 +64,7 @@ class Allreduce(_Summed):
         sets = planes
         if len(planes) == 2:
             # with abstentions: count of +1 and count of -1, each among those present
-            sets = self.room("sets", *planes.shape)
+            sets = self.scratch("sets", *planes.shape)
             torch.bitwise_and(planes[0], planes[1], out=sets[0])
             torch.bitwise_xor(sets[0], planes[1], out=sets[1])
         for plane, fields in zip(sets, self._sums[c], strict=True):
@@ -77,10 +77,10 @@ class Allreduce(_Summed):
         n, words = self.world.n, self._out[c].shape[1]
         counted = []
         for name, total in zip(("plus", "minus"), self._sums[c], strict=False):
-            planes = self.room(name, bits.width(n), words)
+            planes = self.scratch(name, bits.width(n), words)
             bits.gather(total, n, planes)
             counted.append(planes)
-        return Ballots(*self.stretches[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
+        return Ballots(*self.shards[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
 
 
 @exchange("dense-mpi")
@@ -105,4 +105,4 @@ class DenseMpi(_Summed):
     def receive(self, c):
         self._wait(c)
         # one row that is the sum already: the mean divides it by the number of voters
-        return Ballots(*self.stretches[c], self.world.n, planes=self._sums[c].unsqueeze(1))
+        return Ballots(*self.shards[c], self.world.n, planes=self._sums[c].unsqueeze(1))

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithms.messages import Ballots, Direction, Format, Room
+from mpisign.algorithms.messages import Ballots, Direction, Format, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.exchange import costs
 from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
-from mpisign.parallel.device import settle
+from mpisign.parallel.device import synchronize
 from mpisign.parallel.world import World
 
 
@@ -49,7 +49,7 @@ class Adversary(Protocol):
         """The scales (segments,) that local voters announce, given the honest ones."""
 
 
-class Witness(Protocol):
+class VerdictHook(Protocol):
     """Whoever looks on: see probe.py."""
 
     def departing(self, exchange: "Exchange", c: int) -> None:
@@ -65,10 +65,10 @@ class Exchange:
     name: str
     raw: ClassVar[bool] = False  # whether it carries raw floats, or else words
     needs: ClassVar[frozenset[str]] = frozenset()  # "counts": messages that may be added up on their way
-    shards: ClassVar[bool] = False  # whether each rank counts only its share of each chunk
+    sharded: ClassVar[bool] = False  # whether each rank counts only its share of each chunk
     even: ClassVar[bool] = False  # whether that share is one of n alike, so that what a vote keeps can go to another
     gpu_aware: ClassVar[bool] = True  # whether MPI may be given memory of a GPU
-    ahead = 2  # messages on their way before the first is counted
+    prefetch = 2  # messages on their way before the first is counted
     shared = 0  # bytes of memory that the ranks of this node share
     progress = None  # what lets messages proceed, where any travel: a progress.Progress
 
@@ -89,7 +89,7 @@ class Exchange:
         up: Format,
         vote: Vote,
         chunk: int,
-        backwards: bool = False,
+        reverse: bool = False,
         node_size: int = 0,
         staged: bool = False,
     ):
@@ -105,17 +105,17 @@ class Exchange:
         self.levels = vote.levels(up, world.n)
         size = max(-(-chunk // TILE) * TILE, TILE)
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
-        if backwards:
+        if reverse:
             self.chunks.reverse()
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
-        self.aside = backwards
+        self.overlapped = reverse
         self.decided = [self.verdict_of(hi - lo) for lo, hi in self.chunks]
-        self.stretches = self.stretches_of(world.rank)
-        state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.stretches), world.n)
+        self.shards = self.shards_of(world.rank)
+        state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.shards), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
-        self.counts, self.room = VoteCounts(), Room(self.device)
+        self.counts, self.scratch = VoteCounts(), Scratch(self.device)
         self.adversary: Adversary | None = None  # changes what some voters packed, before it departs
-        self.probe: Witness | None = None  # sees what departs and what was decided
+        self.probe: VerdictHook | None = None  # sees what departs and what was decided
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self.prepare()
         self.staging = self._stage() if staged else None
@@ -126,23 +126,23 @@ class Exchange:
         shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
         return Staging(shapes, self.up.dtype, self.decided, self.layout.device)
 
-    def stretches_of(self, rank: int) -> list[tuple[int, int, int]]:
+    def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
-        stretches, at = [], 0
+        shards, at = [], 0
         for lo, hi in self.chunks:
-            start, end = self.share_of(rank, lo, hi)
-            stretches.append((start, end, at))
+            start, end = self.shard_of(rank, lo, hi)
+            shards.append((start, end, at))
             at += end - start
-        return stretches
+        return shards
 
-    def share_of(self, rank: int, lo: int, hi: int) -> tuple[int, int]:
+    def shard_of(self, rank: int, lo: int, hi: int) -> tuple[int, int]:
         """The coordinates of [lo, hi) that a rank counts: all, unless the exchange shards them."""
         return lo, hi
 
     def verdicts(
         self, step: Step, post: Callable[[int], None], agree: Callable[[], np.ndarray | None]
     ) -> Iterator[Direction]:
-        """Finishes what send() started for the chunks of `at_once`, and sees to all others.
+        """Finishes what send() started for the chunks of `initial_chunks`, and sees to all others.
 
         post: packs and sends the message of a chunk. agree: waits for all headers and returns the scales
         (voters, segments) float32, if messages have them; raises where a header says so, after drain(). Yields the
@@ -154,17 +154,17 @@ class Exchange:
             ballots = self._absorb(c, scales, step)
             if not self.vote.shares:
                 self._decide(c, ballots, step)
-            if c + self.depth < len(self.chunks):
-                post(c + self.depth)  # into the buffers of the messages just counted
+            if c + self.in_flight < len(self.chunks):
+                post(c + self.in_flight)  # into the buffers of the messages just counted
                 self.flush()
-            if not early and c == self.at_once[-1]:
+            if not early and c == self.initial_chunks[-1]:
                 agree()
-            if not self.vote.shares and (early or c >= self.at_once[-1]):
+            if not self.vote.shares and (early or c >= self.initial_chunks[-1]):
                 yield from self._arrived(c + 1)
         if self.vote.shares:
             self._shared = self.vote.scales(self.assemble(self._tiles), self.layout)
             for c in range(len(self.chunks)):
-                self._decide(c, Ballots(*self.stretches[c], self.world.n, room=self.room), step)
+                self._decide(c, Ballots(*self.shards[c], self.world.n, scratch=self.scratch), step)
                 yield from self._arrived(c + 1)
         yield from self._arrived(len(self.chunks), wait=True)
         if self.progress:
@@ -194,7 +194,7 @@ class Exchange:
         """Where the voter-th local voter packs its message (planes, items) for chunk c: on the layout's device."""
         return self.staging.messages[c] if self.staging else self.outgoing(voter, c)
 
-    def depart(self, c: int) -> None:
+    def send_chunk(self, c: int) -> None:
         """Sends what was packed for chunk c, once it is where MPI takes it from.
 
         Where words are staged, a chunk is sent when the next one departs, or by flush(): so one is packed while
@@ -205,11 +205,11 @@ class Exchange:
         if self.probe:
             self.probe.departing(self, c)
         if self.staging:
-            self.staging.lift(c, self.outgoing(0, c))
+            self.staging.to_host(c, self.outgoing(0, c))
             self.flush()
             self._lifting = c
         else:
-            settle(self.device)
+            synchronize(self.device)
             self.send(c)
 
     def flush(self) -> None:
@@ -227,14 +227,14 @@ class Exchange:
     def count_ahead(self, step: Step, sent: int) -> None:
         """Counts and decides what has come of the first `sent` chunks, without waiting, if the vote allows it."""
         self.flush()
-        while not self._waits and self._absorbed < min(sent, self.at_once[-1]) and self.has_come(self._absorbed):
+        while not self._waits and self._absorbed < min(sent, self.initial_chunks[-1]) and self.has_come(self._absorbed):
             c = self._absorbed
             self._decide(c, self._absorb(c, None, step), step)
 
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
         ballots = self.receive(c)
         self._absorbed = c + 1
-        ballots.scales, ballots.room = scales, self.room
+        ballots.scales, ballots.scratch = scales, self.scratch
         self.vote.absorb(ballots, self.state, step)
         if self.vote.shares:
             self._tiles.append(self.vote.shared(ballots, self.state, step))
@@ -243,7 +243,7 @@ class Exchange:
 
     def _decide(self, c: int, ballots: Ballots, step: Step) -> None:
         self.vote.verdict(ballots, self._shared, self.state, self.own_verdict(c), step)
-        settle(self.device)
+        synchronize(self.device)
         self.publish(c)
         self._published = c + 1
         if not self.vote.shares:
@@ -256,14 +256,14 @@ class Exchange:
             self.collect(c)
             if self._flips:
                 self._count_flips(c, self._known)
-            verdict = self.staging.lower(c, self.decided[c]) if self.staging else self.decided[c]
+            verdict = self.staging.to_device(c, self.decided[c]) if self.staging else self.decided[c]
             direction = Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
             if self.probe:
                 self.probe.decided(direction)
             yield direction
 
     def _count_agreement(self, ballots: Ballots) -> None:
-        if not self._counting or self.up.raw or not (self.shards or self.world.rank == 0):
+        if not self._counting or self.up.raw or not (self.sharded or self.world.rank == 0):
             return
         agreement, ties = ballots.agreement()
         # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
@@ -290,7 +290,7 @@ class Exchange:
 
     def drain(self) -> None:
         """Waits for all that is on its way, in a step that ends without moving x."""
-        for c in self.at_once[self._absorbed :]:
+        for c in self.initial_chunks[self._absorbed :]:
             self.receive(c)
         for c in range(self._published):
             self.collect(c)
@@ -329,7 +329,7 @@ class Exchange:
         """Waits until self.decided[c] is whole."""
 
     def assemble(self, own: list[np.ndarray]) -> np.ndarray:
-        """Tile sums of this rank's stretches as those of the whole vector, in coordinate order."""
+        """Tile sums of this rank's shards as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
 
     # The arrays in which messages travel: one a chunk, of which few are held and used again
@@ -345,14 +345,14 @@ class Exchange:
         return self.array(math.prod(shape), self.down.dtype).view(shape)
 
     @property
-    def depth(self) -> int:
+    def in_flight(self) -> int:
         """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
-        return len(self.chunks) if self.aside else self.ahead
+        return len(self.chunks) if self.overlapped else self.prefetch
 
     @property
-    def at_once(self) -> range:
+    def initial_chunks(self) -> range:
         """The chunks that travel before any is waited for."""
-        return range(min(self.depth, len(self.chunks)))
+        return range(min(self.in_flight, len(self.chunks)))
 
     def messages(self, form: Format, *between: int) -> list[Tensor]:
         """A buffer (planes, *between, items) a chunk."""
@@ -360,7 +360,7 @@ class Exchange:
 
     def parts(self, form: Format, *between: int) -> list[Tensor]:
         """The same for this rank's part of each chunk."""
-        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.stretches], form.dtype)
+        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.shards], form.dtype)
 
     def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
         """An array a chunk: `depth` of them, which later chunks use again."""
@@ -369,11 +369,11 @@ class Exchange:
     def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
         """Items of the arrays that a ring of these shapes, one a chunk, needs."""
         # the last chunk of x is shorter than all others, and the first where they go backwards
-        return [max(map(math.prod, shapes[k :: self.depth])) for k in range(min(self.depth, len(shapes)))]
+        return [max(map(math.prod, shapes[k :: self.in_flight])) for k in range(min(self.in_flight, len(shapes)))]
 
     def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
         """Views of these shapes into flat arrays, which take turns."""
-        flat = [held[c % self.depth] for c in range(len(shapes))]
+        flat = [held[c % self.in_flight] for c in range(len(shapes))]
         return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
 
     def arrays(self) -> list[Tensor]:
@@ -386,7 +386,7 @@ class Exchange:
         storages = {
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self.state.values(), *self.arrays())
         }
-        return self.room.nbytes + sum(storages.values())
+        return self.scratch.nbytes + sum(storages.values())
 
 
 def buffer(tensor: Tensor) -> np.ndarray | Tensor:

@@ -34,7 +34,7 @@ class Hierarchical(Exchange):
     """Counts inside a node through shared memory, sharded across nodes."""
 
     needs = frozenset({"counts"})
-    shards = True
+    sharded = True
     gpu_aware = False
 
     @staticmethod
@@ -53,7 +53,7 @@ class Hierarchical(Exchange):
         return any(len(members) > 1 for members in nodes_of(comm, node_size).members)
 
     @property
-    def ahead(self):
+    def prefetch(self):
         return len(self.chunks) if self.up.planes == 1 else 8
 
     @property
@@ -70,7 +70,7 @@ class Hierarchical(Exchange):
         ]
         self._own_share = [share[nodes.index] for share in self._shares]
         self._allocate(self._planes[nodes.index])
-        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.stretches]
+        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.shards]
         self._turn = 0
         self._going_up, self._going_down = {}, {}
 
@@ -95,7 +95,7 @@ class Hierarchical(Exchange):
         self._counts, self._came = self.cut_into(counts_held, counts), self.cut_into(came_held, came)
         self.decided = [flat.view(shape) for flat, shape in zip(whole, verdicts, strict=True)]
 
-    def share_of(self, rank, lo, hi):
+    def shard_of(self, rank, lo, hi):
         index, members = next((k, m) for k, m in enumerate(self._nodes.members) if rank in m)
         start, end = self._share(index, lo, hi)
         return cut(start, end, grain_of(self.vote), len(members), members.index(rank))
@@ -103,9 +103,9 @@ class Hierarchical(Exchange):
     def _share(self, node, lo, hi):
         return cut(lo, hi, grain_of(self.vote), len(self._nodes.members), node)
 
-    def _words(self, c, stretch):
+    def _words(self, c, shard):
         lo = self.chunks[c][0]
-        return (stretch[0] - lo) // WORD, (stretch[1] - lo) // WORD
+        return (shard[0] - lo) // WORD, (shard[1] - lo) // WORD
 
     def bytes_a_step(self):
         if not self._nodes.up or not self._several:
@@ -120,9 +120,9 @@ class Hierarchical(Exchange):
         self._sent = self._counted = self._posted = self._gathered = 0
 
     def outgoing(self, voter, c):
-        if c >= self.depth and not self._several:
+        if c >= self.in_flight and not self._several:
             # of a single node, others may still be reading what is about to be packed over
-            before = c - self.depth
+            before = c - self.in_flight
             self._until(lambda: self._raised(DECIDED, before), f"the node's verdicts on chunk {before}")
         return self._messages[c][:, self._local]
 
@@ -134,11 +134,11 @@ class Hierarchical(Exchange):
     # 2. receive
     def receive(self, c):
         self._until(lambda: self._counted > c, f"the node's words of chunk {c}")
-        lo, hi, _ = stretch = self.stretches[c]
+        lo, hi, _ = shard = self.shards[c]
         if not self._several:
-            return Ballots(*stretch, self.world.n, planes=self._messages[c][:, :, slice(*self._words(c, (lo, hi)))])
+            return Ballots(*shard, self.world.n, planes=self._messages[c][:, :, slice(*self._words(c, (lo, hi)))])
         self._until(lambda: self._raised(CAME, c, 1), f"the counts of chunk {c} from other nodes")
-        return Ballots(*stretch, self.world.n, counted=self._added_up(c, self._words(c, (lo, hi))))
+        return Ballots(*shard, self.world.n, counted=self._added_up(c, self._words(c, (lo, hi))))
 
     def _work(self):
         """Counts what all ranks of the node have packed, in order of chunks, and sends on what all have counted."""
@@ -154,7 +154,7 @@ class Hierarchical(Exchange):
         for start, end in self._shares[c]:
             block = self._counts[c][planes * start : planes * end].view(planes, end - start)
             lo, hi = cut(start, end, 1, self._g, self._local)
-            tally = Ballots(0, 0, 0, self._g, planes=whole[:, :, lo:hi], room=self.room).tally
+            tally = Ballots(0, 0, 0, self._g, planes=whole[:, :, lo:hi], scratch=self.scratch).tally
             block[: len(tally.plus), lo - start : hi - start] = tally.plus
             if tally.minus is not None:
                 block[len(tally.plus) :, lo - start : hi - start] = tally.minus
@@ -165,7 +165,7 @@ class Hierarchical(Exchange):
         sets, at = self.up.planes, 0
         start, end = self._own_share[c]
         total = [
-            self.room(name, bits.width(self.world.n), words[1] - words[0]).zero_()
+            self.scratch(name, bits.width(self.world.n), words[1] - words[0]).zero_()
             for name in ("all plus", "all minus")[:sets]
         ]
         for planes in self._planes:
@@ -181,7 +181,7 @@ class Hierarchical(Exchange):
 
     # 3. publish
     def publish(self, c):
-        self.decided[c][:, slice(*self._words(c, self.stretches[c][:2]))] = self._own[c]
+        self.decided[c][:, slice(*self._words(c, self.shards[c][:2]))] = self._own[c]
         self._raise(DECIDED, c)
         self._advance()
 

@@ -22,7 +22,7 @@ class Local(Exchange):
         super().__init__(*arguments)
 
     @property
-    def ahead(self):
+    def prefetch(self):
         # nothing travels, so nothing is waited for; but what is packed before headers has been searched for NaN
         return len(self.chunks) if self.world.n == 1 and self.up.planes else 1
 
@@ -45,10 +45,10 @@ class Local(Exchange):
         pass
 
     def receive(self, c):
-        return Ballots(*self.stretches[c], self.world.n, planes=self._messages[c])
+        return Ballots(*self.shards[c], self.world.n, planes=self._messages[c])
 
     def assemble(self, own):
         tiles = np.concatenate(own)
-        if self.imitates and self.imitates.shards:
+        if self.imitates and self.imitates.sharded:
             self.world.traffic.down += tiles.nbytes * (self.world.n - 1)
         return tiles

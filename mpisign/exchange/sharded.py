@@ -22,7 +22,7 @@ from mpisign.exchange.registry import exchange
 class Sharded(Exchange):
     """Alltoall of words, count, Allgather of verdicts."""
 
-    shards = even = True
+    sharded = even = True
 
     @staticmethod
     def cost(s):
@@ -30,19 +30,19 @@ class Sharded(Exchange):
         return (s.n - 1) * s.message(s.up), (s.n - 1) * s.message(s.down)
 
     @property
-    def ahead(self):
+    def prefetch(self):
         # all of one plane: then packing takes the search for NaN along; of more, what memory allows
         return len(self.chunks) if self.up.planes == 1 else 8
 
     def prepare(self):
         n = self.world.n
-        self._down = self.world.aside if self.aside else self.world.comm
-        self._shares = [[self.share_of(r, lo, hi) for r in range(n)] for lo, hi in self.chunks]
+        self._down = self.world.aside if self.overlapped else self.world.comm
+        self._shards = [[self.shard_of(r, lo, hi) for r in range(n)] for lo, hi in self.chunks]
         self._up_parts = [self._parts(c, self.up) for c in range(len(self.chunks))]
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
         self._out, self._in = self.messages(self.up), self.parts(self.up, n)
         # verdicts may travel for long after the messages they were made of
-        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.stretches]
+        self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.shards]
         self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
@@ -51,12 +51,12 @@ class Sharded(Exchange):
         up = sum(buffer.nbytes for buffer in self._out) - kept  # a view a chunk: those of the whole vector
         return up, others * sum(buffer.nbytes for buffer in self._own)
 
-    def share_of(self, rank, lo, hi):
+    def shard_of(self, rank, lo, hi):
         return cut(lo, hi, grain_of(self.vote), self.world.n, rank)
 
     def _parts(self, c, form):
         """Counts and displacements, in items of chunk c, of every rank's share."""
-        counts = [form.items(hi - lo) for lo, hi in self._shares[c]]
+        counts = [form.items(hi - lo) for lo, hi in self._shards[c]]
         return counts, [sum(counts[:r]) for r in range(len(counts))]
 
     def _type(self, form):
@@ -78,7 +78,7 @@ class Sharded(Exchange):
     # 2. receive
     def receive(self, c):
         self._wait(c, "Ialltoallv of messages")
-        return Ballots(*self.stretches[c], self.world.n, planes=self._in[c])
+        return Ballots(*self.shards[c], self.world.n, planes=self._in[c])
 
     def own_verdict(self, c):
         return self._own[c]
@@ -106,14 +106,14 @@ class Sharded(Exchange):
 
     def assemble(self, own):
         mine = np.concatenate(own)
-        counts = [sum(self.layout.tiles(*share[r]).shape[1] for share in self._shares) for r in range(self.world.n)]
+        counts = [sum(self.layout.tiles(*share[r]).shape[1] for share in self._shards) for r in range(self.world.n)]
         gathered = np.empty(sum(counts))
         with self.world.watch("the Allgatherv of tile sums"):
             self.world.comm.Allgatherv(mine, [gathered, counts])
         self.world.traffic.down += mine.nbytes * (self.world.n - 1)
         # ranks sent their tiles chunk by chunk; the whole vector wants chunk by chunk, rank by rank
         parts, places = [], [sum(counts[:r]) for r in range(self.world.n)]
-        for share in self._shares:
+        for share in self._shards:
             for r, (lo, hi) in enumerate(share):
                 size = self.layout.tiles(lo, hi).shape[1]
                 parts.append(gathered[places[r] : places[r] + size])

@@ -24,7 +24,7 @@ class Staging:
         self._stream = torch.cuda.Stream(device) if self._gpu else None
         self._lifted: dict[int, torch.cuda.Event] = {}
 
-    def lift(self, c: int, buffer: Tensor) -> None:
+    def to_host(self, c: int, buffer: Tensor) -> None:
         """Starts to copy the message of chunk c into the host's buffer."""
         if not self._gpu:
             buffer.copy_(self.messages[c])
@@ -39,7 +39,7 @@ class Staging:
         if self._gpu:
             self._lifted.pop(c).synchronize()
 
-    def lower(self, c: int, verdict: Tensor) -> Tensor:
+    def to_device(self, c: int, verdict: Tensor) -> Tensor:
         """The verdict of chunk c on the device, until that of chunk c + 2 is lowered."""
         lowered = self._verdicts[c % 2][: verdict.numel()].view(verdict.shape)
         return lowered.copy_(verdict, non_blocking=True)

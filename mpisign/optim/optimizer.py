@@ -12,11 +12,11 @@ from mpisign import __version__, bits, exchange
 from mpisign.algorithms import dense, zoo
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
-from mpisign.engine.autotune import measured
+from mpisign.engine.autotune import autotune
 from mpisign.engine.build import build
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError, choices
-from mpisign.layout import Group, Layout
+from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.leaving import together
@@ -28,7 +28,7 @@ from mpisign.optim.statistics import Statistics, told
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
 from mpisign.parallel import mpi
-from mpisign.parallel.device import spread
+from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 
@@ -107,16 +107,16 @@ class SignOptimizer(Stateful):
             torch.optim.Optimizer.__init__(self, given.groups, defaults)
         self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
         with ranks.agreed():
-            self.layout, turns = self._lay_out(given, slots, settings.dense_steps, dense_lr, rate)
-        check_alike(self.layout, broadcast.told(given.beside), self._told(turns, settings), ranks)
+            self.layout, algorithm = self._lay_out(given, slots, settings.dense_steps, dense_lr, rate)
+        check_alike(self.layout, broadcast.told(given.beside), self._told(algorithm, settings), ranks)
 
         x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
-        spread(ranks, x)
+        broadcast_tensor(ranks, x)
         for name, view in self.layout.views(x).items():
             given.trained[name].data = own_storage(view)
         broadcast.from_root(ranks, given.beside)
         self.gradients = Gradients(given, self.layout, x, ranks.root)
-        self._build(turns, x, settings)
+        self._build(algorithm, x, settings)
         if self.check_every:
             self.stepper.check_replicas()
         self._show_state()
@@ -126,12 +126,16 @@ class SignOptimizer(Stateful):
 
     # Construction
 
-    def _told(self, turns: Method, settings: Settings) -> dict[str, object]:
+    def _told(self, algorithm: Method, settings: Settings) -> dict[str, object]:
         """What must be alike on all ranks besides the layout."""
         rates, decays = numbers_of(self.param_groups).tolist()
         sizes = [len(group["params"]) for group in self.param_groups]
         of_groups = {"lr of the groups": rates, "weight_decay of the groups": decays, "parameters of the groups": sizes}
-        return {"mpisign": __version__, "algorithm": f"{turns.name}: {turns!r}"} | settings.model_dump() | of_groups
+        return (
+            {"mpisign": __version__, "algorithm": f"{algorithm.name}: {algorithm!r}"}
+            | settings.model_dump()
+            | of_groups
+        )
 
     def _lay_out(
         self, given: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
@@ -149,28 +153,28 @@ class SignOptimizer(Stateful):
             slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         device = next(iter(parameters.values())).device
-        layout = Layout(shapes, {name: Group(vote=vote) for name, vote in votes.items()}, device)
+        layout = Layout(shapes, {name: SegmentOptions(vote=vote) for name, vote in votes.items()}, device)
         # the groups' rates and decays are read at every step, in the order of the layout
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
-    def _build(self, turns: Method, x: Tensor, settings: Settings) -> None:
+    def _build(self, algorithm: Method, x: Tensor, settings: Settings) -> None:
         ranks, overlap = self.ranks, settings.overlap
         world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
-        wholes = [reason for stage in turns.stages if (reason := stage.whole)]
-        self.overlaps = overlap and len(wholes) < len(turns.stages) and ranks.size > 1
-        if overlap and wholes and ranks.root:
-            warnings.warn(f"no overlap with backward in {turns.name}: {wholes[0]}", stacklevel=4)
+        needs_whole = [reason for stage in algorithm.stages if (reason := stage.needs_whole)]
+        self.overlaps = overlap and len(needs_whole) < len(algorithm.stages) and ranks.size > 1
+        if overlap and needs_whole and ranks.root:
+            warnings.warn(f"no overlap with backward in {algorithm.name}: {needs_whole[0]}", stacklevel=4)
         with ranks.agreed():
-            chosen = exchange.choose(settings.exchange, turns, ranks.size)
+            chosen = exchange.choose(settings.exchange, algorithm, ranks.size)
         progress = settings.progress or ("thread" if self._threads() else "calls")
         how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
-        chosen = measured(chosen, turns.stages, ranks.comm, self.layout.length, **how)
+        chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **how)
         self.choices = chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
         streams = Streams(settings.seed)
         how["backwards"] = self.overlaps
-        self.stepper: Stepper = build(turns, chosen, self.layout, world, streams, oracles, x, **how)
+        self.stepper: Stepper = build(algorithm, chosen, self.layout, world, streams, oracles, x, **how)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
@@ -193,7 +197,7 @@ class SignOptimizer(Stateful):
         if not self.__dict__.get("_frozen"):
             return super().__repr__()
         names = " then ".join(dict.fromkeys(choice.name for choice in self.choices))
-        facts = f"{self.stepper.turns.name}, d={self.layout.size}, n={self.ranks.size}, exchange={names}"
+        facts = f"{self.stepper.algorithm.name}, d={self.layout.size}, n={self.ranks.size}, exchange={names}"
         return super().__repr__().replace(" (\n", f" {facts} (\n", 1)
 
     # A step
@@ -238,7 +242,7 @@ class SignOptimizer(Stateful):
     @property
     def _two_points(self) -> bool:
         stepper = self.stepper
-        return stepper.turns.at(stepper.t - stepper.begun).estimator.two_points
+        return stepper.algorithm.at(stepper.t - stepper.begun).estimator.two_points
 
     def _numbers(self) -> np.ndarray:
         """Rates and decays of the groups, float64 (2, groups); zeros, and a fault, where they can't be."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign.engine.stepper import Flight, Stepper
+from mpisign.engine.stepper import PendingStep, Stepper
 from mpisign.errors import UsageError
 from mpisign.optim.gradients import Gradients
 
@@ -30,7 +30,7 @@ class Overlap:
     def __init__(self, stepper: Stepper, gradients: Gradients, rates: Callable[[], np.ndarray]):
         self.stepper, self.gradients, self._rates = stepper, gradients, rates
         self._paused = False
-        self._flight: Flight | None = None
+        self._pending: PendingStep | None = None
         for k, p in enumerate(gradients.parameters):
             frozen = not p.requires_grad  # for now, and torch wants hooks on what requires a gradient
             p.requires_grad_().register_post_accumulate_grad_hook(lambda _, k=k: self._arrived(k))
@@ -68,63 +68,63 @@ class Overlap:
         grad = self.gradients.parameters[k].grad
         assert grad is not None, "backward has just made it"
         self._versions[k] = grad._version
-        if self._flight is None or grad.layout is not torch.strided:
+        if self._pending is None or grad.layout is not torch.strided:
             return
         self.gradients.views(self._g)[k].copy_(grad)
         for chunk in self._chunks_of[k]:
             self._lacking[chunk] -= 1
-        self._post(self._flight)
+        self._post(self._pending)
 
     def _begin(self) -> None:
         self.gradients.missing = ()
-        self._flight = self.stepper.open(self._rates())
-        if self._flight is None:
+        self._pending = self.stepper.open(self._rates())
+        if self._pending is None:
             return
         stage = self.stepper.stage
         self._state, self._g = stage.estimator_states[0], stage.estimator_states[0]["g"]
-        self._chunks = [(i, c) for i, lane in enumerate(stage.lanes) for c in range(len(lane.exchange.chunks))]
+        self._chunks = [(i, c) for i, channel in enumerate(stage.channels) for c in range(len(channel.exchange.chunks))]
         self._lacking = [0] * len(self._chunks)
         self._chunks_of: list[list[int]] = [[] for _ in self.gradients.parameters]
         for number, (i, c) in enumerate(self._chunks):
-            lane = stage.lanes[i]
-            for span in lane.layout.spans(*lane.exchange.chunks[c]):
-                self._chunks_of[lane.section.first + span.segment].append(number)
+            channel = stage.channels[i]
+            for span in channel.layout.spans(*channel.exchange.chunks[c]):
+                self._chunks_of[channel.group.first + span.segment].append(number)
                 self._lacking[number] += 1
         self._next = 0
 
-    def _post(self, flight: Flight) -> None:
+    def _post(self, pending: PendingStep) -> None:
         """Posts chunks, in their order, as long as the next one is ready."""
-        lanes = self.stepper.stage.lanes
+        channels = self.stepper.stage.channels
         while self._next < len(self._chunks) and not self._lacking[self._next]:
             i, c = self._chunks[self._next]
-            self._estimate(i, c, flight)
-            if c in lanes[i].exchange.at_once:
-                flight.posts[i](c)
+            self._estimate(i, c, pending)
+            if c in channels[i].exchange.initial_chunks:
+                pending.outboxes[i](c)
             self._next += 1
-        lanes[0].exchange.count_ahead(lanes[0].step(flight.everyone), sum(flight.posts[0].sent))
+        channels[0].exchange.count_ahead(channels[0].step(pending.everyone), sum(pending.outboxes[0].sent))
 
-    def _estimate(self, i: int, c: int, flight: Flight) -> None:
-        section, (lo, hi) = self.stepper.stage.lanes[i].section, self.stepper.stage.lanes[i].exchange.chunks[c]
-        chunk = slice(section.lo + lo, section.lo + hi)
+    def _estimate(self, i: int, c: int, pending: PendingStep) -> None:
+        group, (lo, hi) = self.stepper.stage.channels[i].group, self.stepper.stage.channels[i].exchange.chunks[c]
+        chunk = slice(group.lo + lo, group.lo + hi)
         state = {name: array[chunk] for name, array in self._state.items()}
         with self.stepper.timer("estimate"):
-            self.stepper.algorithm.estimator.estimate(Ready(), self.stepper.x[chunk], state, flight.steps[0])
+            self.stepper.stage.algorithm.estimator.estimate(Ready(), self.stepper.x[chunk], state, pending.steps[0])
 
     def finish(self) -> None:
         """Before a step: gradients that have not arrived become zero, and the remaining estimates are made.
 
         A fault goes to gradients.fault.
         """
-        gradients, flight = self.gradients, self._flight
-        if self._versions and flight is not None:
+        gradients, pending = self.gradients, self._pending
+        if self._versions and pending is not None:
             if gradients.fault is None and (text := self._fault()):
                 gradients.fault = UsageError(text)
             for k, view in enumerate(gradients.views(self._g)):
                 if k not in self._versions:
                     view.zero_()
             for i, c in self._chunks[self._next :]:
-                self._estimate(i, c, flight)
-        self._flight = None
+                self._estimate(i, c, pending)
+        self._pending = None
         self.forget()
 
     def _fault(self) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mpisign.errors import UsageError
-from mpisign.layout import Group, Layout
+from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim.agreement import by_value
 from mpisign.optim.broadcast import fault_of_kind
 from mpisign.optim.storage import dispatches, repeats, sharing
@@ -203,7 +203,7 @@ def check_alike(layout: Layout, others: list[str], settings: dict[str, object], 
 
     others: a line for each buffer and frozen parameter.
     """
-    mine = [(s.name, list(s.shape), str(s.group)) for s in layout.segments]
+    mine = [(s.name, list(s.shape), str(s.options)) for s in layout.segments]
     everyone = ranks.allgather((mine, others, settings), "models and settings")
     for rank, (theirs, lines, other) in enumerate(everyone):
         first, what = everyone[0][0], f"rank {rank} and rank 0 have different"
@@ -225,4 +225,4 @@ def check_alike(layout: Layout, others: list[str], settings: dict[str, object], 
 
 def _described(segment: tuple[str, list[int], str]) -> str:
     name, shape, group = segment
-    return f"{name!r} of shape {shape}" + ("" if group == str(Group()) else f" in {group}")
+    return f"{name!r} of shape {shape}" + ("" if group == str(SegmentOptions()) else f" in {group}")

@@ -52,7 +52,7 @@ def entries(stepper: Stepper) -> dict[str, Tensor]:
 
     Names begin with the rank: torch.distributed.checkpoint takes what has one name on all ranks to be the same.
     """
-    facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.turns))
+    facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.algorithm))
     return {f"rank{stepper.world.rank}/{name}": tensor for name, tensor in (facts | _arrays(stepper)).items()}
 
 
@@ -78,8 +78,8 @@ def load_state_dict(given: dict[str, Any], stepper: Stepper, groups: Groups) -> 
     """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
     found = _of_this_rank(given, stepper)
     definition = bytes(found["definition"].tolist()).decode(errors="replace")
-    if definition != repr(stepper.turns):
-        raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.turns!r}")
+    if definition != repr(stepper.algorithm):
+        raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
     mine = _arrays(stepper)
     if wrong := [name for name, array in mine.items() if _shape(found, name) != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
@@ -149,7 +149,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"can't write the checkpoint {path}: {error.strerror}") from error
-    config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.turns.name}})
+    config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.algorithm.name}})
     state.save(path, optimizer.stepper, ranks, config, progress, None)
 
 

@@ -11,7 +11,7 @@ from mpisign.parallel.mpi import Ranks
 KILOBYTE = 1024  # what the system counts resident memory in
 
 
-def pick(wanted: str, local_rank: int) -> torch.device:
+def select_device(wanted: str, local_rank: int) -> torch.device:
     """The device for a rank of a node, before anything is allocated on it. Ranks take GPUs in turns and may share one.
 
     wanted: "auto" for a GPU if there is one, "cpu" or "cuda". Raises UsageError for a GPU that is not there.
@@ -36,7 +36,7 @@ def name_of(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
 
 
-def settle(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits until the device has finished its work."""
     if device.type != "cpu":
         torch.cuda.synchronize(device)
@@ -49,7 +49,7 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
 
 
-def spread(ranks: Ranks, tensor: Tensor) -> None:
+def broadcast_tensor(ranks: Ranks, tensor: Tensor) -> None:
     """Overwrites a tensor with root's, on whatever devices they lie."""
     host = tensor.cpu()
     ranks.bcast(host.numpy())

@@ -161,7 +161,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
     if ranks.size == 1:
         return None
     if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
-        Watchdog(WATCH, limit, ranks.rank, bark, key).start()
+        Watchdog(WATCH, limit, ranks.rank, on_timeout, key).start()
     if not mpi.multithreaded():
         return None
     if known := roll_of(ranks):
@@ -189,7 +189,7 @@ def _depart(roll: RollCall, patient: bool) -> None:
                 roll.depart(why)
 
 
-def bark(step: int, text: str) -> None:
+def on_timeout(step: int, text: str) -> None:
     """Ends the job for the watchdog, saying where the other ranks are."""
     ending.end_within(ending.GRACE + int(SECONDS))
     reports = [report for roll in _rolls if (report := roll.report())]

@@ -30,7 +30,7 @@ def available() -> int | None:
     return min(amounts, default=None)
 
 
-def demand(amount: int, what: str, remedy: str) -> None:
+def require_memory(amount: int, what: str, remedy: str) -> None:
     """Raises UsageError if `what` takes more bytes than there are."""
     free = available()
     if free is not None and amount > free:

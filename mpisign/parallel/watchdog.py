@@ -56,12 +56,12 @@ class Clock:
 
 
 class Watchdog(threading.Thread):
-    """Calls `bark` with step and message once a wait has lasted longer than `limit` seconds."""
+    """Calls `on_timeout` with step and message once a wait has lasted longer than `limit` seconds."""
 
-    def __init__(self, watch: Watch, limit: float, rank: int, bark: Callable[[int, str], None], key: str):
+    def __init__(self, watch: Watch, limit: float, rank: int, on_timeout: Callable[[int, str], None], key: str):
         """key: what the limit is called where the user sets it."""
         super().__init__(daemon=True, name="mpisign-watchdog")
-        self._watch, self._limit, self._bark, self._key = watch, limit + STAGGER * min(rank, 10), bark, key
+        self._watch, self._limit, self._on_timeout, self._key = watch, limit + STAGGER * min(rank, 10), on_timeout, key
         self._over, self._period = threading.Event(), min(1.0, limit / 5)
 
     def run(self) -> None:
@@ -70,7 +70,7 @@ class Watchdog(threading.Thread):
             what = clock.look()
             if what and clock.seconds > max(self._limit, self._watch.least):
                 text = f"{what} has not ended after {clock.seconds:.0f} s; a rank is stuck, gone, or slower than "
-                self._bark(self._watch.step, text + self._key)
+                self._on_timeout(self._watch.step, text + self._key)
                 return
 
     def stop(self) -> None:

@@ -107,7 +107,7 @@ class World:
         self.cost.up += method[0]
         self.cost.down += method[1]
 
-    def count_told(self, numbers: int) -> None:
+    def count_reported(self, numbers: int) -> None:
         """Counts float64 numbers of each voter that the method has everyone told, as part of its cost."""
         self.cost.up += 64 * numbers * self.n * (self.n - 1)
 

@@ -6,10 +6,10 @@ import torch
 
 from mpisign import plugins
 from mpisign.errors import UsageError, choices, did_you_mean
-from mpisign.parallel.device import pick
+from mpisign.parallel.device import select_device
 from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
-from mpisign.problems.batched import Crew, assemble
+from mpisign.problems.batched import BatchedOracle, batch_oracles
 from mpisign.problems.cifar import Cifar10, Cifar100
 from mpisign.problems.digits import Digits
 from mpisign.problems.hdf5 import Hdf5
@@ -61,15 +61,26 @@ def find(name: str) -> Callable[..., Problem]:
     return getattr(loaded, attribute)
 
 
-def pick_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
+def device_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
     """The device for this rank's rows and parameters; see device.pick. Collective; raises UsageError on all ranks."""
     with ranks.agreed():
         if "cuda" in problem.devices:
-            return pick(wanted, ranks.local_rank)
+            return select_device(wanted, ranks.local_rank)
         if wanted == "cuda":
             name = type(problem).__name__
             raise UsageError(f'run.device = "cuda": the problem {name} works on the CPU only; use "cpu" or "auto"')
         return torch.device("cpu")
 
 
-__all__ = ["OFFERS", "PROBLEMS", "Crew", "Oracle", "Problem", "Rows", "Tables", "assemble", "find", "pick_for"]
+__all__ = [
+    "OFFERS",
+    "PROBLEMS",
+    "BatchedOracle",
+    "Oracle",
+    "Problem",
+    "Rows",
+    "Tables",
+    "batch_oracles",
+    "device_for",
+    "find",
+]

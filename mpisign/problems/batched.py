@@ -1,6 +1,6 @@
 """All voters of a process asked at once: for problems whose gradients are elementwise, and a thousand voters.
 
-A Crew answers like an Oracle, with a row for each voter; every row has the bits that the voter's own oracle gives.
+A BatchedOracle answers like an Oracle, with a row for each voter, which has the bits that the voter's own oracle gives.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from mpisign.problems.base import Rows
 from mpisign.problems.oracle import Oracle
 
 
-def assemble(oracles: list[Oracle]) -> "Crew | None":
-    """The crew of several voters, or None where they can't be asked at once.
+def batch_oracles(oracles: list[Oracle]) -> "BatchedOracle | None":
+    """One oracle for several voters, or None where they can't be asked at once.
 
     They can if the problem is elementwise and a gradient is of one draw, or of the only row that a voter owns.
     """
     first = oracles[0]
     simple = first.accumulate == 1 and not first.clip
     alike = all(o.rows is None or o.rows.count == 1 for o in oracles)
-    return Crew(oracles) if len(oracles) > 1 and first.problem.elementwise and simple and alike else None
+    return BatchedOracle(oracles) if len(oracles) > 1 and first.problem.elementwise and simple and alike else None
 
 
-class Crew:
+class BatchedOracle:
     """The voters 0 to n - 1 of one problem."""
 
     def __init__(self, oracles: list[Oracle]):

@@ -16,7 +16,7 @@ from mpisign.bits.rng import Streams
 from mpisign.layout import Layout
 from mpisign.problems.base import Problem, Rows
 from mpisign.problems.data.checking import explain
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.loader import DeviceLoader
 
 PIECE = 1024  # rows of a full gradient taken at a time
 OTHERS, WHOLE = 1 << 28, 1 << 29  # blocks from which batches beyond a step's own, and full gradients, are varied
@@ -48,7 +48,7 @@ class Oracle:
     ):
         self.problem, self.layout, self.voter, self.streams = problem, layout, voter, streams
         self.device = layout.device
-        self.rows = Feed(rows, self.device, resident, sharing) if rows else None
+        self.rows = DeviceLoader(rows, self.device, resident, sharing) if rows else None
         self.accumulate, self.clip, self.sampling = accumulate, clip, sampling
         self.batch_size = min(batch_size or math.inf, rows.count) if rows else 1
         self.loss = math.nan  # of the latest batch
@@ -128,7 +128,7 @@ class Oracle:
             self.problem.gradient(parameters, batch, gradients)
         out /= self.accumulate
 
-    def _mean_over(self, rows: Feed, x: Tensor, out: Tensor, vary: bool) -> float:
+    def _mean_over(self, rows: DeviceLoader, x: Tensor, out: Tensor, vary: bool) -> float:
         """The mean gradient over rows, in pieces that fit into memory; returns the loss. vary: as in training."""
         out.zero_()
         piece = out
@@ -213,7 +213,7 @@ class Oracle:
         """Steps in which this voter's rows are seen once."""
         return -(-self.rows.count // (self.batch_size * self.accumulate))
 
-    def measure(self, x: Tensor, rows: Feed | Rows | None, statistics: dict | None = None) -> dict[str, float]:
+    def measure(self, x: Tensor, rows: DeviceLoader | Rows | None, statistics: dict | None = None) -> dict[str, float]:
         """Sums of the problem over rows (or the function itself) at x, with these statistics or this voter's own."""
         gathered = self.statistics if statistics is None else statistics
         try:
@@ -250,7 +250,7 @@ class Oracle:
             return self.rows.take(slice(None))
         if stream != "sample":
             return self.rows.take(self._drawn(stream, number))
-        return self.rows.take(self._sample(number), ahead=self._sample(number + 1) if self.rows.fetches else None)
+        return self.rows.take(self._sample(number), prefetch=self._sample(number + 1) if self.rows.fetches else None)
 
     def _varied(self, batch: Rows, number: int, first: int) -> Rows:
         """A batch as the problem varies it in training, if it does."""

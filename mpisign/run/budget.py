@@ -9,12 +9,12 @@ from mpisign.algorithms.method import Method, evaluations_at, per_step, values_a
 from mpisign.config import Config
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
-from mpisign.problems.data.distribute import Share
+from mpisign.problems.data.distribute import LocalData
 
 FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 
 
-def _batches(config: Config, share: Share) -> list[tuple[int, int]]:
+def _batches(config: Config, share: LocalData) -> list[tuple[int, int]]:
     """(rows of a gradient, rows owned) of every voter; one draw each without rows."""
     accumulate, size = config.algorithm.accumulate, config.problem.batch_size
     if not share.rows.any():
@@ -22,12 +22,12 @@ def _batches(config: Config, share: Share) -> list[tuple[int, int]]:
     return [(min(size or int(rows), int(rows)) * accumulate, int(rows)) for rows in share.rows]
 
 
-def batches_per_pass(config: Config, share: Share) -> int:
+def batches_per_pass(config: Config, share: LocalData) -> int:
     """Minibatches in a pass over the rows of the voter that has most; 1 without rows."""
     return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
 
 
-def length(config: Config, algorithm: Method, share: Share) -> tuple[int, int]:
+def length(config: Config, algorithm: Method, share: LocalData) -> tuple[int, int]:
     """Steps of the run, and rows that all voters see in a minibatch (0 without rows)."""
     rows, run, batches = share.rows, config.run, _batches(config, share)
     a_minibatch = sum(batch for batch, _ in batches) if rows.any() else 0
@@ -62,7 +62,7 @@ def _affordable(budget: int, algorithm: Method, batches: list[tuple[int, int]]) 
     raise UsageError(text, agreed=True)
 
 
-def weights(config: Config, share: Share) -> np.ndarray:
+def weights(config: Config, share: LocalData) -> np.ndarray:
     """Of each voter in the objective, adding up to n: all 1, or by rows."""
     rows = share.rows
     if config.run.objective == "ranks" or not rows.any():
@@ -70,12 +70,12 @@ def weights(config: Config, share: Share) -> np.ndarray:
     return rows / rows.sum() * len(rows)
 
 
-def foretold(config: Config, stepper: Stepper, share: Share) -> dict[str, object]:
+def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, object]:
     """What a run would cost, by name. Collective. config: with run.steps."""
     batches, steps = _batches(config, share), min(config.run.steps, FORESEEN)
-    world, algorithm = stepper.world, stepper.turns
+    world, algorithm = stepper.world, stepper.algorithm
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
-    bits = [sum(sum(lane.exchange.method_bits) for lane in stage.lanes) for stage in stepper.stages]
+    bits = [sum(sum(channel.exchange.method_bits) for channel in stage.channels) for stage in stepper.stages]
     costs: dict[str, object] = {
         "d": stepper.layout.size,
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),

@@ -8,7 +8,7 @@ from torch import Tensor
 from mpisign.algorithms.slots import State
 from mpisign.engine.stepper import Stepper
 from mpisign.problems import Oracle
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.loader import DeviceLoader
 
 
 def statistics(stepper: Stepper) -> State:
@@ -23,7 +23,7 @@ def statistics(stepper: Stepper) -> State:
     return {k: part.view(a.shape).to(a.device) for (k, a), part in zip(own[0].items(), parts, strict=True)}
 
 
-def measure(stepper: Stepper, test: list[Feed | None], gathered: State) -> dict[str, float]:
+def measure(stepper: Stepper, test: list[DeviceLoader | None], gathered: State) -> dict[str, float]:
     """train_loss, test_loss and test_accuracy at x; NaN where there are no held-out rows.
 
     test: the slice of the held-out rows of each local voter. gathered: see statistics().
@@ -38,7 +38,7 @@ def measure(stepper: Stepper, test: list[Feed | None], gathered: State) -> dict[
     }
 
 
-def _of_voter(stepper: Stepper, oracle: Oracle, test: Feed | None, gathered: State) -> dict[str, float]:
+def _of_voter(stepper: Stepper, oracle: Oracle, test: DeviceLoader | None, gathered: State) -> dict[str, float]:
     """Sums over a local voter's rows and its slice of the held-out rows, empty where voters are many."""
     own = oracle.measure(stepper.x, oracle.rows, gathered)
     sums = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}

@@ -14,9 +14,9 @@ from mpisign.parallel.stopping import Request
 from mpisign.parallel.watchdog import WATCH
 from mpisign.run.plan import Plan
 from mpisign.run.probe import Probe
-from mpisign.run.recording import Observer
-from mpisign.run.resume import ANEW, Beginning, Wish, decide
-from mpisign.run.saving import Keeper
+from mpisign.run.recording import RunLog
+from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
+from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
 from mpisign.run.setup import set_up, use_threads
 from mpisign.storage.lock import Lock
@@ -35,25 +35,25 @@ class Job:
         self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
         self.steps = self.config.run.steps
         self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())
-        self.observer = Observer(setup, ranks, quiet, verbose)
+        self.log = RunLog(setup, ranks, quiet, verbose)
 
-    def run(self, dry_run: bool = False, wish: Wish = ANEW) -> None:
+    def run(self, dry_run: bool = False, options: ResumeOptions = FRESH) -> None:
         """Takes all steps, or only tells what they would cost."""
         if dry_run:
-            self.observer.print_costs()
+            self.log.print_costs()
             return
         lock = None
         try:
             # a job that is queued again may meet its own last breath
-            lock = self._lock(PATIENCE if wish.resume == "auto" else 0.0)
+            lock = self._lock(PATIENCE if options.resume == "auto" else 0.0)
             if lock and lock.note:
-                self.observer.printer.line(f"note: {lock.note}")
-            beginning = self._begin(wish)
-            if beginning.kind == "done":
-                self.observer.printer.line(beginning.note)
+                self.log.printer.line(f"note: {lock.note}")
+            start = self._begin(options)
+            if start.kind == "done":
+                self.log.printer.line(start.note)
             else:
-                self._run(beginning)
-            self.observer.summarise()
+                self._run(start)
+            self.log.summarise()
         finally:
             if lock:
                 lock.release()
@@ -61,27 +61,27 @@ class Job:
     def _lock(self, patience: float) -> Lock | None:
         with self.ranks.agreed():
             try:
-                return Lock(self.observer.path, patience) if self.ranks.root else None
+                return Lock(self.log.path, patience) if self.ranks.root else None
             except OSError as error:
                 what = f"can't write the run file {self.observer.path}: {error.strerror}"
                 raise UsageError(f"{what}; set run.file to a place that can be written") from error
 
-    def _begin(self, wish: Wish) -> Beginning:
+    def _begin(self, options: ResumeOptions) -> Start:
         """Fills the Stepper as it shall begin; nothing on disk is changed."""
-        beginning, ranks = Beginning("new"), self.ranks
+        start, ranks = Start("new"), self.ranks
         with ranks.agreed():
             if ranks.root:
-                beginning = decide(wish, self.observer.path, self.config, self.observer.share.data)
-        kind = ranks.share(beginning.kind)
+                start = decide(options, self.log.path, self.config, self.log.share.data)
+        kind = ranks.share(start.kind)
         if kind == "resume":
-            self._keep_threads(beginning.run)
-            self.observer.take_back(*state.restore(beginning.opened, self.stepper, ranks))
+            self._keep_threads(start.run)
+            self.log.take_back(*state.restore(start.opened, self.stepper, ranks))
         elif kind == "init":
-            state.start_from(beginning.opened, self.stepper, ranks)
+            state.start_from(start.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:
                 text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
                 raise UsageError(text, agreed=True)
-        return beginning if ranks.root else Beginning(kind)
+        return start if ranks.root else Start(kind)
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""
@@ -91,56 +91,56 @@ class Job:
             ranks.threads = threads
             use_threads(threads)
 
-    def _run(self, beginning: Beginning) -> None:
+    def _run(self, start: Start) -> None:
         """Takes all steps; the run file is closed whatever happens."""
-        observer = self.observer
+        log = self.log
         stopping.can_save()
-        observer.open(beginning)
-        observer.print_header()
+        log.open(start)
+        log.print_header()
         # the main thread sits in MPI when the watchdog barks, so the run file is free
-        take_back = leaving.tell_first(lambda step, text: observer.recorder.event("error", step, text))
+        take_back = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
         try:
-            if beginning.kind != "resume":
-                observer.evaluate(math.nan, self.schedule(self.stepper.t))
+            if start.kind != "resume":
+                log.evaluate(math.nan, self.schedule(self.stepper.t))
             WATCH.least = 0.0  # the run has started
             self._loop()
-            observer.complete()
+            log.complete()
         except Stopped as stopped:
-            observer.recorder.event("stop", self.stepper.t, str(stopped))
+            log.writer.event("stop", self.stepper.t, str(stopped))
             raise
         except BaseException as error:
-            observer.recorder.event("error", self.stepper.t, str(error) or type(error).__name__)
+            log.writer.event("error", self.stepper.t, str(error) or type(error).__name__)
             raise
         finally:
             take_back()
-            observer.close()
+            log.close()
 
     def _loop(self) -> None:
-        run, observer, stepper = self.config.run, self.observer, self.stepper
+        run, log, stepper = self.config.run, self.log, self.stepper
         eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
         output = _drawn_step(run.seed, self.steps)
-        keeper = Keeper(self.config, self.ranks, stepper, observer)
+        checkpoints = CheckpointManager(self.config, self.ranks, stepper, log)
         probe = Probe(stepper, self.config.probe)
         for t in range(stepper.t, self.steps):
             lr, taken, last = self.schedule(t), t + 1, t + 1 == self.steps
             recording = taken % run.record_every == 0 or last
             if run.keep == "uniform" and t == output:
-                observer.keep(t)
+                log.keep(t)
             if probing := probe.due(taken):
                 probe.begin()
-            outcome = stepper.step(lr, counting=recording, request=keeper.request())
+            outcome = stepper.step(lr, counting=recording, request=checkpoints.request())
             if probing:
-                observer.probed(probe.end())
+                log.probed(probe.end())
             with stepper.timer("record"):
                 if recording:
-                    observer.record(outcome, lr)
+                    log.record(outcome, lr)
                 if taken % run.check_every == 0 or last:
-                    observer.check()
+                    log.check()
             if taken % eval_every == 0 or last:
-                observer.evaluate(outcome.loss, lr)
+                log.evaluate(outcome.loss, lr)
             else:
-                observer.printer.update(taken, outcome.loss, lr)
-            keeper.edge(Request(outcome.request), last)
+                log.printer.update(taken, outcome.loss, lr)
+            checkpoints.edge(Request(outcome.request), last)
 
 
 def _drawn_step(seed: int, steps: int) -> int:

@@ -36,7 +36,7 @@ class Probe:
 
     def __init__(self, stepper: Stepper, settings: Settings):
         self.stepper, self.settings, self.layout = stepper, settings, stepper.layout
-        self.section = self.layout.sections[0]  # what votes, where some does
+        self.group = self.layout.groups[0]  # what votes, where some does
 
     def due(self, taken: int) -> bool:
         """Whether the step numbered `taken` is measured: the first, and each `every`-th."""
@@ -45,12 +45,12 @@ class Probe:
 
     def begin(self) -> None:
         """Before the step: takes the exact gradient, and looks on from now."""
-        stepper, lane = self.stepper, self.section.layout
+        stepper, group = self.stepper, self.group.layout
         with stepper.timer("evaluate"):
             self.own, self.mean = exact_gradients(stepper, stepper.x)
             self.x_before = stepper.x.clone()
-        self.words = torch.zeros(2, len(stepper.world.local), lane.length // WORD, dtype=torch.int64)
-        self.decision = torch.zeros(lane.length)
+        self.words = torch.zeros(2, len(stepper.world.local), group.length // WORD, dtype=torch.int64)
+        self.decision = torch.zeros(group.length)
         for stage in stepper.stages:
             stage.exchange.probe = self
 
@@ -70,11 +70,11 @@ class Probe:
 
     def decided(self, direction: Direction) -> None:
         """Keeps the signs of what was decided."""
-        lane = self.section.layout
+        group = self.group.layout
         if direction.levels is None:
             self.decision[direction.lo : direction.hi] = direction.planes[0].cpu().sign()
         else:
-            for span, values in direction.values(lane):
+            for span, values in direction.values(group):
                 self.decision[span.coordinates] = values.cpu().sign()
 
     def end(self) -> dict[str, object]:
@@ -98,22 +98,22 @@ class Probe:
 
     def _successes(self) -> dict[str, object]:
         """Of every voter and of the vote: how often the sign is right, and its product with g."""
-        lane, n = self.section.layout, self.stepper.world.n
-        g = self.mean[self.section.lo : self.section.hi]
+        group, n = self.group.layout, self.stepper.world.n
+        g = self.mean[self.group.lo : self.group.hi]
         counted, decided = int((g != 0).sum()), int((self.decision != 0).sum())
         rows = []
         for words in self.words.unbind(1):
-            signs = torch.zeros(lane.length)
+            signs = torch.zeros(group.length)
             bits.add_levels(signs, words, SIGNS)
             agreeing = int((signs * self.decision > 0).sum())
-            rows.append([int((signs * g > 0).sum()), lane.total(signs * g), agreeing])
+            rows.append([int((signs * g > 0).sum()), group.total(signs * g), agreeing])
         right, products, agreeing = self.stepper.world.gather_voters(np.array(rows, dtype=np.float64)).T
         return {
-            "gradient_zeros": lane.size - counted,
+            "gradient_zeros": group.size - counted,
             "success": float(right.sum()) / (n * counted) if counted else math.nan,
             "success_vote": int((self.decision * g > 0).sum()) / counted if counted else math.nan,
             "rho_norm": float(np.add.accumulate(products)[-1]) / n,
-            "rho_norm_vote": lane.total(self.decision * g),
+            "rho_norm_vote": group.total(self.decision * g),
             "voter_success": right / counted if counted else np.full(n, math.nan),
             "voter_agreement": agreeing / decided if decided else np.full(n, math.nan),
         }

@@ -17,21 +17,21 @@ from mpisign.errors import StorageError
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
-from mpisign.run.resume import COUNTED, Beginning
+from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run, told
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES
-from mpisign.storage.writer import NoRecorder, Recorder
+from mpisign.storage.writer import NoWriter, RunWriter
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
 
 
-class Observer:
+class RunLog:
     """Watches one Stepper; collective where it measures, silent on ranks other than root."""
 
     def __init__(self, setup: Setup, ranks: Ranks, quiet: bool = False, verbose: bool = False):
@@ -40,38 +40,38 @@ class Observer:
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
         stepper, config, share = self.stepper, self.config, self.share
         self.world, self.oracles = stepper.world, stepper.oracles
-        self.test = [Feed(part, stepper.layout.device) if part else None for part in share.test]
+        self.test = [DeviceLoader(part, stepper.layout.device) if part else None for part in share.test]
         self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
-        self.recorder = NoRecorder()
+        self.writer = NoWriter()
         self.path = run_path(config, stepper.world.n)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
-        self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this stretch of the run
+        self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this shard of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
 
-    # Beginning and end
+    # Start and end
 
-    def open(self, beginning: Beginning) -> None:
+    def open(self, start: Start) -> None:
         """Opens the run file on root; raises UsageError on all ranks if that can't be."""
-        going_on = beginning.kind == "resume"
+        going_on = start.kind == "resume"
         with self.ranks.agreed():
             if self.ranks.root:
-                self._make_recorder(beginning, beginning.rows() if going_on else None)
-        segment, text = self._segment(), beginning.text
-        if going_on and self.ranks.root and (changes := beginning.changes(segment)):
+                self._make_writer(start, start.rows() if going_on else None)
+        segment, text = self._segment(), start.text
+        if going_on and self.ranks.root and (changes := start.changes(segment)):
             text += f"; from here on the bits may differ, as there is another {changes}"
         self._add("segments", step=self.stepper.t, **segment)
-        self.recorder.event("resume" if going_on else "start", self.stepper.t, text)
+        self.writer.event("resume" if going_on else "start", self.stepper.t, text)
         if text:
             self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
         self.clock = Timer()
 
-    def _make_recorder(self, beginning: Beginning, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
+    def _make_writer(self, start: Start, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
         """On root. tables: the rows so far of a run that goes on."""
         run = self.config.run
         contents = (self._attributes(), self.config.text(), self._arrays())
-        overwrite = run.overwrite or beginning.run is not None
+        overwrite = run.overwrite or start.run is not None
         settings = {"overwrite": overwrite, "mode": run.recorder, "widths": self._widths()}
-        self.recorder = Recorder(self.path, *contents, **settings, tables=tables)
+        self.writer = RunWriter(self.path, *contents, **settings, tables=tables)
         if tables is None:
             checkpoint.remove_all(self.path)
         self.rows |= {table: len(columns["step"]) for table, columns in (tables or {}).items()}
@@ -82,9 +82,9 @@ class Observer:
         with self.ranks.agreed():
             if self.config.run.keep != "none" and self.ranks.root:
                 self._save_model(gathered)
-            self.recorder.event("complete", self.stepper.t)
-            if self.recorder.failure:
-                raise self.recorder.failure
+            self.writer.event("complete", self.stepper.t)
+            if self.writer.failure:
+                raise self.writer.failure
 
     def _save_model(self, gathered: State) -> None:
         last, file = self.config.run.keep == "last", self.path.with_suffix(".model")
@@ -98,7 +98,7 @@ class Observer:
     def close(self) -> None:
         """Closes what is open, whatever happened."""
         self.printer.close()
-        self.recorder.close()
+        self.writer.close()
 
     # What a checkpoint remembers of a run file
 
@@ -117,7 +117,7 @@ class Observer:
         self.kept, self.kept_step = self.kept if kept is None else kept, progress["kept_step"]
 
     def _add(self, table: str, **row) -> None:
-        self.recorder.append(table, **row)
+        self.writer.append(table, **row)
         self.rows[table] = self.rows.get(table, 0) + 1
 
     def summarise(self) -> None:
@@ -190,7 +190,7 @@ class Observer:
 
     def _epoch(self) -> float:
         """Rows of minibatches so far, over all rows."""
-        seen = self.stepper.turns.minibatches(self.stepper.t) * self.rows_per_minibatch
+        seen = self.stepper.algorithm.minibatches(self.stepper.t) * self.rows_per_minibatch
         return seen / max(self.share.rows.sum(), 1)
 
     def _totals(self) -> dict[str, float]:

@@ -26,7 +26,7 @@ MOVABLE = ("path", "test_path")  # of [problem]: where data lie, which may chang
 
 
 @dataclass(frozen=True)
-class Wish:
+class ResumeOptions:
     """What the user asked for.
 
     resume: "must" go on; go on if there is something to go on with ("auto"); or "never". checkpoint: to go on from,
@@ -38,11 +38,11 @@ class Wish:
     init_from: Path | None = None
 
 
-ANEW = Wish()
+FRESH = ResumeOptions()
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Start:
     """What will be done: kind, the checkpoint it needs, the run so far, and what the user should know."""
 
     kind: Literal["new", "resume", "init", "done"]
@@ -52,13 +52,13 @@ class Beginning:
 
     @property
     def text(self) -> str:
-        """For the run file: where this stretch of the run comes from."""
+        """For the run file: where this shard of the run comes from."""
         what = "x and the step from" if self.kind == "init" else "from"
         source = f"{what} {self.opened.path}" if self.opened else ""
         return "; ".join(part for part in (source, self.note) if part)
 
     def changes(self, segment: dict[str, object]) -> str:
-        """What is not as it was in the stretch before, of all that may change a bit."""
+        """What is not as it was in the shard before, of all that may change a bit."""
         before = self.run["segments"]
         names = ("torch_build", "device", "threads")
         return ", ".join(
@@ -92,13 +92,13 @@ def refuse_existing(config: Config, voters: int) -> None:
         refuse_occupied(path)
 
 
-def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
+def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -> Start:
     """How the run at this path begins. config: every default filled in. data: fingerprint of the rows, if taken.
 
     Raises UsageError where it can't go on: no run, another job, other data, no whole checkpoint.
     """
-    if wish.resume == "never" or (wish.resume == "auto" and not path.exists()):
-        return _anew(wish, path, config)
+    if options.resume == "never" or (options.resume == "auto" and not path.exists()):
+        return _anew(options, path, config)
     run = so_far(path)
     before = str(run.attributes.get("data", ""))
     if before and data and before != data:
@@ -112,18 +112,18 @@ def decide(wish: Wish, path: Path, config: Config, data: str = "") -> Beginning:
             "or --overwrite without --resume to replace it"
         )
     if run.complete:
-        return Beginning("done", run=run, note=f"{path} is complete: there is nothing to go on with")
-    if wish.checkpoint:
-        return Beginning("resume", _open(wish.checkpoint, run), run)
+        return Start("done", run=run, note=f"{path} is complete: there is nothing to go on with")
+    if options.checkpoint:
+        return Start("resume", _open(options.checkpoint, run), run)
     files = checkpoint.saved(path)
-    if not files and wish.resume == "auto":
-        return _anew(wish, path, config, run, f"{path} stopped before its first checkpoint: it starts anew")
+    if not files and options.resume == "auto":
+        return _anew(options, path, config, run, f"{path} stopped before its first checkpoint: it starts anew")
     if not files:
         raise UsageError(
             f"no checkpoint in {checkpoint.folder(path)}: this run can't go on; start it anew with "
             "mpisign train --overwrite, and see [checkpoint]"
         )
-    return _newest(wish, files, run)
+    return _newest(options, files, run)
 
 
 def so_far(path: Path) -> Run:
@@ -134,16 +134,16 @@ def so_far(path: Path) -> Run:
     return run
 
 
-def _anew(wish: Wish, path: Path, config: Config, run: Run | None = None, note: str = "") -> Beginning:
+def _anew(options: ResumeOptions, path: Path, config: Config, run: Run | None = None, note: str = "") -> Start:
     """A new run, from its own beginning or from another's x. Checkpoints of an older run would be taken for its own."""
     if checkpoint.saved(path) and not config.run.overwrite:
         raise UsageError(
             f"{checkpoint.folder(path)} holds checkpoints of an older run; move them away, set run.file=... to write "
             "another run, or run.overwrite=true (or --overwrite) to replace both"
         )
-    if wish.init_from:
-        return Beginning("init", Checkpoint(wish.init_from), run, note)
-    return Beginning("new", run=run, note=note)
+    if options.init_from:
+        return Start("init", Checkpoint(options.init_from), run, note)
+    return Start("new", run=run, note=note)
 
 
 def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = False) -> list[str]:
@@ -164,14 +164,14 @@ def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = 
     return differing
 
 
-def _newest(wish: Wish, files: list[Path], run: Run) -> Beginning:
+def _newest(options: ResumeOptions, files: list[Path], run: Run) -> Start:
     refused = []
     for file in files:
         try:
-            return Beginning("resume", _open(file, run), run, "; ".join(refused))
+            return Start("resume", _open(file, run), run, "; ".join(refused))
         except UsageError as error:
             refused.append(str(error))
-            if wish.resume == "must":
+            if options.resume == "must":
                 break
     before = next((f for f in files[len(refused) :] if _whole(f, run)), None)
     remedy = (

@@ -6,16 +6,16 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import Interrupted, Stopped, StorageError
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request, Requests
-from mpisign.run.recording import Observer
+from mpisign.run.recording import RunLog
 from mpisign.storage import checkpoint
 from mpisign.storage.writer import remove_leftovers
 
 
-class Keeper:
+class CheckpointManager:
     """Asks at every step whether to save or stop, and does so at the step's edge, on all ranks alike."""
 
-    def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, observer: Observer):
-        self.table, self.ranks, self.stepper, self.observer = config.checkpoint, ranks, stepper, observer
+    def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, log: RunLog):
+        self.table, self.ranks, self.stepper, self.log = config.checkpoint, ranks, stepper, log
         self.config = config
         self.requests = Requests(
             config.run.max_minutes, self.table.margin_seconds, self.table.every_minutes, clock=ranks.root
@@ -23,7 +23,7 @@ class Keeper:
 
     def request(self) -> Request:
         """What this rank asks for at the step to come."""
-        return Request.STORAGE if self.observer.recorder.failure else self.requests.now()
+        return Request.STORAGE if self.log.writer.failure else self.requests.now()
 
     def edge(self, request: Request, last: bool) -> None:
         """What all ranks do after a step. last: the run is over anyway.
@@ -43,35 +43,35 @@ class Keeper:
 
     def save(self) -> None:
         """Writes a checkpoint, and drops the oldest beyond checkpoint.keep. Collective."""
-        stepper, observer = self.stepper, self.observer
-        path = checkpoint.path_at(observer.path, stepper.t)
+        stepper, log = self.stepper, self.log
+        path = checkpoint.path_at(log.path, stepper.t)
         with stepper.timer("record"):
             # a replica that drifted is not saved, and the rows are on disk before the checkpoint that counts on them
             with stepper.world.uncounted():
-                progress = observer.progress()
+                progress = log.progress()
                 stepper.check_replicas()
-            observer.recorder.sync()
+            log.writer.sync()
             self._stop_if_full()
-            kept = observer.kept if self.config.run.keep in ("best", "uniform") else None
+            kept = log.kept if self.config.run.keep in ("best", "uniform") else None
             try:
                 with stepper.world.watch("writing a checkpoint"):
                     state.save(path, stepper, self.ranks, self.config.text(), progress, kept)
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
         self.requests.saved()
-        observer.recorder.event("checkpoint", stepper.t, path.name)
+        log.writer.event("checkpoint", stepper.t, path.name)
         if self.ranks.root:
-            for old in checkpoint.saved(observer.path)[self.table.keep :]:
+            for old in checkpoint.saved(log.path)[self.table.keep :]:
                 old.unlink(missing_ok=True)
             remove_leftovers(path.parent, "step-*.h5")
 
     def _stop_if_full(self) -> None:
-        failure = self.observer.recorder.failure
+        failure = self.log.writer.failure
         self.ranks.agree(failure and StorageError(f"{failure}; {self._how_to_go_on()}"))
 
     def _how_to_go_on(self) -> str:
         """Which checkpoint there is, and the command that goes on from it."""
-        files = checkpoint.saved(self.observer.path)
+        files = checkpoint.saved(self.log.path)
         if not files:
             return "there is no checkpoint to go on from"
         return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.bits.rng import Streams
-from mpisign.engine.autotune import measured
+from mpisign.engine.autotune import autotune
 from mpisign.engine.build import build
 from mpisign.engine.stepper import Stepper
 from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError, choices
-from mpisign.layout import Group, Layout
+from mpisign.layout import Layout, SegmentOptions
 from mpisign.parallel import memory
-from mpisign.parallel.device import settle, spread
+from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local, Mpi
-from mpisign.problems import Oracle, pick_for
-from mpisign.problems.data.distribute import Share, fingerprint, share_rows
+from mpisign.problems import Oracle, device_for
+from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
 from mpisign.run.plan import Plan, with_theory
@@ -37,7 +37,7 @@ class Setup:
     """plan: with all that only the data tell, run.steps too. rows_per_minibatch: of all voters, 0 without rows."""
 
     plan: Plan
-    share: Share
+    share: LocalData
     stepper: Stepper
     rows_per_minibatch: int
 
@@ -58,19 +58,19 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     start = _initial(plan, streams, ranks)
     layout = _layout(plan, start, ranks)
     x = layout.flatten(start)
-    spread(ranks, x)  # a generator may differ between hosts, its bits may not
+    broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
     _install_adversary(plan, stepper)
     return Setup(plan, share, stepper, rows_per_minibatch)
 
 
-def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> Share:
+def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
     """The rows of this process's voters; x has to fit as well, and some problems know its size only with the data."""
     config, generator = plan.config, streams.draw("partition", 0).generator()
     _check_size(plan, ranks, voters)
     partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
-    share = share_rows(plan.problem, ranks, voters, generator, **partition)
+    share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
     if movable(config.problem.arguments):
         share.data = fingerprint(share, ranks)
     _check_size(plan, ranks, voters)
@@ -83,7 +83,7 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
         local = len(ranks.members) if ranks.size > 1 else voters
         what = f"problem {plan.config.problem.name!r} with {d:,} coordinates and {local} voter(s) on this machine"
         with ranks.agreed():
-            memory.demand(4 * d * 2 * local, what, "make it smaller, or spread the ranks")
+            memory.require_memory(4 * d * 2 * local, what, "make it smaller, or spread the ranks")
 
 
 def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
@@ -102,11 +102,11 @@ def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def _layout(plan: Plan, start: dict[str, Tensor], ranks: Ranks) -> Layout:
-    device = pick_for(plan.problem, plan.config.run.device, ranks)
-    return Layout({name: tuple(p.shape) for name, p in start.items()}, _groups(plan, start), device)
+    device = device_for(plan.problem, plan.config.run.device, ranks)
+    return Layout({name: tuple(p.shape) for name, p in start.items()}, _segment_options(plan, start), device)
 
 
-def _groups(plan: Plan, names: Collection[str]) -> dict[str, Group]:
+def _segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOptions]:
     """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
     patterns = plan.config.dense.parameters
     if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
@@ -116,10 +116,10 @@ def _groups(plan: Plan, names: Collection[str]) -> dict[str, Group]:
     if all(stage.sign.up().raw for stage in plan.algorithm.stages):
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-    return {name: Group(vote=False) for name in averaged}
+    return {name: SegmentOptions(vote=False) for name in averaged}
 
 
-def _completed(plan: Plan, share: Share, voters: int, d: int) -> tuple[Plan, int]:
+def _completed(plan: Plan, share: LocalData, voters: int, d: int) -> tuple[Plan, int]:
     """The plan with what was left to the data: how rows were dealt, steps, rates by theory. And rows per minibatch."""
     config = plan.config
     if config.gives_way("partition.kind") and share.rows.any():
@@ -134,15 +134,15 @@ def _completed(plan: Plan, share: Share, voters: int, d: int) -> tuple[Plan, int
 
 
 def _assemble(
-    plan: Plan, share: Share, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks
+    plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks
 ) -> tuple[Plan, Stepper]:
     """The Stepper with its exchanges, and the plan with those that were chosen by measuring."""
     config = plan.config
     world = Mpi(ranks.comm) if ranks.size > 1 else Local(len(share.rows))
     settings = config.exchange.model_dump(exclude={"name", "gpu_aware"})
-    chosen = measured(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **settings)
+    chosen = autotune(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **settings)
     oracles = _oracles(plan, share, layout, streams, ranks, world.local)
-    timer = Timer(lambda: settle(layout.device)) if layout.device.type != "cpu" else None
+    timer = Timer(lambda: synchronize(layout.device)) if layout.device.type != "cpu" else None
     weights = budget.weights(config, share)
     settings["gpu_aware"] = config.exchange.gpu_aware
     stepper = build(plan.algorithm, chosen, layout, world, streams, oracles, x, weights, timer, **settings)
@@ -150,7 +150,7 @@ def _assemble(
 
 
 def _oracles(
-    plan: Plan, share: Share, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
+    plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
 ) -> list[Oracle]:
     algorithm, problem = plan.config.algorithm, plan.config.problem
     settings = {"batch_size": problem.batch_size, "sampling": problem.sampling}
@@ -165,5 +165,5 @@ def _install_adversary(plan: Plan, stepper: Stepper) -> None:
     if plan.config.adversary.voters:
         adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
         for stage in stepper.stages:
-            for lane in stage.lanes:
-                lane.exchange.adversary = adversary
+            for channel in stage.channels:
+                channel.exchange.adversary = adversary

@@ -14,7 +14,7 @@ from mpisign.errors import Interrupted, NumericalError, Stopped, printable
 from mpisign.parallel import stopping
 from mpisign.parallel.stopping import Request
 from mpisign.run.plan import resolve
-from mpisign.run.resume import Wish
+from mpisign.run.resume import ResumeOptions
 from mpisign.run.sweep import Point
 from mpisign.run.train import simulate
 from mpisign.storage.reader import Run
@@ -114,7 +114,7 @@ def _stop_workers() -> None:
 def run_point(config: Config) -> None:
     """One point in simulation, from where it stopped if it did; that it diverged stands in its run file."""
     with contextlib.suppress(NumericalError):
-        simulate(config, quiet=True, wish=Wish("auto"))
+        simulate(config, quiet=True, options=ResumeOptions("auto"))
 
 
 def _tell(k: int, count: int, point: Point) -> None:

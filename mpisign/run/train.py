@@ -6,7 +6,6 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
-from mpisign import exchange
 from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
@@ -16,13 +15,13 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import START, WATCH
 from mpisign.run.job import Job
 from mpisign.run.plan import resolve
-from mpisign.run.resume import ANEW, MOVABLE, Wish, so_far
+from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, so_far
 from mpisign.run.setup import use_threads
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
 
-def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: bool = False) -> None:
+def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH, verbose: bool = False) -> None:
     """Runs a job on all ranks of MPI's world; root prints and writes.
 
     Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
@@ -42,7 +41,7 @@ def train(config: Config, dry_run: bool = False, wish: Wish = ANEW, verbose: boo
         plan = resolve(config, ranks.size)
     use_threads(ranks.threads)
     load_kernels(ranks)
-    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, wish)
+    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, options)
 
 
 def simulate(
@@ -50,7 +49,7 @@ def simulate(
     voters: int = 0,
     dry_run: bool = False,
     quiet: bool = False,
-    wish: Wish = ANEW,
+    options: ResumeOptions = FRESH,
     verbose: bool = False,
 ) -> None:
     """Runs a job with any number of voters in this process: the bits and the counters of mpirun with as many ranks.
@@ -62,11 +61,11 @@ def simulate(
     voters = voters or config.run.voters
     if not voters:
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
-    memory.demand(voters * A_VOTER, f"{voters} voters", "simulate fewer")
+    memory.require_memory(voters * A_VOTER, f"{voters} voters", "simulate fewer")
     plan = resolve(config.updated(run={"voters": voters}), voters)
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
-    Job(plan, ranks, voters, quiet, verbose).run(dry_run, wish)
+    Job(plan, ranks, voters, quiet, verbose).run(dry_run, options)
 
 
 def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None, verbose: bool = False) -> None:
@@ -78,19 +77,19 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
-    if (carrier := str(stored.attributes["exchange"])) in exchange.REGISTRY:
-        tables["exchange"]["name"] = carrier  # what a run measured once, it keeps to
+    if (exchange := str(stored.attributes["exchange"])) in exchange.REGISTRY:
+        tables["exchange"]["name"] = exchange  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one
     problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
     for table, key, value in (configuration.parse(s) for s in (*settings, "run.overwrite=false")):
         tables.setdefault(table, {})[key] = value
     tables["run"]["file"] = configuration.literal(path)
-    config, wish = configuration.make(tables, f"{path}: "), Wish("must", checkpoint)
+    config, options = configuration.make(tables, f"{path}: "), ResumeOptions("must", checkpoint)
     if mpi.launch().size == 1 and stored.simulated:
-        simulate(config, wish=wish, verbose=verbose)
+        simulate(config, options=options, verbose=verbose)
     else:
-        train(config, wish=wish, verbose=verbose)
+        train(config, options=options, verbose=verbose)
 
 
 def load_kernels(ranks: Ranks) -> None:

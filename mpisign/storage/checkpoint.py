@@ -7,7 +7,7 @@ from it. Both begin with a checksum of all that follows, see checksum.py.
     /                       attributes: step (taken so far), begun (at which states were made), n, d, definition
     /config                 text: the job as TOML, every default written out
     /layout                 text: JSON, name and shape of every parameter, in order
-    /progress               text: JSON, what the observer counts: bytes, evaluations, rows of the run file; and the
+    /progress               text: JSON, what the run log counts: bytes, evaluations, rows of the run file; and the
                             fingerprint of the data
     /arrays/x               float32 (length,): the parameters as they lie in x, pads included; once, as all ranks agree
     /arrays/estimator/m/3   an array of voter 3; sign/... alike
@@ -206,7 +206,7 @@ def _job(text: str) -> dict[str, dict]:
 
 
 def _progress(text: str) -> dict[str, Any]:
-    """What an observer, or a user's optimiser, counted. Raises Malformed where that can't be."""
+    """What an run log, or a user's optimiser, counted. Raises Malformed where that can't be."""
     try:
         progress = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@ from mpisign.errors import UsageError
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
-from mpisign.storage.writer import Recorder, write_aside
+from mpisign.storage.writer import RunWriter, write_aside
 
 LOST = 4000  # characters that a repaired file tells of what it lacks
 
@@ -44,4 +44,4 @@ def rewrite(run: Run, path: Path) -> None:
     widths = {each: column.shape[1] for each, column in wide.items() if column is not None and column.ndim == 2}
     lost = {"lost": "; ".join(run.lost)[:LOST]} if run.lost else {}
     contents = (run.attributes | lost, run.config_text, arrays, widths, tables)
-    write_aside(path, lambda file: Recorder.lay_out(file, *contents), libver="latest")
+    write_aside(path, lambda file: RunWriter.lay_out(file, *contents), libver="latest")

@@ -1,4 +1,4 @@
-"""The run file, declared once: recorder.py writes it, results.py reads it, `mpisign show` prints it.
+"""The run file, declared once: writer.py writes it, reader.py reads it, `mpisign show` prints it.
 
     /            attributes: filetype, format_version, mpisign_version, algorithm, definition, paper, problem,
                  exchange, exchange_reason, exchange_details, n, d, seed, data (fingerprint of the rows of a problem

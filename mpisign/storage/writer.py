@@ -1,4 +1,4 @@
-"""Writes a run file on root; other ranks get a recorder that does nothing.
+"""Writes a run file on root; other ranks get a writer that does nothing.
 
 All datasets exist before HDF5's single-writer-multiple-reader mode starts, so the file is readable while it
 grows and after SIGKILL. It is built under a temporary name and renamed before the first step; a run that goes on
@@ -28,11 +28,11 @@ from mpisign.storage.validation import missing
 
 FLUSH_SECONDS = 1.0  # rows younger than this may be lost to SIGKILL
 REWRITE_SECONDS = 30.0
-# recorders whose file can't be written: closing it would crash inside HDF5, and so would an orderly end of Python
-ABANDONED: list["Recorder"] = []
+# writers whose file can't be written: closing it would crash inside HDF5, and so would an orderly end of Python
+ABANDONED: list["RunWriter"] = []
 
 
-class NoRecorder:
+class NoWriter:
     """Same calls, nothing done."""
 
     mode = "none"
@@ -49,7 +49,7 @@ class NoRecorder:
     def close(self) -> None: ...
 
 
-class Recorder(NoRecorder):
+class RunWriter(NoWriter):
     """An open run file: rows are buffered and written about once a second."""
 
     def __init__(

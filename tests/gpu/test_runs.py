@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign.engine.autotune import Trial
+from mpisign.engine.autotune import DryStepper
 from mpisign.exchange import Choice
 from mpisign.optim import SignOptimizer
 from mpisign.parallel.world import Local
 from mpisign.problems.base import Rows
-from mpisign.problems.data.loader import Feed
+from mpisign.problems.data.loader import DeviceLoader
 from mpisign.storage.reader import Run
 from tests.building import Setup
 from tests.problems import Awkward
@@ -25,7 +25,7 @@ ELSEWHERE = ("noisy-signsgd", "noisy-median", "dp-sign", "z-signfedavg")
 def test_the_same_estimates_move_x_alike(name, hyper):
     """Signs, votes and updates on the GPU and on the CPU, for given estimates."""
     stage = Setup(Awkward(), 3).algorithm(name, **hyper).stages[-1]
-    sides = [Trial.of(Choice("local", ""), stage, Local(3), D, device=device) for device in ("cuda", "cpu")]
+    sides = [DryStepper.of(Choice("local", ""), stage, Local(3), D, device=device) for device in ("cuda", "cpu")]
     for side in sides:
         for _ in range(STEPS):
             side.once()
@@ -41,10 +41,10 @@ def test_the_same_estimates_move_x_alike(name, hyper):
 def test_batches_that_do_not_fit_are_those_that_do():
     rng, device = np.random.default_rng(0), torch.device("cuda", 0)
     rows = Rows(inputs=rng.standard_normal((500, 7)).astype(np.float32), labels=np.arange(500))
-    there, fetched = (Feed(rows, device, resident=resident) for resident in (True, False))
+    there, fetched = (DeviceLoader(rows, device, resident=resident) for resident in (True, False))
     turns = [rng.permutation(500)[:64] for _ in range(20)]
     for now, then in zip(turns, [*turns[1:], None], strict=True):
-        one, other = there.take(now), fetched.take(now, ahead=then)
+        one, other = there.take(now), fetched.take(now, prefetch=then)
         assert all(one[name].is_cuda and torch.equal(one[name], other[name]) for name in ("inputs", "labels"))
 
 

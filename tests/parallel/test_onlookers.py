@@ -23,7 +23,7 @@ def seen(stepper, kind, factor):
     """Digests after each of a few steps with liars, and the last one's row of /probes."""
     n = stepper.world.n
     liars = Adversary(max(n // 3, 1), kind, factor, stepper)
-    for lane in stepper.stage.lanes:
+    for lane in stepper.stage.channels:
         lane.exchange.adversary = liars
     probe, found = Probe(stepper, Settings(every=1, batches=2)), []
     for t in range(4):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign.engine.autotune import Trial, measure_link, measured, predict
+from mpisign.engine.autotune import DryStepper, autotune, measure_link, predict
 from mpisign.errors import NumericalError
 from mpisign.exchange import Choice, candidates, choose
 from mpisign.parallel import world as worlds
@@ -57,8 +57,8 @@ def steps_of(stepper):
 def test_pipelines_change_no_bit(comm, everywhere, expected, name, hyper, progress):
     setup = Setup(Quadratic(dimension=D), comm.Get_size())
     algorithm = setup.algorithm(name, **hyper)
-    carriers = ("dense",) if algorithm.sign.up().raw else WORDS
-    for carrier in dict.fromkeys(choose(c, algorithm, setup.n)[0].name for c in carriers):
+    exchanges = ("dense",) if algorithm.sign.up().raw else WORDS
+    for carrier in dict.fromkeys(choose(c, algorithm, setup.n)[0].name for c in exchanges):
         wanted = carrier if carrier != "local" else "auto"
         node_size = 2 if carrier == "hierarchical" else 0
         stepper = setup.stepper(algorithm, wanted, comm, CHUNK, progress, node_size)
@@ -89,7 +89,7 @@ def test_a_nan_in_any_chunk_of_any_rank_moves_nothing(comm, everywhere, carrier,
         carrier = "local"
     world = Mpi(comm) if n > 1 else Local(1)
     algorithm = Setup(Quadratic(dimension=D), n).algorithm("signsgd-mv")
-    trial = Trial.of(Choice(carrier, ""), algorithm, world, D, chunk=CHUNK)
+    trial = DryStepper.of(Choice(carrier, ""), algorithm, world, D, chunk=CHUNK)
     trial.once()
     before, estimate = trial.x.clone(), trial.oracles[0].estimate
     good = float(estimate[where])
@@ -118,7 +118,7 @@ def test_memory_is_bounded(comm, everywhere, carrier):
     n = comm.Get_size()
     algorithm = Setup(Quadratic(dimension=64), n).algorithm("signsgd-mv", zeros="coin", ties="coin")
     for d, chunk in itertools.product((400_000, 1_000_000), (512, 4096, 0)):
-        trial = Trial.of(Choice(carrier, ""), algorithm, Mpi(comm), d, chunk=chunk)
+        trial = DryStepper.of(Choice(carrier, ""), algorithm, Mpi(comm), d, chunk=chunk)
         trial.once()
         held = trial.exchange.memory()
         plane = (trial.exchange.chunks[0][1]) / 8
@@ -134,11 +134,11 @@ def test_all_ranks_choose_alike(comm, everywhere):
     algorithm = Setup(Quadratic(dimension=64), comm.Get_size()).algorithm("signum-mv")
     chosen = choose("auto", algorithm, comm.Get_size())
     assert chosen[0].open
-    found = measured(chosen, (algorithm,), comm, 50_000)
+    found = autotune(chosen, (algorithm,), comm, 50_000)
     everywhere(len(set(comm.allgather(found))) == 1, "one choice")
     everywhere(found[0].name in WORDS and "predicted ms" in found[0].details, f"a reason: {found}")
     asked = choose("allgather", algorithm, comm.Get_size())
-    everywhere(measured(asked, (algorithm,), comm, 50_000) == asked, "what was asked for stays")
+    everywhere(autotune(asked, (algorithm,), comm, 50_000) == asked, "what was asked for stays")
 
 
 @pytest.mark.mpi(min_size=2)

@@ -8,7 +8,7 @@ from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.parallel import mpi
 from mpisign.problems import Problem, Rows, Tables
-from mpisign.problems.data.distribute import fingerprint, share_rows
+from mpisign.problems.data.distribute import distribute_rows, fingerprint
 from mpisign.problems.data.partition import partition
 from mpisign.problems.data.readers.hdf5 import StoredRows
 from mpisign.problems.hdf5 import Hdf5
@@ -33,7 +33,9 @@ class Numbered(Problem):
 @pytest.mark.parametrize("kind", ["iid", "sorted", "dirichlet"])
 def test_every_row_has_one_owner(comm, everywhere, kind):
     ranks, problem = mpi.start(), Numbered()
-    share = share_rows(problem, ranks, ranks.size, Streams(3).draw("partition", 0).generator(), kind=kind, alpha=1.0)
+    share = distribute_rows(
+        problem, ranks, ranks.size, Streams(3).draw("partition", 0).generator(), kind=kind, alpha=1.0
+    )
     everywhere(problem.count == 23, "sizes reach every rank")
     ids = comm.allgather(share.train[0]["ids"].tolist())
     everywhere(sorted(i for part in ids for i in part) == list(range(1, 24)), "each row once")
@@ -49,8 +51,8 @@ def test_every_row_has_one_owner(comm, everywhere, kind):
 def test_a_fingerprint_is_the_same_for_ranks_and_for_voters_of_one_process(comm, everywhere):
     ranks = mpi.start()
     drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
-    share = share_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
-    alone = share_rows(Numbered(), mpi.Ranks(), ranks.size, drawn(), kind="iid")
+    share = distribute_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
+    alone = distribute_rows(Numbered(), mpi.Ranks(), ranks.size, drawn(), kind="iid")
     found = fingerprint(share, ranks)
     everywhere(found == fingerprint(alone, mpi.Ranks()), "the same rows, the same fingerprint")
     everywhere(len(set(comm.allgather(found))) == 1, "on every rank")
@@ -66,7 +68,7 @@ def test_rows_that_one_rank_cant_read_end_all_with_one_error(comm, everywhere, t
     comm.Barrier()
     told = ""
     try:
-        share_rows(Hdf5(path), ranks, ranks.size, Streams(3).draw("partition", 0).generator(), kind="iid")
+        distribute_rows(Hdf5(path), ranks, ranks.size, Streams(3).draw("partition", 0).generator(), kind="iid")
     except UsageError as error:
         told = str(error) if error.agreed else ""
     everywhere("row 11 of x" in told, "whoever owns the row")
@@ -76,8 +78,8 @@ def test_a_partition_gives_way_on_all_ranks(comm, everywhere):
     ranks = mpi.start()
     drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
     how = {"kind": "labels", "labels": 7}  # of three classes
-    share = share_rows(Numbered(), ranks, ranks.size, drawn(), gives_way=True, **how)
-    plain = share_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
+    share = distribute_rows(Numbered(), ranks, ranks.size, drawn(), gives_way=True, **how)
+    plain = distribute_rows(Numbered(), ranks, ranks.size, drawn(), kind="iid")
     everywhere(share.kind == "iid", "told everywhere")
     everywhere(np.array_equal(share.train[0]["ids"], plain.train[0]["ids"]), "the rows that iid deals")
 
@@ -95,7 +97,7 @@ def test_every_rank_reads_its_own_rows_of_an_hdf5_file(comm, everywhere, monkeyp
     monkeypatch.setattr(StoredRows, "take", lambda self, rows: asked.append(self.count) or take(self, rows))
     problem = Hdf5(path)
     drawn = lambda: Streams(3).draw("partition", 0).generator()  # noqa: E731
-    share = share_rows(problem, ranks, ranks.size, drawn(), kind="labels", labels=4)
+    share = distribute_rows(problem, ranks, ranks.size, drawn(), kind="labels", labels=4)
     everywhere(asked == [40, 9], "training rows once, held-out rows once")
     parts = partition(
         "labels", 40, np.arange(40) % 4, ranks.size, Streams(3).draw("partition", 0).generator(), labels=4

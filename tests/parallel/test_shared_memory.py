@@ -40,16 +40,16 @@ def test_auto_does_without_what_does_not_fit(comm, everywhere, monkeypatch):
     algorithm = find("signum-mv").build()
     wanted = exchange.choose("auto", algorithm, comm.Get_size())
     monkeypatch.setattr(autotune, "candidates", lambda stage: ("sharded", "hierarchical"))
-    monkeypatch.setattr(autotune, "pick", lambda found, d: found[-1])
-    free = autotune.measured(wanted, algorithm.stages, comm, D)
+    monkeypatch.setattr(autotune, "fastest", lambda found, d: found[-1])
+    free = autotune.autotune(wanted, algorithm.stages, comm, D)
     everywhere(free[0].name == "hierarchical", "taken where it fits")
     # enough for what is tried, and not for x
     monkeypatch.setattr(memory, "shared_free", lambda: 8 << 20)
-    short = autotune.measured(wanted, algorithm.stages, comm, 1 << 30)
+    short = autotune.autotune(wanted, algorithm.stages, comm, 1 << 30)
     everywhere(short[0].name == "sharded", "not taken where it does not")
     everywhere("not hierarchical: /dev/shm has 8.0 MiB" in short[0].reason, "and why")
     monkeypatch.setattr(memory, "shared_free", lambda: 1 << 10)
-    everywhere(autotune.measured(wanted, algorithm.stages, comm, D)[0].name == "sharded", "not even tried")
+    everywhere(autotune.autotune(wanted, algorithm.stages, comm, D)[0].name == "sharded", "not even tried")
     with pytest.raises(UsageError, match=r"exchange\.name"):
         exchange.build(exchange.choose("hierarchical", algorithm, comm.Get_size()), Mpi(comm), Layout({"x": (D,)}),
                        algorithm)  # fmt: skip

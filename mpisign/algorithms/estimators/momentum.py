@@ -39,8 +39,8 @@ class Momentum(Estimator):
         return self.of.sampling
 
     @property
-    def by_parts(self):
-        return "m" if self.of.by_parts == "g" else ""
+    def streams(self):
+        return "m" if self.of.streams == "g" else ""
 
     def init(self, layout):
         return self.of.init(layout) | {"m": layout.zeros()}
@@ -62,7 +62,7 @@ class Nesterov(Estimator):
 
     momentum: float = 0.9
 
-    elementwise, by_parts = True, "v"
+    elementwise, streams = True, "v"
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}
@@ -83,7 +83,7 @@ class Lion(Estimator):
     beta1: float = 0.9
     beta2: float = 0.99
 
-    elementwise, by_parts = True, "v"
+    elementwise, streams = True, "v"
 
     def init(self, layout):
         return {name: layout.zeros() for name in ("g", "m", "v")}

@@ -13,7 +13,7 @@ class Minibatch(Estimator):
 
     sampling: str = ""
 
-    elementwise, by_parts = True, "g"
+    elementwise, streams = True, "g"
 
     @property
     def needs(self):

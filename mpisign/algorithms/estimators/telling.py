@@ -17,7 +17,7 @@ class CalibratedMomentum(Estimator):
 
     beta: float = 0.9
 
-    tells = 1
+    reports = 1
 
     def init(self, layout):
         return {"g": layout.zeros(), "m": layout.zeros(), "told": torch.zeros(1, dtype=torch.float64)}
@@ -40,7 +40,7 @@ class Differences(Estimator):
 
     same_batch: bool = True
 
-    tells, averages = 2, False  # what was decided must be signs of all of x
+    reports, averages = 2, False  # what was decided must be signs of all of x
 
     @property
     def needs(self):

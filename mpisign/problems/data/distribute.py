@@ -16,7 +16,7 @@ from mpisign.problems.data.partition import partition
 
 
 @dataclass
-class Share:
+class LocalData:
     """What a process holds: of each local voter its rows and its slice of the held-out rows; and everybody's sizes."""
 
     train: list[Rows | None]
@@ -27,9 +27,9 @@ class Share:
     data: str = ""  # fingerprint of all rows, where it was taken
 
 
-def share_rows(
+def distribute_rows(
     problem: Problem, ranks: Ranks, voters: int, generator: np.random.Generator, gives_way: bool = False, **settings
-) -> Share:
+) -> LocalData:
     """This process's share of the problem's data; `settings` are the arguments of partition(). Collective.
 
     voters: as many as ranks, or any number in a single process. gives_way: where rows can't be dealt so, they are
@@ -48,7 +48,7 @@ def share_rows(
     local = 1 if ranks.size > 1 else voters
     if rows is None:
         none = np.zeros(voters, dtype=np.int64)
-        return Share([None] * local, [None] * local, none, np.zeros((voters, 0), dtype=np.int64))
+        return LocalData([None] * local, [None] * local, none, np.zeros((voters, 0), dtype=np.int64))
     if ranks.size > 1 and not problem.everywhere:
         dealt = [_hand_out(tables, parts, ranks)]
     else:
@@ -56,10 +56,10 @@ def share_rows(
         with ranks.agreed():
             dealt = [_rows_of(tables, parts, voter, voters) for voter in own]
     train, test = zip(*dealt, strict=True)
-    return Share(list(train), list(test), rows, class_counts, kind)
+    return LocalData(list(train), list(test), rows, class_counts, kind)
 
 
-def fingerprint(share: Share, ranks: Ranks) -> str:
+def fingerprint(share: LocalData, ranks: Ranks) -> str:
     """A hash of the rows of all voters, training and held out: the same wherever the files lay. Collective.
 
     Every rank hashes its own, at about a second a gigabyte.

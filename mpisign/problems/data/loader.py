@@ -11,7 +11,7 @@ from mpisign.problems.base import Rows
 SHARE = 0.4  # of the free memory of a GPU, that rows of all ranks on it may take
 
 
-class Feed:
+class DeviceLoader:
     """A voter's rows (numpy or scipy arrays), and their batches on a device as Rows of tensors.
 
     resident: whether all rows lie on the device; by default where they fit. sharing: ranks that use the device.
@@ -21,7 +21,7 @@ class Feed:
         self.count, self._device = rows.count, device
         self._rows = rows.tensors()
         self._latest: tuple[bytes, Rows] | None = None
-        self._ahead: tuple[bytes, Future[Rows]] | None = None
+        self._prefetched: tuple[bytes, Future[Rows]] | None = None
         if resident is None:
             resident = device.type == "cpu" or _fits(self._rows, sharing)
         self.fetches = not resident
@@ -39,7 +39,7 @@ class Feed:
         """All arrays by name, where they lie."""
         return self._rows.arrays
 
-    def take(self, rows: np.ndarray | slice, ahead: np.ndarray | None = None) -> Rows:
+    def take(self, rows: np.ndarray | slice, prefetch: np.ndarray | None = None) -> Rows:
         """The rows of these numbers, or of a slice, on the device. ahead: those that will be asked for next."""
         if not self.fetches:
             # all of them as they are: sparse rows would be copied
@@ -47,8 +47,8 @@ class Feed:
             return self._rows if is_all else self._rows.take(rows)
         wanted = _key(rows)
         if self._latest is None or self._latest[0] != wanted:  # a method may look at one batch more than once
-            foreseen = self._ahead is not None and self._ahead[0] == wanted
-            self._latest = wanted, self._ahead[1].result() if foreseen else self._fetch(rows)
+            foreseen = self._prefetched is not None and self._prefetched[0] == wanted
+            self._latest = wanted, self._prefetched[1].result() if foreseen else self._fetch(rows)
         batch = self._latest[1]
         if self._stream is not None:
             # memory of the other stream, which must not be used again before this one is done with it
@@ -56,8 +56,8 @@ class Feed:
             stream.wait_stream(self._stream)
             for array in batch.arrays.values():
                 array.record_stream(stream)
-        if ahead is not None and (self._ahead is None or self._ahead[0] != _key(ahead)):
-            self._ahead = _key(ahead), self._pool.submit(self._fetch, ahead)
+        if prefetch is not None and (self._prefetched is None or self._prefetched[0] != _key(prefetch)):
+            self._prefetched = _key(prefetch), self._pool.submit(self._fetch, prefetch)
         return batch
 
     def _fetch(self, rows: np.ndarray | slice) -> Rows:

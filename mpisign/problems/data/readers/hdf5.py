@@ -58,7 +58,7 @@ class StoredRows(Rows):
         with _opened(self.file) as opened, np.errstate(over="ignore"):
             stored = _dataset(self.file, opened, self._inputs, self._external)
             for lo in range(0, self.count, step):
-                # a stretch of the file at a time, and of it the rows that are wanted
+                # a shard of the file at a time, and of it the rows that are wanted
                 first, last = np.searchsorted(wanted, (lo, lo + step))
                 if first < last:
                     start, end = wanted[first], wanted[last - 1] + 1
@@ -99,7 +99,7 @@ def _demand_room(file: Path, inputs: h5py.Dataset, labels: h5py.Dataset) -> None
     chunk = inputs.dtype.itemsize * int(np.prod(inputs.chunks or (0,), dtype=object))
     row = inputs.dtype.itemsize * int(np.prod(inputs.shape[1:], dtype=object))
     amount = max(chunk, row) + 8 * len(labels)
-    memory.demand(amount, f"{file}: {len(labels):,} labels, and rows of {row:,} bytes", "make the file smaller")
+    memory.require_memory(amount, f"{file}: {len(labels):,} labels, and rows of {row:,} bytes", "make the file smaller")
 
 
 def _check_stored(data: h5py.Dataset, file: Path) -> None:
