@@ -17,7 +17,7 @@ from mpisign.layout import Group, Layout
 
 
 class Channel:
-    """A group of coordinates, with the sign rule, the vote, the update and the exchange that move it, and their arrays."""
+    """A group of coordinates, with the sign rule, vote, update and exchange that move it, and their arrays."""
 
     def __init__(self, group: Group, algorithm: Algorithm, exchange: Exchange, voters: int):
         """voters: local ones; each has a row in the arrays of the sign rule, its own state being made of views."""
