@@ -45,6 +45,6 @@ def test_it_needs_whole_estimates():
     setup = Setup(Awkward(), 3)
     with pytest.raises(ValueError, match="inside of a moving average"):
         Momentum(of=find(PULLED).build().estimator)
-    assert "agree on whole estimates" in find(PULLED).build().whole
+    assert "agree on whole estimates" in find(PULLED).build().needs_whole
     assert setup.stepper(setup.algorithm(PULLED)).open(np.ones(4)) is None
     assert setup.stepper(setup.algorithm("signsgd-mv")).open(np.ones(4)) is not None

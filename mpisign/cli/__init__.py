@@ -192,12 +192,12 @@ def algorithms(name, as_markdown):
     click.echo(listing.describe(find(name)) if name else write(entries()))
 
 
-@cli.command()
+@cli.command("show")
 @click.argument("run", required=False, type=click.Path(path_type=Path), default=Path("runs"))
 @click.option("--config", "with_config", is_flag=True, help="Prints the job with every default.")
 @click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
 @click.option("--csv", "table", type=click.Choice(list(TABLES)), help="Prints a table as CSV.")
-def show(run, with_config, follow, table):
+def show_command(run, with_config, follow, table):
     """Prints what the run file RUN holds: summary, machine, partition, events; or lists the runs of a folder.
 
     Without RUN, the folder runs.
@@ -271,9 +271,9 @@ def _checked_points(job, settings, kind, resources) -> int | None:
     return len(loaded) if sweeps else None
 
 
-@cli.command()
+@cli.command("doctor")
 @click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"))
-def doctor(folder):
+def doctor_command(folder):
     """Checks MPI, threads, pinning, memory and the FOLDER of run files, and says what to do; alone or under a launcher.
 
     \b

@@ -8,7 +8,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Outcome:
     zeros: int
     clips: int
     request: int
-    stage: Stage  # that took it
+    stage: Stage = field(compare=False, repr=False)  # that took it
 
     def totals(self, world: World, **more: float) -> dict[str, Any]:
         """Counts of a step that counted, over all ranks, and the sums of `more`. Collective.
