@@ -110,7 +110,9 @@ def cases(forms):
     """(exchange, chunk, form): all of x in one chunk is another matter only where ranks count shares of it."""
     sharing = ("sharded", "hierarchical", "dense")
     carriers = [(name, form) for form in forms for name in allowed(algorithm_of(form))]
-    return [(name, chunk, form) for name, form in carriers for chunk in (SHORT, LONG) if chunk == SHORT or name in sharing]
+    return [
+        (name, chunk, form) for name, form in carriers for chunk in (SHORT, LONG) if chunk == SHORT or name in sharing
+    ]
 
 
 def case_id(case):
