@@ -2,7 +2,7 @@
 #   make demo    sets everything up, runs the main job on 8 ranks, draws its curves
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
-#   make test-all       the tests of make test, and those marked slow
+#   make test-all       the tests of make test, those marked slow, and more numbers of ranks
 #   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
@@ -18,8 +18,12 @@ TORCH_INDEX ?=
 RANKS ?= 8
 DEMO = runs/demo
 
+# further options of pytest, as PYTEST=--durations=40
+PYTEST ?=
+
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 
 # Open MPI as root, and with more ranks than cores
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
@@ -54,8 +58,8 @@ figures: $(READY)
 test: lint test-serial test-parallel
 
 test-all: lint
-	$(BIN)/python -m pytest tests --all --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
-	$(BIN)/python tests/run_parallel.py
+	$(SERIAL) --all
+	$(BIN)/python tests/run_parallel.py --all $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check --quiet .
@@ -63,10 +67,10 @@ lint: $(READY)
 	$(BIN)/mypy --no-error-summary
 
 test-serial: $(READY)
-	$(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
+	$(SERIAL)
 
 test-parallel: $(READY)
-	$(BIN)/python tests/run_parallel.py
+	$(BIN)/python tests/run_parallel.py $(PYTEST)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest tests/slurm -rs

@@ -13,7 +13,6 @@ from pathlib import Path
 from unittest import mock
 
 
-
 @functools.cache
 def _context():
     context = multiprocessing.get_context("forkserver")

@@ -137,7 +137,7 @@ class Wide(Awkward):
 
 @pytest.mark.parametrize("name", ["dist-ef-signsgd", "dvr-q"])
 def test_sums_of_tiles_come_in_the_order_of_x(comm, compare, name):
-    """Chunks of several tiles, of which ranks have several each: they arrive by rank, and belong to tensors by place."""
+    """Chunks of several tiles, of which a rank may have two: they arrive by rank, and belong to tensors by place."""
     setup = Setup(Wide(), comm.Get_size())
     compare(setup, setup.algorithm(name, **TABLE[name].hyper), "sharded", 4, 4 * 512)
 
