@@ -47,6 +47,8 @@ def _become(command: list[str], cwd: str, environment: dict[str, str], out: str,
 
 
 def fits(command: list[str]) -> bool:
-    """Whether a command can be such a copy: what it runs must not depend on how Python starts."""
+    """Whether a command can be such a copy: not one that starts fresh interpreters itself."""
     program, *arguments = map(Path, command)
-    return program.name == "mpisign" or (program.name == "python" and arguments[0].suffix == ".py")
+    if program.name == "mpisign":
+        return "--jobs" not in command
+    return program.name == "python" and arguments[0].suffix == ".py"
