@@ -3,6 +3,7 @@
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
 #   make test-all       the tests of make test, those marked slow, and more numbers of ranks
+#   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
@@ -29,7 +30,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -78,6 +79,9 @@ test-slurm: $(READY)
 test-openmpi: $(READY)
 	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi
 	$(OPEN_MPI) $(BIN)/python -m tests.same_bits $(VENV) $(VENV)-openmpi
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 endure: $(READY)
 	$(BIN)/python -m tests.endure

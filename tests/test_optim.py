@@ -17,8 +17,8 @@ from mpisign.optim import SignOptimizer
 from mpisign.problems.synthetic import Quadratic
 from mpisign.results import Run, load_parameters
 from tests.building import Setup
-from tests.cover import rest_is_slow
 from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.own_loop import BATCH, RATE, SEED
 from tests.running import BIN, ROOT, mpisign, run, train
 
