@@ -34,7 +34,11 @@ def test_kernels(tmp_path):
     [
         (("exchange",), {"sharded", "allgather", "allreduce"}),
         pytest.param(("exchange", "--algorithm", "sgd"), {"dense", "dense-mpi"}, marks=pytest.mark.slow),
-        (("exchange", "--algorithm", "dist-ef-signsgd", "--exchange", "sharded", "--progress", "thread"), {"sharded"}),
+        pytest.param(
+            ("exchange", "--algorithm", "dist-ef-signsgd", "--exchange", "sharded", "--progress", "thread"),
+            {"sharded"},
+            marks=pytest.mark.slow,
+        ),
         (("explain",), {"20,000"}),
         (("profile",), {"pack", "count and decide", "apply", "whole step"}),
     ],

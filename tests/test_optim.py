@@ -319,7 +319,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.9])
+@pytest.mark.parametrize("beta", rest_is_slow((0.0, 0.9), (0.9,)))
 def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
     (tmp_path / "hook.py").write_text(HOOK)
     command = [sys.executable, "-W", "error", tmp_path / "hook.py"]
