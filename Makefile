@@ -2,7 +2,8 @@
 #   make demo    sets everything up, runs the main job on 8 ranks, draws its curves
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
-#   make test-all       the tests of make test, and those marked slow
+#   make test-all       the tests of make test, those marked slow, and more numbers of ranks
+#   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
@@ -18,14 +19,18 @@ TORCH_INDEX ?=
 RANKS ?= 8
 DEMO = runs/demo
 
+# further options of pytest, as PYTEST=--durations=40
+PYTEST ?=
+
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 
 # Open MPI as root, and with more ranks than cores
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-openmpi endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -54,8 +59,8 @@ figures: $(READY)
 test: lint test-serial test-parallel
 
 test-all: lint
-	$(BIN)/python -m pytest tests --all --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
-	$(BIN)/python tests/run_parallel.py
+	$(SERIAL) --all
+	$(BIN)/python tests/run_parallel.py --all $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check --quiet .
@@ -63,10 +68,10 @@ lint: $(READY)
 	$(BIN)/mypy --no-error-summary
 
 test-serial: $(READY)
-	$(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal
+	$(SERIAL)
 
 test-parallel: $(READY)
-	$(BIN)/python tests/run_parallel.py
+	$(BIN)/python tests/run_parallel.py $(PYTEST)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest tests/slurm -rs
@@ -74,6 +79,9 @@ test-slurm: $(READY)
 test-openmpi: $(READY)
 	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi
 	$(OPEN_MPI) $(BIN)/python -m tests.same_bits $(VENV) $(VENV)-openmpi
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 endure: $(READY)
 	$(BIN)/python -m tests.endure

@@ -1,4 +1,9 @@
-"""Runs tests/parallel under mpirun for each number of ranks, each with a timeout; fails if one ran no test."""
+"""Runs tests/parallel under mpirun for each number of ranks, each with a timeout; fails if one ran no test.
+
+python tests/run_parallel.py                     what make test runs
+python tests/run_parallel.py --all               all tests on all numbers of ranks, those marked slow too
+python tests/run_parallel.py -n 3 FILE -k WORD   pytest's own arguments, on so many ranks
+"""
 
 import argparse
 import os
@@ -10,24 +15,24 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# what lies below them is tested at every number of ranks
+EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+PIPELINE = ["tests/parallel/test_pipeline.py"]
+# what lies below the library is tested on every number of ranks
+BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
+# where the numbers of ranks of the nodes differ most, and a count is of four planes
+COUNTED = ["tests/parallel/test_exchange.py", "-k", "rules or ties or node or hierarchical"]
+
+SHORT = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: COUNTED, 4: PIPELINE, 1: LIBRARY}
+FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: PIPELINE, 7: PIPELINE, 1: EVERYTHING}
+SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
 
 def run(n: int, seconds: float, arguments: list[str]) -> bool:
     """Whether all tests passed on n ranks, and there were some."""
     pytest = ["-m", "pytest", "-x", "--with-mpi", "-p", "no:cacheprovider", "--timeout-method=thread"]
     mpirun = str(Path(sys.prefix) / "bin" / "mpirun")
-    command = [
-        mpirun,
-        "-n",
-        str(n),
-        sys.executable,
-        "-m",
-        "mpi4py",
-        *pytest,
-        *arguments,
-    ]
+    command = [mpirun, "-n", str(n), sys.executable, "-m", "mpi4py", *pytest, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     start = time.monotonic()
     process = subprocess.Popen(
@@ -48,22 +53,26 @@ def run(n: int, seconds: float, arguments: list[str]) -> bool:
     passed = re.search(r"(\d+) passed", output)
     good = process.returncode == 0 and passed is not None
     print(f"n={n}: {passed[0] if passed else 'no test passed'}, {time.monotonic() - start:.0f} s", flush=True)
-    if not good:
-        print(output[-8000:], flush=True)
+    # what was asked for, as --durations, stands above the counts
+    slowest = re.search(r"=+ slowest .*?(?=\n=+ |\n\d+ passed)", output, re.DOTALL)
+    if not good or slowest:
+        print(slowest[0] if good else output[-8000:], flush=True)
     return good
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, nargs="+", default=[1, 2, 3, 5, 8])
-    parser.add_argument("--pipelines", type=int, nargs="*", default=[4, 7], help="only the tests of pipelines")
-    parser.add_argument("--library", type=int, nargs="*", default=[1, 3], help="the only ones for the optimiser")
-    parser.add_argument("--timeout", type=float, default=400, help="seconds for each number of ranks")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=lambda text: [int(n) for n in text.split(",")], help="numbers of ranks, as 2,3,5")
+    parser.add_argument("--all", action="store_true", help="those marked slow, too, and more numbers of ranks")
+    parser.add_argument("--timeout", type=float, help="seconds for each number of ranks")
     options, rest = parser.parse_known_args()
-    failed = []
-    for n in options.n:
-        chosen = rest or ["tests/parallel", *([] if n in options.library else [f"--ignore={file}" for file in LIBRARY])]
-        failed += [] if run(n, options.timeout, chosen) else [n]
-    pipelines = [] if rest else options.pipelines
-    failed += [n for n in pipelines if not run(n, options.timeout, ["tests/parallel/test_pipeline.py"])]
+    plan, seconds = (FULL, SECONDS_OF_ALL) if options.all else (SHORT, SECONDS)
+    slow = ["--all"] if options.all else []
+    # a file or a folder takes the place of what is planned; options go along with it
+    named = any((ROOT / word.partition("::")[0]).exists() for word in rest)
+    failed = [
+        n
+        for n in options.n or plan
+        if not run(n, options.timeout or seconds, [*slow, *([] if named else plan.get(n, EVERYTHING)), *rest])
+    ]
     sys.exit(f"parallel tests failed at n = {failed}" if failed else 0)

@@ -5,8 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests import preloaded
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.prefix) / "bin"
@@ -27,12 +30,18 @@ class Ended:
 
 
 def run(*command, timeout=60, environment=None, cwd=ROOT) -> Ended:
-    """Runs a command; fails the test, after killing the whole group, if it does not end in time."""
+    """Runs a command; fails the test, after killing the whole group, if it does not end in time.
+
+    environment: what its variables are besides those of this process. Without, mpisign and scripts are copies of a
+    process that has imported everything; see preloaded.
+    """
+    command = [str(c) for c in command]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (environment or {})
+    if environment is None and preloaded.fits(command):
+        return _copy(command, timeout, env, cwd)
     process = subprocess.Popen(
-        [str(c) for c in command], cwd=cwd, env=env, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command, cwd=cwd, env=env, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -40,6 +49,17 @@ def run(*command, timeout=60, environment=None, cwd=ROOT) -> Ended:
         out, err = process.communicate()
         raise AssertionError(f"no end after {timeout} s: {command}\n{out}\n{err}") from None
     return Ended(process.returncode, out, err)
+
+
+def _copy(command, timeout, env, cwd) -> Ended:
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        process = preloaded.start(command, cwd, env, out.name, err.name)
+        process.join(timeout)
+        if process.exitcode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            raise AssertionError(f"no end after {timeout} s: {command}\n{out.read()}\n{err.read()}")
+        return Ended(process.exitcode, out.read(), err.read())
 
 
 def mpisign(*arguments, n=1, **how) -> Ended:

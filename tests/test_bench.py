@@ -33,8 +33,12 @@ def test_kernels(tmp_path):
     ("arguments", "expected"),
     [
         (("exchange",), {"sharded", "allgather", "allreduce"}),
-        (("exchange", "--algorithm", "sgd"), {"dense", "dense-mpi"}),
-        (("exchange", "--algorithm", "dist-ef-signsgd", "--exchange", "sharded", "--progress", "thread"), {"sharded"}),
+        pytest.param(("exchange", "--algorithm", "sgd"), {"dense", "dense-mpi"}, marks=pytest.mark.slow),
+        pytest.param(
+            ("exchange", "--algorithm", "dist-ef-signsgd", "--exchange", "sharded", "--progress", "thread"),
+            {"sharded"},
+            marks=pytest.mark.slow,
+        ),
         (("explain",), {"20,000"}),
         (("profile",), {"pack", "count and decide", "apply", "whole step"}),
     ],
@@ -68,8 +72,10 @@ def test_peers():
         (("exchange",), 1, "an exchange needs ranks: mpirun -n 4"),
         (("exchange", "-d", "0.5"), 2, "-d 0.5: coordinates are a whole number"),
         (("exchange", "--exchange", "dense"), 2, "--exchange dense can't carry signsgd-mv; use one of: sharded,"),
-        (("profile", "--exchange", "nope"), 2, "--exchange nope can't carry signsgd-mv"),
-        (("peers", "--algorithm", "nope"), 2, "nope"),
+        pytest.param(
+            ("profile", "--exchange", "nope"), 2, "--exchange nope can't carry signsgd-mv", marks=pytest.mark.slow
+        ),
+        pytest.param(("peers", "--algorithm", "nope"), 2, "nope", marks=pytest.mark.slow),
     ],
 )
 def test_bad_input_is_told_once(arguments, n, said):

@@ -174,8 +174,13 @@ def test_missing_data_is_one_message(tmp_path):
     ("name", "content", "settings", "words"),
     [
         ("data_batch_1.bin", b"x" * 5000, ("problem.name=cifar10", "problem.test=[]"), ["5000 bytes", "cut short"]),
-        ("text", b"caf\xe9 " * 99, ("problem.name=text",), ["not text in utf-8", "problem.encoding"]),
-        ("data.h5", b"", ("problem.name=hdf5",), ["no dataset 'x'", "its datasets: y"]),
+        pytest.param(
+            "text", b"caf\xe9 " * 99, ("problem.name=text",), ["not text in utf-8", "problem.encoding"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "data.h5", b"", ("problem.name=hdf5",), ["no dataset 'x'", "its datasets: y"], marks=pytest.mark.slow
+        ),
         (
             "data.h5",
             b"",
@@ -184,7 +189,7 @@ def test_missing_data_is_one_message(tmp_path):
         ),
         ("data.h5", b"", ("problem.name=hdf5", "run.device=cuda"), ["no GPU for this rank", "run.device"]),
     ],
-)
+)  # fmt: skip
 def test_data_that_cant_be_used_is_told_once(tmp_path, monkeypatch, name, content, settings, words):
     file = tmp_path / name
     file.write_bytes(content)

@@ -12,9 +12,11 @@ from mpisign.problems import OFFERS
 from mpisign.problems.synthetic import Quadratic
 from mpisign.problems.toys import Linear, Targets, TwoPlanes
 from tests.building import Setup, digest
+from tests.cover import COVER
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW
 
+# every form on one problem, and each class of a slot on every problem
 ENTRIES = [(name, hyper) for name, hyper in FORMS_BY_ROW if not hyper.keys() & {"every", "snapshot_every", "clip_rows"}]
 PROBLEMS = {
     "quadratic": (lambda: Quadratic(dimension=133, noisy=70), 5),
@@ -24,11 +26,14 @@ PROBLEMS = {
     "two-planes": (TwoPlanes, 2),
 }
 CASES = [
-    pytest.param(problem, name, hyper, id=f"{name}-{k}-{problem}")
+    pytest.param(
+        problem, name, hyper, id=f"{name}-{k}-{problem}",
+        marks=() if problem == "quadratic" or (name, hyper) in COVER else pytest.mark.slow,
+    )
     for k, (name, hyper) in enumerate(ENTRIES)
     for problem, (make, _) in PROBLEMS.items()
     if find(name).build(**hyper).needs <= make().offers | OFFERS
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("problem", "name", "hyper"), CASES)

@@ -17,6 +17,7 @@ from mpisign.problems.digits import Digits
 from mpisign.problems.oracle import Oracle
 from mpisign.storage.schema import PHASES
 from tests.building import Setup, digest
+from tests.cover import COVER, form_id, rest_is_slow
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW
 
@@ -33,7 +34,7 @@ def kernels_of_the_gpu():
     bits.use_everywhere(None)
 
 
-@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=[f"{n}-{k}" for k, (n, _) in enumerate(FORMS_BY_ROW)])
+@pytest.mark.parametrize(("name", "hyper"), rest_is_slow(FORMS_BY_ROW, COVER, form_id))
 def test_every_entry_takes_the_same_steps_by_the_gpus_kernels(kernels_of_the_gpu, name, hyper):
     setup, steps = Setup(Awkward(), 2), 2
     algorithm = setup.algorithm(name, **hyper)

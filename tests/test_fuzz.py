@@ -17,6 +17,7 @@ from mpisign.errors import MpisignError
 from mpisign.run.resume import ResumeOptions
 from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, superblock
+from tests.cover import rest_is_slow
 from tests.files import mnist_folder
 from tests.running import ROOT, mpisign
 from tests.test_commands import refused
@@ -94,7 +95,7 @@ def dry(tmp_path, *arguments):
         return call("simulate", "-n", 2, "--dry-run", *arguments)
 
 
-@pytest.mark.parametrize("case", range(25))
+@pytest.mark.parametrize("case", rest_is_slow(range(25), range(10)))
 def test_spoiled_jobs(case, tmp_path):
     job = tmp_path / "job.toml"
     job.write_bytes(spoil(JOB, case))
@@ -139,7 +140,7 @@ def test_strange_toml(text, tmp_path):
 # Data
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", rest_is_slow(range(15), range(8)))
 def test_spoiled_images(case, tmp_path):
     folder = mnist_folder(tmp_path)
     file = sorted(folder.iterdir())[case % 4]
@@ -150,7 +151,7 @@ def test_spoiled_images(case, tmp_path):
     assert (code == 0 and not text) or (code == 2 and str(tmp_path) in text)
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", rest_is_slow(range(15), range(5)))
 def test_spoiled_rows(case, tmp_path):
     rng = np.random.default_rng(1)
     lines = [f"{rng.choice([-1, 1])} 1:{rng.random():.3f} 7:{rng.random():.3f}" for _ in range(30)]
@@ -187,7 +188,7 @@ def folder(stopped_run, tmp_path):
     return shutil.copytree(stopped_run, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", rest_is_slow(range(20), range(10)))
 def test_spoiled_checkpoints(case, folder):
     (file,) = checkpoint.saved(folder / "r.h5")
     file.write_bytes(spoil(file.read_bytes(), case))
@@ -207,7 +208,7 @@ def test_other_files_for_checkpoints(folder):
 
 
 @pytest.mark.parametrize("name", ["r.h5", "killed.h5"])
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", rest_is_slow(range(15), range(10)))
 def test_spoiled_run_files(case, name, folder):
     file = folder / name
     # where the structure is, and anywhere
@@ -238,21 +239,23 @@ def test_other_files_for_run_files(folder, tmp_path):
 # Under mpirun
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--set", "run.steps=1.5"), ["run.steps"]),
-        (("--set", "run.voters=7"), ["run.voters = 7"]),
-        (("--set", "problem.hidden=[1000000000000]"), ["GB are free"]),
-        (("--set", "problem.name=logistic", "--set", "problem.path=README.md"), ["README.md"]),
-        (("--set", "problem.name=mnist", "--set", "problem.path=jobs"), ["t10k-images", "jobs"]),
-        (("--set", "run.file=/proc/no/r.h5"), ["/proc/no"]),
-        (("--init-from", "README.md"), ["not a checkpoint"]),
-        (("jobs",), ["jobs"]),
-    ],
+# found before MPI starts; by root and by every rank while rows are dealt; by root alone; in a file
+FAR = (
+    (("--set", "run.steps=1.5"), ["run.steps"]),
+    (("--set", "problem.name=logistic", "--set", "problem.path=README.md"), ["README.md"]),
+    (("--set", "run.file=/proc/no/r.h5"), ["/proc/no"]),
+    (("--init-from", "README.md"), ["not a checkpoint"]),
 )
+NEAR = (
+    (("--set", "run.voters=7"), ["run.voters = 7"]),
+    (("--set", "problem.hidden=[1000000000000]"), ["GB are free"]),
+    (("--set", "problem.name=mnist", "--set", "problem.path=jobs"), ["jobs"]),
+    (("jobs",), ["jobs"]),
+)
+
+
+@pytest.mark.parametrize(("arguments", "words"), rest_is_slow((*FAR, *NEAR), FAR))
 def test_under_mpirun(arguments, words):
-    words = [word for word in words if word != "t10k-images"]
     refused(mpisign("train", *arguments, n=2, timeout=40), *words)
 
 

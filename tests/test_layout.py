@@ -48,6 +48,14 @@ def test_norms_and_means_leave_pads_out():
     assert layout.mean_magnitudes(bits.tile_sums(x, layout.tiles(0, layout.length))).tolist() == [2.0, 1.0]
 
 
+def test_sums_of_tiles_are_added_in_their_order():
+    """Float64 sums depend on it: 1 is lost beside 1e20, unless it comes last."""
+    layout = Layout({"a": (5,), "b": (3 * 4096,)})
+    assert layout.tiles(0, layout.length)[2].tolist() == [0, 1, 1, 1, 1]
+    assert layout.block_sums(np.array([7.0, 1e20, -1e20, 1.0, 1.0])).tolist() == [7.0, 2.0]
+    assert layout.block_sums(np.array([7.0, 1.0, 1e20, -1e20, 1.0])).tolist() == [7.0, 1.0]
+
+
 def test_a_digest_sees_every_parameter_and_no_pad():
     layout = Layout({"a": (3,), "b": (5,)})
     x = layout.zeros()

@@ -18,6 +18,7 @@ from mpisign.problems.synthetic import Quadratic
 from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup
 from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.own_loop import BATCH, RATE, SEED
 from tests.running import BIN, ROOT, mpisign, run, train
 
@@ -40,7 +41,8 @@ def test_the_example_trains():
     assert len(ended.out.splitlines()) == 2  # by root alone
 
 
-@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd"])
+# other algorithms have the bits of a Stepper in parallel/test_optim.py
+@pytest.mark.parametrize("algorithm", rest_is_slow(("signum-mv", "dist-ef-signsgd"), ("signum-mv",)))
 def test_a_loop_has_the_bits_of_the_application(tmp_path, algorithm):
     settings = [
         "problem.name=tests.own_loop:Windows", f"problem.batch_size={BATCH}", f"run.seed={SEED}", "run.steps=12",
@@ -318,7 +320,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.9])
+@pytest.mark.parametrize("beta", rest_is_slow((0.0, 0.9), (0.9,)))
 def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
     (tmp_path / "hook.py").write_text(HOOK)
     command = [sys.executable, "-W", "error", tmp_path / "hook.py"]

@@ -13,12 +13,13 @@ from mpisign.engine import state
 from mpisign.parallel import mpi
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
+from tests.cover import form_id, rest_is_slow
 from tests.problems import Awkward, Regression
 from tests.reference import arithmetic
 from tests.table import FORMS_BY_ROW, TABLE
 
 BITWISE = [(name, hyper) for name, hyper in FORMS_BY_ROW if TABLE[name].bitwise]
-FORM_NAMES = [f"{name}-{k}" for k, (name, _) in enumerate(FORMS_BY_ROW)]
+FORM_NAMES = [form_id(form) for form in FORMS_BY_ROW]
 
 
 def rates(t):
@@ -43,13 +44,13 @@ def sent(stepper):
 @pytest.mark.parametrize("n", [1, 3, 4])
 @pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=FORM_NAMES)
 def test_words_and_steps_equal_the_reference_that_is_given_v(name, hyper, n):
-    """Teacher-forced: the reference gets v and the draws at every one of 50 steps, and the point to start from."""
+    """Teacher-forced: the reference gets v and the draws at every one of 24 steps, and the point to start from."""
     setup = Setup(Awkward(size=77), n)
     algorithm = setup.algorithm(name, **hyper)
     stepper, reference = setup.stepper(algorithm), setup.reference(algorithm)
     estimates, estimate, here = [], stepper._estimate, reference.coordinates
     stepper._estimate = lambda i, step: estimates.append((v := estimate(i, step)).numpy().copy()) or v
-    for t in range(50):
+    for t in range(24):
         estimates.clear()
         before = stepper.x.numpy().copy()
         reference.x = before.copy()
@@ -122,7 +123,7 @@ def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     assert exactly(setup, stepper, reference)
 
 
-@pytest.mark.parametrize("n", [1, 3, 4])
+@pytest.mark.parametrize("n", rest_is_slow((1, 3, 4), (3,)))
 @pytest.mark.parametrize("name", TABLE)
 def test_the_claim_holds(name, n):
     claim, problem = TABLE[name].claim, Regression()

@@ -27,10 +27,11 @@ def simulate(*settings, n=None, job=None, **how):
     ("algorithm", "others"),
     [
         ("signum-mv", ()),
-        ("sto-signsgd", ("algorithm.refresh=7",)),
         ("onebit-adam", ("algorithm.warmup_steps=15",)),
         ("dvr-q", ("algorithm.snapshot_every=9",)),
-        ("dist-signrvm", ()),
+        # radii that all share, and a pass in order: the same words to an exchange, whose bits are tested in parallel/
+        pytest.param("sto-signsgd", ("algorithm.refresh=7",), marks=pytest.mark.slow),
+        pytest.param("dist-signrvm", (), marks=pytest.mark.slow),
     ],
 )
 def test_a_simulation_tells_what_mpirun_tells(algorithm, others, tmp_path):

@@ -12,6 +12,7 @@ from mpisign.problems.base import Rows
 from mpisign.problems.data.loader import DeviceLoader
 from mpisign.storage.reader import Run
 from tests.building import Setup
+from tests.cover import form_id
 from tests.problems import Awkward
 from tests.running import mpisign
 from tests.table import FORMS_BY_ROW
@@ -21,7 +22,7 @@ D, STEPS = 300_000, 3
 ELSEWHERE = ("noisy-signsgd", "noisy-median", "dp-sign", "z-signfedavg")
 
 
-@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=[f"{n}-{k}" for k, (n, _) in enumerate(FORMS_BY_ROW)])
+@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=[form_id(form) for form in FORMS_BY_ROW])
 def test_the_same_estimates_move_x_alike(name, hyper):
     """Signs, votes and updates on the GPU and on the CPU, for given estimates."""
     stage = Setup(Awkward(), 3).algorithm(name, **hyper).stages[-1]

@@ -1,4 +1,7 @@
-"""Every exchange gives the same direction, bit for bit, as all voters counted in one process."""
+"""Every exchange gives the same direction, bit for bit, as all voters counted in one process.
+
+Over one form of each kind that an exchange can tell apart (tests/cover.py); `pytest --all` runs every form.
+"""
 
 import itertools
 import time
@@ -16,6 +19,7 @@ from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
 from tests.building import Setup, digest
+from tests.cover import VOTERS, WIRES, algorithm_of, form_id, rest_is_slow
 from tests.problems import Awkward
 from tests.table import FORMS_BY_ROW, TABLE
 
@@ -92,25 +96,50 @@ def test_votes_without_ties(comm, compare, name, zeros):
         compare(setup, setup.algorithm(algorithm, zeros, **TABLE[algorithm].hyper), name, 4, 1 << 20)
 
 
-def allowed(setup, algorithm):
+def allowed(algorithm, n=VOTERS):
     """The exchanges that give the same bits, but for those that fall back to another one of them."""
     kinds = {stage.sign.up().raw for stage in algorithm.stages}
     wanted = [name for name in (*WORDS, "dense") if (name == "dense") in kinds]
+    return [name for name in wanted if name in {c.name for c in exchange.choose(name, algorithm, n)}]
+
+
+SHORT, LONG = 512, 1 << 20  # bytes of a plane of a chunk: three chunks, or all of x in one
+
+
+def cases(forms):
+    """(exchange, chunk, form): all of x in one chunk is another matter only where ranks count shares of it."""
+    sharing = ("sharded", "hierarchical", "dense")
+    carriers = [(name, form) for form in forms for name in allowed(algorithm_of(form))]
     return [
-        name for name in wanted if name in {c.name for c in exchange.choose(name, algorithm, setup.n)} or setup.n == 1
+        (name, chunk, form) for name, form in carriers for chunk in (SHORT, LONG) if chunk == SHORT or name in sharing
     ]
 
 
-@pytest.mark.parametrize("chunk", [512, 1 << 20])
-@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=[f"{n}-{k}" for k, (n, _) in enumerate(FORMS_BY_ROW)])
-def test_every_exchange_takes_the_same_steps(comm, compare, name, hyper, chunk):
+def case_id(case):
+    return f"{case[0]}-{case[1]}-{form_id(case[2])}"
+
+
+@pytest.mark.parametrize(("carrier", "chunk", "form"), rest_is_slow(cases(FORMS_BY_ROW), cases(WIRES), case_id))
+def test_every_exchange_takes_the_same_steps(comm, compare, carrier, chunk, form):
     setup = Setup(Awkward(), comm.Get_size())
-    algorithm = setup.algorithm(name, **hyper)
-    # all of x in one chunk is another matter only where ranks count shares of it
-    sharing = ("sharded", "hierarchical", "dense", "local")
-    for exchange_name in (name for name in allowed(setup, algorithm) if chunk == 512 or name in sharing):
-        node_size = NODES.get(setup.n, 0) if exchange_name == "hierarchical" else 0
-        compare(setup, algorithm, exchange_name, 8, chunk, node_size)
+    node_size = NODES.get(setup.n, 0) if carrier == "hierarchical" else 0
+    compare(setup, algorithm_of(form, setup), carrier, 8, chunk, node_size)
+
+
+class Wide(Awkward):
+    """Three tensors of several tiles each."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = {"a": (9000,), "b": (14_000,), "c": (70, 100)}
+        self.size = 30_000
+
+
+@pytest.mark.parametrize("name", ["dist-ef-signsgd", "dvr-q"])
+def test_sums_of_tiles_come_in_the_order_of_x(comm, compare, name):
+    """Chunks of several tiles, of which a rank may have two: they arrive by rank, and belong to tensors by place."""
+    setup = Setup(Wide(), comm.Get_size())
+    compare(setup, setup.algorithm(name, **TABLE[name].hyper), "sharded", 4, 4 * 512)
 
 
 @pytest.mark.mpi(min_size=3)

@@ -40,7 +40,7 @@ def test_lies_and_probes_do_not_depend_on_the_exchange(comm, everywhere, name, k
     setup = Setup(Awkward(), comm.Get_size())
     algorithm = setup.algorithm(name, "abstain" if kind == "random" and name == "signum-mv" else "auto")
     expected = comm.bcast(seen(setup.stepper(algorithm), kind, factor) if comm.Get_rank() == 0 else None)
-    for exchange_name in allowed(setup, algorithm):
+    for exchange_name in allowed(algorithm, setup.n):
         node_size = NODES.get(setup.n, 0) if exchange_name == "hierarchical" else 0
         # a helper thread moves messages while those who lie look at them
         progress = "thread" if exchange_name == "sharded" else "calls"
