@@ -36,7 +36,7 @@ def _wire_of(stage) -> tuple:
     up, vote = stage.sign.up(), stage.vote
     traits = type(vote).__name__, vote.needs_ballots, vote.shares, vote.stateful, vote.in_x
     # numbers in the header; values of x and radii that all ranks ask for beside it
-    beside = stage.estimator.reports, stage.update.values(1, 0) > 0, bool(stage.sign.beside())
+    beside = stage.estimator.reports, stage.update.values(1, 0) > 0, bool(stage.sign.side_information())
     return up, vote.down(up, VOTERS), traits, beside
 
 

@@ -57,7 +57,7 @@ class Hub(Exchange):
             MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
 
-    def assemble(self, own):
+    def gather_tiles(self, own):
         mine = np.concatenate(own)
         tiles = self.world.comm.bcast(mine if self.world.rank == 0 else None)
         self.world.traffic.down += mine.nbytes * (self.world.n - 1)  # what rank 0 sent; others have none

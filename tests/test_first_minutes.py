@@ -24,7 +24,7 @@ from mpisign.run import progress
 from mpisign.run.plan import resolve
 from mpisign.run.train import simulate
 from mpisign.storage import lock
-from mpisign.storage.reader import Run, told
+from mpisign.storage.reader import Run, summary_lines
 from tests.running import run
 
 QUICK = ("problem.name=quadratic", "problem.dimension=100", "partition.kind=iid", "run.steps=20")
@@ -213,7 +213,9 @@ def test_a_run_tells_what_it_holds(folder):
 
 
 def test_numbers_of_the_summary_have_units():
-    figures = told({"n": 2, "seconds": 1.5, "test_accuracy": 0.9, "bytes_up": 8, "best_step": 3, "status": "complete"})
+    figures = summary_lines(
+        {"n": 2, "seconds": 1.5, "test_accuracy": 0.9, "bytes_up": 8, "best_step": 3, "status": "complete"}
+    )
     assert figures == [
         "n: 2 voter(s)", "seconds: 1.5 s", "test_accuracy: 0.9 of the held-out rows", "bytes_up: 8 bytes per rank",
         "best_step: 3", "status: complete",

@@ -185,9 +185,9 @@ def test_statistics_are_each_voters_own_and_go_on_from_a_checkpoint(folder, tmp_
         stepper.step(0.01)
     means = [oracle.statistics["1.running_mean"] for oracle in stepper.oracles]
     assert not torch.equal(means[0], means[1])
-    state.save(tmp_path / "state.h5", stepper, mpi.alone(3), "", PROGRESS, None)
+    state.save_state(tmp_path / "state.h5", stepper, mpi.alone(3), "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm("ssvr"))
-    state.restore(Checkpoint(tmp_path / "state.h5"), restored, mpi.alone(3))
+    state.load_state(Checkpoint(tmp_path / "state.h5"), restored, mpi.alone(3))
     for one in (stepper, restored):
         one.step(0.01)
     assert digest(stepper) == digest(restored)
@@ -221,6 +221,6 @@ def test_a_model_is_measured_and_kept_with_the_mean_of_all_voters_statistics(fol
     checkpoints = [f for f in saved(tmp_path / "run.h5") if int(f.stem[5:]) >= best]
     again = Job(plan, mpi.alone(3), 3, quiet=True)
     with Checkpoint(checkpoints[-1]) as opened:
-        _, point = state.restore(opened, again.stepper, mpi.alone(3))
+        _, point = state.load_state(opened, again.stepper, mpi.alone(3))
     for name in mean:
         np.testing.assert_array_equal(point[name].numpy(), kept[name])

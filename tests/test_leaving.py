@@ -221,13 +221,13 @@ def test_time_while_suspended_does_not_count(monkeypatch):
     with watch("the outer"):
         for seconds in (1.0, 1.0, 3600.0, 1.0):  # stopped for an hour
             now[0] += seconds
-            assert clock.look() == "the outer"
+            assert clock.poll() == "the outer"
         assert clock.seconds == 4.0  # nothing at first sight, and two periods at most for the hour
         with watch("the inner"):
             now[0] += 1.0
-            assert (clock.look(), clock.seconds) == ("the inner", 0.0)
+            assert (clock.poll(), clock.seconds) == ("the inner", 0.0)
         assert watch.wait == ("the outer", 100.0)
-    assert clock.look() is None
+    assert clock.poll() is None
 
 
 def test_the_watchdog_barks_at_a_wait_that_lasts():

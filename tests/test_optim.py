@@ -262,7 +262,7 @@ def test_dense_settings_that_do_not_fit_are_refused():
     setup = Setup(Quadratic(dimension=3), 2)
     for name in ("onebit-adam", "dvr-sign"):
         with pytest.raises(UsageError, match=name):
-            dense.beside(setup.algorithm(name))
+            dense.with_averaging(setup.algorithm(name))
     for name in ("onebit-adam", "sgd"):
         with pytest.raises(UsageError, match=name):
             dense.warm_start(setup.algorithm(name), 3)

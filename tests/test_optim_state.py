@@ -320,7 +320,7 @@ def test_a_checkpoint_of_an_older_version_without_buffers_is_read(tmp_path):
     optimizer = SignOptimizer(model, lr=0.1)
     optimizer.gradients.keeps_buffers = False
     progress = {"groups": [{"lr": 0.5, "weight_decay": 0.0, "vote": True}], "extra": {"epoch": 3}}
-    state.save(tmp_path / "old.h5", optimizer.stepper, optimizer.ranks, "", progress, None)
+    state.save_state(tmp_path / "old.h5", optimizer.stepper, optimizer.ranks, "", progress, None)
     optimizer.gradients.keeps_buffers = True
     x = optimizer.stepper.x.clone()
     optimizer.stepper.x.add_(1.0)

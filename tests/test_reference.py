@@ -142,9 +142,9 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
     for t in range(5):
         stepper.step(rates(t))
     file, alone = tmp_path / "state.h5", mpi.alone(4)
-    state.save(file, stepper, alone, "", PROGRESS, None)
+    state.save_state(file, stepper, alone, "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm(name, **hyper))
-    state.restore(Checkpoint(file), restored, alone)
+    state.load_state(Checkpoint(file), restored, alone)
     for t in range(5, 15):
         stepper.step(rates(t))
         restored.step(rates(t))

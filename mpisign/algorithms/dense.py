@@ -30,7 +30,7 @@ def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:
     return replace(algorithm, sign=Raw(), vote=Mean(), update=update)
 
 
-def beside(algorithm: Method, factor: float = 1.0) -> Algorithm:
+def with_averaging(algorithm: Method, factor: float = 1.0) -> Algorithm:
     """The algorithm, which averages densely what does not vote.
 
     Raises UsageError as averaged(), and for an algorithm that has stages of its own.

@@ -84,13 +84,13 @@ class Ballots:
 
     lo: int
     hi: int
-    at: int  # where lo lies among the coordinates that this rank counts
+    offset: int  # where lo lies among the coordinates that this rank counts
     voters: int
     planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
     scratch: Scratch = field(default_factory=Scratch)
-    found: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
+    statistics: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 
     @cached_property
     def tally(self) -> Tally:
@@ -125,7 +125,7 @@ class Ballots:
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
         t = self.tally
-        return self.found or bits.agreement(t.plus, t.minus, t.voters)
+        return self.statistics or bits.agreement(t.plus, t.minus, t.voters)
 
 
 @dataclass

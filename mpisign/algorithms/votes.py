@@ -53,7 +53,7 @@ class Majority(_Signs):
             out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
             return
         t, coin = ballots.tally, step.coin("tie", self.ties)
-        ballots.found = bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, coin, out)
+        ballots.statistics = bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, coin, out)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class LearnedWeights(_Signs):
         return {"score": torch.zeros(voters, owned)}
 
     def verdict(self, ballots, scales, state, out, step):
-        score = state["score"][:, ballots.at : ballots.at + ballots.hi - ballots.lo]
+        score = state["score"][:, ballots.offset : ballots.offset + ballots.hi - ballots.lo]
         rounds = step.age if self.forget == 1 else (1 - self.forget**step.age) / (1 - self.forget)
         most = self.resolution * self.limit
         rule = (step.age < max(self.plain, 1), self.resolution, most, -most if self.negative else 0.0, self.forget)
@@ -132,12 +132,12 @@ class _Residual(Vote):
 
     def _spans(self, ballots, state, step):
         """Each span of the shard with its words and its part of the array."""
-        offset = ballots.at - ballots.lo
+        offset = ballots.offset - ballots.lo
         for span in step.layout.spans(ballots.lo, ballots.hi):
             yield span, span.words(ballots.lo), state[self.array][span.lo + offset : span.hi + offset]
 
     def _tiles(self, ballots, step):
-        shift = np.array([[ballots.at - ballots.lo]] * 2 + [[0]])
+        shift = np.array([[ballots.offset - ballots.lo]] * 2 + [[0]])
         return step.layout.tiles(ballots.lo, ballots.hi) + shift
 
 

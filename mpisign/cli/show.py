@@ -10,7 +10,7 @@ import numpy as np
 
 from mpisign.errors import printable
 from mpisign.storage import lock
-from mpisign.storage.reader import Run, read_all, told
+from mpisign.storage.reader import Run, read_all, summary_lines
 from mpisign.storage.schema import PHASES
 
 FOLLOW_SECONDS = 1.0  # between looks
@@ -19,7 +19,7 @@ FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by 
 
 def describe(run: Run) -> str:
     """Summary, machine, partition, seconds by phase, and events."""
-    lines = told(run.summary())
+    lines = summary_lines(run.summary())
     lines.insert(2, f"definition: {printable(run.attributes['definition'])}")
     if details := run.attributes.get("exchange_details"):  # a run of an older mpisign has them in the reason
         lines.append(f"exchange: {printable(details)}")

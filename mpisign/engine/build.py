@@ -34,7 +34,7 @@ def build(
     """A Stepper (of that kind) whose messages travel as chosen. Collective.
 
     choices: one per stage of the algorithm. oracles, x, weights, timer: as a Stepper takes them. options: chunk,
-    progress, backwards, node_size, gpu_aware and staged, as exchange.build takes them.
+    progress, reverse, node_size, gpu_aware and staged, as exchange.build takes them.
     """
     with WATCH("the making of the exchanges"):
         exchanges = exchange.build(choices, world, layout, algorithm, **options)

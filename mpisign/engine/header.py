@@ -14,10 +14,10 @@ from mpisign.layout import Layout
 FLAGS = 3  # numbers before the scales
 
 
-def first_bad(found: list[np.ndarray]) -> np.ndarray:
+def first_bad(by_channel: list[np.ndarray]) -> np.ndarray:
     """The first bad coordinate of each voter by those of several channels, in their order; -1 where there is none."""
-    first = found[0]
-    for later in found[1:]:
+    first = by_channel[0]
+    for later in by_channel[1:]:
         first = np.where(first < 0, later, first)
     return first
 

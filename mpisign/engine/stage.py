@@ -148,7 +148,7 @@ class Outbox:
             self._unsearched.pop(c, None)
             self.sent[c] = True
             exchange.send_chunk(c)
-            exchange.proceed()
+            exchange.progress()
 
     def search_on(self) -> np.ndarray:
         """Searches what is not packed yet; the first bad coordinate of each local voter in x, or -1."""

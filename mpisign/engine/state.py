@@ -21,7 +21,7 @@ from mpisign.storage.checkpoint import Checkpoint, Writer
 Arrays = dict[str, np.ndarray]
 
 
-def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: State | None) -> None:
+def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: State | None) -> None:
     """Writes a checkpoint of all ranks. Collective.
 
     progress: what else is to be remembered, for JSON; root's counts. kept: a point kept for the end of the run, and
@@ -39,11 +39,11 @@ def save(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict
                     checkpoint.save(path, lambda writer: _fill(writer, stepper, parts, kept), texts, attributes)
             except (OSError, RuntimeError) as error:
                 raise StorageError(f"can't write the checkpoint {path}: {error}") from error
-        elif ranks.told(0):
+        elif ranks.receive(0):
             mpi.send_arrays(ranks.comm, mine, 0)
 
 
-def restore(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
+def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
     """Fills a Stepper with a checkpoint, which root has opened. Collective.
 
     Returns what save() was given: progress, and the point kept for the end, which is root's alone. Raises UsageError
@@ -83,7 +83,7 @@ def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> Non
     if stepper.x_before is not None:
         stepper.x_before.copy_(stepper.x)
     step = ranks.share(opened and opened.step)
-    stepper.restart(step, begun=step)
+    stepper.resume_at(step, begun=step)
 
 
 def layout_text(layout: Layout) -> str:
@@ -174,7 +174,7 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
         for array in () if stage.exchange.sharded else stage.counted().values():
             broadcast_tensor(ranks, array)
     facts, progress = ranks.share(opened and (opened.attributes, opened.progress))
-    stepper.restart(facts["step"], facts["begun"])
+    stepper.resume_at(facts["step"], facts["begun"])
     return progress
 
 

@@ -302,7 +302,7 @@ class Stepper:
         """Of the names of the k-th stage's arrays."""
         return f"stage{k}/" if k else ""
 
-    def restart(self, t: int, begun: int) -> None:
+    def resume_at(self, t: int, begun: int) -> None:
         """Goes on after t steps, with arrays that were filled in as they stood then."""
         self.t, self.begun = t, begun
         self.stage = self.stages[self.algorithm.stage(max(t - 1 - begun, 0))]

@@ -10,7 +10,7 @@ from mpisign.exchange import sharded, allgather, allreduce, hierarchical  # isor
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.gpu_aware import check_aware
 from mpisign.exchange.local import Local
-from mpisign.exchange.progress import LONG_PAUSE, PAUSE, Progress
+from mpisign.exchange.progress import LONG_PAUSE, PAUSE, ProgressEngine
 from mpisign.exchange.registry import REGISTRY, exchange, find, offers
 from mpisign.layout import Layout
 from mpisign.parallel.world import Mpi, World
@@ -97,15 +97,15 @@ def build(
 ) -> list[list[Exchange]]:
     """For each stage one exchange per group of the layout; those of one group cut x into the same chunks.
 
-    chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. backwards:
+    chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. reverse:
     whether the last coordinates of a group travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
     the GPU, after a test. staged: whether words cross to the host first; by default where they lie on a GPU otherwise.
     """
-    together = None
+    engine = None
     if isinstance(world, Mpi):
         if gpu_aware and layout.device.type != "cpu":
             check_aware(world.comm, layout.device)
-        together = Progress(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
+        engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
         built.append([])
@@ -114,12 +114,12 @@ def build(
             size = coordinates_of(chunk, group.layout.length, raw)
             kind = REGISTRY.get(choice.name if slots is stage or choice.name == "local" else "dense")
             arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
-            if together:
+            if engine:
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
                 built[-1].append(kind(*arguments, crosses if staged is None else staged))
             else:
                 built[-1].append(Local(*arguments, imitates=kind))
-            built[-1][-1].progress = together
+            built[-1][-1].progress_engine = engine
     return built
 
 

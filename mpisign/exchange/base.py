@@ -70,7 +70,7 @@ class Exchange:
     gpu_aware: ClassVar[bool] = True  # whether MPI may be given memory of a GPU
     prefetch = 2  # messages on their way before the first is counted
     shared = 0  # bytes of memory that the ranks of this node share
-    progress = None  # what lets messages proceed, where any travel: a progress.Progress
+    progress_engine = None  # what lets messages proceed, where any travel: a progress.ProgressEngine
 
     @staticmethod
     def cost(s: costs.Sizes) -> tuple[int, int]:
@@ -93,7 +93,7 @@ class Exchange:
         node_size: int = 0,
         staged: bool = False,
     ):
-        """chunk: coordinates of a chunk, rounded up to a multiple of 4096. backwards: the last one travels first.
+        """chunk: coordinates of a chunk, rounded up to a multiple of 4096. reverse: the last one travels first.
 
         node_size: ranks of a node, where nodes are not the hosts. staged: whether messages and verdicts lie on the
         host, whatever the layout's device.
@@ -162,13 +162,13 @@ class Exchange:
             if not self.vote.shares and (early or c >= self.initial_chunks[-1]):
                 yield from self._arrived(c + 1)
         if self.vote.shares:
-            self._shared = self.vote.scales(self.assemble(self._tiles), self.layout)
+            self._shared = self.vote.scales(self.gather_tiles(self._tiles), self.layout)
             for c in range(len(self.chunks)):
                 self._decide(c, Ballots(*self.shards[c], self.world.n, scratch=self.scratch), step)
                 yield from self._arrived(c + 1)
         yield from self._arrived(len(self.chunks), wait=True)
-        if self.progress:
-            self.progress.rest()
+        if self.progress_engine:
+            self.progress_engine.pause()
 
     @property
     def _waits(self) -> bool:
@@ -219,10 +219,10 @@ class Exchange:
             self.staging.lifted(c)
             self.send(c)
 
-    def proceed(self) -> None:
+    def progress(self) -> None:
         """Lets messages that are on their way move on."""
-        if self.progress:
-            self.progress.proceed()
+        if self.progress_engine:
+            self.progress_engine.progress()
 
     def count_ahead(self, step: Step, sent: int) -> None:
         """Counts and decides what has come of the first `sent` chunks, without waiting, if the vote allows it."""
@@ -294,8 +294,8 @@ class Exchange:
             self.receive(c)
         for c in range(self._published):
             self.collect(c)
-        if self.progress:
-            self.progress.rest()
+        if self.progress_engine:
+            self.progress_engine.pause()
 
     def close(self) -> None:
         """Gives back what is not just memory of this process; collective. The exchange is then of no more use."""
@@ -328,7 +328,7 @@ class Exchange:
     def collect(self, c: int) -> None:
         """Waits until self.decided[c] is whole."""
 
-    def assemble(self, own: list[np.ndarray]) -> np.ndarray:
+    def gather_tiles(self, own: list[np.ndarray]) -> np.ndarray:
         """Tile sums of this rank's shards as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
 
@@ -368,7 +368,7 @@ class Exchange:
 
     def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
         """Items of the arrays that a ring of these shapes, one a chunk, needs."""
-        # the last chunk of x is shorter than all others, and the first where they go backwards
+        # the last chunk of x is shorter than all others, and the first where they go in reverse
         return [max(map(math.prod, shapes[k :: self.in_flight])) for k in range(min(self.in_flight, len(shapes)))]
 
     def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:

@@ -197,9 +197,9 @@ class Hierarchical(Exchange):
     def collect(self, c):
         self._until(lambda: self.is_here(c), f"the verdict of chunk {c}")
 
-    def proceed(self):
+    def progress(self):
         self._work()
-        super().proceed()
+        super().progress()
 
     # Between nodes: what the first rank of a node does whenever it is asked
 
@@ -256,7 +256,7 @@ class Hierarchical(Exchange):
                     break
                 # only the node's first rank has something on its way; what others sent before still needs a push
                 if self._nodes.up or turn % PUSH == 0:
-                    self.proceed()
+                    self.progress()
                 else:
                     self._work()
                     os.sched_yield()

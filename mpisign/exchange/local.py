@@ -47,7 +47,7 @@ class Local(Exchange):
     def receive(self, c):
         return Ballots(*self.shards[c], self.world.n, planes=self._messages[c])
 
-    def assemble(self, own):
+    def gather_tiles(self, own):
         tiles = np.concatenate(own)
         if self.imitates and self.imitates.sharded:
             self.world.traffic.down += tiles.nbytes * (self.world.n - 1)

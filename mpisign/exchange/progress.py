@@ -16,7 +16,7 @@ PAUSE = 2e-4  # seconds between two calls of the helper
 LONG_PAUSE = 1e-3  # the same while gradients are worked out, often by the same cores
 
 
-class Progress:
+class ProgressEngine:
     """What an exchange asks to let its messages proceed."""
 
     def __init__(self, comm: MPI.Intracomm, kind: str, pause: float = PAUSE):
@@ -32,7 +32,7 @@ class Progress:
             )
         self._comm, self._helper = comm, Helper(comm, pause) if kind == "thread" else None
 
-    def proceed(self) -> None:
+    def progress(self) -> None:
         """Messages are on their way: has anything come?"""
         if self._helper:
             self._helper.needed.set()
@@ -40,7 +40,7 @@ class Progress:
             self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
             os.sched_yield()  # where ranks share a core, others get to send their first chunk, too
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Nothing is on its way any more."""
         if self._helper:
             self._helper.needed.clear()

@@ -36,7 +36,7 @@ class Sharded(Exchange):
 
     def prepare(self):
         n = self.world.n
-        self._down = self.world.aside if self.overlapped else self.world.comm
+        self._down = self.world.second_comm if self.overlapped else self.world.comm
         self._shards = [[self.shard_of(r, lo, hi) for r in range(n)] for lo, hi in self.chunks]
         self._up_parts = [self._parts(c, self.up) for c in range(len(self.chunks))]
         self._down_parts = [self._parts(c, self.down) for c in range(len(self.chunks))]
@@ -104,7 +104,7 @@ class Sharded(Exchange):
             MPI.Request.Waitall(self._requests[c])
         self._requests[c].clear()
 
-    def assemble(self, own):
+    def gather_tiles(self, own):
         mine = np.concatenate(own)
         counts = [sum(self.layout.tiles(*share[r]).shape[1] for share in self._shards) for r in range(self.world.n)]
         gathered = np.empty(sum(counts))

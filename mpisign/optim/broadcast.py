@@ -34,7 +34,7 @@ def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
     return None
 
 
-def told(tensors: Mapping[str, Tensor]) -> list[str]:
+def descriptions(tensors: Mapping[str, Tensor]) -> list[str]:
     """Name, shape and type of each tensor, a line each; these must agree between ranks."""
     lines = []
     for name, tensor in tensors.items():

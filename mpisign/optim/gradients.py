@@ -56,7 +56,7 @@ class Gradients:
     def constrain(self, x: Tensor) -> None:
         """Does nothing: constraints are the loop's own."""
 
-    def look(self, closure: Closure | None, twice: bool) -> Tensor | float | None:
+    def evaluate(self, closure: Closure | None, twice: bool) -> Tensor | float | None:
         """Evaluates the closure, if there is one, and looks at the gradients that are there.
 
         twice: whether the estimator will ask for a second gradient. Returns what the closure returned.

@@ -30,12 +30,12 @@ class CollectiveCalls:
     roll: RollCall | None = None
     _several = _interrupted = False
 
-    def arrive(self) -> None:
+    def begin_construction(self) -> None:
         """Begins the construction: from here on a rank that has left already, after mpisign.rank(), is found."""
         if (roll := leaving.roll_of(mpi.started())) is not None:
             roll.enter("SignOptimizer()")
 
-    def attend(self, ranks: Ranks, watchdog: float) -> None:
+    def watch_over(self, ranks: Ranks, watchdog: float) -> None:
         """Starts to watch over the ranks of a communicator. Collective."""
         leaving.guard()
         self._several = ranks.size > 1
@@ -46,7 +46,7 @@ class CollectiveCalls:
         if ranks.size > 1 and plain and threading.current_thread() is threading.main_thread():
             stopping.catch_signals(leaving.interrupted, saves=True, numbers=(signal.SIGINT,), promise=PROMISE)
 
-    def attended(self) -> None:
+    def end_construction(self) -> None:
         """Ends the construction, on all ranks."""
         if self.roll:
             self.roll.leave(together=True)
@@ -57,7 +57,7 @@ class CollectiveCalls:
         asked = self._several and not self._interrupted and stopping.asked() == Request.INT
         return INTERRUPT if asked else 0
 
-    def heed(self, request: int, step: int) -> None:
+    def raise_interrupt(self, request: int, step: int) -> None:
         """Raises KeyboardInterrupt, on all ranks, if the largest request of a step says so."""
         if request >= INTERRUPT:
             self._interrupted = True
@@ -65,7 +65,7 @@ class CollectiveCalls:
             raise StepInterrupted(text)
 
 
-def together(meet: bool = False) -> Callable[[Method], Method]:
+def collective(meet: bool = False) -> Callable[[Method], Method]:
     """Decorates a collective method. meet: whether ranks wait for each other first; steps do so by themselves.
 
     Without it, messages of a call that one rank makes alone would be taken for those of another call.

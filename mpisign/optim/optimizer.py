@@ -19,12 +19,12 @@ from mpisign.errors import UsageError, choices
 from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.gradients import Closure, Gradients
-from mpisign.optim.leaving import together
+from mpisign.optim.leaving import collective
 from mpisign.optim.options import Settings, algorithm_of, check_group, decay_of, numbers_of, rate_of, settings_of
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
-from mpisign.optim.statistics import Statistics, told
+from mpisign.optim.statistics import Statistics, statistics_of
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
 from mpisign.parallel import mpi
@@ -38,7 +38,7 @@ assert zoo  # its entries are in the registry
 class SignOptimizer(Stateful):
     """Sign-based distributed optimisation of a torch model: every rank computes gradients, all vote, x moves alike.
 
-    Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
+    Parameters move into one flat float32 vector x, in the order in which they are names, those that do not vote last.
     Each is contiguous there and has a storage of its own over its part of that memory, so that other savers see single
     tensors; a step takes no longer for it. They come from root, and so does what does not move: frozen parameters, and
     the model's buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
@@ -55,9 +55,9 @@ class SignOptimizer(Stateful):
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
     comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
     an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job,
-    0 for none. model: names parameters that were given without, and all else that it holds comes from root too.
+    0 for none. model: names parameters that were names without, and all else that it holds comes from root too.
 
-    Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
+    Raises UsageError, on all ranks, for unknown names, parameters not float32, names twice or sharing memory, models or
     settings that differ.
     """
 
@@ -86,9 +86,9 @@ class SignOptimizer(Stateful):
         **hyperparameters: Any,
     ):
         if comm is None:
-            self.arrive()
+            self.begin_construction()
         ranks = self.ranks = mpi.start(limit=watchdog) if comm is None else mpi.of(comm)
-        self.attend(ranks, watchdog)
+        self.watch_over(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
@@ -100,33 +100,33 @@ class SignOptimizer(Stateful):
             slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
             live = lr if isinstance(lr, Tensor) else None  # torch's way to a rate that changes in place
             rate = rate_of("lr", rate if lr is None else lr)
-            given = named(params, model, include_frozen)
+            names = named(params, model, include_frozen)
             decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
             decay = decay_of("weight_decay", decay)
             defaults = {"lr": rate if live is None else live, "weight_decay": decay, "vote": True}
-            torch.optim.Optimizer.__init__(self, given.groups, defaults)
+            torch.optim.Optimizer.__init__(self, names.groups, defaults)
         self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
         with ranks.agreed():
-            self.layout, algorithm = self._lay_out(given, slots, settings.dense_steps, dense_lr, rate)
-        check_alike(self.layout, broadcast.told(given.beside), self._told(algorithm, settings), ranks)
+            self.layout, algorithm = self._lay_out(names, slots, settings.dense_steps, dense_lr, rate)
+        check_alike(self.layout, broadcast.descriptions(names.others), self._settings_alike(algorithm, settings), ranks)
 
-        x = self.layout.flatten({name: p.data for name, p in given.trained.items()})
+        x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
         broadcast_tensor(ranks, x)
         for name, view in self.layout.views(x).items():
-            given.trained[name].data = own_storage(view)
-        broadcast.from_root(ranks, given.beside)
-        self.gradients = Gradients(given, self.layout, x, ranks.root)
+            names.trained[name].data = own_storage(view)
+        broadcast.from_root(ranks, names.others)
+        self.gradients = Gradients(names, self.layout, x, ranks.root)
         self._build(algorithm, x, settings)
         if self.check_every:
             self.stepper.check_replicas()
         self._show_state()
         self._frozen = True
         threads.warn_if_crowded(ranks)
-        self.attended()
+        self.end_construction()
 
     # Construction
 
-    def _told(self, algorithm: Method, settings: Settings) -> dict[str, object]:
+    def _settings_alike(self, algorithm: Method, settings: Settings) -> dict[str, object]:
         """What must be alike on all ranks besides the layout."""
         rates, decays = numbers_of(self.param_groups).tolist()
         sizes = [len(group["params"]) for group in self.param_groups]
@@ -138,17 +138,17 @@ class SignOptimizer(Stateful):
         )
 
     def _lay_out(
-        self, given: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
+        self, names: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
     ) -> tuple[Layout, Method]:
-        parameters = given.trained
-        if fault := fault_of(parameters, given.beside):
+        parameters = names.trained
+        if fault := fault_of(parameters, names.others):
             raise fault
         raw = all(stage.sign.up().raw for stage in slots.stages)
         numbers = {id(p): k for k, group in enumerate(self.param_groups) for p in group["params"]}
         group_of = {name: numbers[id(p)] for name, p in parameters.items()}
         votes = {name: raw or bool(self.param_groups[k]["vote"]) for name, k in group_of.items()}
         if not all(votes.values()):
-            slots = dense.beside(slots)
+            slots = dense.with_averaging(slots)
         if dense_steps:
             slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
@@ -168,13 +168,13 @@ class SignOptimizer(Stateful):
         with ranks.agreed():
             chosen = exchange.choose(settings.exchange, algorithm, ranks.size)
         progress = settings.progress or ("thread" if self._threads() else "calls")
-        how: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
-        chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **how)
+        options: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
+        chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **options)
         self.choices = chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
         streams = Streams(settings.seed)
-        how["backwards"] = self.overlaps
-        self.stepper: Stepper = build(algorithm, chosen, self.layout, world, streams, oracles, x, **how)
+        options["reverse"] = self.overlaps
+        self.stepper: Stepper = build(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def _threads(self) -> bool:
@@ -202,7 +202,7 @@ class SignOptimizer(Stateful):
 
     # A step
 
-    @together()
+    @collective()
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """One step of all ranks, from the gradients that backward left in p.grad.
@@ -216,7 +216,7 @@ class SignOptimizer(Stateful):
         that drifted.
         """
         gradients, stepper = self.gradients, self.stepper
-        returned = gradients.look(closure, twice=self._two_points)
+        returned = gradients.evaluate(closure, twice=self._two_points)
         # with overlap messages are on their way already: a scaler is then a fault, which all ranks are told
         if self._overflowed() and not self._overlap:
             self.statistics = Statistics(step=stepper.t, skipped=True)
@@ -227,16 +227,16 @@ class SignOptimizer(Stateful):
         stepper.own_decays, rates = numbers[1][self._group_of], self._rates(numbers)
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
         request = self.interrupt + requests.request(gradients, numbers, self.ranks)
-        check = lambda found: requests.refuse(found, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
+        check = lambda values: requests.refuse(values, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
         outcome = stepper.step(rates, counting, request, check)
         # bytes since the last step, as messages travel before step() where they overlap with backward
         before, traffic = self._sent, stepper.world.traffic
         self._sent = traffic.up, traffic.down
         sent = traffic.up - before[0], traffic.down - before[1]
-        self.statistics = told(stepper, outcome, sent, counting, with_loss=closure is not None)
+        self.statistics = statistics_of(stepper, outcome, sent, counting, with_loss=closure is not None)
         if self.check_every and stepper.t % self.check_every == 0:
             stepper.check_replicas()
-        self.heed(outcome.request, stepper.t)
+        self.raise_interrupt(outcome.request, stepper.t)
         return returned
 
     @property

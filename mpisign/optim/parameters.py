@@ -25,14 +25,14 @@ class Named:
     """The tensors of a SignOptimizer and its model, by name.
 
     groups: for torch, with frozen parameters in their places. trained: parameters that lie in x, in order. frozen:
-    parameters that do not. beside: all tensors outside of x that must be alike on all ranks: frozen parameters, and the
+    parameters that do not. others: all tensors outside of x that must be alike on all ranks: frozen parameters, and the
     other parameters and the buffers of the model.
     """
 
     groups: list[dict[str, Any]]
     trained: dict[str, nn.Parameter]
     frozen: dict[str, Tensor]
-    beside: dict[str, Tensor]
+    others: dict[str, Tensor]
     model: nn.Module | None
 
 

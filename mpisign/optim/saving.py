@@ -74,37 +74,37 @@ def state_dict(groups: Groups, stepper: Stepper) -> dict[str, Any]:
     return {"state": state, "param_groups": packed}
 
 
-def load_state_dict(given: dict[str, Any], stepper: Stepper, groups: Groups) -> None:
+def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups) -> None:
     """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
-    found = _of_this_rank(given, stepper)
-    definition = bytes(found["definition"].tolist()).decode(errors="replace")
+    saved = _of_this_rank(state, stepper)
+    definition = bytes(saved["definition"].tolist()).decode(errors="replace")
     if definition != repr(stepper.algorithm):
         raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
     mine = _arrays(stepper)
-    if wrong := [name for name, array in mine.items() if _shape(found, name) != array.shape]:
+    if wrong := [name for name, array in mine.items() if _shape(saved, name) != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
-    if fault := _fault_of_groups(given["param_groups"], groups):
+    if fault := _fault_of_groups(state["param_groups"], groups):
         raise fault
     for name, array in mine.items():
-        array.copy_(found[name])
-    stepper.restart(int(found["step"]), int(found["begun"]))
-    _put_back(groups, copy.deepcopy([_values(group) for group in given["param_groups"]]))
+        array.copy_(saved[name])
+    stepper.resume_at(int(saved["step"]), int(saved["begun"]))
+    _put_back(groups, copy.deepcopy([_values(group) for group in state["param_groups"]]))
 
 
-def _of_this_rank(given: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
+def _of_this_rank(state: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
     """What this rank's entries() were. Raises UsageError if they aren't there."""
-    world, found = stepper.world, {}
-    if KEY in given:
-        ours = given[KEY]
+    world, saved = stepper.world, {}
+    if KEY in state:
+        ours = state[KEY]
         facts = _facts(ours["t"], ours["begun"], ours["n"], ours["definition"])
-        found = {f"rank{ours['rank']}/{name}": tensor for name, tensor in (facts | ours["arrays"]).items()}
-    for entry in given.get("state", {}).values():
-        found |= {k: v for k, v in entry.items() if isinstance(k, str) and k.startswith("rank")}
-    if not found or "param_groups" not in given:
+        saved = {f"rank{ours['rank']}/{name}": tensor for name, tensor in (facts | ours["arrays"]).items()}
+    for entry in state.get("state", {}).values():
+        saved |= {k: v for k, v in entry.items() if isinstance(k, str) and k.startswith("rank")}
+    if not saved or "param_groups" not in state:
         raise UsageError("a state_dict without the state of a rank: it is not one of a SignOptimizer")
-    first, mine = next(iter(found)).split("/")[0], f"rank{world.rank}/"
-    own = {name.removeprefix(mine): tensor for name, tensor in found.items() if name.startswith(mine)}
-    voters = int((own or {"voters": found[f"{first}/voters"]})["voters"])
+    first, mine = next(iter(saved)).split("/")[0], f"rank{world.rank}/"
+    own = {name.removeprefix(mine): tensor for name, tensor in saved.items() if name.startswith(mine)}
+    voters = int((own or {"voters": saved[f"{first}/voters"]})["voters"])
     if not own or voters != world.n:
         theirs = mine[:-1] if own else first
         raise UsageError(
@@ -150,7 +150,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
         except OSError as error:
             raise UsageError(f"can't write the checkpoint {path}: {error.strerror}") from error
     config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.algorithm.name}})
-    state.save(path, optimizer.stepper, ranks, config, progress, None)
+    state.save_state(path, optimizer.stepper, ranks, config, progress, None)
 
 
 def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
@@ -164,7 +164,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
         check_between_steps(optimizer)
     optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
     try:
-        progress, _ = state.restore(opened, optimizer.stepper, ranks)
+        progress, _ = state.load_state(opened, optimizer.stepper, ranks)
     finally:
         optimizer.gradients.keeps_buffers = True
     _put_back(optimizer.param_groups, decode(progress["groups"]))

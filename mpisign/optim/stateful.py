@@ -12,7 +12,7 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim import buffers, saving
 from mpisign.optim.gradients import Gradients
-from mpisign.optim.leaving import CollectiveCalls, together
+from mpisign.optim.leaving import CollectiveCalls, collective
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.storage import copy_of, is_dense, put_back
 from mpisign.parallel.mpi import Ranks
@@ -37,7 +37,7 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
 
     # Buffers
 
-    @together(meet=True)
+    @collective(meet=True)
     def average_buffers(self) -> None:
         """Overwrites the model's buffers, where ranks differ, by their mean over ranks (numbers that count: root's).
 
@@ -87,7 +87,7 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
     def __getstate__(self) -> NoReturn:
         saving.refuse_copies()
 
-    @together(meet=True)
+    @collective(meet=True)
     def save(self, path: str | Path, **extra: Any) -> None:
         """Writes x, all ranks' states and their models' buffers into one checkpoint, aside and renamed. Collective.
 
@@ -97,7 +97,7 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         """
         saving.save(Path(path), self, extra)
 
-    @together(meet=True)
+    @collective(meet=True)
     def load(self, path: str | Path) -> dict[str, Any]:
         """Goes on from a checkpoint that save() wrote, bit for bit: x, states, buffers, the groups. Collective.
 

@@ -32,7 +32,9 @@ class Statistics:
     skipped: bool = False
 
 
-def told(stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bool, with_loss: bool) -> Statistics:
+def statistics_of(
+    stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bool, with_loss: bool
+) -> Statistics:
     """Of the step that a Stepper just took. Collective if counting, which the step must have done, too.
 
     sent: bytes up and down by this rank. with_loss: whether the outcome's loss is one.

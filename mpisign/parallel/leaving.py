@@ -183,10 +183,10 @@ def _depart(roll: RollCall, patient: bool) -> None:
     if mpi.is_running():
         why = _exits[-1] if _exits else "its program ended"
         if patient:
-            roll.depart(why)
+            roll.say_goodbye(why)
         else:
             with WATCH("the end of all ranks"):
-                roll.depart(why)
+                roll.say_goodbye(why)
 
 
 def on_timeout(step: int, text: str) -> None:

@@ -96,7 +96,7 @@ class Ranks:
         with WATCH("a gather of what all ranks have"):
             return self.comm.gather(value) if self.comm else [value]
 
-    def told(self, source: int):
+    def receive(self, source: int):
         """The next small message from a rank, awaited without spinning."""
         with WATCH(f"a message of rank {source}"):
             while not self.comm.iprobe(source=source):

@@ -86,7 +86,7 @@ class RollCall(threading.Thread):
         with WATCH(f"the others in {self._inside}"):
             self._wait(self._comm)
 
-    def depart(self, why: str) -> None:
+    def say_goodbye(self, why: str) -> None:
         """Takes no further part, and waits until no rank does, so that MPI can end. Collective."""
         self._left, self._inside = why, ""
         self._wait(self._last)
@@ -120,7 +120,7 @@ class RollCall(threading.Thread):
         clock = Clock(WATCH, PERIOD)
         try:
             while not self._over.wait(PERIOD):
-                waits = clock.look() and clock.seconds > PATIENCE
+                waits = clock.poll() and clock.seconds > PATIENCE
                 self._listen()
                 if self.rank < ASKERS and (waits or self._left):
                     self._ask()

@@ -44,7 +44,7 @@ class Clock:
         self._wait: tuple[str, float] | None = None
         self._last, self.seconds = time.monotonic(), 0.0
 
-    def look(self) -> str | None:
+    def poll(self) -> str | None:
         """The name of the current wait, or None; updates `seconds`."""
         wait, now = self._watch.wait, time.monotonic()
         went_by, self._last = min(now - self._last, self._most), now
@@ -67,7 +67,7 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         clock = Clock(self._watch, self._period)
         while not self._over.wait(self._period):
-            what = clock.look()
+            what = clock.poll()
             if what and clock.seconds > max(self._limit, self._watch.least):
                 text = f"{what} has not ended after {clock.seconds:.0f} s; a rank is stuck, gone, or slower than "
                 self._on_timeout(self._watch.step, text + self._key)

@@ -203,7 +203,7 @@ class Mpi(World):
         self._header = None
 
     @cached_property
-    def aside(self):
+    def second_comm(self):
         """A second communicator, for what no order ties to the messages on the first. The first use is collective."""
         return self.comm.Dup()
 
@@ -241,7 +241,7 @@ class Mpi(World):
         row = row.cpu().contiguous()
         every = torch.empty(self.n, *row.shape, dtype=row.dtype)
         with self.watch("an Allgather of messages for onlookers"):
-            self.aside.Allgather(row.numpy(), every.numpy())
+            self.second_comm.Allgather(row.numpy(), every.numpy())
         return every
 
     def stack(self, vectors):

@@ -75,7 +75,7 @@ class Job:
         kind = ranks.share(start.kind)
         if kind == "resume":
             self._keep_threads(start.run)
-            self.log.take_back(*state.restore(start.opened, self.stepper, ranks))
+            self.log.take_back(*state.load_state(start.opened, self.stepper, ranks))
         elif kind == "init":
             state.start_from(start.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:

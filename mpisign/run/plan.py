@@ -107,7 +107,7 @@ def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Method, dict[
     built = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
     factor = config.dense.lr / (config.schedule.lr or entry.lr) if config.dense.lr else 1.0
     if config.dense.parameters and not all(stage.sign.up().raw for stage in built.stages):
-        built = dense.beside(built, factor)
+        built = dense.with_averaging(built, factor)
     if config.dense.steps:
         built = dense.warm_start(built, config.dense.steps, factor)
     return built, hyperparameters

@@ -23,7 +23,7 @@ from mpisign.run.evaluate import gradient_norms, measure, statistics
 from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
-from mpisign.storage.reader import Run, told
+from mpisign.storage.reader import Run, summary_lines
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES
 from mpisign.storage.writer import NoWriter, RunWriter
 
@@ -123,7 +123,7 @@ class RunLog:
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
-            output.say("\n".join(told(Run(self.path).summary())))
+            output.say("\n".join(summary_lines(Run(self.path).summary())))
 
     # Rows
 
@@ -274,6 +274,6 @@ class RunLog:
     def print_costs(self) -> None:
         """What a run would cost, in place of taking it. Collective."""
         self.print_header()
-        for line in told(budget.foretold(self.config, self.stepper, self.share)):
+        for line in summary_lines(budget.foretold(self.config, self.stepper, self.share)):
             self.printer.line(line)
         self.close()

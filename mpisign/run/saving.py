@@ -55,7 +55,7 @@ class CheckpointManager:
             kept = log.kept if self.config.run.keep in ("best", "uniform") else None
             try:
                 with stepper.world.watch("writing a checkpoint"):
-                    state.save(path, stepper, self.ranks, self.config.text(), progress, kept)
+                    state.save_state(path, stepper, self.ranks, self.config.text(), progress, kept)
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
         self.requests.saved()

@@ -97,7 +97,7 @@ class Run:
     def __repr__(self) -> str:
         """What a notebook shows: the summary, and the tables with their rows."""
         tables = ", ".join(f"{name} ({rows})" for name, rows in self.tables.items())
-        return "\n".join([f"Run({str(self.path)!r})", *told(self.summary()), f"tables (rows): {tables}"])
+        return "\n".join([f"Run({str(self.path)!r})", *summary_lines(self.summary()), f"tables (rows): {tables}"])
 
     @property
     def tables(self) -> dict[str, int]:
@@ -248,7 +248,7 @@ class Run:
         return lines | {"run_file": str(self.path)}
 
 
-def told(figures: Mapping[str, object]) -> list[str]:
+def summary_lines(figures: Mapping[str, object]) -> list[str]:
     """Figures such as a summary's as lines, `name: value unit`."""
     lines = []
     for name, value in figures.items():

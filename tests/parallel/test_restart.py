@@ -42,13 +42,13 @@ def test_any_exchange_goes_on_from_it(name, comm, everywhere, folder):
     setup, (first, same, other) = steppers(name, comm, "sharded", "sharded", "allgather")
     for t in range(7):
         first.step(rate(t), counting=True)
-    state.save(folder / "c.h5", first, ranks, "", PROGRESS, None)
+    state.save_state(folder / "c.h5", first, ranks, "", PROGRESS, None)
     for stepper in (same, other):
         opened = Checkpoint(folder / "c.h5") if ranks.root else None
-        progress, kept = state.restore(opened, stepper, ranks)
+        progress, kept = state.load_state(opened, stepper, ranks)
         everywhere(progress == PROGRESS and kept is None and stepper.t == 7, "what was told comes back")
     here = Setup(Awkward(), comm.Get_size()).stepper(setup.algorithm(name, **ALGORITHMS[name]))
-    state.restore(Checkpoint(folder / "c.h5"), here, mpi.alone(comm.Get_size()))
+    state.load_state(Checkpoint(folder / "c.h5"), here, mpi.alone(comm.Get_size()))
     for t in range(7, 12):
         flips = []
         for stepper in (first, same, other, here):
@@ -61,11 +61,11 @@ def test_any_exchange_goes_on_from_it(name, comm, everywhere, folder):
 def test_what_does_not_fit_is_refused_by_all(comm, everywhere, folder):
     ranks = mpi.start()
     _, (first,) = steppers("onebit-adam", comm, "sharded")
-    state.save(folder / "c.h5", first, ranks, "", PROGRESS, None)
+    state.save_state(folder / "c.h5", first, ranks, "", PROGRESS, None)
     _, (stranger,) = steppers("sto-signsgd", comm, "sharded")
     before = digest(stranger)
     with pytest.raises(UsageError, match="checkpoint of Stages"):
-        state.restore(Checkpoint(folder / "c.h5") if ranks.root else None, stranger, ranks)
+        state.load_state(Checkpoint(folder / "c.h5") if ranks.root else None, stranger, ranks)
     everywhere(digest(stranger) == before, "nothing has changed")
 
 
@@ -73,9 +73,9 @@ def test_a_checkpoint_that_cant_be_written_is_known_to_all(comm, everywhere, fol
     ranks = mpi.start()
     _, (stepper,) = steppers("sto-signsgd", comm, "sharded")
     good = folder / "good" / "step-000000001.h5"
-    state.save(good, stepper, ranks, "", PROGRESS, None)
+    state.save_state(good, stepper, ranks, "", PROGRESS, None)
     (folder / "file").touch()
     with pytest.raises(StorageError, match="can't write the checkpoint"):
-        state.save(folder / "file" / "c.h5", stepper, ranks, "", PROGRESS, None)
+        state.save_state(folder / "file" / "c.h5", stepper, ranks, "", PROGRESS, None)
     stepper.step(0.1)
     everywhere(checkpoint.Checkpoint(good).step == 0, "the one before is still whole")
