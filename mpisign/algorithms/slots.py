@@ -190,14 +190,7 @@ class SignRule:
         return counts
 
     def pack(
-        self,
-        signal: Tensor,
-        scales: np.ndarray | None,
-        lo: int,
-        hi: int,
-        out: Tensor,
-        state: State,
-        step: Step,
+        self, signal: Tensor, scales: np.ndarray | None, lo: int, hi: int, out: Tensor, state: State, step: Step
     ) -> Packed:
         """Packs coordinates [lo, hi) into out (planes, words of the chunk)."""
         raise NotImplementedError
