@@ -58,10 +58,7 @@ class NoisySign(_Signs):
     decay: float = 0.0
     zeros: str = "coin"
 
-    elementwise = True
-
-    def init(self, layout):
-        return {"noisy": layout.zeros()}
+    elementwise, vectors = True, ("noisy",)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         noisy = state["noisy"]
@@ -187,7 +184,7 @@ class ErrorFeedback(SignRule):
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
 
-    needs_whole = "the residual that the estimate is added to first"
+    needs_whole, vectors = "the residual that the estimate is added to first", ("residual",)
 
     @property
     def rules(self):
@@ -198,9 +195,6 @@ class ErrorFeedback(SignRule):
 
     def up(self):
         return self.rule.up()
-
-    def init(self, layout):
-        return {"residual": layout.zeros()}
 
     def begin(self, v, state, step):
         # p = lr*v + e takes the place of e until it is packed

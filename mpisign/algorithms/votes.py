@@ -14,12 +14,9 @@ from mpisign.algorithms.messages import RAW, Format
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import Span
 
-SIGNS = np.array([-1.0, 1.0])
-SIGNS_OR_ZERO = np.array([0.0, 0.0, -1.0, 1.0])  # code = sign + 2 * (not zero)
-
 
 class _Signs(Vote):
-    """Decides a sign a coordinate, or none where it is tied and the rule is "zero"."""
+    """Decides a sign per coordinate, or none where it is tied and the rule is "zero"."""
 
     ties: str
 
@@ -32,9 +29,6 @@ class _Signs(Vote):
 
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1)
-
-    def levels(self, up, voters):
-        return SIGNS_OR_ZERO if self.ties == "zero" else SIGNS
 
     def _pack(self, values, span, out, step):
         """The signs of values, 0 being a tie."""
@@ -62,9 +56,6 @@ class RandomisedMajority(Vote):
 
     def down(self, up, voters):
         return Format(planes=1)
-
-    def levels(self, up, voters):
-        return SIGNS
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
@@ -175,7 +166,7 @@ class ServerErrorFeedback(_Residual, _Signs):
     shares = True
 
     def down(self, up, voters):
-        return Format(planes=2 if self.ties == "zero" else 1, scaled=True)
+        return replace(super().down(up, voters), scaled=True)
 
     def absorb(self, ballots, state, step):
         for span, _, e in self._spans(ballots, state, step):
@@ -232,9 +223,6 @@ class TrackedQuantised(_Tracking):
 
     def down(self, up, voters):
         return Format(planes=1, scaled=True)
-
-    def levels(self, up, voters):
-        return SIGNS
 
     def shared(self, ballots, state, step):
         return bits.tile_maxima(state[self.array], self._tiles(ballots, step))
