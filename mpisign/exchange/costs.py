@@ -4,7 +4,6 @@ Each exchange tells by its `cost` what all ranks send in a step. That this equal
 is tested for every algorithm and exchange.
 """
 
-from mpisign import bits
 from mpisign.algorithms.messages import Format
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import TILE, WORD, Layout
@@ -58,8 +57,3 @@ def grain_of(vote: Vote) -> int:
     word is the grain.
     """
     return TILE if vote.shares or vote.stateful else WORD
-
-
-def planes_of(up: Format, voters: int) -> int:
-    """Planes of a count of so many messages: of +1, and where they may abstain of -1 as well."""
-    return up.planes * bits.width(voters)

@@ -17,6 +17,10 @@ from mpisign.errors import UsageError
 
 Parameters = Mapping[str, Tensor]
 
+# what problems offer: see Problem
+VALUES = frozenset({"two points", "function values"})
+FINITE_SUM, EXACT = VALUES | {"finite sum"}, VALUES | {"exact gradient"}
+
 
 class Rows:
     """Rows of data: named arrays (numpy or scipy CSR) that agree in their first dimension."""
@@ -84,7 +88,7 @@ class Problem:
     rows "exact gradient".
     """
 
-    offers: frozenset[str] = frozenset({"two points", "function values"})
+    offers: frozenset[str] = VALUES
     constrained: bool = False  # whether x is kept where constrain() allows it
     # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
     # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
