@@ -1,4 +1,4 @@
-"""What is sent for an estimate v: one bit a coordinate, with or without scales, or raw floats.
+"""What is sent for an estimate v: one bit per coordinate, with or without scales, or raw floats.
 
 sign(0) is a rule of its own (`zeros`): "coin", a fair coin that is negated at the next step; "random", a new coin
 at every step; "abstain", a second plane that says "no vote", the mathematics; "plus", +1, and "minus", -1, which
@@ -129,7 +129,7 @@ class StochasticSign(_Signs):
 class ScaledStochasticSign(SignRule):
     """R_b * (+1 with probability (1 + v/R_b)/2, else -1), R_b = max |v_b| of each tensor b: unbiased for v.
 
-    One float32 a tensor beside the words; a tensor of zeros is sent as zero.
+    One float32 per tensor beside the words; a tensor of zeros is sent as zero.
     """
 
     needs_whole = "a scale a tensor"
@@ -148,7 +148,7 @@ class ScaledStochasticSign(SignRule):
 
 @dataclass(frozen=True)
 class ScaledSign(_Signs):
-    """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 a tensor beside the words."""
+    """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 per tensor beside the words."""
 
     zeros: str = "coin"
 
@@ -207,7 +207,7 @@ class ErrorFeedback(SignRule):
 
 @dataclass(frozen=True)
 class Raw(SignRule):
-    """v itself as float32, with noise of deviation `noise` if there is any: no sign, 32 bits a coordinate.
+    """v itself as float32, with noise of deviation `noise` if there is any: no sign, 32 bits per coordinate.
 
     weighted: whether a voter's weight in the objective multiplies its v, for means.
     """

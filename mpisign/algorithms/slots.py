@@ -178,7 +178,7 @@ class SignRule(_Stateful):
         return v, None
 
     def begin_residual(self, p: Tensor, v: Tensor, rates: np.ndarray, step: Step) -> tuple[Tensor, np.ndarray | None]:
-        """begin(p) after p += rate * v, a float32 rate a segment: the way into error feedback."""
+        """begin(p) after p += rate * v, a float32 rate per segment: the way into error feedback."""
         for span in step.layout.all_spans:
             bits.blend(p[span.coordinates], v[span.coordinates], 1.0, rates[span.segment])
         return self.begin(p, {}, step)

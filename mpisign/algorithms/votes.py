@@ -82,11 +82,11 @@ class Average(Vote):
 
 @dataclass(frozen=True)
 class LearnedWeights(_Signs):
-    """sign(sum of w*sign), with integer weights a voter and coordinate, learned from past agreement.
+    """sign(sum of w*sign), with integer weights per voter and coordinate, learned from past agreement.
 
     p = fraction of past rounds in which the voter agreed with what was decided, w = round(resolution*log(p/(1-p))),
     |w| <= resolution*limit; all weights are 1 for the first `plain` rounds. forget: factor on the past at each round.
-    negative: whether weights may fall below 0. Keeps one float32 a voter and coordinate where it is counted.
+    negative: whether weights may fall below 0. Keeps one float32 per voter and coordinate where it is counted.
     """
 
     plain: int = 100
@@ -248,7 +248,7 @@ class Mean(Vote):
 
 @dataclass(frozen=True)
 class ScaledMean(Vote):
-    """The mean of scaled signs, summed in voter order: 32 bits a coordinate down, unless everyone counts.
+    """The mean of scaled signs, summed in voter order: 32 bits per coordinate down, unless everyone counts.
 
     in_x: whether the scales are in units of x, the learning rate included.
     """

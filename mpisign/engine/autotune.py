@@ -37,7 +37,7 @@ RATE = 1e-3  # of a step without its gradient
 
 @dataclass(frozen=True)
 class LinkModel:
-    """What one round of messages from each rank to each other takes: seconds, and bytes a second that a rank sends."""
+    """What one round of messages from each rank to each other takes: seconds, and bytes per second of a rank."""
 
     latency: float
     bandwidth: float
