@@ -164,24 +164,28 @@ class Layout:
             self._tiles[lo, hi] = np.array(cut, dtype=np.int64).reshape(-1, 3).T.copy()
         return self._tiles[lo, hi]
 
+    @cached_property
+    def all_tiles(self) -> np.ndarray:
+        """The tiles of all of x."""
+        return self.tiles(0, self.length)
+
     def block_sums(self, tile_sums: np.ndarray) -> np.ndarray:
         """Sums of tiles, added in tile order to one float64 per segment.
 
-        tile_sums: float64, one for each of tiles(0, length).
+        tile_sums: float64, one for each of all_tiles.
         """
         sums = np.zeros(len(self.segments))
-        np.add.at(sums, self.tiles(0, self.length)[2], tile_sums)
+        np.add.at(sums, self.all_tiles[2], tile_sums)
         return sums
 
     def norm(self, v: Tensor) -> float:
         """Euclidean norm: float64 sums of squares by tile, then by segment, then over all, each in order."""
-        squares = self.block_sums(bits.tile_sums(v, self.tiles(0, self.length), squares=True))
+        squares = self.block_sums(bits.tile_sums(v, self.all_tiles, squares=True))
         return float(np.sqrt(np.add.accumulate(squares)[-1]))
 
     def total(self, v: Tensor) -> float:
         """Sum over all coordinates, in float64, by tiles: that of the positive ones less that of the others."""
-        tiles = self.tiles(0, self.length)
-        above, below = (self.block_sums(bits.tile_sums(part.relu(), tiles)) for part in (v, -v))
+        above, below = (self.block_sums(bits.tile_sums(part.relu(), self.all_tiles)) for part in (v, -v))
         return float(np.add.accumulate(above - below)[-1])
 
     def mean_magnitudes(self, tile_sums: np.ndarray) -> np.ndarray:
@@ -192,7 +196,7 @@ class Layout:
     def largest_magnitudes(self, tile_maxima: np.ndarray) -> np.ndarray:
         """max |v_b| of each segment b, float32, from the tile maxima of |v|."""
         most = np.zeros(len(self.segments))
-        np.maximum.at(most, self.tiles(0, self.length)[2], tile_maxima)
+        np.maximum.at(most, self.all_tiles[2], tile_maxima)
         return most.astype(np.float32)
 
     def parts(self, lo: int, hi: int) -> np.ndarray:

@@ -138,8 +138,7 @@ class ScaledStochasticSign(SignRule):
         return Format(planes=1, scaled=True)
 
     def begin(self, v, state, step):
-        layout = step.layout
-        return v, layout.largest_magnitudes(bits.tile_maxima(v, layout.tiles(0, layout.length)))
+        return v, step.layout.largest_magnitudes(bits.tile_maxima(v, step.layout.all_tiles))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         bits.pack_stochastic_parts(signal[lo:hi], scales, step.layout.parts(lo, hi), lo, step.draw("sign"), out)
@@ -158,12 +157,10 @@ class ScaledSign(_Signs):
         return replace(super().up(), scaled=True)
 
     def begin(self, v, state, step):
-        layout = step.layout
-        return v, layout.mean_magnitudes(bits.tile_sums(v, layout.tiles(0, layout.length)))
+        return v, step.layout.mean_magnitudes(bits.tile_sums(v, step.layout.all_tiles))
 
     def begin_residual(self, p, v, rates, step):
-        layout = step.layout
-        return p, layout.mean_magnitudes(bits.add_and_sum(p, v, rates, layout.tiles(0, layout.length)))
+        return p, step.layout.mean_magnitudes(bits.add_and_sum(p, v, rates, step.layout.all_tiles))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)

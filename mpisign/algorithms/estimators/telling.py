@@ -57,7 +57,7 @@ class Differences(Estimator):
             return g
         if self.same_batch:
             oracle.gradient(step.x_before, before, again=True)
-        sums = layout.block_sums(bits.tile_sums(g - before, layout.tiles(0, layout.length)))
+        sums = layout.block_sums(bits.tile_sums(g - before, layout.all_tiles))
         state["told"][0] = float(sums.sum())
         state["told"][1] = layout.total(state["decided"] * g)
         return g
