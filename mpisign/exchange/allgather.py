@@ -1,6 +1,6 @@
 """`allgather`: everyone gets every message and counts all of it.
 
-    1. send     Allgather of words: (n-1) * up bits a coordinate, one collective
+    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective
     2. receive  everyone holds n messages; every rank decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 

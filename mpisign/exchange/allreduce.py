@@ -3,7 +3,7 @@
 `allreduce` gives every coordinate a field of w(n) = ceil(log2(n+1)) bits in 64-bit words, so that an
 ordinary integer SUM counts votes and no carry crosses a field:
 
-    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits a coordinate
+    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits per coordinate
     2. receive  fields -> a tally in bit planes; every rank decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 

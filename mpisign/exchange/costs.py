@@ -35,7 +35,7 @@ def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[in
     """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
 
     Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
-    does; a scaled message has one float32 a tensor for every other rank, and a scaled verdict one a tensor in all.
+    does; a scaled message has one float32 per tensor for every other rank, and a scaled verdict one per tensor in all.
     Headers, pads and the sums of which a verdict's scales are made are left out.
     """
     others, scales = voters - 1, 32 * len(layout.segments)

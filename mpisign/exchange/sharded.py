@@ -1,6 +1,6 @@
 """`sharded` (and `dense`, the same way for raw floats): every rank counts its share of each chunk.
 
-    1. send     Alltoall: rank r gets everyone's message for its share      (n-1)/n * up bits a coordinate
+    1. send     Alltoall: rank r gets everyone's message for its share      (n-1)/n * up bits per coordinate
     2. receive  r holds n messages for its share; the vote decides it
     3. publish  Allgather of the verdicts                                   (n-1)/n * down bits
     4. collect  everyone holds the whole verdict

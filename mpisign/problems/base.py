@@ -90,8 +90,8 @@ class Problem:
 
     offers: frozenset[str] = VALUES
     constrained: bool = False  # whether x is kept where constrain() allows it
-    # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
-    # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
+    # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives one row per voter,
+    # gradient() gets batches and gradients with a leading dimension and gives one loss per voter, or one for all
     elementwise: bool = False
     # whether read() only looks, on every rank, and each then takes its own rows from the file itself
     everywhere: bool = False
@@ -103,7 +103,7 @@ class Problem:
     coordinates: int | None = None
 
     def read(self) -> Tables | None:
-        """Reads the data, on one rank a node; None for a problem without rows.
+        """Reads the data, on one rank per node; None for a problem without rows.
 
         Raises UsageError for missing or damaged files.
         """
@@ -128,7 +128,7 @@ class Problem:
         return None
 
     def augment(self, batch: Rows, draw: Draw, first: int) -> Rows:
-        """A batch of training rows as this step shall see them, by draws from block `first` on, one or more a row."""
+        """A batch of training rows as this step shall see them, by draws from block `first` on, one or more per row."""
         raise NotImplementedError
 
     def use_precision(self, precision: str) -> None:

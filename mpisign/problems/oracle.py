@@ -28,7 +28,7 @@ class Oracle:
 
     rows: this voter's own rows, or None. batch_size: rows of a minibatch; 0 is all of them.
     accumulate: minibatches averaged into one gradient. clip: largest Euclidean norm of a gradient, 0 for none.
-    sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see feed.py.
+    sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see loader.py.
     """
 
     def __init__(
