@@ -12,7 +12,7 @@ pads between segments belong to no parameter: no kernel touches them, and counts
 """
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.errors import UsageError
 
 WORD = 64  # coordinates in a word
 TILE = 4096  # coordinates in a tile: the unit of float64 sums and of shard borders
@@ -134,36 +133,22 @@ class Layout:
             groups.append(Group(lo, lo + own.length, first, own, segments[0].options.vote))
         return tuple(groups)
 
-    @property
-    def words(self) -> int:
-        """Words of one plane of signs."""
-        return self.length // WORD
-
     @cached_property
     def _offsets(self) -> list[int]:
         return [s.offset for s in self.segments]
 
     @cached_property
     def all_spans(self) -> list[Span]:
-        """One span a segment."""
+        """One span per segment."""
         return self.spans(0, self.length)
 
     def spans(self, lo: int, hi: int) -> list[Span]:
         """The parts of [lo, hi) that hold parameters, in order."""
         if (lo, hi) not in self._spans:
-            self._spans[lo, hi] = self._find_spans(lo, hi)
+            first, end = max(bisect_right(self._offsets, lo) - 1, 0), bisect_left(self._offsets, hi)
+            near = [(max(lo, self.segments[k].offset), min(hi, self.segments[k].end), k) for k in range(first, end)]
+            self._spans[lo, hi] = [Span(*span) for span in near if span[0] < span[1]]
         return self._spans[lo, hi]
-
-    def _find_spans(self, lo: int, hi: int) -> list[Span]:
-        first = max(bisect_right(self._offsets, lo) - 1, 0)
-        spans = []
-        for index in range(first, len(self.segments)):
-            s = self.segments[index]
-            if s.offset >= hi:
-                break
-            if (start := max(lo, s.offset)) < (end := min(hi, s.end)):
-                spans.append(Span(start, end, index))
-        return spans
 
     def tiles(self, lo: int, hi: int) -> np.ndarray:
         """The spans of [lo, hi), cut at every multiple of 4096: the unit of a float64 sum.
@@ -179,24 +164,28 @@ class Layout:
             self._tiles[lo, hi] = np.array(cut, dtype=np.int64).reshape(-1, 3).T.copy()
         return self._tiles[lo, hi]
 
-    def block_sums(self, tile_sums: np.ndarray) -> np.ndarray:
-        """Sums of tiles, added in tile order to one float64 a segment.
+    @cached_property
+    def all_tiles(self) -> np.ndarray:
+        """The tiles of all of x."""
+        return self.tiles(0, self.length)
 
-        tile_sums: float64, one for each of tiles(0, length).
+    def block_sums(self, tile_sums: np.ndarray) -> np.ndarray:
+        """Sums of tiles, added in tile order to one float64 per segment.
+
+        tile_sums: float64, one for each of all_tiles.
         """
         sums = np.zeros(len(self.segments))
-        np.add.at(sums, self.tiles(0, self.length)[2], tile_sums)
+        np.add.at(sums, self.all_tiles[2], tile_sums)
         return sums
 
     def norm(self, v: Tensor) -> float:
         """Euclidean norm: float64 sums of squares by tile, then by segment, then over all, each in order."""
-        squares = self.block_sums(bits.tile_sums(v, self.tiles(0, self.length), squares=True))
+        squares = self.block_sums(bits.tile_sums(v, self.all_tiles, squares=True))
         return float(np.sqrt(np.add.accumulate(squares)[-1]))
 
     def total(self, v: Tensor) -> float:
         """Sum over all coordinates, in float64, by tiles: that of the positive ones less that of the others."""
-        tiles = self.tiles(0, self.length)
-        above, below = (self.block_sums(bits.tile_sums(part.relu(), tiles)) for part in (v, -v))
+        above, below = (self.block_sums(bits.tile_sums(part.relu(), self.all_tiles)) for part in (v, -v))
         return float(np.add.accumulate(above - below)[-1])
 
     def mean_magnitudes(self, tile_sums: np.ndarray) -> np.ndarray:
@@ -207,7 +196,7 @@ class Layout:
     def largest_magnitudes(self, tile_maxima: np.ndarray) -> np.ndarray:
         """max |v_b| of each segment b, float32, from the tile maxima of |v|."""
         most = np.zeros(len(self.segments))
-        np.maximum.at(most, self.tiles(0, self.length)[2], tile_maxima)
+        np.maximum.at(most, self.all_tiles[2], tile_maxima)
         return most.astype(np.float32)
 
     def parts(self, lo: int, hi: int) -> np.ndarray:
@@ -252,18 +241,6 @@ class Layout:
         for name, view in self.views(flat).items():
             view.copy_(parameters[name])
         return flat
-
-    def check_storage(self, parameters: Mapping[str, Tensor], flat: Tensor) -> None:
-        """Refuses parameters that are no longer views into x.
-
-        Raises UsageError naming the parameter.
-        """
-        for s in self.segments:
-            if parameters[s.name].data_ptr() != flat.data_ptr() + 4 * s.offset:
-                raise UsageError(
-                    f"parameter {s.name!r} no longer lies in the flat vector x; "
-                    "assign to it in place (p.copy_(...)) instead of replacing its storage"
-                )
 
     def digest(self, flat: Tensor) -> bytes:
         """16 bytes that differ where two vectors differ in any parameter's bits."""

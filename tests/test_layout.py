@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpisign.errors import UsageError
 from mpisign.layout import Layout
 
 sizes = st.lists(st.integers(0, 9000), min_size=1, max_size=6)
@@ -70,13 +69,3 @@ def test_coordinates_have_names():
     layout = Layout({"weight": (2, 3), "bias": ()})
     assert layout.name_of(4) == "weight[1, 1]"
     assert layout.name_of(64) == "bias[0]"
-
-
-def test_a_parameter_whose_storage_moved_is_refused():
-    layout = Layout({"a": (3,), "b": (5,)})
-    x = layout.zeros()
-    views = layout.views(x)
-    layout.check_storage(views, x)
-    views["b"] = views["b"].clone()
-    with pytest.raises(UsageError, match="'b'"):
-        layout.check_storage(views, x)

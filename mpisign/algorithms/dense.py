@@ -7,6 +7,7 @@ from mpisign.algorithms.signs import Raw
 from mpisign.algorithms.updates import RawDescent
 from mpisign.algorithms.votes import Mean
 from mpisign.errors import UsageError
+from mpisign.layout import Layout
 
 
 def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:
@@ -52,5 +53,5 @@ def warm_start(algorithm: Method, steps: int, factor: float = 1.0) -> Stages:
     first = averaged(algorithm, factor)
     if algorithm.dense:
         first = replace(first, dense=algorithm.dense)
-    names = [f"estimator/{name}" for name in algorithm.estimator.arrays]
+    names = [f"estimator/{name}" for name in algorithm.estimator.init(Layout({"x": (1,)}))]
     return Stages(first, algorithm, tuple((name, name) for name in names), algorithm.name, until=steps)

@@ -53,7 +53,9 @@ def describe(entry: Entry) -> str:
         facts["function values"] = f"{values:.3g} per row of the batch and step"
     for k, stage in enumerate(built.stages):
         which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
-        facts[f"{which}up"], facts[f"{which}down"] = _formats(stage)
+        (up, down), side_information = formats(stage), stage.sign.side_information()
+        facts[f"{which}up"] = _bits(up) + (f"; {side_information}" if side_information else "")
+        facts[f"{which}down"] = f"{_bits(down)} at n = {VOTERS}"
     facts["known"] = entry.known
     lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
     lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts.items()]
@@ -79,12 +81,6 @@ def formats(stage: Algorithm) -> tuple[Format, Format]:
     return up, ruled.vote.down(up, VOTERS)
 
 
-def _formats(stage: Algorithm) -> tuple[str, str]:
-    up, down = formats(stage)
-    side_information = stage.sign.side_information()
-    return _bits(up) + (f"; {side_information}" if side_information else ""), f"{_bits(down)} at n = {VOTERS}"
-
-
 def _bits(form: Format) -> str:
     if form.raw:
         return "32 bits per coordinate (raw floats)"
@@ -92,10 +88,10 @@ def _bits(form: Format) -> str:
 
 
 def evaluations(entry: Entry) -> float:
-    """Gradients of single rows a step, over the rows of a batch."""
+    """Gradients of single rows per step, over the rows of a batch."""
     return per_step(evaluations_at, entry.build(), [(BATCH, ROWS)], STEPS) / BATCH
 
 
 def function_values(entry: Entry) -> float:
-    """Function values of single rows a step, likewise."""
+    """Function values of single rows per step, likewise."""
     return per_step(values_at, entry.build(), [(BATCH, ROWS)], STEPS) / BATCH

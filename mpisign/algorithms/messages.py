@@ -19,7 +19,7 @@ class Format:
     """How a message or a verdict travels: bit planes, or raw float32 if there are none."""
 
     planes: int
-    scaled: bool = False  # one float32 a segment beside the words
+    scaled: bool = False  # one float32 per segment beside the words
 
     @property
     def raw(self) -> bool:
@@ -27,7 +27,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        """Bits a coordinate, without scales."""
+        """Bits per coordinate, without scales."""
         return self.planes or 32
 
     def items(self, coordinates: int) -> int:

@@ -1,4 +1,4 @@
-"""What is sent for an estimate v: one bit a coordinate, with or without scales, or raw floats.
+"""What is sent for an estimate v: one bit per coordinate, with or without scales, or raw floats.
 
 sign(0) is a rule of its own (`zeros`): "coin", a fair coin that is negated at the next step; "random", a new coin
 at every step; "abstain", a second plane that says "no vote", the mathematics; "plus", +1, and "minus", -1, which
@@ -58,10 +58,7 @@ class NoisySign(_Signs):
     decay: float = 0.0
     zeros: str = "coin"
 
-    elementwise = True
-
-    def init(self, layout):
-        return {"noisy": layout.zeros()}
+    elementwise, vectors = True, ("noisy",)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         noisy = state["noisy"]
@@ -132,7 +129,7 @@ class StochasticSign(_Signs):
 class ScaledStochasticSign(SignRule):
     """R_b * (+1 with probability (1 + v/R_b)/2, else -1), R_b = max |v_b| of each tensor b: unbiased for v.
 
-    One float32 a tensor beside the words; a tensor of zeros is sent as zero.
+    One float32 per tensor beside the words; a tensor of zeros is sent as zero.
     """
 
     needs_whole = "a scale a tensor"
@@ -141,8 +138,7 @@ class ScaledStochasticSign(SignRule):
         return Format(planes=1, scaled=True)
 
     def begin(self, v, state, step):
-        layout = step.layout
-        return v, layout.largest_magnitudes(bits.tile_maxima(v, layout.tiles(0, layout.length)))
+        return v, step.layout.largest_magnitudes(bits.tile_maxima(v, step.layout.all_tiles))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         bits.pack_stochastic_parts(signal[lo:hi], scales, step.layout.parts(lo, hi), lo, step.draw("sign"), out)
@@ -151,7 +147,7 @@ class ScaledStochasticSign(SignRule):
 
 @dataclass(frozen=True)
 class ScaledSign(_Signs):
-    """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 a tensor beside the words."""
+    """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 per tensor beside the words."""
 
     zeros: str = "coin"
 
@@ -161,12 +157,10 @@ class ScaledSign(_Signs):
         return replace(super().up(), scaled=True)
 
     def begin(self, v, state, step):
-        layout = step.layout
-        return v, layout.mean_magnitudes(bits.tile_sums(v, layout.tiles(0, layout.length)))
+        return v, step.layout.mean_magnitudes(bits.tile_sums(v, step.layout.all_tiles))
 
     def begin_residual(self, p, v, rates, step):
-        layout = step.layout
-        return p, layout.mean_magnitudes(bits.add_and_sum(p, v, rates, layout.tiles(0, layout.length)))
+        return p, step.layout.mean_magnitudes(bits.add_and_sum(p, v, rates, step.layout.all_tiles))
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         return Sign(self.zeros).pack(signal, None, lo, hi, out, state, step)
@@ -187,7 +181,7 @@ class ErrorFeedback(SignRule):
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
 
-    needs_whole = "the residual that the estimate is added to first"
+    needs_whole, vectors = "the residual that the estimate is added to first", ("residual",)
 
     @property
     def rules(self):
@@ -198,9 +192,6 @@ class ErrorFeedback(SignRule):
 
     def up(self):
         return self.rule.up()
-
-    def init(self, layout):
-        return {"residual": layout.zeros()}
 
     def begin(self, v, state, step):
         # p = lr*v + e takes the place of e until it is packed
@@ -213,7 +204,7 @@ class ErrorFeedback(SignRule):
 
 @dataclass(frozen=True)
 class Raw(SignRule):
-    """v itself as float32, with noise of deviation `noise` if there is any: no sign, 32 bits a coordinate.
+    """v itself as float32, with noise of deviation `noise` if there is any: no sign, 32 bits per coordinate.
 
     weighted: whether a voter's weight in the objective multiplies its v, for means.
     """

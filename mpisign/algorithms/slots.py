@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpisign import bits
@@ -42,9 +43,7 @@ class Step:
     x_before: Tensor | None = None
     begun: int = 0  # the step at which the states were made: 0, unless x came from another run
     own_decays: np.ndarray | None = None  # weight decay of the segments, float64, nan for the update's; or the groups'
-    reported: np.ndarray | None = (
-        None  # what all estimators told of this step, float64 (n, Estimator.tells); for updates
-    )
+    reported: np.ndarray | None = None  # what all estimators told, float64 (n, Estimator.reports); for updates
 
     @property
     def age(self) -> int:
@@ -75,14 +74,23 @@ class Step:
         return np.where(np.isnan(own), default, own)
 
 
-class Estimator:
+class _Stateful:
+    """A slot that may keep arrays from step to step, all zeros before the first one."""
+
+    vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays of layout.length
+    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,)
+
+    def init(self, layout: Layout) -> State:
+        kept = {name: layout.zeros() for name in self.vectors}
+        return kept | {name: torch.zeros(1, dtype=torch.float64) for name in self.numbers}
+
+
+class Estimator(_Stateful):
     """What does this voter believe its gradient is?"""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
-    elementwise: ClassVar[bool] = (
-        False  # whether it also works on rows, one a voter, with a BatchedOracle for an oracle
-    )
+    elementwise: ClassVar[bool] = False  # whether it also works on rows, one per voter, and a BatchedOracle
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
     sampling: str = ""  # what batches must be, "reshuffle" or "replacement"; "" for either
     minibatches: int = 1  # of a step, where it is not one
@@ -92,12 +100,8 @@ class Estimator:
     streams: ClassVar[str] = ""
 
     def init(self, layout: Layout) -> State:
-        return {}
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The names of the arrays in its state."""
-        return tuple(self.init(Layout({"x": (1,)})))
+        told = {"told": torch.zeros(self.reports, dtype=torch.float64)} if self.reports else {}
+        return super().init(layout) | told
 
     def estimate(self, oracle, x: Tensor, state: State, step: Step) -> Tensor:
         """v, a flat float32 vector of layout.length; it belongs to the estimator."""
@@ -137,10 +141,10 @@ class Packed(NamedTuple):
     bad: int | None = None
 
 
-class SignRule:
+class SignRule(_Stateful):
     """What is sent for v?"""
 
-    elementwise: ClassVar[bool] = False  # whether pack also works on rows, one a voter, step being the first one's
+    elementwise: ClassVar[bool] = False  # whether pack also works on rows, one per voter, step being the first one's
 
     @property
     def needs_whole(self) -> str:
@@ -163,9 +167,6 @@ class SignRule:
         """What is shared beside the messages, for a reader."""
         return ""
 
-    def init(self, layout: Layout) -> State:
-        return {}
-
     def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
         """What all voters must agree on before they pack, through step.world; one call for the local voters."""
 
@@ -177,7 +178,7 @@ class SignRule:
         return v, None
 
     def begin_residual(self, p: Tensor, v: Tensor, rates: np.ndarray, step: Step) -> tuple[Tensor, np.ndarray | None]:
-        """begin(p) after p += rate * v, a float32 rate a segment: the way into error feedback."""
+        """begin(p) after p += rate * v, a float32 rate per segment: the way into error feedback."""
         for span in step.layout.all_spans:
             bits.blend(p[span.coordinates], v[span.coordinates], 1.0, rates[span.segment])
         return self.begin(p, {}, step)
@@ -190,17 +191,14 @@ class SignRule:
         return counts
 
     def pack(
-        self,
-        signal: Tensor,
-        scales: np.ndarray | None,
-        lo: int,
-        hi: int,
-        out: Tensor,
-        state: State,
-        step: Step,
+        self, signal: Tensor, scales: np.ndarray | None, lo: int, hi: int, out: Tensor, state: State, step: Step
     ) -> Packed:
         """Packs coordinates [lo, hi) into out (planes, words of the chunk)."""
         raise NotImplementedError
+
+
+# what a code of a verdict means, by its planes: of two planes, code = sign + 2 * (not zero)
+LEVELS = {1: np.array([-1.0, 1.0]), 2: np.array([0.0, 0.0, -1.0, 1.0])}
 
 
 class Vote:
@@ -224,8 +222,8 @@ class Vote:
         raise NotImplementedError
 
     def levels(self, up: Format, voters: int) -> np.ndarray | None:
-        """What each code of the verdict means, float64 (2**planes,)."""
-        return None
+        """What each code of the verdict means, float64 (2**planes,); None for raw floats."""
+        return LEVELS.get(self.down(up, voters).planes)
 
     def init(self, layout: Layout, owned: int, voters: int) -> State:
         """State for the `owned` coordinates that this rank counts."""
@@ -235,7 +233,7 @@ class Vote:
         """Takes in the messages for a shard of coordinates."""
 
     def shared(self, ballots: Ballots, state: State, step: Step) -> np.ndarray:
-        """float64, one a tile of this shard; those of the whole vector reach scales() on every rank."""
+        """float64, one per tile of this shard; those of the whole vector reach scales() on every rank."""
         raise NotImplementedError
 
     def scales(self, tiles: np.ndarray, layout: Layout) -> np.ndarray:
@@ -247,13 +245,10 @@ class Vote:
         raise NotImplementedError
 
 
-class Update:
+class Update(_Stateful):
     """How does x move along the direction?"""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
-
-    def init(self, layout: Layout) -> State:
-        return {}
 
     def begin(self, x: Tensor, state: State, step: Step, objective: Objective) -> None:
         """Once a step: all headers are in, and x has not moved yet."""

@@ -4,17 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.slots import Update
 from mpisign.parallel.world import ordered_total
-
-FUNCTION_VALUES = frozenset({"function values"})
-
-
-def _number() -> Tensor:
-    return torch.zeros(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -44,10 +37,7 @@ class BetterPoint(Descent):
     f is exact: all rows of all voters, once a step.
     """
 
-    needs = FUNCTION_VALUES
-
-    def init(self, layout):
-        return {"before": layout.zeros(), "value": _number()}
+    needs, vectors, numbers = frozenset({"function values"}), ("before",), ("value",)
 
     def begin(self, x, state, step, objective):
         state["before"].copy_(x)
@@ -77,8 +67,7 @@ class Rprop(Update):
     least: float = 1e-6
     most: float = 50.0
 
-    def init(self, layout):
-        return {"before": layout.zeros(), "size": layout.zeros()}
+    vectors = ("before", "size")
 
     def apply(self, x, direction, state, step):
         for span, s in direction.values(step.layout):
@@ -103,8 +92,7 @@ class CalibratingDescent(Descent):
 
     average: float = 0.99
 
-    def init(self, layout):
-        return {"ratio": _number()}
+    numbers = ("ratio",)
 
     def begin(self, x, state, step, objective):
         reported, ratio = float(ordered_total(step.reported)[0]) / len(step.reported), state["ratio"]
@@ -123,8 +111,7 @@ class ParameterFree(Descent):
     smoothness: float = 1.0
     most: float = 1e-3
 
-    def init(self, layout):
-        return {name: _number() for name in ("smoothness", "gained", "gap", "gamma", "moved")}
+    numbers = ("smoothness", "gained", "gap", "gamma", "moved")
 
     def begin(self, x, state, step, objective):
         smoothness, gained, gap, gamma = (state[k] for k in ("smoothness", "gained", "gap", "gamma"))
@@ -166,8 +153,7 @@ class RawDescent(Update):
 class CalibratedDescent(RawDescent):
     """RawDescent at lr times a ratio that CalibratingDescent found."""
 
-    def init(self, layout):
-        return {"ratio": _number()}
+    numbers = ("ratio",)
 
     def apply(self, x, direction, state, step):
         super().apply(x, direction, state, replace(step, rates=step.rates * float(state["ratio"][0])))
@@ -205,8 +191,7 @@ class Adam(Update):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def init(self, layout):
-        return {"m": layout.zeros(), "v": layout.zeros()}
+    vectors = ("m", "v")
 
     def apply(self, x, direction, state, step):
         correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
@@ -234,8 +219,7 @@ class FrozenAdam(Update):
     correction: float = 1.0
     factor: float = 1.0
 
-    def init(self, layout):
-        return {"v": layout.zeros()}
+    vectors = ("v",)
 
     def apply(self, x, direction, state, step):
         decays = step.decays(self.weight_decay)

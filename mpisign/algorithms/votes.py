@@ -14,12 +14,9 @@ from mpisign.algorithms.messages import RAW, Format
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import Span
 
-SIGNS = np.array([-1.0, 1.0])
-SIGNS_OR_ZERO = np.array([0.0, 0.0, -1.0, 1.0])  # code = sign + 2 * (not zero)
-
 
 class _Signs(Vote):
-    """Decides a sign a coordinate, or none where it is tied and the rule is "zero"."""
+    """Decides a sign per coordinate, or none where it is tied and the rule is "zero"."""
 
     ties: str
 
@@ -32,9 +29,6 @@ class _Signs(Vote):
 
     def down(self, up, voters):
         return Format(planes=2 if self.ties == "zero" else 1)
-
-    def levels(self, up, voters):
-        return SIGNS_OR_ZERO if self.ties == "zero" else SIGNS
 
     def _pack(self, values, span, out, step):
         """The signs of values, 0 being a tie."""
@@ -63,9 +57,6 @@ class RandomisedMajority(Vote):
     def down(self, up, voters):
         return Format(planes=1)
 
-    def levels(self, up, voters):
-        return SIGNS
-
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
         bits.randomised_majority(t.plus, t.minus, t.voters, ballots.lo, step.draw("server"), out)
@@ -91,11 +82,11 @@ class Average(Vote):
 
 @dataclass(frozen=True)
 class LearnedWeights(_Signs):
-    """sign(sum of w*sign), with integer weights a voter and coordinate, learned from past agreement.
+    """sign(sum of w*sign), with integer weights per voter and coordinate, learned from past agreement.
 
     p = fraction of past rounds in which the voter agreed with what was decided, w = round(resolution*log(p/(1-p))),
     |w| <= resolution*limit; all weights are 1 for the first `plain` rounds. forget: factor on the past at each round.
-    negative: whether weights may fall below 0. Keeps one float32 a voter and coordinate where it is counted.
+    negative: whether weights may fall below 0. Keeps one float32 per voter and coordinate where it is counted.
     """
 
     plain: int = 100
@@ -175,7 +166,7 @@ class ServerErrorFeedback(_Residual, _Signs):
     shares = True
 
     def down(self, up, voters):
-        return Format(planes=2 if self.ties == "zero" else 1, scaled=True)
+        return replace(super().down(up, voters), scaled=True)
 
     def absorb(self, ballots, state, step):
         for span, _, e in self._spans(ballots, state, step):
@@ -233,9 +224,6 @@ class TrackedQuantised(_Tracking):
     def down(self, up, voters):
         return Format(planes=1, scaled=True)
 
-    def levels(self, up, voters):
-        return SIGNS
-
     def shared(self, ballots, state, step):
         return bits.tile_maxima(state[self.array], self._tiles(ballots, step))
 
@@ -260,7 +248,7 @@ class Mean(Vote):
 
 @dataclass(frozen=True)
 class ScaledMean(Vote):
-    """The mean of scaled signs, summed in voter order: 32 bits a coordinate down, unless everyone counts.
+    """The mean of scaled signs, summed in voter order: 32 bits per coordinate down, unless everyone counts.
 
     in_x: whether the scales are in units of x, the learning rate included.
     """

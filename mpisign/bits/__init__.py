@@ -1,6 +1,6 @@
 """Kernels on torch tensors: pack, count, decide, apply. One API over the kernels of the CPU and of the GPU.
 
-Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates a word, little-endian,
+Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates per word, little-endian,
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the
 coordinate of an argument's first element, a multiple of 64; `draw` is an rng.Draw.
 
@@ -163,7 +163,7 @@ def add_levels(total: Tensor, planes: Tensor, table: np.ndarray) -> None:
 
 
 def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
-    """y = fl(y + fl(scale*xi)), xi from N(0, 1), one a coordinate."""
+    """y = fl(y + fl(scale*xi)), xi from N(0, 1), one per coordinate."""
     _of(y).add_normal(y, scale, at, draw)
 
 
@@ -190,7 +190,7 @@ def tile_sums(v: Tensor, tiles: np.ndarray, squares: bool = False) -> np.ndarray
 
 
 def add_and_sum(y: Tensor, x: Tensor, factors: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-    """y = fl(y + fl(factor*x)) with a float32 factor a segment, and tile_sums of |y|, in one pass over both."""
+    """y = fl(y + fl(factor*x)) with a float32 factor per segment, and tile_sums of |y|, in one pass over both."""
     return _of(y).add_and_sum(y, x, factors, tiles)
 
 
@@ -215,5 +215,5 @@ def gather(fields: Tensor, voters: int, planes: Tensor) -> None:
 
 
 def fields_for(coordinates: int, voters: int) -> int:
-    """64-bit words that hold a w(voters)-bit field a coordinate, no field across two words."""
+    """64-bit words that hold a w(voters)-bit field per coordinate, no field across two words."""
     return -(-coordinates // (64 // width(voters)))

@@ -91,7 +91,7 @@ class Streams:
         return Draw(self.key, step & MASK, voter, STREAMS[stream])
 
     def coin(self, stream: str, step: int, voter: int = NO_VOTER) -> Draw:
-        """A fair coin a coordinate, drawn at even steps and negated at the odd step that follows.
+        """A fair coin per coordinate, drawn at even steps and negated at the odd step that follows.
 
         A coordinate that nothing pushes is thus back where it was after two steps.
         """

@@ -1,4 +1,4 @@
-"""Several threads of ours: a kernel over a long vector is cut into one slice a thread.
+"""Several threads of ours: a kernel over a long vector is cut into one slice per thread.
 
 The kernels release the GIL and give the same bits however they are cut.
 """

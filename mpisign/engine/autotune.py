@@ -37,7 +37,7 @@ RATE = 1e-3  # of a step without its gradient
 
 @dataclass(frozen=True)
 class LinkModel:
-    """What one round of messages from each rank to each other takes: seconds, and bytes a second that a rank sends."""
+    """What one round of messages from each rank to each other takes: seconds, and bytes per second of a rank."""
 
     latency: float
     bandwidth: float
@@ -189,9 +189,6 @@ class FixedEstimate(Estimator):
 
     reports: int = 0
 
-    def init(self, layout):
-        return {"told": torch.zeros(self.reports, dtype=torch.float64)} if self.reports else {}
-
     def estimate(self, oracle, x, state, step):
         return oracle.estimate
 
@@ -228,13 +225,11 @@ class DryStepper(Stepper):
         """A trial at d coordinates. options: chunk, progress, node_size, as exchange.build takes them."""
         layout = Layout({"x": (d,)}, device=device)
         slots = replace(algorithm, estimator=FixedEstimate(algorithm.estimator.reports))
-        oracles = [FixedOracle(_estimate(layout.length, voter).to(layout.device)) for voter in world.local]
+        generators = [torch.Generator().manual_seed(voter) for voter in world.local]
+        estimates = [torch.empty(layout.length).uniform_(-1, 1, generator=generator) for generator in generators]
+        oracles = [FixedOracle(estimate.to(layout.device)) for estimate in estimates]
         return build(slots, (choice,), layout, world, Streams(0), oracles, layout.zeros(), kind=cls, **options)
 
     def once(self) -> None:
         """One step."""
         self.step(RATE)
-
-
-def _estimate(length: int, voter: int) -> Tensor:
-    return torch.empty(length).uniform_(-1, 1, generator=torch.Generator().manual_seed(voter))

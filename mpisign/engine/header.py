@@ -1,6 +1,6 @@
 """What travels beside the messages of a step, and why a step or a run may end by it.
 
-A row a voter, float64: the first coordinate that is not finite or -1; its value, or else a request; the loss; the
+One row per voter, float64: the first coordinate that is not finite or -1; its value, or else a request; the loss; the
 scales of its message, if it has any; and what its estimator tells the updates, if it does.
 """
 
@@ -23,7 +23,7 @@ def first_bad(by_channel: list[np.ndarray]) -> np.ndarray:
 
 
 def pack_header(bad: np.ndarray, estimates, request: int, losses, rows_beside: list[list[np.ndarray]]) -> np.ndarray:
-    """The rows of the local voters. bad: the first bad coordinate of each; beside: lists of what follows the flags."""
+    """The rows of the local voters. bad: of each, its first bad coordinate. rows_beside: what follows the flags."""
     rows = np.zeros((len(bad), FLAGS))
     rows[:, 0], rows[:, 1], rows[:, 2] = bad, request, losses
     for i in np.flatnonzero(bad >= 0):

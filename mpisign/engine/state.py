@@ -135,7 +135,8 @@ def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]],
             if not (shards := _shards(name, rank, stepper)):
                 writer.put(name, array)
             for lo, hi, at in shards:
-                writer.place(name, _voting(stepper).length, lo, array[..., at : at + hi - lo])
+                # a vote's arrays are of the coordinates that vote
+                writer.place(name, stepper.exchange.layout.length, lo, array[..., at : at + hi - lo])
 
 
 def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:
@@ -150,11 +151,6 @@ def _shards(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]
         if name.startswith(f"{stepper.prefix(k)}vote/"):
             return stage.exchange.shards_of(rank)
     return []
-
-
-def _voting(stepper: Stepper) -> Layout:
-    """The layout of what votes: the arrays of a vote are of its coordinates."""
-    return stepper.exchange.layout
 
 
 def _take(stepper: Stepper, arrays: Arrays) -> None:
@@ -189,11 +185,9 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
             f"start {facts['n']}, or take only x from it: mpisign train --init-from {opened.path}"
         )
     _check_model(opened, stepper.layout)
-    if facts["definition"] != repr(stepper.algorithm):
-        raise UsageError(
-            f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {stepper.algorithm!r}"
-        )
-    length = _voting(stepper).length
+    if facts["definition"] != (ours := repr(stepper.algorithm)):
+        raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {ours}")
+    length = stepper.exchange.layout.length
     x = stepper.x.shape, np.dtype(np.float32)
     arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
     for names in everyone:
@@ -207,8 +201,8 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
 def _check_arrays(opened: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
     for name, (shape, kind) in wanted.items():
         if opened.kind(name) != (tuple(shape), kind):
-            what = f"{name} of shape {list(shape)} and type {kind}"
-            raise UsageError(f"{opened.path}: lacks {what}; it was made by other code")
+            text = f"lacks {name} of shape {list(shape)} and type {kind}; it was made by other code"
+            raise UsageError(f"{opened.path}: {text}")
 
 
 def _check_model(opened: Checkpoint, layout: Layout) -> None:

@@ -114,7 +114,7 @@ class Stepper:
     ) -> Outcome:
         """Takes one step.
 
-        lr: the schedule's learning rate, or one a segment, float64 (segments,). counting: also count agreement, ties
+        lr: the schedule's learning rate, or one per segment, float64 (segments,). counting: also count agreement, ties
         and flips, into exchange.counts. request: any number that the ranks should agree on, which travels in the
         header; see Outcome. check: what else may stop all ranks.
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
@@ -146,13 +146,13 @@ class Stepper:
         return Outcome(loss, zeros, clips, most, self.stage)
 
     def objective(self) -> float:
-        """f at x: the weighted mean of all voters' own functions. Collective; a float64 a voter travels for it."""
+        """f at x: the weighted mean of all voters' own functions. Collective; a float64 per voter travels for it."""
         self.world.count_reported(1)
         self.world.start_header(np.array([[oracle.objective(self.x)] for oracle in self.oracles]))
         return self._mean(self.world.finish_header()[:, 0])
 
     def _mean(self, values: np.ndarray) -> float:
-        """Weighted mean of one value a voter, added in their order."""
+        """Weighted mean of one value per voter, added in their order."""
         return float(np.add.accumulate(values * self.weights)[-1]) / self.world.n
 
     def open(self, rates: np.ndarray) -> PendingStep | None:

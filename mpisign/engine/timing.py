@@ -1,4 +1,4 @@
-"""Seconds a phase of the step takes on this rank."""
+"""Seconds that each phase of a step takes on this rank."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from mpisign.storage.schema import PHASES
 class Phase:
     """Adds up the seconds spent inside `with` blocks, less those of phases that are entered in between.
 
-    settle: waits for what a device still does, where that is not done when a call returns.
+    synchronize: waits for what a device still does, where that is not done when a call returns.
     """
 
     def __init__(self, entered: list["Phase"], synchronize: Callable[[], None] | None = None):

@@ -124,7 +124,7 @@ def build(
 
 
 def coordinates_of(chunk: int, length: int, raw: bool) -> int:
-    """Coordinates of a chunk of so many bytes a plane.
+    """Coordinates of a chunk of so many bytes per plane.
 
     By default an eighth of x, so that seven eighths of a rank's work overlap with the wire, but neither so little that
     latency is what counts nor so much that it leaves the cache.

@@ -1,6 +1,6 @@
 """`allgather`: everyone gets every message and counts all of it.
 
-    1. send     Allgather of words: (n-1) * up bits a coordinate, one collective
+    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective
     2. receive  everyone holds n messages; every rank decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 
@@ -24,7 +24,6 @@ class Allgather(Exchange):
 
     def prepare(self):
         self._in = self.messages(self.up, self.world.n)
-        self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
         return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._in) // self.world.n, 0
@@ -42,7 +41,5 @@ class Allgather(Exchange):
         return MPI.Request.Testall(self._requests[c])
 
     def receive(self, c):
-        with self.world.watch(f"the Iallgather of messages of chunk {c}"):
-            MPI.Request.Waitall(self._requests[c])
-        self._requests[c].clear()
+        self.wait(c, "Iallgather of messages")
         return Ballots(*self.shards[c], self.world.n, planes=self._in[c])

@@ -3,7 +3,7 @@
 `allreduce` gives every coordinate a field of w(n) = ceil(log2(n+1)) bits in 64-bit words, so that an
 ordinary integer SUM counts votes and no carry crosses a field:
 
-    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits a coordinate
+    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits per coordinate
     2. receive  fields -> a tally in bit planes; every rank decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 
@@ -21,12 +21,9 @@ from mpisign.exchange.registry import exchange
 
 
 class _Summed(Exchange):
-    """Posts one Iallreduce a plane and counts its bytes by the formula of a ring, half up, half down."""
+    """Posts one Iallreduce per plane and counts its bytes by the formula of a ring, half up, half down."""
 
     needs = frozenset({"counts"})
-
-    def prepare(self):
-        self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
         n = self.world.n
@@ -39,11 +36,6 @@ class _Summed(Exchange):
     def _post(self, c, total):
         self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, buffer(total), MPI.SUM))
 
-    def _wait(self, c):
-        with self.world.watch(f"the Iallreduce of chunk {c}"):
-            MPI.Request.Waitall(self._requests[c])
-        self._requests[c].clear()
-
 
 @exchange("allreduce")
 class Allreduce(_Summed):
@@ -54,7 +46,6 @@ class Allreduce(_Summed):
         return s.ring(8 * s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates))
 
     def prepare(self):
-        super().prepare()
         shapes = [(self.up.planes, bits.fields_for(hi - lo, self.world.n)) for lo, hi in self.chunks]
         self._out, self._sums = self.messages(self.up), self.ring(shapes, torch.int64)
 
@@ -73,7 +64,7 @@ class Allreduce(_Summed):
 
     # 2. receive
     def receive(self, c):
-        self._wait(c)
+        self.wait(c, "Iallreduce")
         n, words = self.world.n, self._out[c].shape[1]
         counted = []
         for name, total in zip(("plus", "minus"), self._sums[c], strict=False):
@@ -94,7 +85,6 @@ class DenseMpi(_Summed):
         return s.ring(s.message(s.up))
 
     def prepare(self):
-        super().prepare()
         self._out = self._sums = self.messages(self.up)
 
     # 1. send
@@ -103,6 +93,6 @@ class DenseMpi(_Summed):
 
     # 2. receive
     def receive(self, c):
-        self._wait(c)
+        self.wait(c, "Iallreduce")
         # one row that is the sum already: the mean divides it by the number of voters
         return Ballots(*self.shards[c], self.world.n, planes=self._sums[c].unsqueeze(1))

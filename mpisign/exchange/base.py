@@ -14,7 +14,7 @@ chunks. An exchange fills in four hooks, in every file in this order: send, rece
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mpisign import bits
 from mpisign.algorithms.messages import Ballots, Direction, Format, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.exchange import costs
+from mpisign.exchange.late import MPI
 from mpisign.exchange.staging import Staging
 from mpisign.layout import TILE, WORD, Layout
 from mpisign.parallel.device import synchronize
@@ -117,14 +118,13 @@ class Exchange:
         self.adversary: Adversary | None = None  # changes what some voters packed, before it departs
         self.probe: VerdictHook | None = None  # sees what departs and what was decided
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
+        self._requests: list[list[Any]] = [[] for _ in self.chunks]  # of MPI, that are on their way
         self.prepare()
-        self.staging = self._stage() if staged else None
+        self.staging = None
+        if staged:
+            shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
+            self.staging = Staging(shapes, self.up.dtype, self.decided, layout.device)
         self._lifting: int | None = None  # the chunk that is on its way to the host
-
-    def _stage(self) -> Staging:
-        """The device's side of this exchange's messages."""
-        shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
-        return Staging(shapes, self.up.dtype, self.decided, self.layout.device)
 
     def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
@@ -332,7 +332,13 @@ class Exchange:
         """Tile sums of this rank's shards as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
 
-    # The arrays in which messages travel: one a chunk, of which few are held and used again
+    def wait(self, c: int, what: str) -> None:
+        """Waits for the requests of chunk c. what: their kind, for a message that they have not ended."""
+        with self.world.watch(f"the {what} of chunk {c}"):
+            MPI.Request.Waitall(self._requests[c])
+        self._requests[c].clear()
+
+    # The arrays in which messages travel: one per chunk, of which few are held and used again
 
     def array(self, size: int, dtype: torch.dtype) -> Tensor:
         """A new array of zeros for messages or verdicts; where a GPU copies from and to it, it is pinned."""
@@ -355,7 +361,7 @@ class Exchange:
         return range(min(self.in_flight, len(self.chunks)))
 
     def messages(self, form: Format, *between: int) -> list[Tensor]:
-        """A buffer (planes, *between, items) a chunk."""
+        """A buffer (planes, *between, items) per chunk."""
         return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi in self.chunks], form.dtype)
 
     def parts(self, form: Format, *between: int) -> list[Tensor]:
@@ -363,11 +369,11 @@ class Exchange:
         return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.shards], form.dtype)
 
     def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-        """An array a chunk: `depth` of them, which later chunks use again."""
+        """An array per chunk: `in_flight` of them, which later chunks use again."""
         return self.cut_into([self.array(size, dtype) for size in self.held(shapes)], shapes)
 
     def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
-        """Items of the arrays that a ring of these shapes, one a chunk, needs."""
+        """Items of the arrays that a ring of these shapes, one per chunk, needs."""
         # the last chunk of x is shorter than all others, and the first where they go in reverse
         return [max(map(math.prod, shapes[k :: self.in_flight])) for k in range(min(self.in_flight, len(shapes)))]
 

@@ -4,7 +4,6 @@ Each exchange tells by its `cost` what all ranks send in a step. That this equal
 is tested for every algorithm and exchange.
 """
 
-from mpisign import bits
 from mpisign.algorithms.messages import Format
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import TILE, WORD, Layout
@@ -36,7 +35,7 @@ def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[in
     """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
 
     Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
-    does; a scaled message has one float32 a tensor for every other rank, and a scaled verdict one a tensor in all.
+    does; a scaled message has one float32 per tensor for every other rank, and a scaled verdict one per tensor in all.
     Headers, pads and the sums of which a verdict's scales are made are left out.
     """
     others, scales = voters - 1, 32 * len(layout.segments)
@@ -58,8 +57,3 @@ def grain_of(vote: Vote) -> int:
     word is the grain.
     """
     return TILE if vote.shares or vote.stateful else WORD
-
-
-def planes_of(up: Format, voters: int) -> int:
-    """Planes of a count of so many messages: of +1, and where they may abstain of -1 as well."""
-    return up.planes * bits.width(voters)

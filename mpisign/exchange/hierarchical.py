@@ -18,7 +18,7 @@ from itertools import chain, count
 from mpisign import bits
 from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange
-from mpisign.exchange.costs import cut, grain_of, planes_of
+from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.exchange.registry import exchange
@@ -44,7 +44,7 @@ class Hierarchical(Exchange):
         for k, size in enumerate(s.nodes):
             for lo, hi in s.chunks:
                 first, end = cut(lo, hi, grain_of(s.vote), len(s.nodes), k)
-                up += planes_of(s.up, size) * (hi - lo - (end - first)) // 8
+                up += s.up.planes * bits.width(size) * (hi - lo - (end - first)) // 8
                 down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
         return up, down
 
@@ -62,8 +62,9 @@ class Hierarchical(Exchange):
 
     def prepare(self):
         nodes, chunks = self._nodes, range(len(self.chunks))
-        self._g, self._local, self._several = len(nodes.mine), nodes.local, len(nodes.members) > 1
-        self._planes = [planes_of(self.up, len(members)) for members in nodes.members]  # of each node's counts
+        self._g, self._local, self._several = nodes.node.Get_size(), nodes.node.Get_rank(), len(nodes.members) > 1
+        # of each node's counts: of +1, and where voters may abstain of -1 as well
+        self._planes = [self.up.planes * bits.width(len(members)) for members in nodes.members]
         # words of every node's share of each chunk: (first, end) in the chunk
         self._shares = [
             [self._words(c, self._share(k, *self.chunks[c])) for k in range(len(nodes.members))] for c in chunks

@@ -31,16 +31,6 @@ class Nodes:
     up: MPI.Intracomm | None
     down: MPI.Intracomm | None
 
-    @property
-    def mine(self) -> tuple[int, ...]:
-        """The ranks of this node."""
-        return self.members[self.index]
-
-    @property
-    def local(self) -> int:
-        """This rank's number in its node."""
-        return self.node.Get_rank()
-
 
 _known: dict[tuple[int, int], tuple[MPI.Intracomm, Nodes]] = {}
 

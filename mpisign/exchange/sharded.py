@@ -1,6 +1,6 @@
 """`sharded` (and `dense`, the same way for raw floats): every rank counts its share of each chunk.
 
-    1. send     Alltoall: rank r gets everyone's message for its share      (n-1)/n * up bits a coordinate
+    1. send     Alltoall: rank r gets everyone's message for its share      (n-1)/n * up bits per coordinate
     2. receive  r holds n messages for its share; the vote decides it
     3. publish  Allgather of the verdicts                                   (n-1)/n * down bits
     4. collect  everyone holds the whole verdict
@@ -43,7 +43,6 @@ class Sharded(Exchange):
         self._out, self._in = self.messages(self.up), self.parts(self.up, n)
         # verdicts may travel for long after the messages they were made of
         self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.shards]
-        self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
         others = self.world.n - 1
@@ -77,7 +76,7 @@ class Sharded(Exchange):
 
     # 2. receive
     def receive(self, c):
-        self._wait(c, "Ialltoallv of messages")
+        self.wait(c, "Ialltoallv of messages")
         return Ballots(*self.shards[c], self.world.n, planes=self._in[c])
 
     def own_verdict(self, c):
@@ -97,12 +96,7 @@ class Sharded(Exchange):
     has_come = is_here
 
     def collect(self, c):
-        self._wait(c, "Iallgatherv of verdicts")
-
-    def _wait(self, c, what):
-        with self.world.watch(f"the {what} of chunk {c}"):
-            MPI.Request.Waitall(self._requests[c])
-        self._requests[c].clear()
+        self.wait(c, "Iallgatherv of verdicts")
 
     def gather_tiles(self, own):
         mine = np.concatenate(own)

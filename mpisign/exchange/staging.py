@@ -14,7 +14,7 @@ class Staging:
     """The device's side of an exchange's messages. On a CPU it only copies, which is how tests run it."""
 
     def __init__(self, shapes: list[tuple[int, ...]], dtype: torch.dtype, verdicts: list[Tensor], device: torch.device):
-        """shapes, dtype: of each chunk's message. verdicts: a buffer a chunk, on the host."""
+        """shapes, dtype: of each chunk's message. verdicts: a buffer per chunk, on the host."""
         self.device = device
         self.messages = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         largest = max(verdict.numel() for verdict in verdicts)

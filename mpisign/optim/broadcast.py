@@ -35,7 +35,7 @@ def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
 
 
 def descriptions(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Name, shape and type of each tensor, a line each; these must agree between ranks."""
+    """Name, shape and type of each tensor, one line each; these must agree between ranks."""
     lines = []
     for name, tensor in tensors.items():
         for part, t in parts(name, tensor).items():

@@ -72,8 +72,7 @@ class Gradients:
             with torch.enable_grad():
                 returned = closure()
             self.loss = float(returned) if returned is not None else 0.0
-        self.grads = [p.grad for p in self.parameters]
-        self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
+        self._look()
         self.fault = self.fault or self._fault_of_gradients()
         return returned
 
@@ -85,11 +84,14 @@ class Gradients:
             assert self.closure is not None, "its absence is a fault"
             with self._elsewhere(x):
                 self.closure()
-                self.grads = [p.grad for p in self.parameters]
-                self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
+                self._look()
                 self._copy(out)
         else:
             self._copy(out)
+
+    def _look(self) -> None:
+        self.grads = [p.grad for p in self.parameters]
+        self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
 
     def _copy(self, out: Tensor) -> None:
         views, grads = self.views(out), self.grads

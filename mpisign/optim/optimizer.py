@@ -131,11 +131,8 @@ class SignOptimizer(Stateful):
         rates, decays = numbers_of(self.param_groups).tolist()
         sizes = [len(group["params"]) for group in self.param_groups]
         of_groups = {"lr of the groups": rates, "weight_decay of the groups": decays, "parameters of the groups": sizes}
-        return (
-            {"mpisign": __version__, "algorithm": f"{algorithm.name}: {algorithm!r}"}
-            | settings.model_dump()
-            | of_groups
-        )
+        program = {"mpisign": __version__, "algorithm": f"{algorithm.name}: {algorithm!r}"}
+        return program | settings.model_dump() | of_groups
 
     def _lay_out(
         self, names: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
@@ -167,7 +164,8 @@ class SignOptimizer(Stateful):
             warnings.warn(f"no overlap with backward in {algorithm.name}: {needs_whole[0]}", stacklevel=4)
         with ranks.agreed():
             chosen = exchange.choose(settings.exchange, algorithm, ranks.size)
-        progress = settings.progress or ("thread" if self._threads() else "calls")
+        # a helper thread lets messages proceed while backward runs
+        progress = settings.progress or ("thread" if self.overlaps and mpi.multithreaded() else "calls")
         options: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **options)
         self.choices = chosen
@@ -176,10 +174,6 @@ class SignOptimizer(Stateful):
         options["reverse"] = self.overlaps
         self.stepper: Stepper = build(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
-
-    def _threads(self) -> bool:
-        """Whether a helper thread should let messages proceed while backward runs."""
-        return self.overlaps and mpi.multithreaded()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only while the optimiser is made: x has no room for more afterwards. Raises UsageError."""

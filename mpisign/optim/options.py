@@ -72,9 +72,8 @@ def _own_spelling(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> 
         if spelled not in taken or spelled in own or not all(name in own for name in names):
             continue
         value = taken.pop(spelled)
-        parts = (
-            [value] if len(names) == 1 else list(value) if isinstance(value, (tuple, list, Tensor, np.ndarray)) else []
-        )
+        several = isinstance(value, (tuple, list, Tensor, np.ndarray))
+        parts = [value] if len(names) == 1 else list(value) if several else []
         if len(parts) != len(names):
             raise UsageError(f"{spelled} = {value!r}: it stands for ({', '.join(names)}), two numbers")
         if twice := [name for name in names if name in taken]:

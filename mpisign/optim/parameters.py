@@ -84,9 +84,8 @@ def _groups_of(iterable: Iterable[Any]) -> list[dict[str, Any]]:
             what = "lacks the key 'params'" if isinstance(item, dict) else f"is a {type(item).__name__}"
             raise UsageError(f"group {number} {what}; groups are dicts: {{'params': parameters, 'lr': 0.1}}")
         params = item["params"]
-        params = (
-            [params] if isinstance(params, Tensor) else params.parameters() if isinstance(params, nn.Module) else params
-        )
+        if isinstance(params, (Tensor, nn.Module)):
+            params = [params] if isinstance(params, Tensor) else params.parameters()
         groups.append(item | {"params": [_pair(p) for p in _listed(params, f"params of group {number}")]})
     return groups
 

@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 import torch
@@ -26,14 +26,6 @@ BUFFERS = "oracle/"  # arrays of a Stepper that are the model's buffers
 OF_PARAMETERS = ("params", "param_names")  # what a group holds that is no value of its own
 
 Groups = list[dict[str, Any]]
-
-
-def refuse_copies() -> NoReturn:
-    """Raises UsageError: what copy, pickle, torch.save and multiprocessing would make of one can't step."""
-    raise UsageError(
-        "a SignOptimizer can't be copied or pickled: it holds MPI communicators and shares memory with its model; "
-        "save opt.state_dict(), or call opt.save(path), and load that into a new one"
-    )
 
 
 def check_between_steps(optimizer: "Stateful") -> None:
@@ -81,7 +73,7 @@ def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups) -> 
     if definition != repr(stepper.algorithm):
         raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
     mine = _arrays(stepper)
-    if wrong := [name for name, array in mine.items() if _shape(saved, name) != array.shape]:
+    if wrong := [name for name, array in mine.items() if name not in saved or saved[name].shape != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
     if fault := _fault_of_groups(state["param_groups"], groups):
         raise fault
@@ -112,10 +104,6 @@ def _of_this_rank(state: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
             "rank has a state of its own: save one file per rank, or use opt.save() and opt.load()"
         )
     return own
-
-
-def _shape(arrays: dict[str, Any], name: str) -> Any:
-    return arrays[name].shape if name in arrays else None
 
 
 def _arrays(stepper: Stepper) -> dict[str, Tensor]:

@@ -26,10 +26,6 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
     stepper: Stepper
     _overlap: Overlap | None
 
-    def _parameters(self) -> list[nn.Parameter]:
-        """All that move, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"]]
-
     @property
     def under_way(self) -> bool:
         """Whether backward has sent a part of the next step already."""
@@ -80,12 +76,16 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
 
     def _show_state(self) -> None:
         """Puts entries into torch's own state: tools that find no state take a step to make some."""
-        first, *others = self._parameters()
+        first, *others = [p for group in self.param_groups for p in group["params"]]
         self.state[first] = saving.entries(self.stepper)
         self.state.update((p, {}) for p in others)
 
     def __getstate__(self) -> NoReturn:
-        saving.refuse_copies()
+        # what copy, pickle, torch.save and multiprocessing would make of one can't step
+        raise UsageError(
+            "a SignOptimizer can't be copied or pickled: it holds MPI communicators and shares memory with its model; "
+            "save opt.state_dict(), or call opt.save(path), and load that into a new one"
+        )
 
     @collective(meet=True)
     def save(self, path: str | Path, **extra: Any) -> None:

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS, COLUMNS = (("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values"))
-COMPRESSED = {
-    torch.sparse_csr: ROWS,
-    torch.sparse_bsr: ROWS,
-    torch.sparse_csc: COLUMNS,
-    torch.sparse_bsc: COLUMNS,
-}
+COMPRESSED = {torch.sparse_csr: ROWS, torch.sparse_bsr: ROWS, torch.sparse_csc: COLUMNS, torch.sparse_bsc: COLUMNS}
 
 
 def own_storage(view: Tensor) -> Tensor:

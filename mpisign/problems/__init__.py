@@ -1,4 +1,4 @@
-"""What is minimised: one file a problem. A user's own is named "package.module:factory"."""
+"""What is minimised: one file per problem. A user's own is named "package.module:factory"."""
 
 from collections.abc import Callable
 

@@ -17,6 +17,10 @@ from mpisign.errors import UsageError
 
 Parameters = Mapping[str, Tensor]
 
+# what problems offer: see Problem
+VALUES = frozenset({"two points", "function values"})
+FINITE_SUM, EXACT = VALUES | {"finite sum"}, VALUES | {"exact gradient"}
+
 
 class Rows:
     """Rows of data: named arrays (numpy or scipy CSR) that agree in their first dimension."""
@@ -84,10 +88,10 @@ class Problem:
     rows "exact gradient".
     """
 
-    offers: frozenset[str] = frozenset({"two points", "function values"})
+    offers: frozenset[str] = VALUES
     constrained: bool = False  # whether x is kept where constrain() allows it
-    # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives a row for each voter,
-    # gradient() gets batches and gradients with a leading dimension and gives one loss a voter, or one for all
+    # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives one row per voter,
+    # gradient() gets batches and gradients with a leading dimension and gives one loss per voter, or one for all
     elementwise: bool = False
     # whether read() only looks, on every rank, and each then takes its own rows from the file itself
     everywhere: bool = False
@@ -99,7 +103,7 @@ class Problem:
     coordinates: int | None = None
 
     def read(self) -> Tables | None:
-        """Reads the data, on one rank a node; None for a problem without rows.
+        """Reads the data, on one rank per node; None for a problem without rows.
 
         Raises UsageError for missing or damaged files.
         """
@@ -124,7 +128,7 @@ class Problem:
         return None
 
     def augment(self, batch: Rows, draw: Draw, first: int) -> Rows:
-        """A batch of training rows as this step shall see them, by draws from block `first` on, one or more a row."""
+        """A batch of training rows as this step shall see them, by draws from block `first` on, one or more per row."""
         raise NotImplementedError
 
     def use_precision(self, precision: str) -> None:

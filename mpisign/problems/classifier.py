@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mpisign.problems.base import Problem
+from mpisign.problems.base import FINITE_SUM, Problem
 from mpisign.problems.models import Network, Recipe
 
 PIECE = 1024  # rows of a measurement taken at a time
@@ -12,7 +12,7 @@ PIECE = 1024  # rows of a measurement taken at a time
 class Classifier(Problem):
     """Mean cross-entropy over rows (inputs, labels); of a row with several labels, their mean."""
 
-    offers = frozenset({"finite sum", "two points", "function values"})
+    offers = FINITE_SUM
     devices = ("cpu", "cuda")
 
     network: Network

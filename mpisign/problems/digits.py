@@ -28,9 +28,7 @@ class Digits(Classifier):
         if not len(test) or not len(train):
             raise UsageError(f"problem.test_fraction = {self.test_fraction}: of {len(labels)} rows none would be left")
         return Tables(
-            train=_rows(images[train], labels[train]),
-            test=_rows(images[test], labels[test]),
-            classes=labels[train],
+            train=_rows(images[train], labels[train]), test=_rows(images[test], labels[test]), classes=labels[train]
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from mpisign.errors import UsageError
 from mpisign.problems.base import Tables
 from mpisign.problems.classifier import Classifier
-from mpisign.problems.data.checking import MOST_CLASSES, check_labels, check_sizes
+from mpisign.problems.data.checking import MOST_CLASSES, check_labels, check_sizes, outside
 from mpisign.problems.data.readers.hdf5 import StoredRows, names
 from mpisign.problems.models import Recipe
 
@@ -57,9 +57,7 @@ class Hdf5(Classifier):
                 f"below {MOST_CLASSES}"
             )
         for rows in (train, test) if test else (train,):
-            low, high = int(rows.labels.min()), int(rows.labels.max())
-            if low < 0 or high >= self._known:
-                wrong = low if low < 0 else high
+            if (wrong := outside(rows.labels, self._known)) is not None:
                 raise UsageError(
                     f"{rows.file}: a label of {wrong}, but there are {self._known} classes, 0 to {self._known - 1}; "
                     "labels count from 0, and problem.classes says how many there are"

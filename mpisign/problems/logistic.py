@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mpisign.errors import UsageError
-from mpisign.problems.base import Problem, Tables
+from mpisign.problems.base import FINITE_SUM, Problem, Tables
 from mpisign.problems.data.readers.libsvm import read_libsvm
 
 
@@ -16,7 +16,7 @@ class Logistic(Problem):
     The last term is the bounded regulariser under which sign methods are usually compared. No intercept.
     """
 
-    offers = frozenset({"finite sum", "two points", "function values"})
+    offers = FINITE_SUM
     hints = {"path": "a LIBSVM file, as of mpisign data fetch a9a"}  # noqa: RUF012
 
     def __init__(self, path: str, test_path: str = "", l2: float = 1e-3, nonconvex: float = 0.0):

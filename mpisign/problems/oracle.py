@@ -28,7 +28,7 @@ class Oracle:
 
     rows: this voter's own rows, or None. batch_size: rows of a minibatch; 0 is all of them.
     accumulate: minibatches averaged into one gradient. clip: largest Euclidean norm of a gradient, 0 for none.
-    sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see feed.py.
+    sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see loader.py.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Oracle:
         self.clipped = 0  # gradients that were shortened so far
         self._t = 0
         self.values = 0  # rows (or draws) whose function value was taken so far
-        # what a model gathers besides its parameters, such as BatchNorm's running statistics: one set a voter
+        # what a model gathers besides its parameters, such as BatchNorm's running statistics: one set per voter
         self.statistics = {name: a.to(self.device, copy=True) for name, a in problem.statistics().items()}
         self._piece: Tensor | None = None
         self._exact: Tensor | None = None
@@ -73,8 +73,7 @@ class Oracle:
         again: at a second point, so that the recorded loss stays that of the first, and statistics move once.
         batches: the mean over so many batches, this step's own first.
         """
-        parameters, gradients = self._bound(x, out)
-        parameters = self._with_statistics(parameters, moving=not again)
+        parameters, gradients = self._bound(x, out, moving=not again)
         self._seed()
         out.zero_()
         loss = 0.0
@@ -100,24 +99,20 @@ class Oracle:
         self.evaluations += self.rows.count
 
     def exact_gradient(self, x: Tensor) -> Tensor:
-        """full_gradient, or that of a problem without rows, for a record: neither counted nor noted.
-
-        Valid until the next one.
-        """
+        """full_gradient, or a problem's own exact one, for a record: not counted, and valid until the next one."""
         if self._exact is None:
             self._exact = self.layout.zeros()
         self._seed()
         if self.rows is None:
             self._exact.zero_()
-            self.problem.exact_gradient(*self._bound(x, self._exact))
+            self.problem.exact_gradient(*self._bound(x, self._exact, moving=False))
         else:
             self._mean_over(self.rows, x, self._exact, vary=False)
         return self._exact
 
     def sampled_gradient(self, x: Tensor, out: Tensor, number: int) -> None:
         """The gradient of a minibatch that no step takes, the number-th of these; as exact_gradient."""
-        parameters, gradients = self._bound(x, out)
-        parameters = self._with_statistics(parameters, moving=False)
+        parameters, gradients = self._bound(x, out, moving=False)
         self._seed("probe", number)
         out.zero_()
         for k in range(number * self.accumulate, (number + 1) * self.accumulate):
@@ -134,8 +129,8 @@ class Oracle:
         piece = out
         if rows.count > PIECE:
             piece = self._piece = self._piece if self._piece is not None else torch.empty_like(out)
-        parameters, gradients = self._bound(x, piece)
-        parameters, loss = self._with_statistics(parameters, moving=False), 0.0
+        parameters, gradients = self._bound(x, piece, moving=False)
+        loss = 0.0
         for lo in range(0, rows.count, PIECE):
             part = rows.take(slice(lo, lo + PIECE))
             piece.zero_()
@@ -148,10 +143,7 @@ class Oracle:
         return loss
 
     def value(self, x: Tensor, again: bool = False) -> float:
-        """The mean loss of this step's batch at x, with the draws that its gradient would see.
-
-        again: as in gradient.
-        """
+        """The mean loss of this step's batch at x, with the draws of its gradient. again: as in gradient."""
         parameters = self._with_statistics(self.layout.views(x.detach()), moving=not again)
         self._seed()
         loss = 0.0
@@ -174,7 +166,7 @@ class Oracle:
             self.problem.constrain(self.layout.views(x))
 
     def _seed(self, stream: str = "torch", number: int | None = None) -> None:
-        # torch.manual_seed also seeds every other device, at a millisecond a call
+        # torch.manual_seed also seeds every other device, at a millisecond per call
         seed = self.streams.draw(stream, self._t if number is None else number, self.voter).seed()
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -189,10 +181,9 @@ class Oracle:
     def clipped_gradient(self, x: Tensor, out: Tensor, row: Tensor, norm: float) -> None:
         """The mean over this step's batch of every row's gradient, each shortened to Euclidean norm `norm`.
 
-        row: a vector to work in. Takes one gradient a row, which is slow and right for any problem.
+        row: a vector to work in. Takes one gradient per row, which is slow and right for any problem.
         """
-        parameters, gradients = self._bound(x, row)
-        parameters = self._with_statistics(parameters, moving=True)
+        parameters, gradients = self._bound(x, row, moving=True)
         self._seed()
         out.zero_()
         loss, taken = 0.0, 0
@@ -226,12 +217,14 @@ class Oracle:
         """The problem's regulariser at x."""
         return self.problem.penalty(self.layout.views(x))
 
-    def _bound(self, x: Tensor, out: Tensor) -> tuple[dict, dict]:
+    def _bound(self, x: Tensor, out: Tensor, moving: bool) -> tuple[dict, dict]:
+        """Parameters at x, with statistics, and gradients in out. moving: as in _with_statistics."""
         # views are made once for each pair of vectors: autograd then writes straight into the flat gradient
         key = (x.data_ptr(), out.data_ptr())
         if key not in self._views:
             self._views[key] = (self.layout.views(x.detach()), self.layout.views(out))
-        return self._views[key]
+        parameters, gradients = self._views[key]
+        return self._with_statistics(parameters, moving), gradients
 
     def batches(self, batches: int = 1) -> Iterator[tuple[object, int]]:
         """The minibatches of this step, and of `batches` - 1 others, with the rows of each."""

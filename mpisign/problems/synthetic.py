@@ -7,9 +7,7 @@ import torch
 
 from mpisign import bits
 from mpisign.errors import UsageError
-from mpisign.problems.base import Problem
-
-EXACT = Problem.offers | {"exact gradient"}
+from mpisign.problems.base import EXACT, Problem
 
 
 class Quadratic(Problem):
@@ -28,15 +26,14 @@ class Quadratic(Problem):
                 f"problem: dimension {dimension} >= 1, condition {condition} >= 1, noise {noise} >= 0 and "
                 f"0 <= noisy {noisy} <= dimension are needed"
             )
-        self.dimension, self.noise, self.noisy = dimension, noise, noisy or dimension
-        self.coordinates, self.condition = dimension, condition
+        self.coordinates, self.condition, self.noise, self.noisy = dimension, condition, noise, noisy or dimension
 
     @cached_property
     def _curvature(self):
-        return torch.logspace(0, float(np.log10(self.condition)), self.dimension)
+        return torch.logspace(0, float(np.log10(self.condition)), self.coordinates)
 
     def initial(self, generator):
-        return {"x": torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))}
+        return {"x": torch.from_numpy(generator.standard_normal(self.coordinates).astype(np.float32))}
 
     def draw(self, draw, voters=None):
         return bits.normals(self.noisy, draw, voters) * self.noise if self.noise else torch.zeros(self.noisy)
@@ -73,21 +70,20 @@ class Rosenbrock(Problem):
     def __init__(self, dimension: int = 10, noise: float = 0.1):
         if dimension < 2 or noise < 0:
             raise UsageError(f"problem: dimension {dimension} >= 2 and noise {noise} >= 0 are needed")
-        self.dimension, self.noise = dimension, noise
-        self.coordinates = dimension
+        self.coordinates, self.noise = dimension, noise
 
     def initial(self, generator):
-        return {"x": torch.tensor([-1.2, 1.0] * self.dimension)[: self.dimension]}
+        return {"x": torch.tensor([-1.2, 1.0] * self.coordinates)[: self.coordinates]}
 
     def draw(self, draw):
         generator = draw.generator()
-        term = int(generator.integers(self.dimension - 1))
-        noise = torch.from_numpy(generator.standard_normal(self.dimension).astype(np.float32))
+        term = int(generator.integers(self.coordinates - 1))
+        noise = torch.from_numpy(generator.standard_normal(self.coordinates).astype(np.float32))
         return term, noise * self.noise
 
     def gradient(self, parameters, batch, gradients):
         x, g, (i, noise) = parameters["x"], gradients["x"], batch
-        valley, terms = x[i + 1] - x[i] ** 2, self.dimension - 1
+        valley, terms = x[i + 1] - x[i] ** 2, self.coordinates - 1
         g += noise
         g[i] += terms * (-400 * x[i] * valley - 2 * (1 - x[i]))
         g[i + 1] += terms * 200 * valley
@@ -102,7 +98,7 @@ class Rosenbrock(Problem):
     def value(self, parameters, batch):
         x, (i, noise) = parameters["x"].double(), batch
         term = 100 * (x[i + 1] - x[i] ** 2) ** 2 + (1 - x[i]) ** 2
-        return float((self.dimension - 1) * term + (noise.double() * x).sum())
+        return float((self.coordinates - 1) * term + (noise.double() * x).sum())
 
     def measure(self, parameters, rows):
         x = parameters["x"].double()

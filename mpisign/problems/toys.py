@@ -7,9 +7,7 @@ import torch
 
 from mpisign import bits
 from mpisign.errors import UsageError
-from mpisign.problems.base import Problem, Rows, Tables
-
-FINITE_SUM = frozenset({"finite sum", "two points", "function values"})
+from mpisign.problems.base import EXACT, FINITE_SUM, Problem, Rows, Tables
 
 
 class Targets(Problem):
@@ -24,15 +22,14 @@ class Targets(Problem):
     def __init__(self, targets: list[float] = [1.0, 2.0, 10.0], start: float = 0.0, dimension: int = 1):  # noqa: B006
         if not targets or dimension < 1:
             raise UsageError(f"problem: at least one of targets {targets}, and dimension {dimension} >= 1 are needed")
-        self.targets, self.start, self.dimension = targets, start, dimension
-        self.coordinates = dimension
+        self.targets, self.start, self.coordinates = targets, start, dimension
 
     def read(self):
-        a = np.repeat(np.array(self.targets, dtype=np.float32)[:, None], self.dimension, axis=1)
+        a = np.repeat(np.array(self.targets, dtype=np.float32)[:, None], self.coordinates, axis=1)
         return Tables(train=Rows(a=a), classes=np.arange(len(a)))
 
     def initial(self, generator):
-        return {"x": torch.full((self.dimension,), self.start)}
+        return {"x": torch.full((self.coordinates,), self.start)}
 
     def gradient(self, parameters, batch, gradients):
         away = parameters["x"] - batch["a"]
@@ -91,7 +88,7 @@ class Linear(Problem):
     slope = rho*up + (1 - rho)*down. box: x stays in [-box, box]; 0 for no bound.
     """
 
-    offers = Problem.offers | {"exact gradient"}
+    offers = EXACT
     elementwise = True
 
     def __init__(
@@ -110,18 +107,17 @@ class Linear(Problem):
                 f"problem: dimension {dimension} >= 1, noise {noise} >= 0, rho {rho} in [0, 1] and box {box} >= 0 "
                 "are needed"
             )
-        self.dimension, self.law, self.noise, self.rho = dimension, law, noise, rho
+        self.coordinates, self.law, self.noise, self.rho = dimension, law, noise, rho
         self.up, self.down, self.box, self.constrained = up, down, box, box > 0
-        self.coordinates = dimension
         self.slope = slope if law == "normal" else rho * up + (1 - rho) * down
 
     def initial(self, generator):
-        return {"x": torch.zeros(self.dimension)}
+        return {"x": torch.zeros(self.coordinates)}
 
     def draw(self, draw, voters=None):
         if self.law == "normal":
-            return self.slope + self.noise * bits.normals(self.dimension, draw, voters)
-        chosen = bits.uniforms(self.dimension, draw, voters) < 2 * self.rho - 1
+            return self.slope + self.noise * bits.normals(self.coordinates, draw, voters)
+        chosen = bits.uniforms(self.coordinates, draw, voters) < 2 * self.rho - 1
         return torch.where(chosen, self.up, self.down)
 
     def gradient(self, parameters, batch, gradients):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mpisign.errors import UsageError
-from mpisign.problems.base import Problem, Rows, Tables
+from mpisign.problems.base import FINITE_SUM, Problem, Rows, Tables
 
 
 class Wilson(Problem):
@@ -15,7 +15,7 @@ class Wilson(Problem):
     generalisation]. number: which of the random data sets.
     """
 
-    offers = frozenset({"finite sum", "two points", "function values"})
+    offers = FINITE_SUM
 
     def __init__(self, count: int = 100, number: int = 0):
         if count < 1 or number < 0:

@@ -172,7 +172,7 @@ def test_dense_mpi_is_the_same_mean_up_to_rounding(comm, everywhere):
 def test_sharded_sends_two_bits_times_n_minus_one_over_n(comm, everywhere):
     n, steps = comm.Get_size(), 3
     problem, streams = Quadratic(dimension=1_000_003), Streams(1)
-    layout = Layout({"x": (problem.dimension,)})
+    layout = Layout({"x": (problem.coordinates,)})
     world, x = Mpi(comm), layout.zeros()
     algorithm = find("signum-mv").build().with_rules("auto", "auto", n)
     oracle = Oracle(problem, layout, None, world.rank, streams)

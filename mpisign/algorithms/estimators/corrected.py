@@ -24,6 +24,7 @@ class Storm(Estimator):
     start_batches: int = 1
 
     two_points = True
+    vectors = ("g", "g_before", "v")
 
     @property
     def needs(self):
@@ -32,9 +33,6 @@ class Storm(Estimator):
     @property
     def elementwise(self):
         return not self.project and self.start_batches == 1
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "g_before", "v")}
 
     def estimate(self, oracle, x, state, step):
         g, g_before, v = state["g"], state["g_before"], state["v"]
@@ -62,9 +60,7 @@ class Correction(Estimator):
     beta: float = 0.0
 
     needs, two_points, elementwise, averages = TWO_POINTS, True, True, False
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "v")}
+    vectors = ("g", "v")
 
     def estimate(self, oracle, x, state, step):
         g, v = state["g"], state["v"]
@@ -108,8 +104,7 @@ class Svrg(_Snapshots):
     every: int = 0
     sampling: str = ""
 
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g_w", "mu", "w", "v")}
+    vectors = ("g_w", "mu", "w", "v")
 
     def estimate(self, oracle, x, state, step):
         g_w, mu, w, v = (state[k] for k in ("g_w", "mu", "w", "v"))
@@ -136,9 +131,7 @@ class SnapshotStorm(_Snapshots):
     every: int = 0
 
     two_points = True
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "g_before", "g_w", "mu", "w", "v")}
+    vectors = ("g", "g_before", "g_w", "mu", "w", "v")
 
     def estimate(self, oracle, x, state, step):
         g, g_before, g_w, mu, v = (state[k] for k in ("g", "g_before", "g_w", "mu", "v"))

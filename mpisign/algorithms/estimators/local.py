@@ -41,8 +41,7 @@ class LocalSteps(_Local):
     steps: int = 4
     rate: float = 0.01
 
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "point", "v")}
+    vectors = ("g", "point", "v")
 
     def estimate(self, oracle, x, state, step):
         v = state["v"].zero_()
@@ -65,8 +64,7 @@ class LocalAdam(_Local):
     epsilon: float = 1e-8
     correction: float = 1.0
 
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "point", "m", "variance", "v")}
+    vectors = ("g", "point", "m", "variance", "v")
 
     def estimate(self, oracle, x, state, step):
         m, v, layout = state["m"], state["v"].zero_(), step.layout

@@ -62,10 +62,7 @@ class Nesterov(Estimator):
 
     momentum: float = 0.9
 
-    elementwise, streams = True, "v"
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "m", "v")}
+    elementwise, streams, vectors = True, "v", ("g", "m", "v")
 
     def estimate(self, oracle, x, state, step):
         g, m, v = state["g"], state["m"], state["v"]
@@ -83,10 +80,7 @@ class Lion(Estimator):
     beta1: float = 0.9
     beta2: float = 0.99
 
-    elementwise, streams = True, "v"
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "m", "v")}
+    elementwise, streams, vectors = True, "v", ("g", "m", "v")
 
     def estimate(self, oracle, x, state, step):
         g, m, v = state["g"], state["m"], state["v"]
@@ -103,10 +97,7 @@ class DecidedMomentum(Estimator):
 
     beta: float = 0.9
 
-    averages = False
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("g", "m", "v")}
+    averages, vectors = False, ("g", "m", "v")
 
     def estimate(self, oracle, x, state, step):
         g, v = state["g"], state["v"]

@@ -13,14 +13,11 @@ class Minibatch(Estimator):
 
     sampling: str = ""
 
-    elementwise, streams = True, "g"
+    elementwise, streams, vectors = True, "g", ("g",)
 
     @property
     def needs(self):
         return FINITE_SUM if self.sampling else frozenset()
-
-    def init(self, layout):
-        return {"g": layout.zeros()}
 
     def estimate(self, oracle, x, state, step):
         oracle.gradient(x, state["g"])
@@ -31,10 +28,7 @@ class Minibatch(Estimator):
 class FullGradient(Estimator):
     """v = the mean of g over all rows of this voter."""
 
-    needs = FINITE_SUM
-
-    def init(self, layout):
-        return {"g": layout.zeros()}
+    needs, vectors = FINITE_SUM, ("g",)
 
     def estimate(self, oracle, x, state, step):
         oracle.full_gradient(x, state["g"])
@@ -50,10 +44,7 @@ class ClippedRows(Estimator):
 
     norm: float = 1.0
 
-    needs = FINITE_SUM
-
-    def init(self, layout):
-        return {"g": layout.zeros(), "row": layout.zeros()}
+    needs, vectors = FINITE_SUM, ("g", "row")
 
     def estimate(self, oracle, x, state, step):
         oracle.clipped_gradient(x, state["g"], state["row"], self.norm)

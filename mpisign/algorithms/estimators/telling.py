@@ -17,10 +17,7 @@ class CalibratedMomentum(Estimator):
 
     beta: float = 0.9
 
-    reports = 1
-
-    def init(self, layout):
-        return {"g": layout.zeros(), "m": layout.zeros(), "told": torch.zeros(1, dtype=torch.float64)}
+    reports, vectors = 1, ("g", "m")
 
     def estimate(self, oracle, x, state, step):
         g, m = state["g"], state["m"]
@@ -41,6 +38,7 @@ class Differences(Estimator):
     same_batch: bool = True
 
     reports, averages = 2, False  # what was decided must be signs of all of x
+    vectors = ("g", "g_before", "decided")
 
     @property
     def needs(self):
@@ -49,10 +47,6 @@ class Differences(Estimator):
     @property
     def two_points(self):
         return self.same_batch
-
-    def init(self, layout):
-        vectors = {name: layout.zeros() for name in ("g", "g_before", "decided")}
-        return vectors | {"told": torch.zeros(2, dtype=torch.float64)}
 
     def estimate(self, oracle, x, state, step):
         g, before, layout = state["g"], state["g_before"], step.layout
@@ -63,7 +57,7 @@ class Differences(Estimator):
             return g
         if self.same_batch:
             oracle.gradient(step.x_before, before, again=True)
-        sums = layout.block_sums(bits.tile_sums(g - before, layout.tiles(0, layout.length)))
+        sums = layout.block_sums(bits.tile_sums(g - before, layout.all_tiles))
         state["told"][0] = float(sums.sum())
         state["told"][1] = layout.total(state["decided"] * g)
         return g

@@ -17,10 +17,7 @@ class ZerothOrder(Estimator):
     smoothing: float = 0.01
     central: bool = False
 
-    needs = frozenset({"function values"})
-
-    def init(self, layout):
-        return {name: layout.zeros() for name in ("u", "point", "v")}
+    needs, vectors = frozenset({"function values"}), ("u", "point", "v")
 
     def estimate(self, oracle, x, state, step):
         u, v = state["u"], state["v"].zero_()

@@ -90,12 +90,7 @@ def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     return Algorithm(Svrg(every, "reshuffle"), Sign(), Majority(), Descent(weight_decay))
 
 
-@algorithm(
-    "signrvm",
-    paper="Qin et al. 2023, arXiv:2310.15976, SignRVM",
-    lr=1e-3,
-    known="As signrvr, with momentum.",
-)
+@algorithm("signrvm", paper="Qin et al. 2023, arXiv:2310.15976, SignRVM", lr=1e-3, known="As signrvr, with momentum.")
 def signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of signrvr's estimate. On several nodes dist-signrvm.
 

@@ -15,14 +15,7 @@ from mpisign.algorithms.estimators import (
 from mpisign.algorithms.method import Algorithm, Stages
 from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.signs import NoisySign, Raw, Sign
-from mpisign.algorithms.updates import (
-    BetterPoint,
-    CalibratedDescent,
-    CalibratingDescent,
-    Descent,
-    ParameterFree,
-    Rprop,
-)
+from mpisign.algorithms.updates import BetterPoint, CalibratedDescent, CalibratingDescent, Descent, ParameterFree, Rprop
 from mpisign.algorithms.votes import Majority, Mean
 from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
 

@@ -114,10 +114,7 @@ def sto_signsgd_running(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     theory=theory.ssdm,
 )
 def ssdm(
-    beta: Beta = 0.9,
-    radius: Literal["norm"] | Radius = "norm",
-    refresh: Count = 100,
-    weight_decay: NonNegative = 0.0,
+    beta: Beta = 0.9, radius: Literal["norm"] | Radius = "norm", refresh: Count = 100, weight_decay: NonNegative = 0.0
 ):
     """Stochastic sign of momentum with its own norm as radius, averaged; no vote is taken.
 

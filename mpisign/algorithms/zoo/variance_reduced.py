@@ -52,10 +52,7 @@ def ssvr_mv(
     theory=theory.dvr_sign,
 )
 def dvr_sign(
-    beta: Fraction = 0.5,
-    start_batches: Count = 1,
-    snapshot_every: Whole = 0,
-    weight_decay: NonNegative = 0.0,
+    beta: Fraction = 0.5, start_batches: Count = 1, snapshot_every: Whole = 0, weight_decay: NonNegative = 0.0
 ):
     """z = (1 - beta)*z + mean of Q(g(x_t) - (1 - beta)*g(x_{t-1})), kept by the vote; decides sign(z).
 
@@ -74,12 +71,7 @@ def dvr_sign(
     known="E|grad|_2 = O(sqrt(a/K) + sqrt(a)/(nK)^(1/3)), a = d for this compressor; unlike voters allowed.",
     theory=theory.dvr_q,
 )
-def dvr_q(
-    beta: Fraction = 0.5,
-    start_batches: Count = 1,
-    snapshot_every: Whole = 0,
-    weight_decay: NonNegative = 0.0,
-):
+def dvr_q(beta: Fraction = 0.5, start_batches: Count = 1, snapshot_every: Whole = 0, weight_decay: NonNegative = 0.0):
     """As dvr-sign, but decides Q(z), unbiased for z: x -= lr*Q(z), one float a tensor beside the bits down too."""
     return _tracking(TrackedQuantised, beta, start_batches, snapshot_every, weight_decay)
 

@@ -7,18 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpisign.bits.cuda.common import (
-    DRAW,
-    WORDS,
-    codes_of,
-    draw_of,
-    geometry,
-    of_words,
-    on,
-    philox,
-    programs,
-    words_of,
-)
+from mpisign.bits.cuda.common import DRAW, WORDS, codes_of, draw_of, geometry, of_words, on, philox, programs, words_of
 
 __all__ = ["add_levels", "add_normal", "add_signed", "apply", "blend", "first_nonfinite"]
 

@@ -31,7 +31,7 @@ def add_signed(total, planes, scale):
 
 
 def add_and_sum(y, x, factors, tiles, sums):
-    """y = fl(y + fl(factor * x)), a factor a segment; then tile_sums of |y|."""
+    """y = fl(y + fl(factor * x)), a factor per segment; then tile_sums of |y|."""
     for lo, hi, segment in tiles.T:
         blend(y[lo:hi], x[lo:hi], 1.0, factors[segment])
     tile_sums(y, tiles, False, sums)

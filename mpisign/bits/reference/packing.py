@@ -51,14 +51,14 @@ def pack_parts(v, parts, at, zeros, draw, planes):
 
 
 def pack_stochastic_parts(v, radii, each, parts, at, draw, planes):
-    """pack_stochastic of each part. radii: float32, one a coordinate of v if `each`, else one a segment."""
+    """pack_stochastic of each part. radii: float32, one per coordinate of v if `each`, else one per segment."""
     pieces = of_parts(parts, at, len(v))
     of = lambda i, segment: radii[i] if each else radii[segment]  # noqa: E731
     return _joined([(i.start, pack_stochastic(v[i], of(i, s), c, draw, planes[:, w])) for i, w, c, s in pieces])
 
 
 def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
-    """pack_parts, and then v -= scale * sign, where a vote was cast: what stays behind. scales: one a segment."""
+    """pack_parts, and then v -= scale * sign, where a vote was cast: what stays behind. scales: one per segment."""
     packed = pack_parts(v, parts, at, zeros, draw, planes)
     for i, w, _, segment in of_parts(parts, at, len(v)):
         add_signed(v[i], planes[:, w], -scales[segment])

@@ -15,7 +15,7 @@ def checked(problem: Problem, tables: Tables | None) -> Tables | None:
     """The tables of a problem, with arrays as torch takes them: native, with strides forwards, sparse ones as CSR.
 
     Values and precision stay as they are. Raises UsageError for tables without rows, arrays that are not of numbers,
-    and classes that are not integers from 0, one a row.
+    and classes that are not integers from 0, one per row.
     """
     if tables is None:
         return None
@@ -39,6 +39,12 @@ def check_labels(labels: np.ndarray, where: object) -> None:
             f"{where}: all {len(labels)} training rows have the label {labels[0]}; there is nothing to learn: at least "
             "two classes are needed"
         )
+
+
+def outside(labels: np.ndarray, classes: int) -> int | None:
+    """A label, of one or more, that is not among 0 to classes - 1; None if all are."""
+    low, high = int(labels.min()), int(labels.max())
+    return low if low < 0 else high if high >= classes else None
 
 
 def check_sizes(where: object, train: tuple[int, ...], test: tuple[int, ...]) -> None:
@@ -84,8 +90,6 @@ def _classes(classes: np.ndarray, rows: int, name: str) -> np.ndarray:
             f"problem {name}: classes are {classes.dtype} of shape {classes.shape}; integers from 0, one for each of "
             f"{rows} rows, are needed"
         )
-    low, high = int(classes.min()), int(classes.max())
-    if low < 0 or high >= MOST_CLASSES:
-        wrong = low if low < 0 else high
+    if (wrong := outside(classes, MOST_CLASSES)) is not None:
         raise UsageError(f"problem {name}: a class of {wrong}; classes count from 0 to at most {MOST_CLASSES - 1}")
     return classes.astype(np.int64) if classes.dtype.kind == "b" else classes

@@ -1,4 +1,4 @@
-"""Reads a problem's data once a node and hands every rank its own rows."""
+"""Reads a problem's data once per node and hands every rank its own rows."""
 
 import copy
 import hashlib
@@ -62,7 +62,7 @@ def distribute_rows(
 def fingerprint(share: LocalData, ranks: Ranks) -> str:
     """A hash of the rows of all voters, training and held out: the same wherever the files lay. Collective.
 
-    Every rank hashes its own, at about a second a gigabyte.
+    Every rank hashes its own, at about a second per gigabyte.
     """
     own = [_digest(train, test) for train, test in zip(share.train, share.test, strict=True)]
     everyone = ranks.gather(own)

@@ -40,7 +40,7 @@ class DeviceLoader:
         return self._rows.arrays
 
     def take(self, rows: np.ndarray | slice, prefetch: np.ndarray | None = None) -> Rows:
-        """The rows of these numbers, or of a slice, on the device. ahead: those that will be asked for next."""
+        """The rows of these numbers, or of a slice, on the device. prefetch: those that will be asked for next."""
         if not self.fetches:
             # all of them as they are: sparse rows would be copied
             is_all = isinstance(rows, slice) and rows.indices(self.count) == (0, self.count, 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 16  # channels a group of GroupNorm, at most
+GROUPS = 16  # channels per group of GroupNorm, at most
 
 
 def norm_of(norm: str, channels: int) -> nn.Module:

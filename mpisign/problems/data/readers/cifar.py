@@ -9,17 +9,15 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.problems.base import Rows
+from mpisign.problems.data.checking import outside
 from mpisign.problems.data.readers.files import read
 
 PIXELS = 3072  # bytes of an image: 1024 each of red, green and blue
 # what a pickle of CIFAR may name: arrays of numpy, as old and new versions of numpy spell them
 NAMED = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
-}
+    ("numpy", "dtype"), ("numpy", "ndarray"), ("_codecs", "encode"),
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+}  # fmt: skip
 
 
 def read_batch(file: Path, classes: int) -> Rows:
@@ -30,8 +28,7 @@ def read_batch(file: Path, classes: int) -> Rows:
     data = read(file)
     python = data[:1] == b"\x80"  # how a pickle starts; a label of 128 there is none
     images, labels = _unpickled(file, data, classes) if python else _binary(file, data, classes)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        wrong = labels.max() if labels.max() >= classes else labels.min()
+    if len(labels) and (wrong := outside(labels, classes)) is not None:
         raise UsageError(f"{file}: a label of {wrong}, but CIFAR-{classes} has 0 to {classes - 1}; it is another file")
     return Rows(inputs=images.reshape(-1, 3, 32, 32).copy(), labels=labels.astype(np.int64))
 

@@ -5,7 +5,10 @@ import gzip
 import lzma
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from mpisign.errors import UsageError
 
@@ -45,10 +48,34 @@ def require(file: Path, key: str, kind: str) -> None:
 
 def read(file: Path) -> bytes:
     """The contents of a file, decompressed whatever it is called. Raises UsageError if it can't be read."""
-    try:
+    with _explained(file):
         data = file.read_bytes()
-        packed = next((module for start, module in PACKED.items() if data.startswith(start)), None)
+        packed = _packed(data)
         return packed.decompress(data) if packed else data
+
+
+def head(file: Path, count: int) -> bytes:
+    """The first bytes of a file's contents, decompressed, without reading the rest. Raises UsageError as read()."""
+    with _explained(file):
+        with file.open("rb") as raw:
+            start = raw.read(count)
+        packed = _packed(start)
+        if not packed:
+            return start
+        with packed.open(file) as opened:
+            return opened.read(count)
+
+
+def _packed(start: bytes) -> ModuleType | None:
+    """The module that decompresses what starts so, if it is compressed."""
+    return next((module for magic, module in PACKED.items() if start.startswith(magic)), None)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into a UsageError."""
+    try:
+        yield
     except DAMAGED as error:
         raise UsageError(
             f"{file}: can't be decompressed ({error}): cut short, damaged, or followed by something else; fetch it anew"
@@ -57,19 +84,3 @@ def read(file: Path) -> bytes:
         raise UsageError(f"{file}: can't be read: {error.strerror or error}") from error
     except MemoryError:
         raise UsageError(f"{file}: its contents take more memory than there is") from None
-
-
-def head(file: Path, count: int) -> bytes:
-    """The first bytes of a file's contents, decompressed, without reading the rest. Raises UsageError as read()."""
-    try:
-        with file.open("rb") as raw:
-            start = raw.read(count)
-        packed = next((module for magic, module in PACKED.items() if start.startswith(magic)), None)
-        if not packed:
-            return start
-        with packed.open(file) as opened:
-            return opened.read(count)
-    except DAMAGED as error:
-        raise UsageError(f"{file}: can't be decompressed ({error}); fetch it anew") from error
-    except OSError as error:
-        raise UsageError(f"{file}: can't be read: {error.strerror or error}") from error
