@@ -20,7 +20,7 @@ def _from(lo: int, bad: int | None) -> int | None:
     return bad if bad is None or bad < 0 else lo + bad
 
 
-class _Signs(SignRule):
+class Signs(SignRule):
     """Sends a sign per coordinate, and where the rule for zeros is "abstain" whether there is one."""
 
     zeros: str
@@ -37,7 +37,7 @@ class _Signs(SignRule):
 
 
 @dataclass(frozen=True)
-class Sign(_Signs):
+class Sign(Signs):
     """sign(v)."""
 
     zeros: str = "coin"
@@ -51,7 +51,7 @@ class Sign(_Signs):
 
 
 @dataclass(frozen=True)
-class NoisySign(_Signs):
+class NoisySign(Signs):
     """sign(v + s*xi), xi from N(0, 1) in each coordinate: +1 with probability Phi(v/s); s = scale/(t + 1)^decay."""
 
     scale: float = 1.0
@@ -73,7 +73,7 @@ FLOOR = 1e-20  # least radius of a coordinate: where v is 0 there, the draw is a
 
 
 @dataclass(frozen=True)
-class StochasticSign(_Signs):
+class StochasticSign(Signs):
     """+1 with probability (1 + v/R)/2 [Safaryan & Richtarik 2021 section 3; Jiang et al. 2024].
 
     radius: R, one for all coordinates, or
@@ -146,7 +146,7 @@ class ScaledStochasticSign(SignRule):
 
 
 @dataclass(frozen=True)
-class ScaledSign(_Signs):
+class ScaledSign(Signs):
     """(|v_b|_1 / d_b) * sign(v_b) for each tensor b: one float32 per tensor beside the words."""
 
     zeros: str = "coin"
