@@ -368,11 +368,7 @@ def shell_path(text: str, key: str) -> str:
 
 
 def validate(
-    model: type[pydantic.BaseModel],
-    values: dict,
-    where: str,
-    prefix: str = "",
-    hints: Mapping[str, str] | None = None,
+    model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "", hints: Mapping[str, str] | None = None
 ) -> Any:
     """The model of these values, or UsageError: what is wrong, the value, what is valid.
 

@@ -63,7 +63,7 @@ class Job:
             try:
                 return Lock(self.log.path, patience) if self.ranks.root else None
             except OSError as error:
-                what = f"can't write the run file {self.observer.path}: {error.strerror}"
+                what = f"can't write the run file {self.log.path}: {error.strerror}"
                 raise UsageError(f"{what}; set run.file to a place that can be written") from error
 
     def _begin(self, options: ResumeOptions) -> Start:

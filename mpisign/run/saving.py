@@ -74,4 +74,4 @@ class CheckpointManager:
         files = checkpoint.saved(self.log.path)
         if not files:
             return "there is no checkpoint to go on from"
-        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"
+        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.log.path}, on as many ranks"
