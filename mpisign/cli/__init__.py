@@ -105,7 +105,7 @@ def simulate(job, voters, jobs, **options):
     stopping.catch_signals(leaving.interrupted)
     loaded = _read(job, options)
     if isinstance(loaded, list) and options["point"] is None and not options["dry_run"]:
-        from mpisign.run.sweeping import run_points
+        from mpisign.run.sweep import run_points
 
         run_points(lambda: _read(job, options), jobs)
         return
