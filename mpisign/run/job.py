@@ -118,7 +118,8 @@ class Job:
     def _loop(self) -> None:
         run, log, stepper = self.config.run, self.log, self.stepper
         eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
-        output = _drawn_step(run.seed, self.steps)
+        # the step before which the iterate that a theorem speaks of is taken, uniform over the run
+        output = int(Streams(run.seed).draw("output", 0).generator().integers(self.steps))
         checkpoints = CheckpointManager(self.config, self.ranks, stepper, log)
         probe = Probe(stepper, self.config.probe)
         for t in range(stepper.t, self.steps):
@@ -141,8 +142,3 @@ class Job:
             else:
                 log.printer.update(taken, outcome.loss, lr)
             checkpoints.edge(Request(outcome.request), last)
-
-
-def _drawn_step(seed: int, steps: int) -> int:
-    """The step before which the iterate that a theorem speaks of is taken, uniform over the run."""
-    return int(Streams(seed).draw("output", 0).generator().integers(steps))
