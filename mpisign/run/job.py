@@ -22,7 +22,7 @@ from mpisign.run.setup import set_up, use_threads
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 
-EVALUATIONS = 30  # a run, where run.eval_every is 0
+EVALUATIONS = 30  # per run, where run.eval_every is 0
 PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file
 
 
@@ -30,7 +30,7 @@ class Job:
     """One run: everything that lives from the first step to the last."""
 
     def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
-        """voters: one a rank, or any number in a process without MPI. quiet, verbose: what root prints."""
+        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints."""
         setup = set_up(plan, ranks, voters)
         self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
         self.steps = self.config.run.steps

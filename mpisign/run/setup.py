@@ -109,9 +109,8 @@ def _segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOpt
     """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
     patterns = plan.config.dense.parameters
     if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
-        raise UsageError(
-            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
-        )
+        known = f"the parameters, which are: {choices(names)}"
+        raise UsageError(f"dense.parameters: {idle[0]!r} matches none of {known}", agreed=True)
     if all(stage.sign.up().raw for stage in plan.algorithm.stages):
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}

@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -131,9 +132,8 @@ class _Case:
         beside = {k: v for k, v in self.lists.items() if k not in crossing}
         if len({len(v) for v in beside.values()}) > 1:
             sizes = ", ".join(f"{k}: {len(v)}" for k, v in beside.items())
-            raise UsageError(
-                f'sweep.kind = "zip": lists of different lengths ({sizes}); make them equal, or use "grid"'
-            )
+            remedy = 'make them equal, or use "grid"'
+            raise UsageError(f'sweep.kind = "zip": lists of different lengths ({sizes}); {remedy}')
         rows = [dict(zip(beside, row, strict=True)) for row in zip(*beside.values(), strict=True)] if beside else [{}]
         crossed = [dict(zip(crossing, values, strict=True)) for values in product(*crossing.values())]
         return [self.fixed | row | values for row in rows for values in crossed]
@@ -179,9 +179,8 @@ class _Expansion:
         keys = dict.fromkeys(k for s in combined for k in s)
         self.swept = [k for k in keys if len({str(s.get(k)) for s in combined}) > 1]
         if sweep.best and not all(sweep.best in case.lists for case in self.cases):
-            raise UsageError(
-                f"sweep.best = {sweep.best!r} is not a list of every case; lists are: {choices(self.swept)}"
-            )
+            known = f"lists are: {choices(self.swept)}"
+            raise UsageError(f"sweep.best = {sweep.best!r} is not a list of every case; {known}")
 
     def _check(self, lists: dict[str, list]) -> None:
         if not lists and self.sweep.case == [{}]:
@@ -216,11 +215,9 @@ class _Expansion:
             best = _best(group, self.sweep.metric)
             for seed in self.cases[group[0].case].seeds[1:]:
                 points.append(self._later(len(points), group, best, seed))
-        names = [p.name for p in points]
-        if twice := [n for n in names if names.count(n) > 1]:
-            raise UsageError(
-                f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one"
-            )
+        if twice := [name for name, count in Counter(p.name for p in points).items() if count > 1]:
+            remedy = "give their cases a name, or drop one"
+            raise UsageError(f"two points of the sweep have the name {twice[0]!r}; {remedy}")
         return points
 
     def _later(self, index: int, group: list[Point], best: Point | None, seed: int) -> Point:

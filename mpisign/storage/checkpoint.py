@@ -183,7 +183,7 @@ def save_model(path: Path, parameters: "Mapping[str, Tensor]", **attributes) -> 
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(attributes, filetype="mpisign-model")
-        # one dataset a parameter, dots and all: no nested groups
+        # one dataset per parameter, dots and all: no nested groups
         group = file.create_group("parameters")
         for name, tensor in parameters.items():
             group.create_dataset(name, data=tensor.cpu().numpy())

@@ -70,9 +70,8 @@ class Run:
         if type(version) is not int or version < 1:
             raise Malformed(f"attribute format_version = {version!r:.80}: a number from 1 on is needed")
         if version > FORMAT_VERSION:
-            raise UsageError(
-                f"{self.path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
-            )
+            known = f"this mpisign reads up to {FORMAT_VERSION}; update mpisign"
+            raise UsageError(f"{self.path}: format {version}, but {known}")
         if wrong := validation.wrong_attribute(self.attributes):
             raise Malformed(wrong)
         lost = self.lost if salvage else None
@@ -185,7 +184,7 @@ class Run:
     def columns(self, table: str) -> dict[str, np.ndarray]:
         """A table as columns of single values, (rows,) each, for CSV, data frames and Parquet.
 
-        A column with several values a row, such as probes/voter_success, becomes one for each: voter_success_0, ...
+        A column with several values per row, such as probes/voter_success, becomes one for each: voter_success_0, ...
         """
         flat: dict[str, np.ndarray] = {}
         for name, column in self[table].items():
