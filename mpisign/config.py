@@ -270,9 +270,8 @@ def make(tables: dict[str, dict], where: str = "") -> Config:
     if len(lengths) > 1:
         raise UsageError(f"{' and '.join(lengths)} are all given; give one of them")
     if not lengths:
-        raise UsageError(
-            "none of run.steps, run.epochs and run.evaluations is given; set one of them, as in --set run.steps=1000"
-        )
+        remedy = "set one of them, as in --set run.steps=1000"
+        raise UsageError(f"none of run.steps, run.epochs and run.evaluations is given; {remedy}")
     return config
 
 
@@ -368,11 +367,7 @@ def shell_path(text: str, key: str) -> str:
 
 
 def validate(
-    model: type[pydantic.BaseModel],
-    values: dict,
-    where: str,
-    prefix: str = "",
-    hints: Mapping[str, str] | None = None,
+    model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "", hints: Mapping[str, str] | None = None
 ) -> Any:
     """The model of these values, or UsageError: what is wrong, the value, what is valid.
 
@@ -390,11 +385,8 @@ def validate(
             hint = f" ({hints[path[-1]]})" if path[-1] in (hints or {}) else ""
             raise UsageError(f"{where}{name} is missing{hint}; set it, as in --set {name}=...") from None
         # a value that may be of several kinds fails once for each
-        reasons = dict.fromkeys(
-            e["msg"].replace("Input should be ", "")
-            for e in errors
-            if e["loc"][: len(path)] == first["loc"][: len(path)]
-        )
+        texts = [e["msg"] for e in errors if e["loc"][: len(path)] == first["loc"][: len(path)]]
+        reasons = dict.fromkeys(text.replace("Input should be ", "") for text in texts)
         near = did_you_mean(first["input"], re.findall("'(.*?)'", first.get("ctx", {}).get("expected", "")))
         raise UsageError(f"{where}{name} = {first['input']!r}{near}: should be {', or '.join(reasons)}") from None
 

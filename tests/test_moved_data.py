@@ -15,7 +15,6 @@ from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerp
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.run import sweep
 from mpisign.run.resume import ResumeOptions
-from mpisign.run.sweeping import run_points
 from mpisign.run.train import resume as resume_here
 from mpisign.run.train import simulate
 from mpisign.storage import checkpoint
@@ -120,7 +119,7 @@ def test_points_of_a_sweep_whose_data_moved_are_known(tmp_path):
         )
         return sweep.read(job)
 
-    run_points(lambda: written("one"))
+    sweep.run_points(lambda: written("one"))
     assert [p.status for p in written("two")] == ["complete"] * 2
 
 

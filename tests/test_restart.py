@@ -17,7 +17,6 @@ from mpisign.errors import Stopped, StorageError, UsageError
 from mpisign.parallel import stopping
 from mpisign.run import sweep
 from mpisign.run.resume import ResumeOptions
-from mpisign.run.sweeping import run_points
 from mpisign.run.train import resume as resume_here
 from mpisign.run.train import simulate
 from mpisign.storage import checkpoint, writer
@@ -418,9 +417,9 @@ def test_a_sweep_that_was_stopped_goes_on_with_its_point(tmp_path):
         f'marker = "{marker}"\n[sweep]\nfolder = "{tmp_path}/points"\n"schedule.lr" = [0.01, 0.02]\n'
     )
     with pytest.raises(Stopped):
-        run_points(lambda: sweep.read(job))
+        sweep.run_points(lambda: sweep.read(job))
     stopping._caught.clear()
     assert [p.status for p in sweep.read(job)] == ["stopped", "missing"]
-    run_points(lambda: sweep.read(job))
+    sweep.run_points(lambda: sweep.read(job))
     assert [p.status for p in sweep.read(job)] == ["complete", "complete"]
     assert "resume" in Run(sweep.read(job)[0].file)["events"]["kind"]

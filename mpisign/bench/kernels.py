@@ -1,6 +1,7 @@
-"""`mpisign bench kernels`: nanoseconds a coordinate of every kernel, beside what this machine's memory can do."""
+"""`mpisign bench kernels`: nanoseconds per coordinate of every kernel, beside what this machine's memory can do."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,12 +33,11 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
     def timed(work: Callable) -> float:
         return alone(lambda: (work(), synchronize(device)), repeats)
 
-    bandwidth = {
-        "read": 4 * d / timed(lambda: torch.max(v.view(torch.int32))),
-        "copy": 8 * d / timed(lambda: x.copy_(v)),
-    }
-    for name, rate in bandwidth.items():
-        table.add(kernel=f"(torch {name})", **{"ns a coordinate": _bytes(name) * 1e9 / rate, "GB/s": rate / 1e9})
+    bandwidth: dict[str, float] = {}
+    for kind, work, moved in (("read", lambda: torch.max(v.view(torch.int32)), 4), ("copy", lambda: x.copy_(v), 8)):
+        took = timed(work)
+        bandwidth[kind] = moved * d / took
+        table.add(kernel=f"(torch {kind})", **{"ns a coordinate": took / d * 1e9, "GB/s": bandwidth[kind] / 1e9})
     for name, work, moved, kind in _works(v, x, d, voters):
         say(f"kernel {name}")
         took = timed(work)
@@ -47,12 +47,8 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
     return table
 
 
-def _bytes(kind: str) -> int:
-    return 4 if kind == "read" else 8
-
-
 def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
-    """(name, work, bytes a coordinate that it moves, the bandwidth it is compared with)."""
+    """(name, work, bytes per coordinate that it moves, the bandwidth it is compared with)."""
     streams, words = Streams(1), d // 64
     coin, draw = streams.coin("zero", 3, 2), streams.draw("sign", 3, 2)
     new = lambda planes: bits.new_planes(planes, words, v.device)  # noqa: E731
@@ -64,22 +60,14 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
     radii, parts = torch.full_like(v, 2.0), np.array([[0], [d], [0]])
+    with_radii = partial(bits.pack_stochastic_parts, v, radii, parts, 0, draw, plane)
+    with_feedback = partial(bits.pack_scaled_parts, v, one * 1e-9, parts, 0, "coin", coin, plane)
     works = [
         ("pack", lambda: bits.pack_parts(v, parts, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
         ("pack, abstaining", lambda: bits.pack_parts(v, parts, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
         ("stochastic pack", lambda: bits.pack_stochastic_parts(v, one * 2, parts, 0, draw, plane), 4 + 1 / 8, "read"),
-        (
-            "stochastic pack, own radii",
-            lambda: bits.pack_stochastic_parts(v, radii, parts, 0, draw, plane),
-            8 + 1 / 8,
-            "read",
-        ),
-        (
-            "scaled pack, error feedback",
-            lambda: bits.pack_scaled_parts(v, one * 1e-9, parts, 0, "coin", coin, plane),
-            8 + 1 / 8,
-            "copy",
-        ),
+        ("stochastic pack, own radii", with_radii, 8 + 1 / 8, "read"),
+        ("scaled pack, error feedback", with_feedback, 8 + 1 / 8, "copy"),
         ("add and sum", lambda: bits.add_and_sum(x, v, one * 1e-9, tiles), 12, "copy"),
         ("search for NaN", lambda: bits.first_nonfinite(v), 4, "read"),
         ("sums of tiles", lambda: bits.tile_sums(v, tiles), 4, "read"),

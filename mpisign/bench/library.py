@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,24 +15,13 @@ from mpisign.optim import SignOptimizer
 from mpisign.parallel.mpi import Ranks
 
 OPTIMIZER = {
-    "algorithm": "",
-    "tensors": ",d",
-    "d": ",d",
-    "SGD ms": ".3f",
-    "one pass ms": ".3f",
-    "mpisign ms": ".3f",
+    "algorithm": "", "tensors": ",d", "d": ",d", "SGD ms": ".3f", "one pass ms": ".3f", "mpisign ms": ".3f",
     "beyond SGD and a pass": "+.1%",
-}
+}  # fmt: skip
 OVERLAP = {
-    "n": "d",
-    "d": ",d",
-    "computing": "",
-    "backward ms": ".1f",
-    "step ms": ".1f",
-    "both in turn ms": ".1f",
-    "overlapped ms": ".1f",
-    "hidden": ".0%",
-}
+    "n": "d", "d": ",d", "computing": "", "backward ms": ".1f", "step ms": ".1f", "both in turn ms": ".1f",
+    "overlapped ms": ".1f", "hidden": ".0%",
+}  # fmt: skip
 RATE, LAYERS = 1e-3, 8
 
 
@@ -68,8 +58,8 @@ def overlap(
     """Forward and backward alone, with a step after it, and with one that overlaps: a perceptron of square layers.
 
     batches: rows that the CPU's cores work on, which they also need to pack, send and count. waits: milliseconds in
-    which an accelerator would do so, while the cores are free. hidden: the share of a step that
-    overlap takes out of the time of both.
+    which an accelerator would do so, while the cores are free. hidden: the share of a step that overlap takes out of
+    the time of both.
     """
     about = {"algorithm": name, "layers": f"{LAYERS} of {width} x {width}", "median of": repeats}
     about |= {"mpi": ranks.library, "hosts": ranks.hosts, "threads": torch.get_num_threads()}
@@ -79,9 +69,9 @@ def overlap(
     for batch, wait, computing in kinds + [(1, wait, f"{wait} ms elsewhere") for wait in waits]:
         arguments = torch.randn(batch, width), wait / 1e3 / LAYERS
         works = {
-            "backward": lambda arguments=arguments: loops[False].backward(*arguments),
-            "in turn": lambda arguments=arguments: loops[False].train(*arguments),
-            "overlapped": lambda arguments=arguments: loops[True].train(*arguments),
+            "backward": partial(loops[False].backward, *arguments),
+            "in turn": partial(loops[False].train, *arguments),
+            "overlapped": partial(loops[True].train, *arguments),
         }
         ms = {k: times.median * 1e3 for k, times in in_turns(works, repeats, ranks, say).items()}
         step = ms["in turn"] - ms["backward"]

@@ -76,9 +76,8 @@ def start_gloo(ranks: Ranks) -> str:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if one_host else min(interfaces(ranks), default="lo"))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     host = "127.0.0.1" if one_host else address[0]
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://{host}:{address[1]}", rank=ranks.rank, world_size=ranks.size
-    )
+    method = f"tcp://{host}:{address[1]}"
+    torch.distributed.init_process_group("gloo", init_method=method, rank=ranks.rank, world_size=ranks.size)
     return ""
 
 

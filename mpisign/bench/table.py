@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -44,14 +45,11 @@ class Table:
 
 def machine() -> dict[str, Value]:
     """The machine's processor, cores and load, and the versions of libraries."""
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else []
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
-        "processor": processor,
+        "processor": next(iter(models), platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(load, 1),
         "versions": ", ".join(f"{p} {version(p)}" for p in ("mpisign", "torch", "numpy", "numba", "mpi4py")),

@@ -3,6 +3,7 @@
 import resource
 import socket
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +63,7 @@ def _once(work: Work, ranks: Ranks) -> tuple[float, float | None]:
 def alone(work: Work, repeats: int = 7, clock: Callable[[], float] = time.perf_counter) -> float:
     """Median seconds of a work of this process, after one unmeasured call. clock: thread_time leaves out others."""
     work()
-    times = []
-    for _ in range(repeats):
-        begin = clock()
-        work()
-        times.append(clock() - begin)
-    return median(times)
+    return median(timeit.repeat(work, timer=clock, repeat=repeats, number=1))
 
 
 def interfaces(ranks: Ranks) -> list[str]:

@@ -16,20 +16,23 @@ from mpisign.run import output
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
-SET = click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a key of the job.")
+RESUME = click.Choice(["never", "auto"])
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Prints the definition, and what was measured, too.")
 MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves a checkpoint and stops after so long.")
+
+
+def setting_option(text: str):
+    """The option --set, with its help."""
+    return click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help=text)
+
+
+SET = setting_option("Overrides a key of the job.")
 # what train and simulate share
 RUN = several(
     click.option("--init-from", type=click.Path(path_type=Path), help="A new run, from a checkpoint's x and step."),
     VERBOSE,
     MAX_TIME,
-    click.option(
-        "--resume",
-        type=click.Choice(["never", "auto"]),
-        default="never",
-        help="auto: goes on where the run stopped, if it did.",
-    ),
+    click.option("--resume", type=RESUME, default="never", help="auto: goes on where the run stopped, if it did."),
     click.option("--point", type=click.IntRange(min=0), help="The point of a [sweep] to run; see mpisign plan."),
     click.option("--preset", type=click.Choice(["none", "theory"]), help="Rate and constants by the paper's formulas."),
     click.option("--dry-run", is_flag=True, help="Prints d, bytes per step, memory and evaluations per step."),
@@ -73,13 +76,7 @@ def train(job, **options):
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--from", "checkpoint", type=click.Path(path_type=Path), help="A checkpoint other than the newest.")
-@click.option(
-    "settings",
-    "--set",
-    multiple=True,
-    metavar="TABLE.KEY=VALUE",
-    help="Overrides what moves no bit of x, as in checkpoint.keep=5.",
-)
+@setting_option("Overrides what moves no bit of x, as in checkpoint.keep=5.")
 @MAX_TIME
 @VERBOSE
 def resume(run, checkpoint, settings, max_time, verbose):
@@ -105,7 +102,7 @@ def simulate(job, voters, jobs, **options):
     stopping.catch_signals(leaving.interrupted)
     loaded = _read(job, options)
     if isinstance(loaded, list) and options["point"] is None and not options["dry_run"]:
-        from mpisign.run.sweeping import run_points
+        from mpisign.run.sweep import run_points
 
         run_points(lambda: _read(job, options), jobs)
         return
@@ -127,8 +124,7 @@ def plan(job, **options):
         raise UsageError(f"{job} has no [sweep]; it is one run")
     for p in points:
         click.echo(f"{p.index:5} {p.status:10} {p.name:40} {p.file or ''}".rstrip())
-    ended = sum(p.ended for p in points)
-    click.echo(f"points: {len(points)}\nended: {ended}")
+    click.echo(f"points: {len(points)}\nended: {sum(p.ended for p in points)}")
 
 
 def _settings(options: dict) -> tuple[str, ...]:

@@ -166,25 +166,23 @@ def _time(text: str) -> str:
 
 def _further(directive: str) -> str:
     """A line for Slurm, its value in quotes where it needs them."""
-    shown, match = printable(directive), OPTION.fullmatch(directive)
+    shown, match = f"--sbatch={printable(directive)}", OPTION.fullmatch(directive)
     name, value = match.groups() if match else ("", None)
     valued, flags = VALUED.split(), FLAGS.split()
     if name in OWN:
-        raise UsageError(f"--sbatch={shown}: that is for {OWN[name]} to say")
+        raise UsageError(f"{shown}: that is for {OWN[name]} to say")
     if name not in (*valued, *flags):
         near = difflib.get_close_matches(name, (*valued, *flags), 1)
         hint = f"did you mean --{near[0]}?" if near else "write --OPTION=VALUE, as in --sbatch=--account=mine"
-        raise UsageError(f"--sbatch={shown}: no long option of sbatch for a job; {hint}")
+        raise UsageError(f"{shown}: no long option of sbatch for a job; {hint}")
     if not value:
         if name in flags and value is None:
             return directive
-        raise UsageError(f"--sbatch={shown}: a value is missing, as in --{name}=VALUE")
+        raise UsageError(f"{shown}: a value is missing, as in --{name}=VALUE")
     if name not in valued:
-        raise UsageError(f"--sbatch={shown}: --{name} takes no value")
+        raise UsageError(f"{shown}: --{name} takes no value")
     if PLAIN.fullmatch(value):
         return directive
     if not value.isprintable() or re.search(r"[\"\\]", value):
-        raise UsageError(
-            f"--sbatch={shown}: line breaks, double quotes and backslashes can't be told to Slurm in a script"
-        )
+        raise UsageError(f"{shown}: line breaks, double quotes and backslashes can't be told to Slurm in a script")
     return f'--{name}="{value}"'

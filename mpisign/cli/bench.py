@@ -10,16 +10,24 @@ from mpisign.cli.group import Commands, several
 from mpisign.errors import UsageError
 
 SIZES = (100_000, 1_000_000, 8_400_000)
+POSITIVE = click.IntRange(min=1)
+
+
+def common(repeats: int = 7):
+    """What all benchmarks share."""
+    return several(
+        click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table."),
+        click.option("--threads", type=POSITIVE, default=1, show_default=True, help="Of each process."),
+        click.option("--repeats", type=POSITIVE, default=repeats, show_default=True),
+    )
 
 
 # what all benchmarks over MPI share
 options = several(
-    click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each rank."),
+    common(),
     click.option("--progress", type=click.Choice(["calls", "thread"]), default="calls", show_default=True),
     click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
     click.option("--node-size", type=click.IntRange(min=0), default=0, help="Ranks of a node, 0: those of a host."),
-    click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True),
     click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once."),
     click.option("--algorithm", "name", default="signsgd-mv", show_default=True, help="Whose messages travel."),
 )
@@ -41,9 +49,7 @@ def bench():
 @click.option("-d", "size", type=float, help="Coordinates of a vector; 2**24, or 2**27 on a GPU.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--voters", type=click.IntRange(min=2), default=8, show_default=True, help="Whose votes are counted.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+@common()
 def kernels(size, device, voters, threads, repeats, output):
     """Nanoseconds per coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
     from mpisign.bench.kernels import kernels
@@ -53,13 +59,9 @@ def kernels(size, device, voters, threads, repeats, output):
 
 
 @bench.command()
-@click.option(
-    "--hidden", "widths", multiple=True, type=click.IntRange(min=1), default=(128, 1024), help="Layer widths."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Rows of a step.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+@click.option("--hidden", "widths", multiple=True, type=POSITIVE, default=(128, 1024), help="Layer widths.")
+@click.option("--batch", type=POSITIVE, default=32, show_default=True, help="Rows of a step.")
+@common(repeats=9)
 def step(widths, batch, threads, repeats, output):
     """A step of one rank against the same loop in plain torch."""
     from mpisign.bench.step import step
@@ -72,10 +74,8 @@ def step(widths, batch, threads, repeats, output):
 
 @bench.command()
 @click.option("-d", "sizes", multiple=True, type=float, default=(1_000_000, 8_400_000), help="Coordinates.")
-@click.option("--tensors", type=click.IntRange(min=1), default=60, show_default=True, help="They lie in so many.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+@click.option("--tensors", type=POSITIVE, default=60, show_default=True, help="They lie in so many.")
+@common(repeats=15)
 def optimizer(sizes, tensors, threads, repeats, output):
     """A step of SignOptimizer at n = 1 against torch.optim.SGD and one pass over x."""
     from mpisign.bench.library import optimizer
@@ -86,17 +86,11 @@ def optimizer(sizes, tensors, threads, repeats, output):
 
 
 @bench.command()
-@click.option(
-    "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(32, 128, 512), help="Rows on the CPU."
-)
-@click.option(
-    "--elsewhere", "waits", multiple=True, type=click.IntRange(min=1), default=(60, 200), help="Milliseconds off it."
-)
-@click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Of 8 square layers.")
+@click.option("--batch", "batches", multiple=True, type=POSITIVE, default=(32, 128, 512), help="Rows on the CPU.")
+@click.option("--elsewhere", "waits", multiple=True, type=POSITIVE, default=(60, 200), help="Milliseconds off it.")
+@click.option("--width", type=POSITIVE, default=1024, show_default=True, help="Of 8 square layers.")
 @click.option("--algorithm", "name", default="signsgd-mv", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+@common()
 def overlap(batches, waits, width, name, threads, repeats, output):
     """How much of a step of SignOptimizer a backward pass hides."""
     from mpisign.bench.library import overlap

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import stat
 import time
+import timeit
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,10 +95,7 @@ def _speed(ranks: Ranks) -> list[Finding]:
     into, seconds = np.empty_like(out), []
     for call in (lambda: comm.Allreduce(word, total), lambda: comm.Alltoall(out, into)):
         call()
-        begin = time.perf_counter()
-        for _ in range(20):
-            call()
-        seconds.append((time.perf_counter() - begin) / 20)
+        seconds.append(timeit.timeit(call, number=20) / 20)
     if total[0] != ranks.size or not into.all():
         return [Finding("problem", "messages", "collectives return wrong values", "check the MPI installation")]
     text = f"Allreduce of 8 bytes {1e6 * seconds[0]:.0f} us, Alltoall of 1 MiB {1e3 * seconds[1]:.2f} ms"
@@ -132,9 +130,8 @@ def _slurm(ranks: Ranks) -> list[Finding]:
     if "SLURM_JOB_ID" not in os.environ:
         return []
     end = stopping.slurm_end()
-    ends = (
-        f"ends in {(end - time.time()) / 60:.0f} min" if end else "does not say when it ends: use --signal=B:USR1@120"
-    )
+    left = f"ends in {(end - time.time()) / 60:.0f} min" if end else ""
+    ends = left or "does not say when it ends: use --signal=B:USR1@120"
     findings = [Finding("ok", "slurm", f"job {os.environ['SLURM_JOB_ID']} {ends}")]
     if "SLURM_STEP_ID" not in os.environ and ranks.size == 1:
         remedy = "start with srun -K1 --mpi=pmi2, or the mpirun of your MPI"
@@ -151,10 +148,8 @@ def _memory(facts: list[dict]) -> list[Finding]:
     findings = [Finding(state, SHARED, f"{least // MIB} MiB free", remedy)]
     for host, left in {f["host"]: f["left"] for f in facts}.items():
         if left:
-            size = sum(left.values()) / MIB
-            text = (
-                f"{host}: {len(left)} file(s) of yours, {size:.1f} MiB, that no process here has open: of killed jobs"
-            )
+            what = f"{len(left)} file(s) of yours, {sum(left.values()) / MIB:.1f} MiB"
+            text = f"{host}: {what}, that no process here has open: of killed jobs"
             remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
             findings.append(Finding("note", SHARED, text, remedy))
     return findings
@@ -199,10 +194,8 @@ def _folder(folder: Path) -> list[Finding]:
     free = shutil.disk_usage(existing).free // MIB
     findings = [Finding("ok", "run files", f"{name}: can be read while they grow (SWMR); {free} MiB free")]
     if mode != "swmr":
-        text = f"{name}: no SWMR here; {free} MiB free"
-        findings = [
-            Finding("note", "run files", text, "run files are rewritten whole every 30 s instead: run.recorder")
-        ]
+        remedy = "run files are rewritten whole every 30 s instead: run.recorder"
+        findings = [Finding("note", "run files", f"{name}: no SWMR here; {free} MiB free", remedy)]
     if held.note:
         remedy = "start no run twice at a time; export HDF5_USE_FILE_LOCKING=FALSE for programs other than mpisign"
         findings.append(Finding("note", "run files", lock.NO_LOCKS.format(folder=name), remedy))

@@ -44,8 +44,7 @@ def recognise(path: Path) -> tuple[str, dict[str, object]]:
         if files.find(path, "train-images-idx3-ubyte"):
             return "mnist", {"path": str(path)}
         stems = [f"data_batch_{k}" for k in range(1, 6)]
-        batches = [stem for stem in stems if files.find(path, f"{stem}.bin", stem)]
-        if batches:
+        if batches := [stem for stem in stems if files.find(path, f"{stem}.bin", stem)]:
             test = "test_batch" if files.find(path, "test_batch.bin", "test_batch") else batches[-1]
             return "cifar10", {"path": str(path), "test": [test]}
         if files.find(path, "train.bin", "train"):

@@ -52,8 +52,7 @@ def _row(run: Run, folder: Path) -> tuple[str, ...]:
 
 def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
     """A table of the run file as CSV, a column a value; see results.Run.columns."""
-    columns = run.columns(table)
-    lines = io.StringIO()
+    columns, lines = run.columns(table), io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(map(cell, row) for row in zip(*(column.tolist() for column in columns.values()), strict=True))
@@ -98,29 +97,20 @@ def _news(run: Run, seen: dict[str, int]) -> list[str]:
     """What has come to /eval and /events, in the order of steps."""
     lines, evals, events = [], run["eval"], run["events"]
     for k in range(seen["eval"], len(evals["step"])):
-        shown = "  ".join(
-            f"{name} {evals[name][k]:<8.5g}" for name in ("train_loss", "test_accuracy") if np.isfinite(evals[name][k])
-        )
+        names = [name for name in ("train_loss", "test_accuracy") if np.isfinite(evals[name][k])]
+        shown = "  ".join(f"{name} {evals[name][k]:<8.5g}" for name in names)
         lines.append((evals["step"][k], f"step {evals['step'][k]:<8} {shown}  {evals['seconds'][k]:.1f} s"))
     for k in range(seen["events"], len(events["step"])):
-        lines.append(
-            (
-                events["step"][k],
-                f"step {events['step'][k]:<8} {printable(events['kind'][k])} {printable(events['text'][k])}",
-            )
-        )
+        step, kind, text = (events[name][k] for name in ("step", "kind", "text"))
+        lines.append((step, f"step {step:<8} {printable(kind)} {printable(text)}"))
     # a run that went on from a checkpoint may have fewer rows than before
     seen |= {"eval": len(evals["step"]), "events": len(events["step"])}
     return [text.rstrip() for _, text in sorted(lines, key=lambda line: line[0])]
 
 
 def _machine(run: Run) -> list[str]:
-    segments = run["segments"]
-    return [
-        f"{name}: {printable(segments[name][-1])}"
-        for name in segments
-        if len(segments[name]) and name not in ("step", "n")
-    ]
+    last = {name: column[-1] for name, column in run["segments"].items() if len(column)}
+    return [f"{name}: {printable(value)}" for name, value in last.items() if name not in ("step", "n")]
 
 
 def _partition(run: Run) -> list[str]:

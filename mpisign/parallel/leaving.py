@@ -3,6 +3,7 @@
 Ending a job depends on nothing that may fail itself: not on output, logs, or MPI.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -182,11 +183,8 @@ def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
 def _depart(roll: RollCall, patient: bool) -> None:
     if mpi.is_running():
         why = _exits[-1] if _exits else "its program ended"
-        if patient:
+        with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
             roll.say_goodbye(why)
-        else:
-            with WATCH("the end of all ranks"):
-                roll.say_goodbye(why)
 
 
 def on_timeout(step: int, text: str) -> None:

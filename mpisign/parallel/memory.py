@@ -34,9 +34,8 @@ def require_memory(amount: int, what: str, remedy: str) -> None:
     """Raises UsageError if `what` takes more bytes than there are."""
     free = available()
     if free is not None and amount > free:
-        raise UsageError(
-            f"{what}: that takes at least {amount / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; {remedy}"
-        )
+        sizes = f"at least {amount / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free"
+        raise UsageError(f"{what}: that takes {sizes}; {remedy}")
 
 
 def shared_free() -> int | None:

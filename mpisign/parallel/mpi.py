@@ -114,7 +114,7 @@ _started: Ranks | None = None
 
 
 def start(threads: int = 0, limit: float = 0.0) -> Ranks:
-    """Starts MPI and looks around. threads: torch threads a rank, 0 for the node's cores over its ranks.
+    """Starts MPI and looks around. threads: torch threads per rank, 0 for the node's cores over its ranks.
 
     limit: seconds after which a start that some rank takes no part in is given up, 0 for none.
 
@@ -157,7 +157,7 @@ def place() -> tuple[int, int]:
 
 
 def _demand_shared(vendor: str, rank: int) -> None:
-    """Tells of a /dev/shm in which MPICH may crash as it starts: it takes 1 MiB a rank there, and 7 more if it can.
+    """Tells of a /dev/shm in which MPICH may crash as it starts: it takes 1 MiB per rank there, and 7 more if it can.
 
     Raises UsageError where it will. Where there is room for some ranks' 7 MiB and not for all, it may or may not.
     """

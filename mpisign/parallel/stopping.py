@@ -54,7 +54,7 @@ class Interrupts(threading.Thread):
     """Hears of every INT at once, even while the main thread is inside MPI, where Python's handlers do not run."""
 
     def __init__(self, at_once: Callable[[], None], promise: str):
-        """initial_chunks: ends all ranks. promise: what the first INT is told to do."""
+        """at_once: ends all ranks. promise: what the first INT is told to do."""
         super().__init__(daemon=True, name="mpisign-interrupts")
         self._end, self._promise = at_once, promise
         self._ears, self._mouth = os.pipe()
@@ -92,7 +92,7 @@ def catch_signals(
 ) -> None:
     """From now on signals are requests; called first thing, since a launcher may send one at any time.
 
-    initial_chunks: ends all ranks, from any thread. saves: whether there is something to save already; see can_save().
+    at_once: ends all ranks, from any thread. saves: whether there is something to save already; see can_save().
     promise: what the first INT does then, to be told.
     """
     global _interrupts

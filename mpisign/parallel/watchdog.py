@@ -47,8 +47,8 @@ class Clock:
     def poll(self) -> str | None:
         """The name of the current wait, or None; updates `seconds`."""
         wait, now = self._watch.wait, time.monotonic()
-        went_by, self._last = min(now - self._last, self._most), now
         # a process that was stopped, by a batch system for all ranks of a job, finds that much time has passed
+        went_by, self._last = min(now - self._last, self._most), now
         same = wait is not None and wait is self._wait
         self.seconds = self.seconds + went_by if same else 0.0
         self._wait = wait
@@ -62,18 +62,14 @@ class Watchdog(threading.Thread):
         """key: what the limit is called where the user sets it."""
         super().__init__(daemon=True, name="mpisign-watchdog")
         self._watch, self._limit, self._on_timeout, self._key = watch, limit + STAGGER * min(rank, 10), on_timeout, key
-        self._over, self._period = threading.Event(), min(1.0, limit / 5)
+        self._period = min(1.0, limit / 5)
 
     def run(self) -> None:
         clock = Clock(self._watch, self._period)
-        while not self._over.wait(self._period):
+        while True:
+            time.sleep(self._period)
             what = clock.poll()
             if what and clock.seconds > max(self._limit, self._watch.least):
                 text = f"{what} has not ended after {clock.seconds:.0f} s; a rank is stuck, gone, or slower than "
                 self._on_timeout(self._watch.step, text + self._key)
                 return
-
-    def stop(self) -> None:
-        self._over.set()
-        if self.is_alive() and threading.current_thread() is not self:
-            self.join()  # a thread that outlives the interpreter may take the process down with it

@@ -66,7 +66,7 @@ class World:
         raise NotImplementedError
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """Rows of float64 (k,) a process as (processes, k) on every process; counted as `other`."""
+        """Rows of float64 (k,), one per process, as (processes, k) on every process; counted as `other`."""
         raise NotImplementedError
 
     def gather_voters(self, rows: np.ndarray) -> np.ndarray:
@@ -74,19 +74,19 @@ class World:
         raise NotImplementedError
 
     def gather_bytes(self, value: bytes) -> list[bytes]:
-        """One short byte string a process, in rank order; all of one length."""
+        """One short byte string per process, in rank order; all of one length."""
         raise NotImplementedError
 
     def everyone(self, rows: list[Tensor]) -> Tensor:
-        """Tensors of one shape, one a local voter, of all voters as (n, ...) on the host; not counted."""
+        """Tensors of one shape, one per local voter, of all voters as (n, ...) on the host; not counted."""
         raise NotImplementedError
 
     def stack(self, vectors: list[Tensor]) -> "Shards":
-        """Float32 vectors (d,), one a local voter, dealt out so that each process holds all voters' parts."""
+        """Float32 vectors (d,), one per local voter, dealt out so that each process holds all voters' parts."""
         raise NotImplementedError
 
     def mean(self, vectors: list[Tensor], size: int = 0) -> Tensor:
-        """Mean over all voters of float32 vectors (d,), one a local voter: summed in voter order.
+        """Mean over all voters of float32 vectors (d,), one per local voter: summed in voter order.
 
         size: coordinates that are no pads, which is what the method's cost counts; by default all.
         """
@@ -95,7 +95,7 @@ class World:
         return shards.everywhere(ordered_sum(shards.own) / self.n)
 
     def max(self, vectors: list[Tensor], size: int = 0) -> Tensor:
-        """Largest value a coordinate over all voters, float32 (d,). size: as in mean()."""
+        """Largest value per coordinate over all voters, float32 (d,). size: as in mean()."""
         self._count_floats(size or len(vectors[0]))
         shards = self.stack(vectors)
         return shards.everywhere(shards.own.amax(dim=0))

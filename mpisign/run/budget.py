@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from itertools import accumulate, takewhile
 
 import numpy as np
 
@@ -47,19 +48,16 @@ def length(config: Config, algorithm: Method, share: LocalData) -> tuple[int, in
 
 def _affordable(budget: int, algorithm: Method, batches: list[tuple[int, int]]) -> int:
     """The steps whose gradients a budget pays for."""
-    spent = 0
-    if not any(evaluations_at(algorithm, batches, age) for age in range(2)):
-        text = f"run.evaluations = {budget}: {algorithm.name} takes no gradients; set run.steps instead"
-        raise UsageError(text, agreed=True)
-    for steps in range(FORESEEN):
-        spent += evaluations_at(algorithm, batches, steps)
-        if spent > budget and steps:
-            return steps
-        if spent > budget:
-            text = f"run.evaluations = {budget}: the first step alone takes {spent}; allow more"
-            raise UsageError(text, agreed=True)
-    text = f"run.evaluations = {budget}: more than {FORESEEN} steps; set run.steps instead"
-    raise UsageError(text, agreed=True)
+    key, first, second = f"run.evaluations = {budget}", *(evaluations_at(algorithm, batches, age) for age in range(2))
+    if not first and not second:
+        raise UsageError(f"{key}: {algorithm.name} takes no gradients; set run.steps instead", agreed=True)
+    if first > budget:
+        raise UsageError(f"{key}: the first step alone takes {first}; allow more", agreed=True)
+    costs = (evaluations_at(algorithm, batches, age) for age in range(FORESEEN))
+    steps = sum(1 for _ in takewhile(lambda spent: spent <= budget, accumulate(costs)))
+    if steps == FORESEEN:
+        raise UsageError(f"{key}: more than {FORESEEN} steps; set run.steps instead", agreed=True)
+    return steps
 
 
 def weights(config: Config, share: LocalData) -> np.ndarray:

@@ -44,9 +44,8 @@ def _of_voter(stepper: Stepper, oracle: Oracle, test: DeviceLoader | None, gathe
     sums = {"train": float(stepper.weights[oracle.voter]) / stepper.world.n * own["loss"] / own["rows"]}
     if test is None:
         return sums
-    held_out = (
-        oracle.measure(stepper.x, test, gathered) if test.count else dict.fromkeys(("loss", "correct", "rows"), 0.0)
-    )
+    nothing = dict.fromkeys(("loss", "correct", "rows"), 0.0)
+    held_out = oracle.measure(stepper.x, test, gathered) if test.count else nothing
     return sums | {f"test_{name}": value for name, value in held_out.items()}
 
 

@@ -22,7 +22,7 @@ from mpisign.run.setup import set_up, use_threads
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 
-EVALUATIONS = 30  # a run, where run.eval_every is 0
+EVALUATIONS = 30  # per run, where run.eval_every is 0
 PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run file
 
 
@@ -30,7 +30,7 @@ class Job:
     """One run: everything that lives from the first step to the last."""
 
     def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
-        """voters: one a rank, or any number in a process without MPI. quiet, verbose: what root prints."""
+        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints."""
         setup = set_up(plan, ranks, voters)
         self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
         self.steps = self.config.run.steps
@@ -63,7 +63,7 @@ class Job:
             try:
                 return Lock(self.log.path, patience) if self.ranks.root else None
             except OSError as error:
-                what = f"can't write the run file {self.observer.path}: {error.strerror}"
+                what = f"can't write the run file {self.log.path}: {error.strerror}"
                 raise UsageError(f"{what}; set run.file to a place that can be written") from error
 
     def _begin(self, options: ResumeOptions) -> Start:
@@ -118,7 +118,8 @@ class Job:
     def _loop(self) -> None:
         run, log, stepper = self.config.run, self.log, self.stepper
         eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
-        output = _drawn_step(run.seed, self.steps)
+        # the step before which the iterate that a theorem speaks of is taken, uniform over the run
+        output = int(Streams(run.seed).draw("output", 0).generator().integers(self.steps))
         checkpoints = CheckpointManager(self.config, self.ranks, stepper, log)
         probe = Probe(stepper, self.config.probe)
         for t in range(stepper.t, self.steps):
@@ -141,8 +142,3 @@ class Job:
             else:
                 log.printer.update(taken, outcome.loss, lr)
             checkpoints.edge(Request(outcome.request), last)
-
-
-def _drawn_step(seed: int, steps: int) -> int:
-    """The step before which the iterate that a theorem speaks of is taken, uniform over the run."""
-    return int(Streams(seed).draw("output", 0).generator().integers(steps))

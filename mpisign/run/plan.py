@@ -76,9 +76,8 @@ def _with_batches(config: Config, voters: int) -> Config:
     """The job with each rank's part of the global batch, if it states one."""
     whole = config.problem.global_batch_size
     if whole % voters:
-        raise UsageError(
-            f"problem.global_batch_size = {whole} can't be dealt evenly to {voters} ranks; take a multiple of {voters}"
-        )
+        key = f"problem.global_batch_size = {whole}"
+        raise UsageError(f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}")
     return config.updated(problem={"batch_size": whole // voters} if whole else {})
 
 

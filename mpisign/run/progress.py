@@ -43,7 +43,7 @@ class Lines(Silent):
         output.say(f"{shown}  lr {lr:.2e}{self._pace(step, now)}")
 
     def _pace(self, step: int, now: float) -> str:
-        """Steps a second since the first line, and the time left at that rate; "" until both can be told."""
+        """Steps per second since the first line, and the time left at that rate; "" until both can be told."""
         first, begin = self.begin or (step, now)
         if step == first or now == begin:
             return ""
@@ -57,12 +57,8 @@ class Bar(Lines):
 
     def __init__(self, steps: int):
         super().__init__(steps)
-        self.bar = Progress(
-            TextColumn("{task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-        )
+        steps_taken, figures = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}")
+        self.bar = Progress(steps_taken, BarColumn(), figures, TimeRemainingColumn())
         self.task = self.bar.add_task("", total=steps)
         with suppress(OSError):
             self.bar.start()

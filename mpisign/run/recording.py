@@ -38,12 +38,11 @@ class RunLog:
         """quiet: nothing is printed. verbose: the header tells all."""
         self.plan, self.config, self.share, self.stepper = setup.plan, setup.plan.config, setup.share, setup.stepper
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
-        stepper, config, share = self.stepper, self.config, self.share
-        self.world, self.oracles = stepper.world, stepper.oracles
-        self.test = [DeviceLoader(part, stepper.layout.device) if part else None for part in share.test]
-        self.printer = progress.make(ranks.root and not quiet, config.run.steps, launched=bool(mpi.launch().by))
+        self.world, self.oracles = self.stepper.world, self.stepper.oracles
+        self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
+        self.printer = progress.make(ranks.root and not quiet, self.config.run.steps, launched=bool(mpi.launch().by))
         self.writer = NoWriter()
-        self.path = run_path(config, stepper.world.n)
+        self.path = run_path(self.config, self.world.n)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
         self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this shard of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
@@ -67,11 +66,9 @@ class RunLog:
 
     def _make_writer(self, start: Start, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
         """On root. tables: the rows so far of a run that goes on."""
-        run = self.config.run
-        contents = (self._attributes(), self.config.text(), self._arrays())
-        overwrite = run.overwrite or start.run is not None
-        settings = {"overwrite": overwrite, "mode": run.recorder, "widths": self._widths()}
-        self.writer = RunWriter(self.path, *contents, **settings, tables=tables)
+        run, contents = self.config.run, (self._attributes(), self.config.text(), self._arrays())
+        settings = {"overwrite": run.overwrite or start.run is not None, "mode": run.recorder}
+        self.writer = RunWriter(self.path, *contents, **settings, widths=self._widths(), tables=tables)
         if tables is None:
             checkpoint.remove_all(self.path)
         self.rows |= {table: len(columns["step"]) for table, columns in (tables or {}).items()}
@@ -265,9 +262,8 @@ class RunLog:
         if (rows := self.share.rows).any():
             say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         if (lies := config.adversary).voters:
-            say(
-                f"adversary: the first {lies.voters} of {self.world.n} voters lie ({lies.kind}, factor {lies.factor:g})"
-            )
+            liars = f"the first {lies.voters} of {self.world.n} voters"
+            say(f"adversary: {liars} lie ({lies.kind}, factor {lies.factor:g})")
         batches = f", {self.rows_per_minibatch} rows each, all voters together" if self.rows_per_minibatch else ""
         say(f"steps: {config.run.steps:,}{batches}")
 

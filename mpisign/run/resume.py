@@ -1,6 +1,5 @@
 """How a run begins: anew, where it stopped, or at another run's x. Root decides, before anything is changed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,10 +59,8 @@ class Start:
     def changes(self, segment: dict[str, object]) -> str:
         """What is not as it was in the shard before, of all that may change a bit."""
         before = self.run["segments"]
-        names = ("torch_build", "device", "threads")
-        return ", ".join(
-            f"{name} ({before[name][-1]} before)" for name in names if str(before[name][-1]) != str(segment[name])
-        )
+        names = (n for n in ("torch_build", "device", "threads") if str(before[n][-1]) != str(segment[n]))
+        return ", ".join(f"{name} ({before[name][-1]} before)" for name in names)
 
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
         """The tables of the run so far, up to the checkpoint's step; of events and segments all."""
@@ -73,11 +70,6 @@ class Start:
             kept = columns["step"] <= self.opened.step if table in COUNTED else slice(None)
             tables[table] = {name: column[kept] for name, column in columns.items()}
         return tables
-
-
-def movable(arguments: Mapping[str, object]) -> bool:
-    """Whether a problem with these arguments has data that may lie elsewhere next time."""
-    return any(key in arguments for key in MOVABLE)
 
 
 def refuse_existing(config: Config, voters: int) -> None:
@@ -158,9 +150,8 @@ def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = 
             free = (*free, *MOVABLE)
         for key in dict.fromkeys((*one, *other)) if free is not None else ():
             if key not in free and one.get(key) != other.get(key):
-                differing.append(
-                    f"{table}.{key} = {one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here"
-                )
+                values = f"{one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here"
+                differing.append(f"{table}.{key} = {values}")
     return differing
 
 
@@ -174,11 +165,9 @@ def _newest(options: ResumeOptions, files: list[Path], run: Run) -> Start:
             if options.resume == "must":
                 break
     before = next((f for f in files[len(refused) :] if _whole(f, run)), None)
-    remedy = (
-        f"go on from the one before it: mpisign resume {run.path} --from {before}"
-        if before
-        else ("no other checkpoint of this run can be used; start it anew with mpisign train --overwrite")
-    )
+    remedy = "no other checkpoint of this run can be used; start it anew with mpisign train --overwrite"
+    if before:
+        remedy = f"go on from the one before it: mpisign resume {run.path} --from {before}"
     raise UsageError(f"{refused[0]}; {remedy}")
 
 
@@ -205,8 +194,8 @@ def _check_belongs(opened: Checkpoint, run: Run) -> None:
             raise UsageError(f"{opened.path}: counts rows of /{printable(table)}, which no run file has")
         rows = int((run[table]["step"] <= opened.step).sum())
         if rows != count:
-            text = f"{run.path} has {rows} rows of /{table} up to step {opened.step}, not {count}"
-            raise UsageError(f"{opened.path}: {text}")
+            known = f"{run.path} has {rows} rows of /{table} up to step {opened.step}"
+            raise UsageError(f"{opened.path}: {known}, not {count}")
 
 
 def _whole(file: Path, run: Run) -> bool:

@@ -15,11 +15,9 @@ class CheckpointManager:
     """Asks at every step whether to save or stop, and does so at the step's edge, on all ranks alike."""
 
     def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, log: RunLog):
-        self.table, self.ranks, self.stepper, self.log = config.checkpoint, ranks, stepper, log
-        self.config = config
-        self.requests = Requests(
-            config.run.max_minutes, self.table.margin_seconds, self.table.every_minutes, clock=ranks.root
-        )
+        self.config, self.ranks, self.stepper, self.log = config, ranks, stepper, log
+        self.table = table = config.checkpoint
+        self.requests = Requests(config.run.max_minutes, table.margin_seconds, table.every_minutes, clock=ranks.root)
 
     def request(self) -> Request:
         """What this rank asks for at the step to come."""
@@ -74,4 +72,4 @@ class CheckpointManager:
         files = checkpoint.saved(self.log.path)
         if not files:
             return "there is no checkpoint to go on from"
-        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.observer.path}, on as many ranks"
+        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.log.path}, on as many ranks"

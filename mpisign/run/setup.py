@@ -27,7 +27,7 @@ from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerp
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
 from mpisign.run.plan import Plan, with_theory
-from mpisign.run.resume import movable
+from mpisign.run.resume import MOVABLE
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
@@ -56,12 +56,16 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     streams = Streams(plan.config.run.seed)
     share = _share(plan, ranks, voters, streams)
     start = _initial(plan, streams, ranks)
-    layout = _layout(plan, start, ranks)
+    device = device_for(plan.problem, plan.config.run.device, ranks)
+    layout = Layout({name: tuple(p.shape) for name, p in start.items()}, _segment_options(plan, start), device)
     x = layout.flatten(start)
     broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
-    _install_adversary(plan, stepper)
+    if plan.config.adversary.voters:
+        adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
+        for channel in (channel for stage in stepper.stages for channel in stage.channels):
+            channel.exchange.adversary = adversary
     return Setup(plan, share, stepper, rows_per_minibatch)
 
 
@@ -71,7 +75,7 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
     _check_size(plan, ranks, voters)
     partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
     share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
-    if movable(config.problem.arguments):
+    if config.problem.arguments.keys() & set(MOVABLE):  # data that may lie elsewhere when the run goes on
         share.data = fingerprint(share, ranks)
     _check_size(plan, ranks, voters)
     return share
@@ -101,18 +105,12 @@ def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
             ) from error
 
 
-def _layout(plan: Plan, start: dict[str, Tensor], ranks: Ranks) -> Layout:
-    device = device_for(plan.problem, plan.config.run.device, ranks)
-    return Layout({name: tuple(p.shape) for name, p in start.items()}, _segment_options(plan, start), device)
-
-
 def _segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOptions]:
     """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
     patterns = plan.config.dense.parameters
     if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
-        raise UsageError(
-            f"dense.parameters: {idle[0]!r} matches none of the parameters, which are: {choices(names)}", agreed=True
-        )
+        known = f"the parameters, which are: {choices(names)}"
+        raise UsageError(f"dense.parameters: {idle[0]!r} matches none of {known}", agreed=True)
     if all(stage.sign.up().raw for stage in plan.algorithm.stages):
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
@@ -158,12 +156,3 @@ def _oracles(
     settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
     pairs = zip(local, share.train, strict=True)
     return [Oracle(plan.problem, layout, rows, voter, streams, **settings) for voter, rows in pairs]
-
-
-def _install_adversary(plan: Plan, stepper: Stepper) -> None:
-    """The voters of [adversary] falsify their messages where they leave."""
-    if plan.config.adversary.voters:
-        adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
-        for stage in stepper.stages:
-            for channel in stage.channels:
-                channel.exchange.adversary = adversary

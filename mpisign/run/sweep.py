@@ -14,10 +14,19 @@
     "algorithm.name" = "signum-mv"
     band = { what = "final_loss", expected = 1.0, low = 0.9, high = 1.1 }   # optional: see analysis/bands.py
 
-A point whose run has ended is skipped, so a sweep that was cut short goes on where it stood.
+A point whose run has ended is skipped, so a sweep that was cut short goes on where it stood. Points run one after
+another or a few at a time, each in simulation. Torch is imported only then: a slip in the table is told at once.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,14 +37,17 @@ from pydantic import ConfigDict, Field
 
 from mpisign import config
 from mpisign.config import Config, Table
-from mpisign.errors import UsageError, choices, did_you_mean
-from mpisign.run.resume import MOVABLE
+from mpisign.errors import Interrupted, NumericalError, Stopped, UsageError, choices, did_you_mean, printable
+from mpisign.parallel import stopping
+from mpisign.parallel.stopping import Request
+from mpisign.run.resume import MOVABLE, ResumeOptions
 from mpisign.storage.reader import Run
 
 Key = TypeVar("Key")
 Settings = dict[str, Any]  # "table.key" -> value
 SEED = "run.seed"
 OF_A_CASE = ("name", "band")  # keys of a case that are no settings
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # that ask for a checkpoint and an end
 
 
 class Sweep(Table):
@@ -120,9 +132,8 @@ class _Case:
         beside = {k: v for k, v in self.lists.items() if k not in crossing}
         if len({len(v) for v in beside.values()}) > 1:
             sizes = ", ".join(f"{k}: {len(v)}" for k, v in beside.items())
-            raise UsageError(
-                f'sweep.kind = "zip": lists of different lengths ({sizes}); make them equal, or use "grid"'
-            )
+            remedy = 'make them equal, or use "grid"'
+            raise UsageError(f'sweep.kind = "zip": lists of different lengths ({sizes}); {remedy}')
         rows = [dict(zip(beside, row, strict=True)) for row in zip(*beside.values(), strict=True)] if beside else [{}]
         crossed = [dict(zip(crossing, values, strict=True)) for values in product(*crossing.values())]
         return [self.fixed | row | values for row in rows for values in crossed]
@@ -168,9 +179,8 @@ class _Expansion:
         keys = dict.fromkeys(k for s in combined for k in s)
         self.swept = [k for k in keys if len({str(s.get(k)) for s in combined}) > 1]
         if sweep.best and not all(sweep.best in case.lists for case in self.cases):
-            raise UsageError(
-                f"sweep.best = {sweep.best!r} is not a list of every case; lists are: {choices(self.swept)}"
-            )
+            known = f"lists are: {choices(self.swept)}"
+            raise UsageError(f"sweep.best = {sweep.best!r} is not a list of every case; {known}")
 
     def _check(self, lists: dict[str, list]) -> None:
         if not lists and self.sweep.case == [{}]:
@@ -205,11 +215,9 @@ class _Expansion:
             best = _best(group, self.sweep.metric)
             for seed in self.cases[group[0].case].seeds[1:]:
                 points.append(self._later(len(points), group, best, seed))
-        names = [p.name for p in points]
-        if twice := [n for n in names if names.count(n) > 1]:
-            raise UsageError(
-                f"two points of the sweep have the name {twice[0]!r}; give their cases a name, or drop one"
-            )
+        if twice := [name for name, count in Counter(p.name for p in points).items() if count > 1]:
+            remedy = "give their cases a name, or drop one"
+            raise UsageError(f"two points of the sweep have the name {twice[0]!r}; {remedy}")
         return points
 
     def _later(self, index: int, group: list[Point], best: Point | None, seed: int) -> Point:
@@ -261,3 +269,111 @@ def final(run: Run, metric: str) -> float:
     if not run.complete or not len(column) or not np.isfinite(column[-1]):
         return np.inf
     return float(-column[-1] if metric == "test_accuracy" else column[-1])
+
+
+# Running
+
+
+def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
+    """Runs all points that have not ended, those that wait for a best value last.
+
+    read: gives the points as they stand now. jobs: how many at a time, each in a process of its own. A point that
+    diverges is reported and the others go on; any other error ends the sweep.
+    """
+    from mpisign.run.plan import resolve
+
+    begin = time.monotonic()
+    for point in read():
+        # what a typing error can break is found before the first point runs
+        if point.settings is not None:
+            resolve(point.config, point.config.run.voters or 1)
+    for _ in ("those that are known", "those that waited for the best of them"):
+        _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs)
+    points = read()
+    print(f"points: {len(points)}\nended: {sum(p.ended for p in points)}\nseconds: {time.monotonic() - begin:.0f}")
+
+
+def _run(points: list[Point], jobs: int) -> None:
+    if jobs == 1:
+        for k, point in enumerate(points):
+            run_point(point.config)
+            _tell(k, len(points), point)
+        return
+    # fresh interpreters: torch and numba do not survive a fork
+    cores = len(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    stopping.can_save()  # each point does
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin_worker) as pool:
+        futures = {}
+        with _blocked():
+            for point in points:
+                config = point.config
+                threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
+                futures[pool.submit(run_point, config.updated(run={"threads": threads}))] = point
+        try:
+            _collect(futures)
+        except BaseException:
+            _stop_workers()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _collect(futures: dict[Future, Point]) -> None:
+    """Tells of points as they end. Raises Stopped, once all points that run have saved, if this process is asked to."""
+    left, count = set(futures), 0
+    while left:
+        done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+        if stopping.asked() and not any(future.cancelled() for future in futures):
+            left = {future for future in left if not future.cancel()}
+            _stop_workers()
+        for future in done:
+            with contextlib.suppress(Stopped) if stopping.asked() else contextlib.nullcontext():
+                future.result()
+                _tell(count, len(futures), futures[future])
+                count += 1
+    if request := stopping.asked():
+        kind = Interrupted if request == Request.INT else Stopped
+        raise kind(f"stopped: {request.reason}; the points that ran have saved: the same command goes on with them")
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Processes started inside get no signal before they are ready to."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
+    """What a worker does first: it saves its point when it is asked to stop, and ends with the process that started it.
+
+    A terminal sends Ctrl-C to the workers themselves.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, where there is such a thing
+    stopping.catch_signals(lambda: os._exit(Interrupted.exit_code), saves=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _stop_workers() -> None:
+    """USR1, of which any number is one request: the terminal may have sent its own."""
+    for worker in multiprocessing.active_children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGUSR1)
+
+
+def run_point(config: Config) -> None:
+    """One point in simulation, from where it stopped if it did; that it diverged stands in its run file."""
+    from mpisign.run.train import simulate
+
+    with contextlib.suppress(NumericalError):
+        simulate(config, quiet=True, options=ResumeOptions("auto"))
+
+
+def _tell(k: int, count: int, point: Point) -> None:
+    summary = Run(point.file).summary()
+    names = [name for name in ("final_loss", "test_accuracy", "seconds") if name in summary]
+    figures = "  ".join(f"{name} {summary[name]}" for name in names)
+    print(f"{k + 1}/{count}  {point.name}: {printable(summary['status']).split(':')[0]}  {figures}", flush=True)

@@ -9,6 +9,7 @@ from mpisign import config as configuration
 from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
+from mpisign.exchange import REGISTRY
 from mpisign.parallel import leaving, memory, mpi
 from mpisign.parallel.launchers import take_gpu
 from mpisign.parallel.mpi import Ranks
@@ -77,8 +78,8 @@ def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None =
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
-    if (exchange := str(stored.attributes["exchange"])) in exchange.REGISTRY:
-        tables["exchange"]["name"] = exchange  # what a run measured once, it keeps to
+    if (chosen := str(stored.attributes["exchange"])) in REGISTRY:
+        tables["exchange"]["name"] = chosen  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one
     problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}

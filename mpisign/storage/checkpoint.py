@@ -19,7 +19,6 @@ from it. Both begin with a checksum of all that follows, see checksum.py.
 """
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ import h5py
 import numpy as np
 
 from mpisign.errors import UsageError, printable
-from mpisign.storage import hdf5
+from mpisign.storage import hdf5, runfile
 from mpisign.storage.checksum import HEAD, seal
 from mpisign.storage.hdf5 import Malformed
 from mpisign.storage.reader import MODEL_FORMAT
@@ -98,23 +97,20 @@ class Checkpoint:
         self.attributes = hdf5.attributes(self._file)
         texts = {name: hdf5.text(self._file, name) for name in ("config", "layout", "progress")}
         self.layout = texts["layout"]  # JSON, as text: compared as it is
-        self.config: dict[str, dict] = _job(texts["config"])  # the job, every default written out
+        self.config: dict[str, dict] = runfile.job(texts["config"])  # the job, every default written out
         self.progress = _progress(texts["progress"])
         steps = length(self.config) if "run" in self.config else LONGEST
         for name, low, high in (("step", 0, steps), ("n", 1, LONGEST), ("d", 1, LONGEST), ("begun", 0, LONGEST)):
             value = self.attributes.get(name)
             if type(value) is not int or not low <= value <= high:
                 raise Malformed(f"attribute {name} = {value!r:.80}: a number from {low} to {high} is needed")
+        self.step: int = self.attributes["step"]
         if self.attributes["begun"] > self.step:
             raise Malformed(f"attribute begun = {self.attributes['begun']}, after step {self.step}")
         if type(self.attributes.get("definition")) is not str:
             raise Malformed("attribute definition is no text")
         if not isinstance(hdf5.find(self._file, "arrays"), h5py.Group):
             raise Malformed("/arrays is no group")
-
-    @property
-    def step(self) -> int:
-        return self.attributes["step"]
 
     def _array(self, name: str) -> h5py.Dataset:
         try:
@@ -187,7 +183,7 @@ def save_model(path: Path, parameters: "Mapping[str, Tensor]", **attributes) -> 
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(attributes, filetype="mpisign-model")
-        # one dataset a parameter, dots and all: no nested groups
+        # one dataset per parameter, dots and all: no nested groups
         group = file.create_group("parameters")
         for name, tensor in parameters.items():
             group.create_dataset(name, data=tensor.cpu().numpy())
@@ -195,18 +191,8 @@ def save_model(path: Path, parameters: "Mapping[str, Tensor]", **attributes) -> 
     write_aside(path, fill, head=partial(seal, kind="model", version=MODEL_FORMAT), userblock_size=HEAD)
 
 
-def _job(text: str) -> dict[str, dict]:
-    try:
-        config = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"/config: not the job as TOML ({hdf5.first_line(error)})") from error
-    if loose := [key for key, value in config.items() if not isinstance(value, dict)]:
-        raise Malformed(f"/config: {loose[0]} is no table")
-    return config
-
-
 def _progress(text: str) -> dict[str, Any]:
-    """What an run log, or a user's optimiser, counted. Raises Malformed where that can't be."""
+    """What a run log, or a user's optimiser, counted. Raises Malformed where that can't be."""
     try:
         progress = json.loads(text)
     except (ValueError, RecursionError) as error:

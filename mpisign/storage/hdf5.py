@@ -79,9 +79,8 @@ def sealed(path: Path, kind: str, newest: int, bare: bool = False) -> h5py.File:
             if not bare or raw.read(8) != superblock.SIGNATURE:
                 raise UsageError(f"{path}: not a {kind} of mpisign, or its first bytes are damaged")
         elif version > newest:
-            raise UsageError(
-                f"{path}: a {kind} of format {version}, but this mpisign reads up to {newest}; update mpisign"
-            )
+            known = f"this mpisign reads up to {newest}; update mpisign"
+            raise UsageError(f"{path}: a {kind} of format {version}, but {known}")
         elif not checksum.is_intact(raw):
             raise UsageError(f"{path}: damaged: its checksum is not that of its contents")
     try:

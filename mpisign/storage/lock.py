@@ -1,4 +1,4 @@
-"""One writer a run file: an advisory lock on a hidden file beside it, which ends with the process that holds it."""
+"""One writer per run file: an advisory lock on a hidden file beside it, which ends with the process that holds it."""
 
 import contextlib
 import fcntl
@@ -79,9 +79,7 @@ class Lock:
 
 def held(run: Path) -> bool:
     """Whether another process holds the lock of a run file."""
-    if _lock_file(run) in OWN:
-        return False
-    return _lock_state(_lock_file(run)) == "held"
+    return _lock_file(run) not in OWN and _lock_state(_lock_file(run)) == "held"
 
 
 def hdf5(path: Path) -> dict[str, bool]:

@@ -27,12 +27,9 @@ UNITS = (
     (".*accuracy", "of the held-out rows"),
     ("seconds", "s"),
     ("steps_per_second", "steps/s"),
-    ("gradient_evaluations", "gradients of single rows, all voters together"),
-    ("function_evaluations", "function values of single rows, all voters together"),
-    ("evaluations_per_step", "gradients of single rows, all voters together"),
-    ("function_evaluations_per_step", "function values of single rows, all voters together"),
-    (".*bytes_(up|down)", "bytes per rank"),
-    ("bytes_per_step", "bytes per rank"),
+    ("gradient_evaluations|evaluations_per_step", "gradients of single rows, all voters together"),
+    ("function_evaluations(_per_step)?", "function values of single rows, all voters together"),
+    (".*bytes_(up|down)|bytes_per_step", "bytes per rank"),
     ("memory_per_.*", "bytes"),
     (".*bits_per_coordinate", "per rank and step"),
 )
@@ -73,14 +70,13 @@ class Run:
         if type(version) is not int or version < 1:
             raise Malformed(f"attribute format_version = {version!r:.80}: a number from 1 on is needed")
         if version > FORMAT_VERSION:
-            raise UsageError(
-                f"{self.path}: format {version}, but this mpisign reads up to {FORMAT_VERSION}; update mpisign"
-            )
+            known = f"this mpisign reads up to {FORMAT_VERSION}; update mpisign"
+            raise UsageError(f"{self.path}: format {version}, but {known}")
         if wrong := validation.wrong_attribute(self.attributes):
             raise Malformed(wrong)
         lost = self.lost if salvage else None
         self.config_text: str = hdf5.text(file, "config", lost)
-        self.config: dict[str, dict] = runfile.job(self.config_text)  # every default written out
+        self.config: dict[str, dict] = runfile.job(self.config_text, validation.CONFIG)  # every default written out
         self.layout, self.partition = (runfile.fixed(file, group, lost) for group in ("layout", "partition"))
         # a run of an older mpisign lacks the tables that came later: they are empty
         self._tables = {table: runfile.empty(table) for table in TABLES}
@@ -107,8 +103,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the run came to its end: its last event says so."""
-        kinds = self["events"]["kind"]
-        return len(kinds) > 0 and kinds[-1] == "complete"
+        return "complete" in self["events"]["kind"][-1:]
 
     @property
     def simulated(self) -> bool:
@@ -130,9 +125,10 @@ class Run:
     def state(self) -> str:
         """complete, error or stopped; or, of a run without an end, running or killed, as far as locks tell."""
         states = {"complete": "complete", "error": "error", "stop": "stopped"}
-        kinds = self["events"]["kind"]
-        ended = states.get(str(kinds[-1])) if len(kinds) else None
-        return ended or ("running" if lock.held(self.path) else "killed")
+        for kind in self["events"]["kind"][-1:]:
+            if kind in states:
+                return states[kind]
+        return "running" if lock.held(self.path) else "killed"
 
     @property
     def bits_per_coordinate(self) -> float:
@@ -188,12 +184,11 @@ class Run:
     def columns(self, table: str) -> dict[str, np.ndarray]:
         """A table as columns of single values, (rows,) each, for CSV, data frames and Parquet.
 
-        A column with several values a row, such as probes/voter_success, becomes one for each: voter_success_0, ...
+        A column with several values per row, such as probes/voter_success, becomes one for each: voter_success_0, ...
         """
         flat: dict[str, np.ndarray] = {}
         for name, column in self[table].items():
-            parts = {name: column} if column.ndim == 1 else {f"{name}_{k}": part for k, part in enumerate(column.T)}
-            flat |= parts
+            flat |= {name: column} if column.ndim == 1 else {f"{name}_{k}": part for k, part in enumerate(column.T)}
         return flat
 
     def to_pandas(self, table: str = "steps") -> Any:

@@ -24,9 +24,8 @@ def repair(path: Path, output: Path | None = None) -> list[str]:
     try:
         run = Run(path, salvage=True)
         if run.lost and not output:
-            raise UsageError(
-                f"{path}: can't be read whole ({'; '.join(run.lost)}); give --output FILE for the rest of it"
-            )
+            remedy = "give --output FILE for the rest of it"
+            raise UsageError(f"{path}: can't be read whole ({'; '.join(run.lost)}); {remedy}")
         rewrite(run, output or path)
     finally:
         lock.release()

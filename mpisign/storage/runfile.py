@@ -11,16 +11,16 @@ from mpisign.storage.hdf5 import CRC, Malformed
 from mpisign.storage.schema import TABLES, Column
 
 
-def job(text: str) -> dict[str, dict]:
-    """The tables of a job as it was written down."""
+def job(text: str, required: tuple[str, ...] = ()) -> dict[str, dict]:
+    """The tables of a job as it was written down. required: those that must be there."""
     try:
         config = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"damaged: /config: not the job as TOML ({hdf5.first_line(error)})") from error
-    if lacking := [t for t in (*validation.CONFIG, *config) if not isinstance(config.get(t), dict)]:
+    if lacking := [t for t in (*required, *config) if not isinstance(config.get(t), dict)]:
         raise Malformed(f"/config: {printable(lacking[0])} is no table of the job")
     for (name, key), kinds in validation.KEYS.items():
-        if key in config[name] and type(config[name][key]) not in kinds:
+        if key in config.get(name, {}) and type(config[name][key]) not in kinds:
             raise Malformed(f"/config: {name}.{key} = {config[name][key]!r:.80}: it can't be")
     return config
 

@@ -31,9 +31,8 @@ def wrong_attribute(attributes: Mapping[str, object]) -> str:
     for name, kind in ATTRIBUTES.items():
         value = attributes.get(name)
         if type(value) is not kind:
-            return f"attribute {name}: a single {'number' if kind is int else 'text'} is needed" + (
-                "" if value is None else f", not {value!r:.80}"
-            )
+            instead = "" if value is None else f", not {value!r:.80}"
+            return f"attribute {name}: a single {'number' if kind is int else 'text'} is needed{instead}"
         if kind is int and not 0 < value < LONGEST:
             return f"attribute {name} = {value}: it can't be"
         if name in ("algorithm", "problem") and len(value) > NAME:
@@ -64,9 +63,8 @@ def wrong_rows(table: str, columns: Mapping[str, np.ndarray], steps: int) -> tup
         wrong = wrong.any(axis=tuple(range(1, wrong.ndim))) if wrong.ndim > 1 else wrong
         if not why and wrong.any():
             row = int(np.argmax(wrong))
-            why = f"row {row} of /{table}: {name} = {values[row]!s:.80} can't be" + (
-                f" in a run of {steps} steps" if name == "step" else ""
-            )
+            where = f" in a run of {steps} steps" if name == "step" else ""
+            why = f"row {row} of /{table}: {name} = {values[row]!s:.80} can't be{where}"
         bad |= wrong
     return bad, why
 

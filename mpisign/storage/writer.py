@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import h5py
@@ -212,15 +212,11 @@ def _before(column: Column, columns: Mapping[str, np.ndarray], row: tuple[int, .
     return missing(column.dtype, (len(columns.get("step", ())), *row))
 
 
-def _column(values, dtype: str) -> np.ndarray:
-    return np.array([_fit(value, dtype) for value in values], dtype=dtype)
-
-
-def _fit(value, dtype: str):
-    """Text cut to its column, at a whole character."""
-    if not dtype.startswith("S"):
-        return value
-    return str(value).encode()[: int(dtype[1:])].decode(errors="ignore").encode()
+def _column(values: Iterable, dtype: str) -> np.ndarray:
+    """Values as they are stored: text is cut to its column, at a whole character."""
+    if dtype.startswith("S"):
+        values = (str(value).encode()[: int(dtype[1:])].decode(errors="ignore").encode() for value in values)
+    return np.array(list(values), dtype=dtype)
 
 
 def _reason(error: Exception) -> str:
