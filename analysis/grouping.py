@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mpisign.errors import printable
 from mpisign.storage.reader import Run
-from mpisign.words import printable
 
 Job = dict[str, object]  # "table.key" -> value
 RATE = "schedule.lr"

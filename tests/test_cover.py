@@ -21,8 +21,8 @@ def test_representatives_differ():
 
 
 def of_the_package(base) -> set[str]:
-    """Names of the public classes of a slot in the modules of slots, whatever they derive from."""
-    below = {deep for cls in base.__subclasses__() for deep in _below(cls)}
+    """Names of the public classes of a slot in the modules of slots, whatever they derive from; no abstract ones."""
+    below = {deep for cls in base.__subclasses__() for deep in _below(cls) if "__dataclass_params__" in vars(deep)}
     modules = re.compile(r"mpisign\.(\w+\.)*(estimators|signs|votes|updates)\b")
     return {c.__name__ for c in below if modules.match(c.__module__) and not c.__name__.startswith("_")}
 
@@ -60,7 +60,8 @@ def test_what_a_wire_sees_changes_it(monkeypatch):
     before = wire(algorithm)
     for slot, trait, value in (
         ("vote", "needs_ballots", True), ("vote", "shares", True), ("vote", "stateful", True),
-        ("estimator", "tells", 3), ("sign", "beside", lambda self: "radii"), ("update", "values", lambda *_: 1),
+        ("estimator", "reports", 3), ("sign", "side_information", lambda self: "radii"),
+        ("update", "values", lambda *_: 1),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(type(getattr(algorithm, slot)), trait, value)
