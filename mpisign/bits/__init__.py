@@ -1,4 +1,6 @@
-"""Kernels on torch tensors: pack, count, decide, apply. One API over the kernels of the CPU and of the GPU.
+"""Kernels on torch tensors: pack, count, decide, apply; and the random streams (rng) that they draw from.
+
+One API over the kernels of the CPU and of the GPU.
 
 Floats are float32. Words are int64 tensors used as bit patterns: 64 coordinates per word, little-endian,
 bit 1 is +1; padding bits are never read back. A set of planes is a tensor (planes, words). `at` is the

@@ -1,4 +1,4 @@
-"""How messages travel: one file an exchange, and the choice between them."""
+"""How messages travel: one file per exchange, and the choice between them."""
 
 from dataclasses import dataclass
 
