@@ -7,7 +7,7 @@ from mpisign import exchange
 from mpisign.algorithms import zoo
 from mpisign.algorithms.registry import find
 from mpisign.bits.rng import Streams
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.layout import Layout
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
@@ -50,7 +50,7 @@ class Setup:
         chosen = exchange.choose(name, algorithm, self.n)
         oracles = [self.oracle(v, algorithm.sampling) for v in world.local]
         options = {"chunk": chunk, "progress": progress, "node_size": node_size, "staged": staged}
-        return build(algorithm, chosen, self.layout, world, self.streams, oracles, self.x.clone(), **options)
+        return make_stepper(algorithm, chosen, self.layout, world, self.streams, oracles, self.x.clone(), **options)
 
     def reference(self, algorithm):
         tensors = [(s.offset, s.size) for s in self.layout.segments]

@@ -87,7 +87,7 @@ FAULTS = [
           "sent = tl.where(of_words(bits) == 1, scale, -scale)",
           ("tests/test_device.py", "-k", "gpus_kernels and dist-ef")),
     Fault("voters asked at once: the noise of the step after", 'self.streams.draw("noise", self._t, 0)',
-          'self.streams.draw("noise", self._t + 1, 0)', ("tests/test_crew.py", "-k", "quadratic and signum-mv")),
+          'self.streams.draw("noise", self._t + 1, 0)', ("tests/test_batched.py", "-k", "quadratic and signum-mv")),
 ]  # fmt: skip
 
 

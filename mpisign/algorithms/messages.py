@@ -60,7 +60,7 @@ class Tally:
 
 
 class Scratch:
-    """Scratch arrays of a shard on a device, kept from step to step so that none is allocated in a step."""
+    """Scratch arrays of an exchange on a device, kept from step to step so that none is allocated in a step."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self._held: dict[str, Tensor] = {}
@@ -153,13 +153,13 @@ class Direction:
         return (units[:, None] * self.levels).astype(np.float32)
 
     def write(self, out: Tensor, layout: Layout) -> None:
-        """Fills this shard of out (flat) with what was decided there."""
+        """Fills this chunk of out (flat) with what was decided there."""
         for span, table in self._decoded(layout):
             part = out[span.coordinates].zero_()
             bits.add_levels(part, self.planes[:, span.words(self.lo)], table)
 
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
-        """Each span of the shard with what was decided there, as new float32 values."""
+        """Each span of the chunk with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):
             values = torch.zeros(span.hi - span.lo, device=self.planes.device)
             bits.add_levels(values, self.planes[:, span.words(self.lo)], table)

@@ -96,7 +96,7 @@ class Estimator(_Stateful):
     minibatches: int = 1  # of a step, where it is not one
     # numbers that travel to the updates of all voters in a step's header: its state holds them as "told", float64
     reports: ClassVar[int] = 0
-    # the array that v is, if a shard of v needs only the same shard of one gradient, g; "" otherwise
+    # the array that v is, if coordinates [lo, hi) of v need only those of one gradient, g; "" otherwise
     streams: ClassVar[str] = ""
 
     def init(self, layout: Layout) -> State:
@@ -119,7 +119,7 @@ class Estimator(_Stateful):
         return type(self).agree is not Estimator.agree
 
     def observe(self, direction: Direction, state: State, step: Step) -> None:
-        """Sees what was decided for a shard, after x moved."""
+        """Sees what was decided for a chunk, after x moved."""
 
     def evaluations(self, batch: int, rows: int, age: int) -> int:
         """Gradients of single rows that a voter takes at a step of that age. batch: of one; rows: all its own."""

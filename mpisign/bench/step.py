@@ -7,7 +7,7 @@ from mpisign.algorithms.registry import find
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import in_turns
 from mpisign.bits.rng import Streams
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.layout import Layout
 from mpisign.parallel.mpi import Ranks
@@ -51,7 +51,7 @@ def _ours(width: int, batch: int) -> Stepper:
     algorithm = find("signum-mv").build(beta=BETA).with_rules("auto", "auto", 1)
     oracle = Oracle(problem, layout, rows, 0, streams, batch_size=batch)
     chosen = exchange.choose("auto", algorithm, 1)
-    return build(algorithm, chosen, layout, world, streams, [oracle], layout.flatten(start))
+    return make_stepper(algorithm, chosen, layout, world, streams, [oracle], layout.flatten(start))
 
 
 def _plain(width: int, batch: int):

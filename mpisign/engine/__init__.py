@@ -1,1 +1,1 @@
-"""One step of any algorithm: the Stepper that takes it, the factory that builds it, and the choice of exchange."""
+"""One step of any algorithm: the Stepper that takes it, the factory that builds it, and what measures exchanges."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.slots import Estimator
 from mpisign.bits.rng import Streams
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, Choice, candidates
@@ -222,13 +222,13 @@ class DryStepper(Stepper):
         device: torch.device | str = "cpu",
         **options: Any,
     ) -> Self:
-        """A trial at d coordinates. options: chunk, progress, node_size, as exchange.build takes them."""
+        """A trial at d coordinates. options: chunk, progress, node_size, as exchange.make_exchanges takes them."""
         layout = Layout({"x": (d,)}, device=device)
         slots = replace(algorithm, estimator=FixedEstimate(algorithm.estimator.reports))
         generators = [torch.Generator().manual_seed(voter) for voter in world.local]
         estimates = [torch.empty(layout.length).uniform_(-1, 1, generator=generator) for generator in generators]
         oracles = [FixedOracle(estimate.to(layout.device)) for estimate in estimates]
-        return build(slots, (choice,), layout, world, Streams(0), oracles, layout.zeros(), kind=cls, **options)
+        return make_stepper(slots, (choice,), layout, world, Streams(0), oracles, layout.zeros(), kind=cls, **options)
 
     def once(self) -> None:
         """One step."""

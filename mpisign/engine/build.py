@@ -18,7 +18,7 @@ from mpisign.problems import Oracle
 Of = TypeVar("Of", bound=Stepper)
 
 
-def build(
+def make_stepper(
     algorithm: Method,
     choices: tuple[exchange.Choice, ...],
     layout: Layout,
@@ -34,8 +34,8 @@ def build(
     """A Stepper (of that kind) whose messages travel as chosen. Collective.
 
     choices: one per stage of the algorithm. oracles, x, weights, timer: as a Stepper takes them. options: chunk,
-    progress, reverse, node_size, gpu_aware and staged, as exchange.build takes them.
+    progress, reverse, node_size, gpu_aware and staged, as exchange.make_exchanges takes them.
     """
     with WATCH("the making of the exchanges"):
-        exchanges = exchange.build(choices, world, layout, algorithm, **options)
+        exchanges = exchange.make_exchanges(choices, world, layout, algorithm, **options)
     return kind(algorithm, layout, exchanges, world, streams, oracles, x, weights, timer)

@@ -46,8 +46,8 @@ def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress
 def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
     """Fills a Stepper with a checkpoint, which root has opened. Collective.
 
-    Returns what save() was given: progress, and the point kept for the end, which is root's alone. Raises UsageError
-    on all ranks, with nothing changed, if it is of another job.
+    Returns what save_state() was given: progress, and the point kept for the end, which is root's alone. Raises
+    UsageError on all ranks, with nothing changed, if it is of another job.
     """
     wanted = {name: (a.shape, a.dtype) for name, a in _rank_arrays(stepper).items()}
     everyone = ranks.gather(wanted)

@@ -168,7 +168,7 @@ class Stepper:
         self._pending = self._begin_step(rates, True, v)
         return self._pending
 
-    def _turn(self, index: int) -> None:
+    def _switch_stage(self, index: int) -> None:
         """Goes on to another stage, which starts from the arrays that are kept."""
         if self.stage is self.stages[index]:
             return
@@ -186,7 +186,7 @@ class Stepper:
     def _begin_step(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> PendingStep:
         """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
         self.world.watch.step = self.t
-        self._turn(self.algorithm.stage(self.t - self.begun))
+        self._switch_stage(self.algorithm.stage(self.t - self.begun))
         arguments = (self.t, rates, self.streams, self.layout, self.world)
         more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
         everyone = Step(*arguments, **more)
@@ -199,7 +199,9 @@ class Stepper:
                 estimates = self._estimate_all(steps)
                 self.stage.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
         with self.timer("sign"):
-            outboxes = [self._begin(channel, channel.of(estimates), steps, everyone) for channel in self.stage.channels]
+            outboxes = [
+                self._open_outbox(channel, channel.of(estimates), steps, everyone) for channel in self.stage.channels
+            ]
         for channel in self.stage.channels:
             channel.exchange.open(counting)
         return PendingStep(everyone, steps, estimates, outboxes)
@@ -215,7 +217,9 @@ class Stepper:
         self.oracles[i].begin(step.t)
         return self.stage.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _begin(self, channel: Channel, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step) -> Outbox:
+    def _open_outbox(
+        self, channel: Channel, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step
+    ) -> Outbox:
         """What all of a channel's v is needed for; returns what packs and sends its messages."""
         sign, states, steps = channel.sign, channel.sign_states, [channel.step(step) for step in steps]
         sign.agree(estimates, states, channel.step(everyone))

@@ -1,4 +1,4 @@
-"""How messages travel: one file per exchange, and the choice between them."""
+"""How messages travel: the exchanges, what they share, and the rules by which one is chosen."""
 
 from dataclasses import dataclass
 
@@ -83,7 +83,7 @@ def candidates(stage: Algorithm) -> tuple[str, ...]:
     return tuple(name for name, kind in REGISTRY.items() if kind.raw == raw and kind.needs <= offered)
 
 
-def build(
+def make_exchanges(
     chosen: tuple[Choice, ...],
     world: World,
     layout: Layout,
@@ -133,4 +133,4 @@ def coordinates_of(chunk: int, length: int, raw: bool) -> int:
     return int(chunk / each) or min(max(length // 8, int(LEAST / each)), int(MOST / each))
 
 
-__all__ = ["REGISTRY", "Choice", "Exchange", "build", "candidates", "choose", "exchange"]
+__all__ = ["REGISTRY", "Choice", "Exchange", "candidates", "choose", "exchange", "make_exchanges"]

@@ -2,13 +2,15 @@
 
 A step calls, in this order,
 
-    outgoing(voter, chunk)   the buffer into which a voter packs its message for the chunk
-    send(chunk)              the message starts to travel
-    verdicts(...)            waits, lets the vote absorb and decide, yields the direction chunk by chunk
+    open(counting)              a step begins
+    packed_into(voter, chunk)   the buffer into which a voter packs its message for the chunk
+    send_chunk(chunk)           the message starts to travel
+    verdicts(...)               waits, lets the vote absorb and decide, yields the direction chunk by chunk
 
-A chunk is packed while others travel, and applied while others are counted: `depth` of them are sent before the first
-is waited for, and whoever waits for one lets all of them proceed. Buffers of messages are used again after `depth`
-chunks. An exchange fills in four hooks, in every file in this order: send, receive, publish, collect.
+A chunk is packed while others travel, and applied while others are counted: `in_flight` of them are sent before the
+first is waited for, and whoever waits for one lets all of them proceed. Buffers of messages are used again after
+`in_flight` chunks. An exchange fills in five hooks, in every file in this order: outgoing, send, receive, publish,
+collect.
 """
 
 import math
@@ -40,8 +42,8 @@ class VoteCounts:
     flips: int = 0  # signs of the verdict that differ from the step counted before
 
 
-class Adversary(Protocol):
-    """Lying voters: see adversary.py."""
+class MessageHook(Protocol):
+    """Lying voters: run/adversary.py has one."""
 
     def tamper(self, exchange: "Exchange", c: int) -> None:
         """Changes what lying local voters packed for chunk c; all ranks call it in the same order."""
@@ -51,7 +53,7 @@ class Adversary(Protocol):
 
 
 class VerdictHook(Protocol):
-    """Whoever looks on: see probe.py."""
+    """Sees what departs and what was decided; run/probe.py has one."""
 
     def departing(self, exchange: "Exchange", c: int) -> None:
         """Local voters' messages for chunk c lie in exchange.packed_into, as they will be sent."""
@@ -115,7 +117,7 @@ class Exchange:
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.shards), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
         self.counts, self.scratch = VoteCounts(), Scratch(self.device)
-        self.adversary: Adversary | None = None  # changes what some voters packed, before it departs
+        self.adversary: MessageHook | None = None  # changes what some voters packed, before it departs
         self.probe: VerdictHook | None = None  # sees what departs and what was decided
         self.before: Tensor | None = None  # words of the verdict counted before, over the whole vector; on rank 0
         self._requests: list[list[Any]] = [[] for _ in self.chunks]  # of MPI, that are on their way

@@ -13,13 +13,13 @@ from mpisign.algorithms import dense, zoo
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
+from mpisign.optim.collective import collective
 from mpisign.optim.gradients import Closure, Gradients
-from mpisign.optim.leaving import collective
 from mpisign.optim.options import Settings, algorithm_of, check_group, decay_of, numbers_of, rate_of, settings_of
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
@@ -172,7 +172,7 @@ class SignOptimizer(Stateful):
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
         streams = Streams(settings.seed)
         options["reverse"] = self.overlaps
-        self.stepper: Stepper = build(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
+        self.stepper: Stepper = make_stepper(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

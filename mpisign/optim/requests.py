@@ -11,8 +11,8 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
+from mpisign.optim.collective import INTERRUPT
 from mpisign.optim.gradients import Gradients
-from mpisign.optim.leaving import INTERRUPT
 from mpisign.parallel.mpi import Ranks
 
 FAULT = 1  # the request of a rank that has something to tell before anything moves

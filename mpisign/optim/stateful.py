@@ -11,8 +11,8 @@ from torch import nn
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim import buffers, saving
+from mpisign.optim.collective import CollectiveCalls, collective
 from mpisign.optim.gradients import Gradients
-from mpisign.optim.leaving import CollectiveCalls, collective
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.storage import copy_of, is_dense, put_back
 from mpisign.parallel.mpi import Ranks

@@ -1,8 +1,8 @@
 """The voters of a run and what they agree on besides the vote: headers, means, maxima, sums.
 
-A World has three makers: MPI (one voter a rank), one rank, which is Local(1), and the simulator, Local(n) with all
-voters in this process. Slots get a World and never see MPI. Float sums run in voter order, so every maker gives the
-same bits; and every maker counts the bytes that n ranks send.
+A World is Mpi, with one voter per rank, or Local, with all n voters in this process (one rank alone, or a simulation).
+Slots get a World and never see MPI. Float sums run in voter order, so both give the same bits; and both count the bytes
+that n ranks send.
 """
 
 from collections.abc import Callable, Iterator, Mapping

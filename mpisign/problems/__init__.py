@@ -62,7 +62,10 @@ def find(name: str) -> Callable[..., Problem]:
 
 
 def device_for(problem: Problem, wanted: str, ranks: Ranks) -> torch.device:
-    """The device for this rank's rows and parameters; see device.pick. Collective; raises UsageError on all ranks."""
+    """The device for this rank's rows and parameters; see select_device.
+
+    Collective; raises UsageError on all ranks.
+    """
     with ranks.agreed():
         if "cuda" in problem.devices:
             return select_device(wanted, ranks.local_rank)

@@ -44,7 +44,7 @@ class Job:
             return
         lock = None
         try:
-            # a job that is queued again may meet its own last breath
+            # the process of a job that is queued again may still be on its way out
             lock = self._lock(PATIENCE if options.resume == "auto" else 0.0)
             if lock and lock.note:
                 self.log.printer.line(f"note: {lock.note}")
@@ -75,7 +75,7 @@ class Job:
         kind = ranks.share(start.kind)
         if kind == "resume":
             self._keep_threads(start.run)
-            self.log.take_back(*state.load_state(start.opened, self.stepper, ranks))
+            self.log.restore_counters(*state.load_state(start.opened, self.stepper, ranks))
         elif kind == "init":
             state.start_from(start.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:
@@ -97,8 +97,8 @@ class Job:
         stopping.can_save()
         log.open(start)
         log.print_header()
-        # the main thread sits in MPI when the watchdog barks, so the run file is free
-        take_back = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
+        # the main thread sits in MPI when the watchdog ends the job, so the run file is free
+        unregister = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
         try:
             if start.kind != "resume":
                 log.evaluate(math.nan, self.schedule(self.stepper.t))
@@ -112,7 +112,7 @@ class Job:
             log.writer.event("error", self.stepper.t, str(error) or type(error).__name__)
             raise
         finally:
-            take_back()
+            unregister()
             log.close()
 
     def _loop(self) -> None:

@@ -44,7 +44,7 @@ class RunLog:
         self.writer = NoWriter()
         self.path = run_path(self.config, self.world.n)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
-        self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this shard of the run
+        self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this segment of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
 
     # Start and end
@@ -107,7 +107,7 @@ class RunLog:
         rows = {t: self.rows[t] for t in COUNTED}
         return {"counters": totals | {"seconds": seconds}, **kept, "rows": rows, "data": self.share.data}
 
-    def take_back(self, progress: dict, kept: State | None) -> None:
+    def restore_counters(self, progress: dict, kept: State | None) -> None:
         """Goes on counting from what progress() told."""
         self.before |= dict.fromkeys(METHOD, math.nan) | progress["counters"]
         self.best = math.inf if progress["best"] is None else progress["best"]

@@ -51,13 +51,13 @@ class Start:
 
     @property
     def text(self) -> str:
-        """For the run file: where this shard of the run comes from."""
+        """For the run file: where this segment of the run comes from."""
         what = "x and the step from" if self.kind == "init" else "from"
         source = f"{what} {self.opened.path}" if self.opened else ""
         return "; ".join(part for part in (source, self.note) if part)
 
     def changes(self, segment: dict[str, object]) -> str:
-        """What is not as it was in the shard before, of all that may change a bit."""
+        """What is not as it was in the segment before, of all that may change a bit."""
         before = self.run["segments"]
         names = (n for n in ("torch_build", "device", "threads") if str(before[n][-1]) != str(segment[n]))
         return ", ".join(f"{name} ({before[name][-1]} before)" for name in names)

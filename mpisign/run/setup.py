@@ -13,7 +13,7 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError, choices
@@ -143,7 +143,7 @@ def _assemble(
     timer = Timer(lambda: synchronize(layout.device)) if layout.device.type != "cpu" else None
     weights = budget.weights(config, share)
     settings["gpu_aware"] = config.exchange.gpu_aware
-    stepper = build(plan.algorithm, chosen, layout, world, streams, oracles, x, weights, timer, **settings)
+    stepper = make_stepper(plan.algorithm, chosen, layout, world, streams, oracles, x, weights, timer, **settings)
     return replace(plan, choices=chosen), stepper
 
 

@@ -13,7 +13,7 @@ import torch
 from mpisign import exchange
 from mpisign.algorithms.registry import find
 from mpisign.bits.rng import Streams
-from mpisign.engine.build import build
+from mpisign.engine.build import make_stepper
 from mpisign.layout import Layout
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle
@@ -177,7 +177,7 @@ def test_sharded_sends_two_bits_times_n_minus_one_over_n(comm, everywhere):
     algorithm = find("signum-mv").build().with_rules("auto", "auto", n)
     oracle = Oracle(problem, layout, None, world.rank, streams)
     chosen = exchange.choose("sharded", algorithm, n)
-    stepper = build(algorithm, chosen, layout, world, streams, [oracle], x, chunk=1 << 20)
+    stepper = make_stepper(algorithm, chosen, layout, world, streams, [oracle], x, chunk=1 << 20)
     for _ in range(steps):
         stepper.step(1e-3)
     sent = comm.allreduce(world.traffic.up + world.traffic.down) / n * 8 / steps / layout.size

@@ -50,9 +50,9 @@ def test_auto_does_without_what_does_not_fit(comm, everywhere, monkeypatch):
     everywhere("not hierarchical: /dev/shm has 8.0 MiB" in short[0].reason, "and why")
     monkeypatch.setattr(memory, "shared_free", lambda: 1 << 10)
     everywhere(autotune.autotune(wanted, algorithm.stages, comm, D)[0].name == "sharded", "not even tried")
+    chosen = exchange.choose("hierarchical", algorithm, comm.Get_size())
     with pytest.raises(UsageError, match=r"exchange\.name"):
-        exchange.build(exchange.choose("hierarchical", algorithm, comm.Get_size()), Mpi(comm), Layout({"x": (D,)}),
-                       algorithm)  # fmt: skip
+        exchange.make_exchanges(chosen, Mpi(comm), Layout({"x": (D,)}), algorithm)
 
 
 def test_pages_that_are_given(comm, everywhere):

@@ -62,5 +62,5 @@ def within(parts, k, at, length):
 
 @njit(inline="always")
 def earlier(bad, found, lo):
-    """The first bad index so far, and what was found in a shard from lo; -1 for none."""
+    """The first bad index so far, and what was found in a part from lo; -1 for none."""
     return lo + found if bad < 0 <= found else bad

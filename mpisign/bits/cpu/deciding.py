@@ -57,7 +57,7 @@ def count(ballots, planes):
     if voters <= TREES:
         _counter(voters)(ballots, planes)
         return
-    # groups of 15, whose counts fill four planes, over shards that stay in the cache
+    # groups of 15, whose counts fill four planes, over blocks that stay in the cache
     for lo in range(0, words, 1024):
         total = planes[:, lo : lo + 1024]
         total[:] = 0

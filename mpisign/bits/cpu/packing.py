@@ -1,4 +1,4 @@
-"""v -> words: pack and stochastic pack, of one shard or of all parts of a chunk in one call.
+"""v -> words: pack and stochastic pack, of one vector or of all parts of a chunk in one call.
 
 A part lies in one tensor: (first coordinate, end, segment), as Layout.parts has it. Parts that reach beyond v, as
 those of a chunk do when several threads each take a slice of it, are cut.

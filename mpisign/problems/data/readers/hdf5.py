@@ -58,7 +58,7 @@ class StoredRows(Rows):
         with _opened(self.file) as opened, np.errstate(over="ignore"):
             stored = _dataset(self.file, opened, self._inputs, self._external)
             for lo in range(0, self.count, step):
-                # a shard of the file at a time, and of it the rows that are wanted
+                # a block of the file at a time, and of it the rows that are wanted
                 first, last = np.searchsorted(wanted, (lo, lo + step))
                 if first < last:
                     start, end = wanted[first], wanted[last - 1] + 1
