@@ -18,7 +18,7 @@ from mpisign.bits.cuda.common import WORDS
 F, W, L = "*fp32", "*i32", "*i64"
 DRAW = dict.fromkeys(("step", "voter", "stream", "k0", "k1"), "i64")
 PACK = {"v": F, "v_row": "i64", "planes": W, "plane": "i64", "plane_row": "i64", "valid": W, "segments": W}
-ENDS = {"found": L, "items": "i64", "words": "i64", "first": "i64"}
+ENDS = {"noted": L, "items": "i64", "words": "i64", "first": "i64"}
 NUMBERS = {"WORDS": WORDS.value}
 
 
@@ -32,7 +32,7 @@ def forms():
     count = {"ballots": W, "ballot": "i64", "planes": W, "plane": "i64", "voters": "i32", "words": "i64"}
     yield deciding._count, count, {"PLANES": 4} | NUMBERS
     vote = {"plus": W, "plus_plane": "i64", "minus": W, "minus_plane": "i64", "verdict": W, "verdict_plane": "i64"}
-    vote |= {"found": L, "voters": "i32", "words": "i64", "first": "i64"} | DRAW
+    vote |= {"sums": L, "voters": "i32", "words": "i64", "first": "i64"} | DRAW
     for rule, abstain in ((0, False), (2, True)):
         yield deciding._majority, vote, {"PLANES": 3, "ABSTENTIONS": abstain, "RULE": rule, "NEGATE": False} | NUMBERS
     sizes = {"items": "i64", "words": "i64"}

@@ -181,11 +181,9 @@ def test_missing_data_is_one_message(tmp_path):
         pytest.param(
             "data.h5", b"", ("problem.name=hdf5",), ["no dataset 'x'", "its datasets: y"], marks=pytest.mark.slow
         ),
-        (
-            "data.h5",
-            b"",
-            ("problem.name=hdf5", "problem.inputs=y2", "problem.classes=2"),
-            ["a label of 3", "2 classes"],
+        pytest.param(
+            "data.h5", b"", ("problem.name=hdf5", "problem.inputs=y2", "problem.classes=2"),
+            ["a label of 3", "2 classes"], marks=pytest.mark.slow,
         ),
         ("data.h5", b"", ("problem.name=hdf5", "run.device=cuda"), ["no GPU for this rank", "run.device"]),
     ],

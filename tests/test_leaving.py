@@ -248,7 +248,7 @@ def test_the_watchdog_barks_at_a_wait_that_lasts():
 
 BLOCKED = """
 import os, sys, time
-from mpisign import leaving
+from mpisign.parallel import leaving
 out, into = os.pipe()
 os.set_blocking(into, False)
 try:
@@ -267,12 +267,12 @@ def test_an_end_needs_no_output(stderr):
 
 
 def test_an_end_comes_even_where_no_python_runs():
-    code = "import ctypes\nfrom mpisign import ending\nending.end_within(1)\nctypes.PyDLL(None).sleep(60)"
+    code = "import ctypes\nfrom mpisign.parallel import ending\nending.end_within(1)\nctypes.PyDLL(None).sleep(60)"
     assert run(sys.executable, "-c", code, timeout=30).code == -signal.SIGALRM
 
 
 def test_a_library_that_calls_exit_runs_no_destructors():
-    code = "import ctypes\nfrom mpisign import ending\nlibc = ctypes.CDLL(None)\n"
+    code = "import ctypes\nfrom mpisign.parallel import ending\nlibc = ctypes.CDLL(None)\n"
     code += "late = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)(lambda *_: print('too late', flush=True))\n"
     code += "libc.on_exit(late, None)\nending.skip_destructors()\nlibc.exit(9)"
     ended = run(sys.executable, "-c", code)

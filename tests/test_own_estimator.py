@@ -24,7 +24,7 @@ def _only_mpisigns_own():
     sys.modules.pop("tests.own_estimator", None)
 
 
-@pytest.mark.parametrize("problem", ["digits", "quadratic"])
+@pytest.mark.parametrize("problem", [pytest.param("digits", marks=pytest.mark.slow), "quadratic"])
 def test_the_mean_of_estimates_has_the_same_bits_simulated(problem, tmp_path):
     settings = ("run.steps=20", "run.eval_every=5", "run.record_every=1", f"problem.name={problem}")
     settings += ("exchange.name=sharded",)  # bytes are compared, too

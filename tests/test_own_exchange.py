@@ -23,7 +23,10 @@ def _only_mpisigns_own():
     sys.modules.pop("tests.own_exchange", None)
 
 
-@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd", "onebit-adam"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["dist-ef-signsgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("signum-mv", "onebit-adam"))],
+)
 def test_it_trains_with_the_bits_and_bytes_of_sharded(algorithm, tmp_path):
     settings = ["run.steps=30", "run.eval_every=10", "run.record_every=1", f"algorithm.name={algorithm}"]
     settings += ["algorithm.warmup_steps=12"] if algorithm == "onebit-adam" else []

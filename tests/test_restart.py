@@ -287,7 +287,7 @@ def test_resume_auto_waits_for_the_last_breath_of_the_run_before(tmp_path):
 def test_a_rank_on_its_way_out_is_not_killed_by_the_first_that_left(tmp_path):
     """srun -K1 sends TERM to the others when the first rank exits with 75: their code must stay 75."""
     code = (
-        "import signal, sys\nfrom mpisign import cli, leaving\nleave = leaving.leave\n"
+        "import signal, sys\nfrom mpisign import cli\nfrom mpisign.parallel import leaving\nleave = leaving.leave\n"
         "def late(error):\n    print(signal.getsignal(signal.SIGTERM).name)\n    return leave(error)\n"
         f"leaving.leave = late\nsys.argv = ['mpisign', 'train', '--set', 'run.file={tmp_path}/r.h5']\n"
         "sys.argv += ['--max-time', '1e-4']\n"

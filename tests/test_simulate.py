@@ -28,7 +28,7 @@ def simulate(*settings, n=None, job=None, **how):
     [
         ("signum-mv", ()),
         ("onebit-adam", ("algorithm.warmup_steps=15",)),
-        ("dvr-q", ("algorithm.snapshot_every=9",)),
+        pytest.param("dvr-q", ("algorithm.snapshot_every=9",), marks=pytest.mark.slow),
         # radii that all share, and a pass in order: the same words to an exchange, whose bits are tested in parallel/
         pytest.param("sto-signsgd", ("algorithm.refresh=7",), marks=pytest.mark.slow),
         pytest.param("dist-signrvm", (), marks=pytest.mark.slow),

@@ -33,6 +33,10 @@ class Channel:
         where = slice(self.group.lo, self.group.hi)
         return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
 
+    def search(self, v: Tensor) -> int:
+        """Index of the first value that is not finite, or -1; `mpisign bench` measures it apart."""
+        return bits.first_nonfinite(v)
+
     def step(self, step: Step) -> Step:
         """What this channel's slots may know of a step: with its own layout and rates."""
         if step.layout is self.layout:
@@ -159,11 +163,11 @@ class Outbox:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""
         together = isinstance(self._estimates, Tensor)
         if bad is None and together:
-            clean = bits.first_nonfinite(self._estimates[:, lo:hi].reshape(-1)) < 0
+            clean = self._channel.search(self._estimates[:, lo:hi].reshape(-1)) < 0
             for row in () if clean else range(len(self.bad)):
-                self._mark(row, bits.first_nonfinite(self._estimates[row, lo:hi]), lo)
+                self._mark(row, self._channel.search(self._estimates[row, lo:hi]), lo)
         elif bad is None:
-            self._mark(i, bits.first_nonfinite(self._estimates[i][lo:hi]), lo)
+            self._mark(i, self._channel.search(self._estimates[i][lo:hi]), lo)
         else:
             self._mark(i, bad, 0)
 
