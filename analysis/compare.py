@@ -174,8 +174,7 @@ def main() -> None:
     options.add_argument("--files", action="store_true", help="print the run files of the best rates, for plot.py")
     options.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
     options.add_argument("--output", type=Path, help="a picture of the table: .png, .pdf or .svg")
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         ended = style.without(runs, not_ended)
         usable = style.without(ended, lambda run: unusable(run, arguments.metric), arguments.skipped)
         rows = table(usable, arguments.metric, arguments.target)
@@ -185,8 +184,6 @@ def main() -> None:
             print(*(run.path for row in rows for run in row.runs), sep="\n")
         else:
             _print(rows, arguments.metric, arguments.format)
-
-    style.run(options, work)
 
 
 def _print(rows: list[Row], metric: str, form: str) -> None:

@@ -150,14 +150,11 @@ def main() -> None:
     options = style.parser(__doc__)
     options.add_argument("--title", help="by default the names of what was given")
     options.add_argument("--output", type=Path, default=Path("report.html"))
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
         text = page(runs, arguments.skipped, title)
         style.replace(arguments.output, lambda path: path.write_text(text))
         print(f"report: {arguments.output}")
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

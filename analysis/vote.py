@@ -74,12 +74,8 @@ def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    options = style.parser(__doc__, "vote.png")
-
-    def work(runs, arguments):
+    with style.reading(style.parser(__doc__, "vote.png")) as (runs, arguments):
         style.save(picture(style.without(runs, grouping.no_steps, arguments.skipped)), arguments.output)
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

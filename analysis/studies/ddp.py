@@ -20,18 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from mpisign import __version__
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
-from mpisign.bits.rng import Streams
 from mpisign.config import Algorithm, Config
 from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError
-from mpisign.layout import Layout
 from mpisign.parallel import leaving, mpi
-from mpisign.parallel.world import Mpi
-from mpisign.problems import Oracle
-from mpisign.problems.data.distribute import distribute_rows
 from mpisign.problems.data.loader import DeviceLoader
+from mpisign.run.evaluate import measure
 from mpisign.run.plan import resolve
-from mpisign.run.setup import use_threads
+from mpisign.run.setup import set_up, use_threads
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
@@ -58,20 +54,13 @@ class Training:
     """One rank of a run by DDP."""
 
     def __init__(self, config: Config, options, ranks):
-        self.config, self.options, self.ranks = config, options, ranks
-        self.world, self.streams = Mpi(ranks.comm), Streams(config.run.seed)
-        plan = resolve(config, ranks.size)
-        self.config, self.problem = plan.config, plan.problem
-        generator = self.streams.draw("partition", 0).generator()
-        self.share = distribute_rows(self.problem, ranks, ranks.size, generator, **config.partition.model_dump())
-        start = self.problem.initial(self.streams.draw("initial", 0).generator())
-        self.layout = Layout({name: tuple(p.shape) for name, p in start.items()})
-        p = self.config.problem
-        self.oracle = Oracle(self.problem, self.layout, self.share.train[0], ranks.rank, self.streams,
-                             batch_size=p.batch_size, sampling=p.sampling)  # fmt: skip
-        self.test = DeviceLoader(self.share.test[0], self.layout.device)
+        self.options, self.ranks = options, ranks
+        setup = set_up(resolve(config, ranks.size), ranks, ranks.size)
+        self.config, self.stepper, (self.oracle,) = setup.plan.config, setup.stepper, setup.stepper.oracles
+        self.x = self.stepper.layout.views(self.stepper.x)
+        self.test = [DeviceLoader(part, self.stepper.layout.device) for part in setup.share.test]
         # one bucket: with more of them PowerSGD hangs over gloo
-        self.model = DistributedDataParallel(Model(self.problem, start), bucket_cap_mb=1 << 14)
+        self.model = DistributedDataParallel(Model(setup.plan.problem, self.x), bucket_cap_mb=1 << 14)
         if options.hook == "fp16":
             self.model.register_comm_hook(None, default_hooks.fp16_compress_hook)
         elif options.hook.startswith("powersgd"):
@@ -109,7 +98,7 @@ class Training:
     def step(self, t: int) -> None:
         """Forward, backward with DDP's exchange, and the optimiser's step."""
         self.oracle.begin(t)
-        torch.manual_seed(self.streams.draw("torch", t, self.ranks.rank).seed())
+        torch.manual_seed(self.oracle.streams.draw("torch", t, self.ranks.rank).seed())
         self.optimizer.zero_grad(set_to_none=False)
         for batch, _ in self.oracle.batches():
             self.model(batch).backward()
@@ -118,20 +107,15 @@ class Training:
     def evaluate(self, step: int) -> float:
         """A row of /eval, and one of /phases; returns the held-out accuracy."""
         with self.timer("evaluate"):
-            parameters = dict(zip(self.layout.views(self.layout.zeros()), self.model.module.values, strict=True))
-            with torch.no_grad():
-                parts = {"train": self.oracle.rows, "test": self.test}
-                measured = {part: self.problem.measure(parameters, rows) for part, rows in parts.items()}
-            sums = {f"{part}_{name}": value for part, values in measured.items() for name, value in values.items()}
-            total = self.world.sums_over_voters([sums])
-            accuracy = total["test_correct"] / total["test_rows"]
-        self._row("eval", step=step, train_loss=total["train_loss"] / total["train_rows"], test_accuracy=accuracy,
-                  test_loss=total["test_loss"] / total["test_rows"], seconds=self.timer.elapsed(),
-                  gradient_evaluations=step * self.ranks.size * self.config.problem.batch_size)  # fmt: skip
+            for own, value in zip(self.x.values(), self.model.module.values, strict=True):
+                own.copy_(value.detach())
+            figures = measure(self.stepper, self.test, {})
+        evaluations = step * self.ranks.size * self.config.problem.batch_size
+        self._row("eval", step=step, **figures, seconds=self.timer.elapsed(), gradient_evaluations=evaluations)
         phases = dict(zip(self.timer.phases, self.timer.take(), strict=True))
-        for rank, row in enumerate(self.world.gather(np.array(list(phases.values())))):
+        for rank, row in enumerate(self.stepper.world.gather(np.array(list(phases.values())))):
             self._row("phases", step=step, rank=rank, **dict(zip(phases, row, strict=True)))
-        return accuracy
+        return figures["test_accuracy"]
 
     def _row(self, table: str, **known) -> None:
         """A row whose other columns are empty."""
@@ -149,7 +133,7 @@ class Training:
             "exchange": "gloo",
             "exchange_reason": "DDP",
             "n": self.ranks.size,
-            "d": self.layout.size,
+            "d": self.stepper.layout.size,
             "seed": str(self.config.run.seed),
         }
 

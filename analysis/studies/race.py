@@ -103,12 +103,10 @@ def picture(times: Times, target: float) -> Figure:
                 marker, colour = ("s", style.COLOURS[1]) if name.startswith("ddp") else ("o", style.COLOURS[0])
                 spread = np.nan_to_num(style.deviation(methods[name]))
                 panel.errorbar(np.mean(methods[name]), place, xerr=spread, capsize=3, fmt=marker, color=colour)
-        panel.set_title(link)
-        panel.set_xscale("log")
+        panel.set(title=link, xlabel=f"seconds to {target:.0%}", xscale="log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
-        panel.set_xlabel(f"seconds to {target:.0%}")
     panels[0].set_yticks(places, names)
     style.title(figure, f"mean and {style.DEVIATION}")
     return figure
@@ -118,8 +116,7 @@ def main() -> None:
     options = style.parser(__doc__, "race.png")
     options.add_argument("--target", type=float, default=0.97, help="held-out accuracy")
     options.add_argument("--best", action="store_true", help="print method, rate, seed and steps of what to replay")
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
         if arguments.best:
             for name, rate, seeds in best(runs, arguments.target):
@@ -128,10 +125,7 @@ def main() -> None:
             return
         taken = times(runs, arguments.target)
         text = f"{style.markdown(rows(taken))}\n\nMean +- {style.DEVIATION}."
-        style.write(text, style.beside(arguments.output, ".md"))
-        style.save(picture(taken, arguments.target), arguments.output)
-
-    style.run(options, work)
+        style.save(picture(taken, arguments.target), arguments.output, text)
 
 
 if __name__ == "__main__":

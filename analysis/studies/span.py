@@ -53,13 +53,9 @@ def picture(runs: list[Run]) -> Figure:
 
 
 def main() -> None:
-    options = style.parser(__doc__, "span.png")
-
-    def work(runs, arguments):
+    with style.reading(style.parser(__doc__, "span.png")) as (runs, arguments):
         # raises for a run of another problem, which is then named
         style.save(picture(style.without(runs, out_of_span, arguments.skipped)), arguments.output)
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":
