@@ -10,7 +10,6 @@ and the estimate by overhead + rows * time a row. Nothing is said of another net
 the picture.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import grouping
@@ -85,13 +84,8 @@ def point(run: Run) -> Point:
 
 def lines(runs: list[Run]) -> Lines:
     """Points by algorithm; several runs at one n by their median."""
-    groups: dict[tuple[str, int], list[Point]] = defaultdict(list)
-    for p in sorted(map(point, runs), key=lambda p: p.seconds):
-        groups[p.name, p.n].append(p)
-    medians: Lines = defaultdict(list)
-    for (name, _), points in sorted(groups.items()):
-        medians[name].append(points[len(points) // 2])
-    return dict(medians)
+    groups = grouping.grouped(sorted(map(point, runs), key=lambda p: p.seconds), lambda p: (p.name, p.n))
+    return grouping.grouped((group[len(group) // 2] for _, group in sorted(groups.items())), lambda p: p.name)
 
 
 def is_strong(points: list[Point]) -> bool:

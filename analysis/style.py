@@ -165,7 +165,7 @@ def markdown(rows: list[dict[str, object]]) -> str:
 
 def columns(rows: list[dict[str, object]]) -> str:
     """The same in line, for a terminal."""
-    cells = [[short(name) for name in rows[0]]] + [[short(v) for v in row.values()] for row in rows]
+    cells = [[short(v) for v in row] for row in (*rows[:1], *(row.values() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 

@@ -22,7 +22,7 @@ from mpisign.storage.reader import Run
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
 import compare
 import style
-from grouping import algorithm, best_rate, no_evaluations
+from grouping import algorithm, best_rate, grouped, no_evaluations
 
 METRIC = "test_accuracy"
 LINK = re.compile(r"(\d+)([mg])bit")
@@ -48,8 +48,8 @@ def seconds(run: Run, target: float) -> float:
 def best(runs: list[Run], target: float) -> list[tuple[str, float, list[Run]]]:
     """(method, rate, its runs) of the rate with the fewest steps to the target, for every method that gets there."""
     chosen = []
-    for name in sorted({algorithm(run) for run in runs}):
-        least, rate, grid = best_rate([run for run in runs if algorithm(run) == name], lambda run: steps(run, target))
+    for name, group in sorted(grouped(runs, algorithm).items()):
+        least, rate, grid = best_rate(group, lambda run: steps(run, target))
         if np.isfinite(least):
             chosen.append((name, rate, grid[rate]))
     return chosen
@@ -70,10 +70,9 @@ def _mbit(link: str) -> float:
 
 def times(runs: list[Run], target: float) -> Times:
     """The seconds of all runs, links from slow to fast."""
-    taken: Times = {link: {} for link in sorted({run.path.parent.name for run in runs}, key=_mbit)}
-    for run in runs:
-        taken[run.path.parent.name].setdefault(algorithm(run), []).append(seconds(run, target))
-    return taken
+    links = grouped(runs, lambda run: run.path.parent.name)
+    taken = lambda runs: {n: [seconds(r, target) for r in group] for n, group in grouped(runs, algorithm).items()}  # noqa: E731
+    return {link: taken(links[link]) for link in sorted(links, key=_mbit)}
 
 
 def rows(times: Times) -> list[dict[str, object]]:
