@@ -182,13 +182,11 @@ def main() -> None:
 
 def _print(rows: list[Row], metric: str, form: str) -> None:
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0].cells(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: cell(v) for k, v in row.cells().items()} for row in rows)
-        return
-    shown = [row.shown() for row in rows]
-    print(style.columns(shown) if form == "text" else style.markdown(shown))
-    print(f"\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
+        lines = (rows[0].cells(), *(map(cell, row.cells().values()) for row in rows))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    else:
+        shown = (style.columns if form == "text" else style.markdown)([row.shown() for row in rows])
+        print(f"{shown}\n\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
 
 
 if __name__ == "__main__":

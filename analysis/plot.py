@@ -222,9 +222,8 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="print the last values over seeds instead of drawing")
     with style.reading(options) as (runs, a):
         runs, mean = style.without(runs, lambda run: lacking(run, a.rows or []), a.skipped), a.mean or a.table
-        lines = list(
-            grouping.by_name(runs).items() if mean else zip(labels(runs), ([run] for run in runs), strict=True)
-        )
+        singly = zip(labels(runs), ([run] for run in runs), strict=True)
+        lines = list(grouping.by_name(runs).items() if mean else singly)
         rows = a.rows or recorded(runs, mean)
         if a.table:
             print(f"{style.markdown(table(lines, rows))}\n\nMean +- {style.DEVIATION}; bytes by the method.")

@@ -2,11 +2,10 @@
 
 python analysis/studies/race.py runs/race_links --target 0.97 --output race.png
 
-Ranks the runs in folders named by their links (runs/race_links/50mbit, ...). --best prints what to replay there of the
-runs of a grid: method, rate, seed and steps. Rates are compared by the steps to the target, mean over the seeds that
-all rates of a method have (trajectories do not depend on links, and a step's cost not on the rate). Seconds are those
-of training: evaluations are taken off. Mean and standard deviation (ddof = 1) over seeds; a table is written beside the
-picture.
+Ranks the runs in folders named by their links (runs/race_links/50mbit, ...). With --best, rates of a grid are compared
+by the steps to the target, mean over the seeds that all rates of a method have (trajectories do not depend on links,
+and a step's cost not on the rate). Seconds are those of training: evaluations are taken off. Mean and standard
+deviation (ddof = 1) over seeds; a table is written beside the picture.
 """
 
 import re
@@ -93,7 +92,7 @@ def rows(times: Times) -> list[dict[str, object]]:
 def picture(times: Times, target: float) -> Figure:
     """A panel per link: seconds, mean and standard deviation; votes and floats in two colours."""
     mean = lambda name: np.mean([np.mean(methods[name]) for methods in times.values() if name in methods])  # noqa: E731
-    names = sorted({name for methods in times.values() for name in methods}, key=mean, reverse=True)
+    names = sorted(sorted({n for methods in times.values() for n in methods}), key=mean, reverse=True)
     figure, (panels,) = style.panels(1, len(times), 2.9, 0.24 * len(names) + 0.6, sharey=True, sharex=True)
     places = np.arange(len(names))
     for panel, (link, methods) in zip(panels, times.items(), strict=True):
@@ -114,7 +113,9 @@ def picture(times: Times, target: float) -> Figure:
 def main() -> None:
     options = style.parser(__doc__, "race.png")
     options.add_argument("--target", type=float, default=0.97, help="held-out accuracy")
-    options.add_argument("--best", action="store_true", help="print method, rate, seed and steps of what to replay")
+    options.add_argument(
+        "--best", action="store_true", help="print method, rate, seed and steps of what to replay there"
+    )
     with style.reading(options) as (runs, arguments):
         runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
         if arguments.best:

@@ -44,10 +44,9 @@ def picture(runs: list[Run]) -> Figure:
             panel.plot(run["eval"]["step"], values(run), label=run.path.stem, **looks[run.path.stem])
         panel.set_ylabel(name)
         style.counted(panel, "steps")
-    loss.set_yscale("log")
-    loss.set_ylim(bottom=1e-7)
-    held_out.set_yscale("log")
-    outside.set_ylim(-0.05, 1.05)
+    loss.set(yscale="log", ylim=(1e-7, None))
+    held_out.set(yscale="log")
+    outside.set(ylim=(-0.05, 1.05))
     style.legend(figure, [loss], columns=4)
     return figure
 
