@@ -9,6 +9,7 @@ column is named and skipped. The same numbers are written as a table beside the 
 
 from collections import defaultdict
 
+import grouping
 import numpy as np
 import style
 from compare import LARGER_IS_BETTER, table, unusable
@@ -83,39 +84,31 @@ def _order(x: object) -> tuple[bool, object]:
     return (False, x) if _number(x) else (True, str(x))
 
 
-def _tick(x: object) -> str:
-    return f"{x:g}" if _number(x) else str(x)
-
-
 def _said(run: Run, key: str) -> str:
-    """algorithm.name speaks for itself, schedule.kind is of the schedule, other keys are named."""
-    table, _, own = key.partition(".")
-    if own == "name":
-        return str(value(run, key))
-    return f"{table if own == 'kind' else own} {value(run, key)}"
+    """algorithm.name speaks for itself, other keys are named."""
+    return str(value(run, key)) if key.endswith(".name") else f"{grouping.named(key)} {value(run, key)}"
 
 
 def picture(points: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
     """Lines with error bars, side by side for each panel."""
     names = list(dict.fromkeys(panel for panel, _ in points))
     figure, (panels,) = style.panels(1, len(names), width, 2.8, sharey=True)
-    looks = style.looks(line for _, line in points)
+    looks = style.looks((line for _, line in points), marked=True)
     every = _positions(points)
+    ticks = list(map(grouping.said, every))
     for panel, name in zip(panels, names, strict=True):
-        for k, line in enumerate(looks):
+        for line, look in looks.items():
             at = points.get((name, line), {})
             positions = [every.index(x) for x in at] if categories else list(at)
             means, deviations, _ = zip(*at.values(), strict=True) if at else ((), (), ())
-            look = {"label": line, "capsize": 2} | style.marked(looks[line], k)
-            panel.errorbar(positions, means, np.nan_to_num(deviations), **look)
-        panel.set_title(name)
-        panel.set_xlabel(x_label)
+            panel.errorbar(positions, means, np.nan_to_num(deviations), label=line, capsize=2, **look)
+        panel.set(title=name, xlabel=x_label)
         panel.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
         if "x" in log and len(every) <= LABELLED:
-            panel.set_xticks(every, [_tick(x) for x in every])
+            panel.set_xticks(every, ticks)
             panel.minorticks_off()
         if categories:
-            panel.set_xticks(range(len(every)), [_tick(x) for x in every])
+            panel.set_xticks(range(len(every)), ticks)
     panels[0].set_ylabel(y_label)
     style.title(figure, f"mean and {style.DEVIATION}")
     style.legend(figure, panels)
@@ -131,7 +124,7 @@ def rows(points: Points, x: str) -> list[dict[str, object]]:
     """The same numbers: a row per panel and line, a column per x."""
     every, cells = _positions(points), []
     for (panel, line), at in points.items():
-        values = {f"{x} = {_tick(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
+        values = {f"{x} = {grouping.said(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
         cells.append(({"": panel} if panel else {}) | {"line": line} | values)
     return cells
 
@@ -150,19 +143,16 @@ def main() -> None:
     options.add_argument("--xlabel")
     options.add_argument("--ylabel")
     options.add_argument("--width", type=float, default=3.2, help="of a panel, in inches")
-
-    def work(runs, a):
+    with style.reading(options) as (runs, a):
         quantity = {"y": a.y, "tail": a.tail, "relative": a.relative}
         keys = [*a.lines, *([a.panels] if a.panels else [])]
         why = lambda run: lacking(run, a.metric, a.x, keys, a.categories, **quantity)  # noqa: E731
         runs = style.without(runs, why, a.skipped)
         drawn = points(runs, a.metric, a.x, a.lines, a.panels, **quantity)
         label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
-        style.save(picture(drawn, a.xlabel or a.x, label, a.log, a.categories, a.width), a.output)
         numbers = style.markdown(rows(drawn, a.xlabel or a.x.rpartition(".")[2]))
-        style.write(f"{numbers}\n\nMean +- {style.DEVIATION}.", style.beside(a.output, ".md"))
-
-    style.run(options, work)
+        figure = picture(drawn, a.xlabel or a.x, label, a.log, a.categories, a.width)
+        style.save(figure, a.output, f"{numbers}\n\nMean +- {style.DEVIATION}.")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ case's seeds of one of QUANTITIES.
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import style
 from studies.span import out_of_span
 
 from mpisign.errors import MpisignError, UsageError, choices
@@ -62,24 +62,8 @@ QUANTITIES = {
 }
 
 
-@dataclass(frozen=True)
-class Band:
-    """What a job file expects of a case, and what was measured."""
-
-    case: str
-    what: str
-    expected: float
-    low: float
-    high: float
-    measured: float
-
-    @property
-    def inside(self) -> bool:
-        return self.low <= self.measured <= self.high
-
-
-def bands(job: Path, settings: tuple[str, ...] = ()) -> list[Band]:
-    """The bands of a job file. Raises UsageError where a run of theirs is missing."""
+def bands(job: Path, settings: tuple[str, ...] = ()) -> list[dict[str, object]]:
+    """A row per band of a job file, with what was measured. Raises UsageError where a run of theirs is missing."""
     points = sweep.read(job, settings)
     if points is None:
         raise UsageError(f"{job} has no [sweep], hence no bands")
@@ -94,8 +78,9 @@ def bands(job: Path, settings: tuple[str, ...] = ()) -> list[Band]:
                 raise UsageError(f"{job}: no quantity {band['what']!r}; known: {choices(QUANTITIES)}")
             at = (band["at"],) if "at" in band else ()
             value = float(np.mean([QUANTITIES[band["what"]](Run(p.file), *at) for p in mine]))
-            what, limits = " ".join([band["what"], *map(str, at)]), (band[k] for k in ("expected", "low", "high"))
-            measured.append(Band(case.get("name") or mine[0].name, what, *limits, value))
+            row = {"case": case.get("name") or mine[0].name, "what": " ".join([band["what"], *map(str, at)])}
+            row |= {k: f"{band[k]:.6g}" for k in ("expected", "low", "high")} | {"measured": f"{value:.6g}"}
+            measured.append(row | {"": "" if band["low"] <= value <= band["high"] else "OUTSIDE"})
     return measured
 
 
@@ -109,11 +94,8 @@ def main() -> None:
     except MpisignError as error:
         parser.error(str(error))
     for job, table in tables.items():
-        print(f"{job}\n{'case':24} {'what':14} {'expected':>10} {'low':>10} {'high':>10} {'measured':>12}")
-        for b in table:
-            limits = f"{b.expected:10.6g} {b.low:10.6g} {b.high:10.6g}"
-            print(f"{b.case:24} {b.what:14} {limits} {b.measured:12.6g}{'' if b.inside else '  OUTSIDE'}")
-    sys.exit(not all(b.inside for table in tables.values() for b in table))
+        print(f"{job}\n{style.columns(table)}")
+    sys.exit(any(row[""] for table in tables.values() for row in table))
 
 
 if __name__ == "__main__":

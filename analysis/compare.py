@@ -6,13 +6,11 @@ Runs that differ in the learning rate and the seed alone are one row: of the rat
 end of the run, over the seeds that all rates have; then mean +- standard deviation (ddof = 1) over that rate's seeds,
 and the median over them of what it took to reach the target: bytes of a rank by the method (both ways, whatever the
 exchange sent) and gradient evaluations. A run that diverged counts as the worst; one that has not ended is left out,
-and so is one that never had the metric. --files prints the rows' run files instead; --output draws the table: the
-metric, and the bytes to the target where there is one. In CSV every cell is one number, or one word.
+and so is one that never had the metric. In CSV every cell is one number, or one word.
 """
 
 import csv
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -106,9 +104,7 @@ def first(run: Run, metric: str, target: float) -> int | None:
 
 def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row]:
     """A row per method and setting, the best first."""
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[str(sorted(grouping.settings(run).items(), key=str))].append(run)
+    groups = grouping.grouped(runs, lambda run: str(sorted(grouping.settings(run).items(), key=str)))
     jobs = [grouping.settings(group[0]) for group in groups.values()]
     telling = [grouping.telling(job, jobs) for job in jobs]
     # a method's own hyperparameters stand behind its name; what else differs has a column of its own
@@ -142,11 +138,9 @@ def picture(rows: list[Row]) -> Figure:
         if target is not None and (sent := row.to_target[f"bytes to {target:g}"]) != "":
             panels[1].plot(sent, place, "D", color=style.COLOURS[1])
     panels[0].set_yticks(places, names)
-    panels[0].set_ylim(-0.6, len(rows) - 0.4)
-    panels[0].set_xlabel(NAMES[metric])
+    panels[0].set(ylim=(-0.6, len(rows) - 0.4), xlabel=NAMES[metric])
     if target is not None:
-        panels[1].set_xlabel(f"bytes per rank to {target:g}\n(by the method)")
-        panels[1].set_xscale("log")
+        panels[1].set(xlabel=f"bytes per rank to {target:g}\n(by the method)", xscale="log")
     style.title(figure, f"mean and {style.DEVIATION}")
     return figure
 
@@ -173,9 +167,8 @@ def main() -> None:
     options.add_argument("--target", type=float, help="of the metric, for the cost to reach it")
     options.add_argument("--files", action="store_true", help="print the run files of the best rates, for plot.py")
     options.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
-    options.add_argument("--output", type=Path, help="a picture of the table: .png, .pdf or .svg")
-
-    def work(runs, arguments):
+    options.add_argument("--output", type=Path, help="a .png, .pdf or .svg of metric and bytes to the target")
+    with style.reading(options) as (runs, arguments):
         ended = style.without(runs, not_ended)
         usable = style.without(ended, lambda run: unusable(run, arguments.metric), arguments.skipped)
         rows = table(usable, arguments.metric, arguments.target)
@@ -186,18 +179,14 @@ def main() -> None:
         else:
             _print(rows, arguments.metric, arguments.format)
 
-    style.run(options, work)
-
 
 def _print(rows: list[Row], metric: str, form: str) -> None:
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0].cells(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: cell(v) for k, v in row.cells().items()} for row in rows)
-        return
-    shown = [row.shown() for row in rows]
-    print(style.columns(shown) if form == "text" else style.markdown(shown))
-    print(f"\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
+        lines = (rows[0].cells(), *(map(cell, row.cells().values()) for row in rows))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    else:
+        shown = (style.columns if form == "text" else style.markdown)([row.shown() for row in rows])
+        print(f"{shown}\n\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
 
 
 if __name__ == "__main__":

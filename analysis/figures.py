@@ -78,9 +78,8 @@ def main() -> None:
         parser.error(f"no figure {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
     chosen = [figure for figure in FIGURES if figure.name in (options.names or known)]
     if options.list:
-        print(
-            *(f"{figure.name:28} {figure.runs:28} {DATA.get(figure.data, '')}".rstrip() for figure in chosen), sep="\n"
-        )
+        for figure in chosen:
+            print(f"{figure.name:28} {figure.runs:28} {DATA.get(figure.data, '')}".rstrip())
         return
     needed = sorted({DATA[figure.data] for figure in chosen if figure.data}) if options.run else []
     if len(needed) > 1 or (needed and not options.data):

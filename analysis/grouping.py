@@ -2,18 +2,28 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 
 from mpisign.errors import printable
 from mpisign.storage.reader import Run
 
+Item, Key = TypeVar("Item"), TypeVar("Key")
 Job = dict[str, object]  # "table.key" -> value
 RATE = "schedule.lr"
 IGNORED = (RATE, "run.seed", "run.file", "run.overwrite", "run.threads")
 RECORDING = ("record_every", "check_every", "eval_every", "recorder", "keep", "trace", "watchdog", "max_minutes",
              "exact_gradient")  # fmt: skip
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items by their key, both in the order in which they come."""
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
 
 
 def job(run: Run) -> Job:
@@ -98,24 +108,18 @@ def names(runs: list[Run], joint: str = " ") -> list[str]:
 
     joint: what stands between a key and its value.
     """
-    jobs = [settings(run) | {RATE: key(run, RATE)} for run in runs]
-    by_algorithm: dict[str, list[Job]] = defaultdict(list)
-    for run, job in zip(runs, jobs, strict=True):
-        by_algorithm[algorithm(run)].append(job)
-    return [
-        ", ".join([name, *(f"{named(k)}{joint}{said(job[k])}" for k in telling(job, by_algorithm[name]))])
-        for name, job in zip(map(algorithm, runs), jobs, strict=True)
-    ]
+    jobs = [(algorithm(run), settings(run) | {RATE: key(run, RATE)}) for run in runs]
+    alike = {name: [job for _, job in pairs] for name, pairs in grouped(jobs, lambda pair: pair[0]).items()}
+    own = lambda name, job: (f"{named(k)}{joint}{said(job[k])}" for k in telling(job, alike[name]))  # noqa: E731
+    return [", ".join([name, *own(name, job)]) for name, job in jobs]
 
 
 def by_name(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs that differ in their seed alone, by what tells the groups apart; numbers in names in their order."""
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for name, run in zip(names(runs), runs, strict=True):
-        groups[name].append(run)
+    groups = grouped(zip(names(runs), runs, strict=True), lambda pair: pair[0])
     parts = lambda name: re.split(r"(\d+(?:\.\d+)?)", name)  # noqa: E731
     natural = lambda name: [float(part) if k % 2 else part for k, part in enumerate(parts(name))]  # noqa: E731
-    return {name: groups[name] for name in sorted(groups, key=natural)}
+    return {name: [run for _, run in groups[name]] for name in sorted(groups, key=natural)}
 
 
 def best_rate(runs: list[Run], score: Callable[[Run], float]) -> tuple[float, float, dict[float, list[Run]]]:

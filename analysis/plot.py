@@ -220,20 +220,16 @@ def main() -> None:
     options.add_argument("--rows", nargs="+", metavar="TABLE.COLUMN", help="what to draw")
     options.add_argument("--output", type=Path, help="a .png, .pdf or .svg; the first run's name with .png by default")
     options.add_argument("--table", action="store_true", help="print the last values over seeds instead of drawing")
-
-    def work(runs, a):
+    with style.reading(options) as (runs, a):
         runs, mean = style.without(runs, lambda run: lacking(run, a.rows or []), a.skipped), a.mean or a.table
-        lines = list(
-            grouping.by_name(runs).items() if mean else zip(labels(runs), ([run] for run in runs), strict=True)
-        )
+        singly = zip(labels(runs), ([run] for run in runs), strict=True)
+        lines = list(grouping.by_name(runs).items() if mean else singly)
         rows = a.rows or recorded(runs, mean)
         if a.table:
             print(f"{style.markdown(table(lines, rows))}\n\nMean +- {style.DEVIATION}; bytes by the method.")
             return
         axes = a.axes or [axis for axis in AXES if any(says_anything(against(run, axis)) for run in runs)] or ["step"]
         style.save(picture(lines, rows, axes, mean), a.output or runs[0].path.with_suffix(".png"))
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import compare
@@ -57,10 +58,8 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
     """One row a run, without columns that no run has."""
     summaries = [run.summary() for run in runs]
     used = [c for c in COLUMNS if any(c in s for s in summaries)]
-    return [
-        {"run": run.path.stem} | {c: style.short(summary.get(c, "")) for c in used}
-        for run, summary in zip(runs, summaries, strict=True)
-    ]
+    pairs = zip(runs, summaries, strict=True)
+    return [{"run": run.path.stem} | {c: summary.get(c, "") for c in used} for run, summary in pairs]
 
 
 def sections(runs: list[Run]) -> list[Section]:
@@ -74,10 +73,9 @@ def sections(runs: list[Run]) -> list[Section]:
         return [everything]
     best = compare.table(measured, metric)
     leading = [row for row in best if np.isfinite(row.mean)][:LEADING]
-    shown = [{k: style.short(v) for k, v in row.shown().items()} for row in best]
     drawn = encoded(compare.picture(leading)) if leading else ""
     note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
-    grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, shown)
+    grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, [row.shown() for row in best])
     chosen = [run for row in leading for run in row.runs]
     others = {"Curves": (_curves, chosen), "Votes": (_votes, chosen or ended), "Scaling": (_scaling, ended)}
     drawn = [_section(name, *of) for name, of in others.items()]
@@ -118,11 +116,9 @@ def _scaling(runs: list[Run]) -> tuple | None:
 def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """The keys that all jobs share, and a row of the others for each run."""
     flat = [grouping.job(run) for run in runs]
-    keys = dict.fromkeys(k for job in flat for k in job)
-    names = ("run.file", "run.overwrite")
-    values = {k: {str(job.get(k)) for job in flat} for k in keys}
-    differing = [k for k in keys if len(values[k]) > 1 and k not in names]
-    shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in (*differing, *names)]
+    keys = [k for k in dict.fromkeys(chain(*flat)) if k not in ("run.file", "run.overwrite")]
+    differing = [k for k in keys if len({str(job.get(k)) for job in flat}) > 1]
+    shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in differing]
     own = [{"run": run.path.stem} | {k: job.get(k, "") for k in differing} for run, job in zip(runs, flat, strict=True)]
     return shared, own if differing else []
 
@@ -140,6 +136,7 @@ def page(runs: list[Run], skipped: list[str], title: str) -> str:
     versions = sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs})
     texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    loader.filters["short"] = style.short
     return loader.from_string(TEMPLATE.read_text()).render(
         title=title, runs=runs, skipped=skipped, sections=sections(runs), shared=shared, own=own, configurations=texts,
         environment=environment(runs), versions=versions, date=time.strftime("%Y-%m-%d"),
@@ -150,14 +147,11 @@ def main() -> None:
     options = style.parser(__doc__)
     options.add_argument("--title", help="by default the names of what was given")
     options.add_argument("--output", type=Path, default=Path("report.html"))
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
         text = page(runs, arguments.skipped, title)
         style.replace(arguments.output, lambda path: path.write_text(text))
         print(f"report: {arguments.output}")
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

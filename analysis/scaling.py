@@ -10,7 +10,6 @@ and the estimate by overhead + rows * time a row. Nothing is said of another net
 the picture.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import grouping
@@ -53,10 +52,6 @@ class Point:
     def seconds(self) -> float:
         return sum(self.phases.values())
 
-    @property
-    def sends_floats(self) -> bool:
-        return self.exchange == "dense"
-
 
 def unusable(run: Run) -> str:
     """Why a run tells nothing of scaling; "" if it does."""
@@ -75,10 +70,8 @@ def _rows_a_step(run: Run) -> int:
 
 
 def point(run: Run) -> Point:
-    """What a run tells of a step. Raises UsageError where that is nothing."""
+    """What a run that is not unusable tells of a step."""
     phases, n = run["phases"], int(run.attributes["n"])
-    if reason := unusable(run):
-        raise UsageError(f"{run.path}: {reason}")
     steps = np.unique(phases["step"])
     # the first row holds what happens once: first calls, first messages
     later, taken = phases["step"] > steps[0], steps[-1] - steps[0]
@@ -91,13 +84,8 @@ def point(run: Run) -> Point:
 
 def lines(runs: list[Run]) -> Lines:
     """Points by algorithm; several runs at one n by their median."""
-    groups: dict[tuple[str, int], list[Point]] = defaultdict(list)
-    for p in sorted(map(point, runs), key=lambda p: p.seconds):
-        groups[p.name, p.n].append(p)
-    medians: Lines = defaultdict(list)
-    for (name, _), points in sorted(groups.items()):
-        medians[name].append(points[len(points) // 2])
-    return dict(medians)
+    groups = grouping.grouped(sorted(map(point, runs), key=lambda p: p.seconds), lambda p: (p.name, p.n))
+    return grouping.grouped((group[len(group) // 2] for _, group in sorted(groups.items())), lambda p: p.name)
 
 
 def is_strong(points: list[Point]) -> bool:
@@ -156,8 +144,8 @@ def at(p: Point, n: int, strong: bool) -> Point:
 def break_even(lines: Lines, fitted: Fit) -> list[dict[str, object]]:
     """The link below which signs win against float32 at each n: where bytes saved pay for the cores' time."""
     rows = []
-    floats = {p.n: p for points in lines.values() for p in points if p.sends_floats and p.n > 1}
-    for p in (p for points in lines.values() for p in points if p.n in floats and not p.sends_floats):
+    floats = {p.n: p for points in lines.values() for p in points if p.exchange == "dense" and p.n > 1}
+    for p in (p for points in lines.values() for p in points if p.n in floats and p.exchange != "dense"):
         other = floats[p.n]
         # what is not on the wire: packing, counting, applying
         own, theirs = (q.seconds - q.phases["estimate"] - q.bytes / fitted.beta for q in (p, other))
@@ -170,21 +158,18 @@ def break_even(lines: Lines, fitted: Fit) -> list[dict[str, object]]:
 def picture(lines: Lines) -> Figure:
     """Speed-up, and the phases of a step stacked, one panel an algorithm."""
     figure, (panels,) = style.panels(1, 1 + len(lines), 3.2, 2.8)
-    looks = style.looks(lines)
+    looks = style.looks(lines, marked=True)
     ns = sorted({p.n for points in lines.values() for p in points})
     kind = "strong" if is_strong(next(iter(lines.values()))) else "weak"
-    for k, (name, points) in enumerate(lines.items()):
-        panels[0].plot([p.n for p in points], speed_up(points), label=name, **style.marked(looks[name], k))
+    for name, points in lines.items():
+        panels[0].plot([p.n for p in points], speed_up(points), label=name, **looks[name])
     panels[0].plot(ns, ns, color="grey", linewidth=0.8, linestyle=":", label="perfect")
-    panels[0].set_ylabel(f"{kind} scaling: speed-up")
-    panels[0].set_xlabel("ranks")
-    panels[0].set_xticks(ns)
+    panels[0].set(ylabel=f"{kind} scaling: speed-up", xlabel="ranks", xticks=ns)
     panels[0].legend()
     most = max(p.seconds for points in lines.values() for p in points)
     for panel, (name, points) in zip(panels[1:], lines.items(), strict=True):
         _stack(panel, points)
-        panel.set_title(name)
-        panel.set_ylim(0, 1050 * most)
+        panel.set(title=name, ylim=(0, 1050 * most))
     style.legend(figure, panels[1:2])
     return figure
 
@@ -197,8 +182,7 @@ def _stack(panel, points: list[Point]) -> None:
         panel.bar(places, heights, 0.7, floor, label=phase, color=colour, hatch=hatch, **look)
         floor += heights
     panel.set_xticks(places, [p.n for p in points])
-    panel.set_xlabel("ranks")
-    panel.set_ylabel("ms a step")
+    panel.set(xlabel="ranks", ylabel="ms a step")
     panel.grid(axis="x", visible=False)
 
 
@@ -260,13 +244,9 @@ def main() -> None:
     options.add_argument("--alpha", type=float, help="seconds a message")
     options.add_argument("--beta", type=float, help="bytes a second of a rank's link")
     options.add_argument("--interconnect", choices=INTERCONNECTS, help="nominal alpha and beta")
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         measured = lines(style.without(runs, unusable, arguments.skipped))
-        style.write(text(measured, arguments), style.beside(arguments.output, ".md"))
-        style.save(picture(measured), arguments.output)
-
-    style.run(options, work)
+        style.save(picture(measured), arguments.output, text(measured, arguments))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How every picture looks and every script speaks: the only place that sets colours, sizes, fonts and exit codes.
 
-    options = style.parser(__doc__, "mine.png"); style.run(options, lambda runs, arguments: ...)
+    with style.reading(style.parser(__doc__, "mine.png")) as (runs, arguments): ...
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; dashes and markers repeat what they say, so
 that a print in grey can be read too.
@@ -9,7 +9,8 @@ that a print in grey can be read too.
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,17 +54,13 @@ plt.rcParams.update(
 )
 
 
-def looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
-    """Colour and dashes of each name, in order; the same name, the same looks within a picture."""
+def looks(names: Iterable[str], marked: bool = False) -> dict[str, dict[str, object]]:
+    """Colour and dashes of each name, in order, and a marker for lines of few points; the same for the same name."""
     return {
         name: {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[(k // len(COLOURS) + k) % len(DASHES)]}
+        | ({"marker": MARKERS[k % len(MARKERS)]} if marked else {})
         for k, name in enumerate(dict.fromkeys(names))
     }
-
-
-def marked(look: dict[str, object], k: int) -> dict[str, object]:
-    """The same with a marker, for lines of few points."""
-    return look | {"marker": MARKERS[k % len(MARKERS)]}
 
 
 def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **kwargs) -> tuple[Figure, np.ndarray]:
@@ -117,8 +114,12 @@ def title(figure: Figure, text: str) -> None:
     figure.suptitle(fitting, x=0.01, ha="left", fontsize=10)
 
 
-def save(figure: Figure, output: Path) -> None:
-    """Writes a .png, .pdf or .svg."""
+def save(figure: Figure, output: Path, table: str = "") -> None:
+    """Writes a .png, .pdf or .svg; a table as .md beside it, and on the terminal."""
+    if table:
+        beside = output.with_suffix(".md") if output.suffix in PICTURES else output.with_name(f"{output.name}.md")
+        replace(beside, lambda path: path.write_text(table + "\n"))
+        print(table)
     numbers_as_mathematics(figure)
     replace(output, figure.savefig)
     plt.close(figure)
@@ -140,11 +141,6 @@ def numbers_as_mathematics(figure: Figure) -> None:
         if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
             for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True), axis.get_offset_text()):
                 label.set_parse_math(True)
-
-
-def beside(picture: Path, ending: str) -> Path:
-    """The name of what goes with a picture: another ending in place of a picture's, or behind any other name."""
-    return picture.with_suffix(ending) if picture.suffix in PICTURES else picture.with_name(picture.name + ending)
 
 
 def deviation(values: Iterable[float]) -> float:
@@ -169,7 +165,7 @@ def markdown(rows: list[dict[str, object]]) -> str:
 
 def columns(rows: list[dict[str, object]]) -> str:
     """The same in line, for a terminal."""
-    cells = [[short(name) for name in rows[0]]] + [[short(v) for v in row.values()] for row in rows]
+    cells = [[short(v) for v in row] for row in (*rows[:1], *(row.values() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
@@ -181,12 +177,6 @@ def short(value: object) -> str:
     return f"{value:,}" if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else printable(value)
 
 
-def write(text: str, output: Path) -> None:
-    """A table beside its picture, and on the terminal."""
-    replace(output, lambda path: path.write_text(text + "\n"))
-    print(text)
-
-
 def parser(doc: str, output: str = "") -> argparse.ArgumentParser:
     """The arguments that all scripts have: run files or folders of them, and, with a default, --output of a picture."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,24 +186,24 @@ def parser(doc: str, output: str = "") -> argparse.ArgumentParser:
     return options
 
 
-def run(options: argparse.ArgumentParser, work: Callable[[list[Run], argparse.Namespace], None]) -> None:
-    """Reads the runs and calls work(runs, arguments).
+@contextmanager
+def reading(options: argparse.ArgumentParser) -> Iterator[tuple[list[Run], argparse.Namespace]]:
+    """The runs that were named, and all arguments; ends the script after the body of `with`.
 
     Files that can't be read, and runs that this script can't use, are named, here and in arguments.skipped; the exit
     code is then 2, though all else is done.
     """
     arguments = options.parse_args()
     try:
-        runs, skipped = read_all(arguments.runs)
-        arguments.skipped = skipped
-        for message in skipped:
+        runs, arguments.skipped = read_all(arguments.runs)
+        for message in arguments.skipped:
             print(f"skipped: {printable(message)}", file=sys.stderr)
-        if runs and (runs := without(runs, _unreadable, skipped)):
-            work(runs, arguments)
+        if runs:
+            yield without(runs, _unreadable, arguments.skipped), arguments
     except MpisignError as error:
         print(f"{Path(sys.argv[0]).name}: {printable(error, lines=True)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    raise SystemExit(SKIPPED if skipped else 0)
+    raise SystemExit(SKIPPED if arguments.skipped else 0)
 
 
 def without(runs: list[Run], why: Callable[[Run], object], skipped: list[str] | None = None) -> list[Run]:

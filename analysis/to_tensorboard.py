@@ -56,13 +56,10 @@ def export(run: Run, folder: Path) -> None:
 def main() -> None:
     options = style.parser(__doc__)
     options.add_argument("--logdir", type=Path, default=Path("runs/tensorboard"))
-
-    def work(runs, arguments):
+    with style.reading(options) as (runs, arguments):
         for run, name in zip(runs, folders(runs), strict=True):
             export(run, arguments.logdir / name)
         print(f"logdir: {arguments.logdir}")
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

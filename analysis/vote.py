@@ -16,7 +16,7 @@ from mpisign.storage.reader import Run
 from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 
 LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
-HEAT = {"voter_agreement", "voter_success", "snr"}  # columns of heat maps
+VOTERS = {"voter_agreement": "share sent as decided", "voter_success": "share with the sign of g"}  # heat maps
 
 
 def series(run: Run, column: str) -> np.ndarray:
@@ -27,7 +27,9 @@ def series(run: Run, column: str) -> np.ndarray:
 
 def picture(runs: list[Run]) -> Figure:
     """Lines above, one per run; heat maps below."""
-    probed = next((run for run in runs if len(run["probes"]["step"]) and run["probes"].keys() >= HEAT), None)
+    probed = next(
+        (run for run in runs if len(run["probes"]["step"]) and run["probes"].keys() >= {*VOTERS, "snr"}), None
+    )
     figure, panels = style.panels(2 if probed else 1, len(LINES), 3.6, 2.5)
     looks = style.looks(names := labels(runs))
     for (column, label), panel in zip(LINES.items(), panels[0], strict=True):
@@ -45,10 +47,7 @@ def picture(runs: list[Run]) -> Figure:
 
 def _heat(figure: Figure, panels: np.ndarray, run: Run) -> None:
     probes, n = run["probes"], run.attributes["n"]
-    for panel, column, label in (
-        (panels[0], "voter_agreement", "share sent as decided"),
-        (panels[1], "voter_success", "share with the sign of g"),
-    ):
+    for panel, (column, label) in zip(panels[:2], VOTERS.items(), strict=True):
         image = panel.pcolormesh(*_edges(probes["step"], n), probes[column].T, cmap="cividis", vmin=0, vmax=1)
         panel.set_ylabel("voter")
         panel.yaxis.get_major_locator().set_params(integer=True)
@@ -58,8 +57,7 @@ def _heat(figure: Figure, panels: np.ndarray, run: Run) -> None:
     edges = np.array([SNR_EDGES[0] / first, *SNR_EDGES, SNR_EDGES[-1] * first])
     image = panels[2].pcolormesh(_edges(probes["step"], 1)[0], edges, counts, cmap="cividis")
     panels[2].axhline(CRITICAL_SNR, color="white", linestyle="--", linewidth=0.8)
-    panels[2].set_yscale("log")
-    panels[2].set_ylabel("|g| / sigma (line: critical)")
+    panels[2].set(yscale="log", ylabel="|g| / sigma (line: critical)")
     figure.colorbar(image, ax=panels[2], label="share of coordinates")
     for panel in panels:
         panel.grid(False)
@@ -74,12 +72,8 @@ def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    options = style.parser(__doc__, "vote.png")
-
-    def work(runs, arguments):
+    with style.reading(style.parser(__doc__, "vote.png")) as (runs, arguments):
         style.save(picture(style.without(runs, grouping.no_steps, arguments.skipped)), arguments.output)
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":

@@ -8,32 +8,24 @@ too, so every script here reads it; its algorithm is called ddp-HOOK-OPTIMIZER. 
 """
 
 import argparse
+import math
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from mpisign import __version__
 from mpisign import config as configuration
 from mpisign.bench.peers import start_gloo
-from mpisign.bits.rng import Streams
 from mpisign.config import Algorithm, Config
-from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError
-from mpisign.layout import Layout
 from mpisign.parallel import leaving, mpi
-from mpisign.parallel.world import Mpi
-from mpisign.problems import Oracle
-from mpisign.problems.data.distribute import distribute_rows
-from mpisign.problems.data.loader import DeviceLoader
+from mpisign.parallel.mpi import Ranks
 from mpisign.run.plan import resolve
-from mpisign.run.setup import use_threads
-from mpisign.storage.schema import TABLES
-from mpisign.storage.writer import NoWriter, RunWriter
+from mpisign.run.recording import RunLog
+from mpisign.run.resume import Start
+from mpisign.run.setup import Setup, set_up, use_threads
 
 HOOKS = ("float32", "fp16", "powersgd-1", "powersgd-2")
 OPTIMIZERS = {
@@ -54,24 +46,40 @@ class Model(torch.nn.Module):
         return self.problem.loss(dict(zip(self.names, self.values, strict=True)), batch)
 
 
+class Log(RunLog):
+    """The run file of a run by DDP, under a name of its own; accuracy: the last that was measured."""
+
+    def __init__(self, setup: Setup, ranks: Ranks, name: str):
+        super().__init__(setup, ranks, quiet=True)
+        self.config = self.config.model_copy(update={"algorithm": Algorithm(name=name)})
+        self.accuracy = 0.0
+
+    def _attributes(self) -> dict[str, object]:
+        name = self.config.algorithm.name
+        own = {
+            "algorithm": name,
+            "definition": f"torch DistributedDataParallel, {name.removeprefix('ddp-')}",
+            "paper": "baseline",
+        }
+        return super()._attributes() | own | {"exchange": "gloo", "exchange_reason": "DDP", "exchange_details": ""}
+
+    def _segment(self) -> dict[str, object]:
+        return super()._segment() | {"mpi": "gloo"}
+
+    def _add(self, table: str, **row) -> None:
+        super()._add(table, **row)
+        self.accuracy = row.get("test_accuracy", self.accuracy)
+
+
 class Training:
     """One rank of a run by DDP."""
 
-    def __init__(self, config: Config, options, ranks):
-        self.config, self.options, self.ranks = config, options, ranks
-        self.world, self.streams = Mpi(ranks.comm), Streams(config.run.seed)
-        plan = resolve(config, ranks.size)
-        self.config, self.problem = plan.config, plan.problem
-        generator = self.streams.draw("partition", 0).generator()
-        self.share = distribute_rows(self.problem, ranks, ranks.size, generator, **config.partition.model_dump())
-        start = self.problem.initial(self.streams.draw("initial", 0).generator())
-        self.layout = Layout({name: tuple(p.shape) for name, p in start.items()})
-        p = self.config.problem
-        self.oracle = Oracle(self.problem, self.layout, self.share.train[0], ranks.rank, self.streams,
-                             batch_size=p.batch_size, sampling=p.sampling)  # fmt: skip
-        self.test = DeviceLoader(self.share.test[0], self.layout.device)
+    def __init__(self, config: Config, options, ranks: Ranks):
+        setup = set_up(resolve(config, ranks.size), ranks, ranks.size)
+        self.config, self.options, self.stepper = setup.plan.config, options, setup.stepper
+        self.x, (self.oracle,) = self.stepper.layout.views(self.stepper.x), self.stepper.oracles
         # one bucket: with more of them PowerSGD hangs over gloo
-        self.model = DistributedDataParallel(Model(self.problem, start), bucket_cap_mb=1 << 14)
+        self.model = DistributedDataParallel(Model(setup.plan.problem, self.x), bucket_cap_mb=1 << 14)
         if options.hook == "fp16":
             self.model.register_comm_hook(None, default_hooks.fp16_compress_hook)
         elif options.hook.startswith("powersgd"):
@@ -79,90 +87,49 @@ class Training:
             state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
             self.model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.lr)
-        self.timer, self.recorder = Timer(), NoWriter()
-
-    @property
-    def name(self) -> str:
-        return f"ddp-{self.options.hook}-{self.options.optimizer}"
+        self.log = Log(setup, ranks, f"ddp-{options.hook}-{options.optimizer}")
 
     def run(self) -> None:
         """All steps, or as many as --until takes."""
-        if self.ranks.root:
-            self.recorder = RunWriter(self.options.file, self._attributes(), self._job(), {}, overwrite=True)
-        self._row("segments", step=0, n=self.ranks.size, hosts=self.ranks.hosts, device="cpu",
-                  threads=self.ranks.threads, mpi="gloo", versions=f"torch {torch.__version__}")  # fmt: skip
-        self.recorder.event("start", 0)
-        self.timer.start = time.perf_counter()
-        accuracy = self.evaluate(0)
-        for t in range(self.config.run.steps):
-            with self.timer("estimate"):
+        log, steps = self.log, self.config.run.steps
+        log.open(Start("new"))
+        self.evaluate()
+        for t in range(steps):
+            with self.stepper.timer("estimate"):
                 self.step(t)
-            if (t + 1) % self.config.run.eval_every == 0 or t + 1 == self.config.run.steps:
-                accuracy = self.evaluate(t + 1)
-                if accuracy >= self.options.until:
+            self.stepper.t = t + 1
+            if (t + 1) % self.config.run.eval_every == 0 or t + 1 == steps:
+                self.evaluate()
+                if log.accuracy >= self.options.until:
                     break
-        self.recorder.event("complete", t + 1)
-        self.recorder.close()
-        if self.ranks.root:
-            print(f"{self.name}: step {t + 1}, held-out accuracy {accuracy:.4f}, {self.timer.elapsed():.1f} s")
+        log.writer.event("complete", t + 1)
+        log.close()
+        if log.ranks.root:
+            end = f"step {t + 1}, held-out accuracy {log.accuracy:.4f}, {log.clock.elapsed():.1f} s"
+            print(f"{log.config.algorithm.name}: {end}")
 
     def step(self, t: int) -> None:
         """Forward, backward with DDP's exchange, and the optimiser's step."""
         self.oracle.begin(t)
-        torch.manual_seed(self.streams.draw("torch", t, self.ranks.rank).seed())
+        torch.manual_seed(self.oracle.streams.draw("torch", t, self.oracle.voter).seed())
         self.optimizer.zero_grad(set_to_none=False)
         for batch, _ in self.oracle.batches():
             self.model(batch).backward()
+        self.oracle.evaluations += self.config.problem.batch_size
         self.optimizer.step()
 
-    def evaluate(self, step: int) -> float:
-        """A row of /eval, and one of /phases; returns the held-out accuracy."""
-        with self.timer("evaluate"):
-            parameters = dict(zip(self.layout.views(self.layout.zeros()), self.model.module.values, strict=True))
-            with torch.no_grad():
-                parts = {"train": self.oracle.rows, "test": self.test}
-                measured = {part: self.problem.measure(parameters, rows) for part, rows in parts.items()}
-            sums = {f"{part}_{name}": value for part, values in measured.items() for name, value in values.items()}
-            total = self.world.sums_over_voters([sums])
-            accuracy = total["test_correct"] / total["test_rows"]
-        self._row("eval", step=step, train_loss=total["train_loss"] / total["train_rows"], test_accuracy=accuracy,
-                  test_loss=total["test_loss"] / total["test_rows"], seconds=self.timer.elapsed(),
-                  gradient_evaluations=step * self.ranks.size * self.config.problem.batch_size)  # fmt: skip
-        phases = dict(zip(self.timer.phases, self.timer.take(), strict=True))
-        for rank, row in enumerate(self.world.gather(np.array(list(phases.values())))):
-            self._row("phases", step=step, rank=rank, **dict(zip(phases, row, strict=True)))
-        return accuracy
-
-    def _row(self, table: str, **known) -> None:
-        """A row whose other columns are empty."""
-        kinds = {"S": "", "f": float("nan"), "i": 0}
-        empty = {column.name: kinds[column.dtype[0]] for column in TABLES[table]}
-        self.recorder.append(table, **(empty | known))
-
-    def _attributes(self) -> dict[str, object]:
-        return {
-            "mpisign_version": __version__,
-            "algorithm": self.name,
-            "definition": f"torch DistributedDataParallel, {self.options.hook}, {self.options.optimizer}",
-            "paper": "baseline",
-            "problem": self.config.problem.name,
-            "exchange": "gloo",
-            "exchange_reason": "DDP",
-            "n": self.ranks.size,
-            "d": self.layout.size,
-            "seed": str(self.config.run.seed),
-        }
-
-    def _job(self) -> str:
-        schedule = self.config.schedule.model_copy(update={"lr": self.options.lr})
-        algorithm = Algorithm(name=self.name)
-        return self.config.model_copy(update={"schedule": schedule, "algorithm": algorithm}).text()
+    def evaluate(self) -> None:
+        """A row of /eval, and one of /phases."""
+        for own, value in zip(self.x.values(), self.model.module.values, strict=True):
+            own.copy_(value.detach())
+        self.log.evaluate(math.nan, self.options.lr)
+        self.log.check()
 
 
 def job(path: Path, settings: list[str]) -> Config:
     """A job file without its [sweep], if it has one; the algorithm is a stand-in that any problem offers."""
     tables = {k: v for k, v in configuration.tables(path, settings).items() if k != "sweep"}
-    tables["run"].pop("voters", None)
+    tables["run"] = {k: v for k, v in tables["run"].items() if k != "voters"} | {"overwrite": True, "keep": "none"}
     tables["algorithm"] = {"name": "sgd"}
     return configuration.make(tables, f"{path}: ")
 
@@ -178,7 +145,8 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True)
     options = parser.parse_args()
     try:
-        config = job(options.job, options.settings)
+        own = (f"schedule.lr={options.lr}", f"run.file={configuration.literal(options.file)}")
+        config = job(options.job, [*options.settings, *own])
         ranks = mpi.start(config.run.threads)
         use_threads(ranks.threads)
         if missing := start_gloo(ranks):

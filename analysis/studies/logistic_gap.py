@@ -33,21 +33,15 @@ def optimum(path: str, l2: float) -> float:
     return float(np.logaddexp(0, -(inputs @ x) * labels).mean() + l2 / 2 * x @ x)
 
 
-def gap(run: Run) -> tuple[float, float, float]:
-    """f*, the last f, and the smallest f over all evaluations."""
+def row(run: Run) -> dict[str, object]:
+    """The cells of a run: f*, the last f, and the smallest f over all evaluations."""
     problem = run.config["problem"]
     if problem["name"] != "logistic" or problem["nonconvex"] or grouping.key(run, "run.objective") != "rows":
         raise UsageError(f"{run.path}: not a logistic run with nonconvex = 0 and objective = 'rows'")
     if reason := grouping.no_evaluations(run):
         raise UsageError(f"{run.path}: {reason}")
-    losses = run["eval"]["train_loss"]
-    return optimum(problem["path"], problem["l2"]), float(losses[-1]), float(losses.min())
-
-
-def row(run: Run) -> dict[str, object]:
-    """The cells of a run."""
-    least, last, lowest = gap(run)
-    problem, steps = run.config["problem"], int(run["eval"]["step"][-1])
+    least, steps = optimum(problem["path"], problem["l2"]), int(run["eval"]["step"][-1])
+    last, lowest = float(run["eval"]["train_loss"][-1]), float(run["eval"]["train_loss"].min())
     job = {"data": Path(problem["path"]).name, "algorithm": run.attributes["algorithm"], "n": run.attributes["n"]}
     job |= {"partition": run.config["partition"]["kind"], "l2": problem["l2"], "steps": steps}
     values = {"f*": f"{least:.6f}", "f": f"{last:.6f}", "f - f*": f"{last - least:.2e}"}
@@ -55,8 +49,8 @@ def row(run: Run) -> dict[str, object]:
 
 
 def main() -> None:
-    table = lambda runs: style.columns([row(run) for run in runs])  # noqa: E731
-    style.run(style.parser(__doc__), lambda runs, a: print(table(style.without(runs, gap, a.skipped))))
+    with style.reading(style.parser(__doc__)) as (runs, arguments):
+        print(style.columns([row(run) for run in style.without(runs, row, arguments.skipped)]))
 
 
 if __name__ == "__main__":

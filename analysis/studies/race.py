@@ -2,11 +2,10 @@
 
 python analysis/studies/race.py runs/race_links --target 0.97 --output race.png
 
-Ranks the runs in folders named by their links (runs/race_links/50mbit, ...). --best prints what to replay there of the
-runs of a grid: method, rate, seed and steps. Rates are compared by the steps to the target, mean over the seeds that
-all rates of a method have (trajectories do not depend on links, and a step's cost not on the rate). Seconds are those
-of training: evaluations are taken off. Mean and standard deviation (ddof = 1) over seeds; a table is written beside the
-picture.
+Ranks the runs in folders named by their links (runs/race_links/50mbit, ...). With --best, rates of a grid are compared
+by the steps to the target, mean over the seeds that all rates of a method have (trajectories do not depend on links,
+and a step's cost not on the rate). Seconds are those of training: evaluations are taken off. Mean and standard
+deviation (ddof = 1) over seeds; a table is written beside the picture.
 """
 
 import re
@@ -22,7 +21,7 @@ from mpisign.storage.reader import Run
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
 import compare
 import style
-from grouping import algorithm, best_rate, no_evaluations
+from grouping import algorithm, best_rate, grouped, no_evaluations
 
 METRIC = "test_accuracy"
 LINK = re.compile(r"(\d+)([mg])bit")
@@ -48,8 +47,8 @@ def seconds(run: Run, target: float) -> float:
 def best(runs: list[Run], target: float) -> list[tuple[str, float, list[Run]]]:
     """(method, rate, its runs) of the rate with the fewest steps to the target, for every method that gets there."""
     chosen = []
-    for name in sorted({algorithm(run) for run in runs}):
-        least, rate, grid = best_rate([run for run in runs if algorithm(run) == name], lambda run: steps(run, target))
+    for name, group in sorted(grouped(runs, algorithm).items()):
+        least, rate, grid = best_rate(group, lambda run: steps(run, target))
         if np.isfinite(least):
             chosen.append((name, rate, grid[rate]))
     return chosen
@@ -70,10 +69,9 @@ def _mbit(link: str) -> float:
 
 def times(runs: list[Run], target: float) -> Times:
     """The seconds of all runs, links from slow to fast."""
-    taken: Times = {link: {} for link in sorted({run.path.parent.name for run in runs}, key=_mbit)}
-    for run in runs:
-        taken[run.path.parent.name].setdefault(algorithm(run), []).append(seconds(run, target))
-    return taken
+    links = grouped(runs, lambda run: run.path.parent.name)
+    taken = lambda runs: {n: [seconds(r, target) for r in group] for n, group in grouped(runs, algorithm).items()}  # noqa: E731
+    return {link: taken(links[link]) for link in sorted(links, key=_mbit)}
 
 
 def rows(times: Times) -> list[dict[str, object]]:
@@ -94,7 +92,7 @@ def rows(times: Times) -> list[dict[str, object]]:
 def picture(times: Times, target: float) -> Figure:
     """A panel per link: seconds, mean and standard deviation; votes and floats in two colours."""
     mean = lambda name: np.mean([np.mean(methods[name]) for methods in times.values() if name in methods])  # noqa: E731
-    names = sorted({name for methods in times.values() for name in methods}, key=mean, reverse=True)
+    names = sorted(sorted({n for methods in times.values() for n in methods}), key=mean, reverse=True)
     figure, (panels,) = style.panels(1, len(times), 2.9, 0.24 * len(names) + 0.6, sharey=True, sharex=True)
     places = np.arange(len(names))
     for panel, (link, methods) in zip(panels, times.items(), strict=True):
@@ -103,12 +101,10 @@ def picture(times: Times, target: float) -> Figure:
                 marker, colour = ("s", style.COLOURS[1]) if name.startswith("ddp") else ("o", style.COLOURS[0])
                 spread = np.nan_to_num(style.deviation(methods[name]))
                 panel.errorbar(np.mean(methods[name]), place, xerr=spread, capsize=3, fmt=marker, color=colour)
-        panel.set_title(link)
-        panel.set_xscale("log")
+        panel.set(title=link, xlabel=f"seconds to {target:.0%}", xscale="log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
-        panel.set_xlabel(f"seconds to {target:.0%}")
     panels[0].set_yticks(places, names)
     style.title(figure, f"mean and {style.DEVIATION}")
     return figure
@@ -117,9 +113,10 @@ def picture(times: Times, target: float) -> Figure:
 def main() -> None:
     options = style.parser(__doc__, "race.png")
     options.add_argument("--target", type=float, default=0.97, help="held-out accuracy")
-    options.add_argument("--best", action="store_true", help="print method, rate, seed and steps of what to replay")
-
-    def work(runs, arguments):
+    options.add_argument(
+        "--best", action="store_true", help="print method, rate, seed and steps of what to replay there"
+    )
+    with style.reading(options) as (runs, arguments):
         runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
         if arguments.best:
             for name, rate, seeds in best(runs, arguments.target):
@@ -128,10 +125,7 @@ def main() -> None:
             return
         taken = times(runs, arguments.target)
         text = f"{style.markdown(rows(taken))}\n\nMean +- {style.DEVIATION}."
-        style.write(text, style.beside(arguments.output, ".md"))
-        style.save(picture(taken, arguments.target), arguments.output)
-
-    style.run(options, work)
+        style.save(picture(taken, arguments.target), arguments.output, text)
 
 
 if __name__ == "__main__":

@@ -44,22 +44,17 @@ def picture(runs: list[Run]) -> Figure:
             panel.plot(run["eval"]["step"], values(run), label=run.path.stem, **looks[run.path.stem])
         panel.set_ylabel(name)
         style.counted(panel, "steps")
-    loss.set_yscale("log")
-    loss.set_ylim(bottom=1e-7)
-    held_out.set_yscale("log")
-    outside.set_ylim(-0.05, 1.05)
+    loss.set(yscale="log", ylim=(1e-7, None))
+    held_out.set(yscale="log")
+    outside.set(ylim=(-0.05, 1.05))
     style.legend(figure, [loss], columns=4)
     return figure
 
 
 def main() -> None:
-    options = style.parser(__doc__, "span.png")
-
-    def work(runs, arguments):
+    with style.reading(style.parser(__doc__, "span.png")) as (runs, arguments):
         # raises for a run of another problem, which is then named
         style.save(picture(style.without(runs, out_of_span, arguments.skipped)), arguments.output)
-
-    style.run(options, work)
 
 
 if __name__ == "__main__":
