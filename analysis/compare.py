@@ -20,9 +20,8 @@ import numpy as np
 import style
 from matplotlib.figure import Figure
 
-from mpisign.cli.show import cell
 from mpisign.run.sweep import final
-from mpisign.storage.reader import Run
+from mpisign.storage.reader import Run, cell
 
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
 LARGER_IS_BETTER = {"test_accuracy": True, "train_loss": False, "test_loss": False}

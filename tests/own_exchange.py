@@ -25,7 +25,6 @@ class Hub(Exchange):
         self._out = self.messages(self.up)
         self._in = self.parts(self.up, self.world.n)
         self._nothing = self.verdict_of(0)
-        self._requests = [[] for _ in self.chunks]
 
     def bytes_a_step(self):
         n, sent = self.world.n, sum(out.nbytes for out in self._out)
@@ -53,9 +52,7 @@ class Hub(Exchange):
         return MPI.Request.Testall(self._requests[c])
 
     def collect(self, c):
-        with self.world.watch(f"the hub, chunk {c}"):
-            MPI.Request.Waitall(self._requests[c])
-        self._requests[c].clear()
+        self.wait(c, "the hub's messages")
 
     def gather_tiles(self, own):
         mine = np.concatenate(own)

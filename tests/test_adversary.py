@@ -24,7 +24,7 @@ class VerdictHook:
         self.sent = np.zeros((N, stepper.layout.length), dtype=np.float32)
         stepper.exchange.probe = self
 
-    def departing(self, exchange, c):
+    def sending(self, exchange, c):
         lo, hi = exchange.chunks[c]
         for i in range(N):
             message = exchange.packed_into(i, c).numpy()

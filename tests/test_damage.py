@@ -17,11 +17,10 @@ import pytest
 
 from mpisign.cli import batch
 from mpisign.cli.batch import Request
-from mpisign.cli.show import cell
 from mpisign.errors import UsageError, printable
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.storage import checkpoint, hdf5
-from mpisign.storage.reader import Run, load_parameters, read_all
+from mpisign.storage.reader import Run, cell, load_parameters, read_all
 from mpisign.storage.repair import repair
 from mpisign.storage.writer import RunWriter
 from tests import damage

@@ -13,8 +13,6 @@ from mpisign import config
 from mpisign.algorithms.listing import describe
 from mpisign.algorithms.registry import find
 from mpisign.cli import cli
-from mpisign.cli.bench import bench
-from mpisign.cli.data import data
 from mpisign.cli.show import listing
 from mpisign.errors import UsageError
 from mpisign.exchange import choose
@@ -105,7 +103,7 @@ def test_errors_of_the_command_line_list_what_is_valid(words, listed):
         assert word in ended.err
 
 
-@pytest.mark.parametrize("group", [cli, bench, data], ids=lambda group: group.name)
+@pytest.mark.parametrize("group", [cli, bench_group, data_group], ids=lambda group: group.name)
 def test_help_tells_all_of_a_command(group):
     shown = " ".join(CliRunner().invoke(group, ["--help"]).output.split())
     assert "..." not in shown.split("Commands:")[1].replace("...]", "")

@@ -7,8 +7,8 @@ import click
 
 from mpisign import __version__
 from mpisign.cli.batch import KINDS
-from mpisign.cli.bench import bench
-from mpisign.cli.data import data
+from mpisign.cli.bench import bench_group
+from mpisign.cli.data import data_group
 from mpisign.cli.group import Commands, explain, several, with_help
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
@@ -52,8 +52,8 @@ def cli():
     """
 
 
-cli.add_command(bench)
-cli.add_command(data)
+cli.add_command(bench_group)
+cli.add_command(data_group)
 
 
 @cli.command()

@@ -33,8 +33,8 @@ options = several(
 )
 
 
-@click.group(cls=Commands)
-def bench():
+@click.group("bench", cls=Commands)
+def bench_group():
     """Measures kernels, exchanges and rivals on this machine; tables are Markdown, files HDF5.
 
     \b
@@ -45,7 +45,7 @@ def bench():
     """
 
 
-@bench.command()
+@bench_group.command()
 @click.option("-d", "size", type=float, help="Coordinates of a vector; 2**24, or 2**27 on a GPU.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--voters", type=click.IntRange(min=2), default=8, show_default=True, help="Whose votes are counted.")
@@ -58,7 +58,7 @@ def kernels(size, device, voters, threads, repeats, output):
     _tell([kernels(d, voters, threads, repeats, _progress(True), device)], output, True)
 
 
-@bench.command()
+@bench_group.command()
 @click.option("--hidden", "widths", multiple=True, type=POSITIVE, default=(128, 1024), help="Layer widths.")
 @click.option("--batch", type=POSITIVE, default=32, show_default=True, help="Rows of a step.")
 @common(repeats=9)
@@ -72,7 +72,7 @@ def step(widths, batch, threads, repeats, output):
     _tell([step(widths, batch, repeats, _progress(True))], output, True)
 
 
-@bench.command()
+@bench_group.command()
 @click.option("-d", "sizes", multiple=True, type=float, default=(1_000_000, 8_400_000), help="Coordinates.")
 @click.option("--tensors", type=POSITIVE, default=60, show_default=True, help="They lie in so many.")
 @common(repeats=15)
@@ -85,7 +85,7 @@ def optimizer(sizes, tensors, threads, repeats, output):
     _tell([optimizer(_sizes(sizes), tensors, repeats, _progress(True))], output, True)
 
 
-@bench.command()
+@bench_group.command()
 @click.option("--batch", "batches", multiple=True, type=POSITIVE, default=(32, 128, 512), help="Rows on the CPU.")
 @click.option("--elsewhere", "waits", multiple=True, type=POSITIVE, default=(60, 200), help="Milliseconds off it.")
 @click.option("--width", type=POSITIVE, default=1024, show_default=True, help="Of 8 square layers.")
@@ -99,7 +99,7 @@ def overlap(batches, waits, width, name, threads, repeats, output):
         _tell([overlap(batches, waits, width, name, repeats, ranks, say)], output, ranks.root)
 
 
-@bench.command()
+@bench_group.command()
 @options
 @click.option("--exchange", "names", multiple=True, help="One of those that fit; all by default.")
 def exchange(name, names, sizes, repeats, output, threads, **settings):
@@ -110,7 +110,7 @@ def exchange(name, names, sizes, repeats, output, threads, **settings):
         _tell([exchanges(slots, names, _sizes(sizes), repeats, ranks, say, **settings)], output, ranks.root)
 
 
-@bench.command()
+@bench_group.command()
 @options
 @click.option("--no-ddp", is_flag=True, help="Leaves out DDP and its hooks, which take long to start.")
 def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
@@ -121,7 +121,7 @@ def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
         _tell([peers(slots, _sizes(sizes), repeats, ranks, say, not no_ddp, **settings)], output, ranks.root)
 
 
-@bench.command()
+@bench_group.command()
 @options
 @click.option("--exchange", "exchange_name", default="sharded", show_default=True)
 def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
@@ -133,7 +133,7 @@ def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
         _tell(tables, output, ranks.root)
 
 
-@bench.command()
+@bench_group.command()
 @options
 def explain(name, sizes, repeats, output, threads, **settings):
     """How exchange = "auto" chooses here, and the link bandwidth below which one bit pays against float32."""

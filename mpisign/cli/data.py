@@ -7,12 +7,12 @@ import click
 from mpisign.cli.group import Commands
 
 
-@click.group(cls=Commands)
-def data():
+@click.group("data", cls=Commands)
+def data_group():
     """Fetches public data sets, and shows what a file or folder holds."""
 
 
-@data.command()
+@data_group.command()
 @click.argument("name", required=False)
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The folder to put it in; data/NAME by default.")
 @click.option("--from", "base", default="", metavar="URL", help="Another folder on the network that holds its files.")
@@ -28,7 +28,7 @@ def fetch(name, folder, base):
         fetch(name, folder or Path("data") / name, base, click.echo)
 
 
-@data.command()
+@data_group.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--ranks", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--kind", type=click.Choice(["iid", "labels", "dirichlet", "sorted"]), default="iid", show_default=True)

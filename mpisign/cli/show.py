@@ -10,11 +10,10 @@ import numpy as np
 
 from mpisign.errors import printable
 from mpisign.storage import lock
-from mpisign.storage.reader import Run, read_all, summary_lines
+from mpisign.storage.reader import Run, cell, read_all, summary_lines
 from mpisign.storage.schema import PHASES
 
 FOLLOW_SECONDS = 1.0  # between looks
-FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
 
 
 def describe(run: Run) -> str:
@@ -57,22 +56,6 @@ def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
     writer.writerow(columns)
     writer.writerows(map(cell, row) for row in zip(*(column.tolist() for column in columns.values()), strict=True))
     write(lines.getvalue())
-
-
-def cell(value: object) -> object:
-    """A value for a table in a file, such as CSV: numbers as they are, text that no spreadsheet takes for a formula."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULAS) and not _number(text) else text
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def follow(path: Path, say: Callable[[str], None]) -> None:

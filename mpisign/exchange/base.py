@@ -55,7 +55,7 @@ class MessageHook(Protocol):
 class VerdictHook(Protocol):
     """Sees what departs and what was decided; run/probe.py has one."""
 
-    def departing(self, exchange: "Exchange", c: int) -> None:
+    def sending(self, exchange: "Exchange", c: int) -> None:
         """Local voters' messages for chunk c lie in exchange.packed_into, as they will be sent."""
 
     def decided(self, direction: Direction) -> None:
@@ -126,7 +126,7 @@ class Exchange:
         if staged:
             shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
             self.staging = Staging(shapes, self.up.dtype, self.decided, layout.device)
-        self._lifting: int | None = None  # the chunk that is on its way to the host
+        self._copying: int | None = None  # the chunk that is on its way to the host
 
     def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
         """(lo, hi, at) of the coordinates a rank counts in each chunk; `at` counts on from chunk to chunk."""
@@ -205,20 +205,20 @@ class Exchange:
         if self.adversary:
             self.adversary.tamper(self, c)
         if self.probe:
-            self.probe.departing(self, c)
+            self.probe.sending(self, c)
         if self.staging:
             self.staging.to_host(c, self.outgoing(0, c))
             self.flush()
-            self._lifting = c
+            self._copying = c
         else:
             synchronize(self.device)
             self.send(c)
 
     def flush(self) -> None:
         """Sends the chunk that is still on its way to the host, if any."""
-        if self._lifting is not None:
-            c, self._lifting = self._lifting, None
-            self.staging.lifted(c)
+        if self._copying is not None:
+            c, self._copying = self._copying, None
+            self.staging.wait_for(c)
             self.send(c)
 
     def progress(self) -> None:

@@ -1,7 +1,7 @@
 """Between a device and MPI's buffers: only words (or a baseline's floats) cross, through pinned memory.
 
-What a chunk's message is packed into lies on the device. It is lifted into the host's buffer by a stream of its own, so
-that the next chunk can be packed meanwhile; its verdict is lowered before x is moved by it.
+What a chunk's message is packed into lies on the device. It is copied into the host's buffer by a stream of its own, so
+that the next chunk can be packed meanwhile; its verdict is copied to the device before x is moved by it.
 """
 
 import weakref
@@ -22,7 +22,7 @@ class Staging:
         self._verdicts = [torch.empty(largest, dtype=verdicts[0].dtype, device=device) for _ in range(2)]
         self._gpu = device.type != "cpu"
         self._stream = torch.cuda.Stream(device) if self._gpu else None
-        self._lifted: dict[int, torch.cuda.Event] = {}
+        self._copied: dict[int, torch.cuda.Event] = {}
 
     def to_host(self, c: int, buffer: Tensor) -> None:
         """Starts to copy the message of chunk c into the host's buffer."""
@@ -32,15 +32,15 @@ class Staging:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             buffer.copy_(self.messages[c], non_blocking=True)
-            self._lifted[c] = self._stream.record_event()
+            self._copied[c] = self._stream.record_event()
 
-    def lifted(self, c: int) -> None:
+    def wait_for(self, c: int) -> None:
         """Waits until the message of chunk c is in the host's buffer."""
         if self._gpu:
-            self._lifted.pop(c).synchronize()
+            self._copied.pop(c).synchronize()
 
     def to_device(self, c: int, verdict: Tensor) -> Tensor:
-        """The verdict of chunk c on the device, until that of chunk c + 2 is lowered."""
+        """The verdict of chunk c on the device, until that of chunk c + 2 is copied."""
         lowered = self._verdicts[c % 2][: verdict.numel()].view(verdict.shape)
         return lowered.copy_(verdict, non_blocking=True)
 

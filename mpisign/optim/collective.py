@@ -21,7 +21,7 @@ from mpisign.parallel.stopping import Request
 INTERRUPT = 1 << 50  # added to the request of a rank that was interrupted: above any other, exact in float64
 PROMISE = "raises KeyboardInterrupt on all ranks after their next step()"
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 class CollectiveCalls:
@@ -65,13 +65,13 @@ class CollectiveCalls:
             raise StepInterrupted(text)
 
 
-def collective(meet: bool = False) -> Callable[[Method], Method]:
+def collective(meet: bool = False) -> Callable[[Call], Call]:
     """Decorates a collective method. meet: whether ranks wait for each other first; steps do so by themselves.
 
     Without it, messages of a call that one rank makes alone would be taken for those of another call.
     """
 
-    def counted(method: Method) -> Method:
+    def counted(method: Call) -> Call:
         name = f"{method.__name__}()"
 
         @functools.wraps(method)
@@ -92,7 +92,7 @@ def collective(meet: bool = False) -> Callable[[Method], Method]:
             finally:
                 roll.leave(alike)
 
-        return cast(Method, call)
+        return cast(Call, call)
 
     return counted
 

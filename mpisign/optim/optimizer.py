@@ -22,7 +22,7 @@ from mpisign.optim.collective import collective
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.options import Settings, algorithm_of, check_group, decay_of, numbers_of, rate_of, settings_of
 from mpisign.optim.overlap import Overlap
-from mpisign.optim.parameters import Given, Named, check_alike, fault_of, named
+from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, statistics_of
 from mpisign.optim.storage import own_storage
@@ -38,7 +38,7 @@ assert zoo  # its entries are in the registry
 class SignOptimizer(Stateful):
     """Sign-based distributed optimisation of a torch model: every rank computes gradients, all vote, x moves alike.
 
-    Parameters move into one flat float32 vector x, in the order in which they are names, those that do not vote last.
+    Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
     Each is contiguous there and has a storage of its own over its part of that memory, so that other savers see single
     tensors; a step takes no longer for it. They come from root, and so does what does not move: frozen parameters, and
     the model's buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
@@ -55,15 +55,15 @@ class SignOptimizer(Stateful):
     dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
     comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
     an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job,
-    0 for none. model: names parameters that were names without, and all else that it holds comes from root too.
+    0 for none. model: names parameters that were given without, and all else that it holds comes from root too.
 
-    Raises UsageError, on all ranks, for unknown names, parameters not float32, names twice or sharing memory, models or
+    Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
     settings that differ.
     """
 
     def __init__(
         self,
-        params: Given,
+        params: Parameters,
         algorithm: str | Method = "signum-mv",
         lr: Number | None = None,
         *,

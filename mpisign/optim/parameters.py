@@ -17,7 +17,7 @@ from mpisign.optim.broadcast import fault_of_kind
 from mpisign.optim.storage import dispatches, repeats, sharing
 from mpisign.parallel.mpi import Ranks
 
-Given = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
+Parameters = nn.Module | Iterable[Any]  # parameters, pairs of name and parameter, or groups of these
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Named:
     model: nn.Module | None
 
 
-def named(params: Given, model: nn.Module | None, include_frozen: bool = False) -> Named:
+def named(params: Parameters, model: nn.Module | None, include_frozen: bool = False) -> Named:
     """Names a model, parameters, named parameters, or groups of either.
 
     Names come from the model, from pairs (name, parameter), or are numbers. include_frozen: parameters that require no

@@ -10,7 +10,7 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from mpisign.engine import state
+from mpisign.engine.state import load_state, save_state
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
@@ -138,7 +138,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
         except OSError as error:
             raise UsageError(f"can't write the checkpoint {path}: {error.strerror}") from error
     config = tomli_w.dumps({"optimizer": {"algorithm": optimizer.stepper.algorithm.name}})
-    state.save_state(path, optimizer.stepper, ranks, config, progress, None)
+    save_state(path, optimizer.stepper, ranks, config, progress, None)
 
 
 def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
@@ -152,7 +152,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
         check_between_steps(optimizer)
     optimizer.gradients.keeps_buffers = ranks.share(opened is not None and "buffers" in opened.progress)
     try:
-        progress, _ = state.load_state(opened, optimizer.stepper, ranks)
+        progress, _ = load_state(opened, optimizer.stepper, ranks)
     finally:
         optimizer.gradients.keeps_buffers = True
     _put_back(optimizer.param_groups, decode(progress["groups"]))

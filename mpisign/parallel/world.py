@@ -240,7 +240,7 @@ class Mpi(World):
         (row,) = rows
         row = row.cpu().contiguous()
         every = torch.empty(self.n, *row.shape, dtype=row.dtype)
-        with self.watch("an Allgather of messages for onlookers"):
+        with self.watch("an Allgather of messages for a probe or adversary"):
             self.second_comm.Allgather(row.numpy(), every.numpy())
         return every
 

@@ -54,7 +54,7 @@ class Probe:
         for stage in stepper.stages:
             stage.exchange.probe = self
 
-    def departing(self, exchange: Exchange, c: int) -> None:
+    def sending(self, exchange: Exchange, c: int) -> None:
         """Keeps the signs of what is about to be sent; of raw floats, theirs."""
         lo, hi = exchange.chunks[c]
         for i in range(len(self.stepper.world.local)):

@@ -33,6 +33,7 @@ UNITS = (
     ("memory_per_.*", "bytes"),
     (".*bits_per_coordinate", "per rank and step"),
 )
+FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
 
 
 class Run:
@@ -322,3 +323,19 @@ def refuse_occupied(path: Path) -> None:
             f"the run file {path} exists; set run.overwrite=true (or --overwrite) to replace it, "
             "or run.file=... to write another"
         )
+
+
+def cell(value: object) -> object:
+    """A value for a table in a file, such as CSV: numbers as they are, text that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULAS) and not _number(text) else text
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -4,7 +4,7 @@ from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, S
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
 from mpisign.algorithms.estimators.plain import ClippedRows, FullGradient, Minibatch
-from mpisign.algorithms.estimators.telling import CalibratedMomentum, Differences
+from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences
 from mpisign.algorithms.estimators.values import ZerothOrder
 
 __all__ = [

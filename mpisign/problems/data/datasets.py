@@ -25,7 +25,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Set:
+class Dataset:
     """A data set: the folder on the network, its files, and the job's settings that then read it.
 
     unpack: whether its files are archives, whose members are put beside each other.
@@ -48,8 +48,8 @@ def _files(names: tuple[str, ...], *sums: str) -> tuple[File, ...]:
     return tuple(File(name, checksum=checksum) for name, checksum in zip(names, sums, strict=True))
 
 
-SETS: dict[str, Set] = {
-    "mnist": Set(
+SETS: dict[str, Dataset] = {
+    "mnist": Dataset(
         "handwritten digits, 60,000 and 10,000 of 28 x 28 [LeCun et al.]",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         _files(
@@ -58,7 +58,7 @@ SETS: dict[str, Set] = {
         ),
         "problem.name=mnist problem.path={folder}",
     ),
-    "fashion-mnist": Set(
+    "fashion-mnist": Dataset(
         "clothes in MNIST's form [Xiao et al. 2017]",
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         _files(
@@ -67,21 +67,21 @@ SETS: dict[str, Set] = {
         ),
         "problem.name=mnist problem.path={folder}",
     ),
-    "cifar10": Set(
+    "cifar10": Dataset(
         "60,000 images of 32 x 32 in 10 classes [Krizhevsky 2009]",
         TORONTO,
         (File("cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a"),),
         "problem.name=cifar10 problem.path={folder}",
         unpack=True,
     ),
-    "cifar100": Set(
+    "cifar100": Dataset(
         "60,000 images of 32 x 32 in 100 classes [Krizhevsky 2009]",
         TORONTO,
         (File("cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85"),),
         "problem.name=cifar100 problem.path={folder}",
         unpack=True,
     ),
-    "a9a": Set(
+    "a9a": Dataset(
         "census, 32,561 and 16,281 rows of 123 binary features [UCI Adult, by LIBSVM]",
         LIBSVM,
         (
@@ -90,19 +90,19 @@ SETS: dict[str, Set] = {
         ),
         "problem.name=logistic problem.path={folder}/a9a problem.test_path={folder}/a9a.t",
     ),
-    "mushrooms": Set(
+    "mushrooms": Dataset(
         "8,124 rows of 112 binary features [UCI Mushroom, by LIBSVM]",
         LIBSVM,
         (File("mushrooms", rows="8bb35bb042f5866a6e1d8c068facc018afe8d6908617192dfe287eb1d1afc25e"),),
         "problem.name=logistic problem.path={folder}/mushrooms",
     ),
-    "german": Set(
+    "german": Dataset(
         "1,000 rows of 24 features [UCI Statlog German Credit, by LIBSVM]",
         LIBSVM,
         (File("german.numer_scale", rows="2c31f7a0aeb45f07f61886f113ea16072f405dac54af47e691a617e6aba91420"),),
         "problem.name=logistic problem.path={folder}/german.numer_scale",
     ),
-    "shakespeare": Set(
+    "shakespeare": Dataset(
         "1,115,394 characters of Shakespeare [karpathy/char-rnn]",
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
         (File("input.txt", "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),

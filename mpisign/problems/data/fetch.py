@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from mpisign.errors import StorageError, UsageError, choices, did_you_mean
-from mpisign.problems.data.datasets import SETS, File, Say, Set, digest_of_rows
+from mpisign.problems.data.datasets import SETS, Dataset, File, Say, digest_of_rows
 
 
 def fetch(name: str, folder: Path, base: str, say: Say) -> None:
@@ -38,7 +38,7 @@ def fetch(name: str, folder: Path, base: str, say: Say) -> None:
     say(f"use it with: {' '.join(f'--set {shlex.quote(setting)}' for setting in settings)}")
 
 
-def get(dataset: Set, file: File, folder: Path, base: str, say: Say) -> None:
+def get(dataset: Dataset, file: File, folder: Path, base: str, say: Say) -> None:
     """Fetches one file of a set; it takes its name only once it is found intact."""
     target = folder / file.name
     present = target.is_file() and _is_intact(target, file)
