@@ -13,6 +13,8 @@ from mpisign import config
 from mpisign.algorithms.listing import describe
 from mpisign.algorithms.registry import find
 from mpisign.cli import cli
+from mpisign.cli.bench import bench_group
+from mpisign.cli.data import data_group
 from mpisign.cli.show import listing
 from mpisign.errors import UsageError
 from mpisign.exchange import choose

@@ -110,8 +110,8 @@ class Estimator(_Stateful):
     def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
         """What all voters must agree on once they have estimates, through step.world; one call for the local voters.
 
-        estimates: a vector (d,) for each, or rows of one matrix (n, d). It may change them and states in place, but put no
-        other tensors in their places. Whoever overrides it needs whole estimates.
+        estimates: a vector (d,) for each, or rows of one matrix (n, d). It may change them and states in place, but put
+        no other tensors in their places. Whoever overrides it needs whole estimates.
         """
 
     @property
