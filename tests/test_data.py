@@ -22,7 +22,7 @@ from mpisign.cli.inspect import recognise, show
 from mpisign.errors import UsageError
 from mpisign.parallel import memory
 from mpisign.problems.data import datasets
-from mpisign.problems.data.datasets import File, Set, digest_of_rows
+from mpisign.problems.data.datasets import Dataset, File, digest_of_rows
 from mpisign.problems.data.fetch import fetch
 from mpisign.problems.data.partition import partition
 from tests.test_images import records
@@ -57,7 +57,7 @@ def server(tmp_path, monkeypatch):
 
 
 def known(monkeypatch, address, file, **more):
-    monkeypatch.setitem(datasets.SETS, "mine", Set("a set", address, (file,), "problem.path={folder}", **more))
+    monkeypatch.setitem(datasets.SETS, "mine", Dataset("a set", address, (file,), "problem.path={folder}", **more))
 
 
 def sha(content):
