@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import tomli_w
 import torch
@@ -15,11 +15,10 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
+from mpisign.optim.gradients import Gradients
 from mpisign.optim.values import decode, encode, snapshot
+from mpisign.parallel.mpi import Ranks
 from mpisign.storage.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from mpisign.optim.stateful import Stateful
 
 KEY = "mpisign"  # what older versions wrote stands beside torch's keys, under this one
 BUFFERS = "oracle/"  # arrays of a Stepper that are the model's buffers
@@ -28,7 +27,19 @@ OF_PARAMETERS = ("params", "param_names")  # what a group holds that is no value
 Groups = list[dict[str, Any]]
 
 
-def check_between_steps(optimizer: "Stateful") -> None:
+class Saved(Protocol):
+    """What is asked of an optimiser that is saved or loaded."""
+
+    ranks: Ranks
+    gradients: Gradients
+    stepper: Stepper
+    param_groups: Groups
+
+    @property
+    def under_way(self) -> bool: ...
+
+
+def check_between_steps(optimizer: Saved) -> None:
     """Raises UsageError if backward has begun a step by sending gradients: states are then of no step."""
     if optimizer.under_way:
         raise UsageError(
@@ -114,7 +125,7 @@ def _arrays(stepper: Stepper) -> dict[str, Tensor]:
 # All ranks
 
 
-def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
+def save(path: Path, optimizer: Saved, extra: dict[str, Any]) -> None:
     """One checkpoint of all ranks. Collective."""
     ranks, model = optimizer.ranks, optimizer.gradients.model
     with ranks.agreed():
@@ -141,7 +152,7 @@ def save(path: Path, optimizer: "Stateful", extra: dict[str, Any]) -> None:
     save_state(path, optimizer.stepper, ranks, config, progress, None)
 
 
-def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
+def load(path: Path, optimizer: Saved) -> dict[str, Any]:
     """What save() wrote, back. Collective; returns the extra values."""
     opened, ranks = None, optimizer.ranks
     with ranks.agreed():
@@ -159,7 +170,7 @@ def load(path: Path, optimizer: "Stateful") -> dict[str, Any]:
     return decode(progress["extra"])
 
 
-def _check(opened: Checkpoint, optimizer: "Stateful") -> None:
+def _check(opened: Checkpoint, optimizer: Saved) -> None:
     """Raises UsageError, before anything changes, for what else than states does not fit."""
     progress = opened.progress
     if "groups" not in progress:
