@@ -87,6 +87,7 @@ NOT_RUN = {
     r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",
     r"^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
+    r"mpisign resume RUN --set problem\.path=PATH$": "the digits have no path: tests/test_moved_data.py moves data",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
 # what the default run carries out; everything else by pytest --all
