@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from mpisign import bits
+from mpisign.algorithms import Algorithm, algorithm
 from mpisign.algorithms.estimators import Minibatch
-from mpisign.algorithms.method import Algorithm
-from mpisign.algorithms.registry import algorithm
 from mpisign.algorithms.signs import Sign
 from mpisign.algorithms.updates import Descent
 from mpisign.algorithms.votes import Majority
