@@ -251,7 +251,8 @@ class Layout:
         return state.digest()
 
     def name_of(self, coordinate: int) -> str:
-        """The parameter that holds a coordinate, with the index inside it."""
+        """The parameter that holds a coordinate, or the one before a pad, with the index inside it."""
         s = self.segments[bisect_right(self._offsets, coordinate) - 1]
-        index = np.unravel_index(coordinate - s.offset, s.shape or (1,))
+        # a pad is told as the last coordinate before it
+        index = np.unravel_index(min(coordinate - s.offset, s.size - 1), s.shape or (1,))
         return f"{s.name}[{', '.join(str(i) for i in index)}]"

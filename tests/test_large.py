@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpisign import exchange
-from mpisign.algorithms.messages import Format
+from mpisign.algorithms.formats import RAW, Planes
 from mpisign.algorithms.votes import Majority
 from mpisign.bits import fields_for, width
 from mpisign.exchange.costs import Sizes, cut
@@ -27,8 +27,8 @@ def test_shares_cover_everything_once(d, n):
     from mpisign.exchange.sharded import Sharded
 
     layout = Layout({"a": (63,), "x": (d,)})
-    fake = SimpleNamespace(vote=Majority(), world=SimpleNamespace(n=n))
-    at, form = 0, Format(planes=1)
+    fake = SimpleNamespace(vote=Majority(), up=form, down=form, world=SimpleNamespace(n=n))
+    at, form = 0, Planes(1)
     chunks = chunks_of(layout.length, raw=False)
     for lo, hi in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
         at = lo
@@ -59,7 +59,7 @@ def test_layout_finds_its_places(d):
 def test_bytes_are_exact(d, name):
     raw, n = name == "dense", 7
     length = Layout({"x": (d,)}).length
-    form = Format(planes=0 if raw else 1)
+    form = RAW if raw else Planes(1)
     sizes = Sizes(chunks_of(length, raw), form, form, Majority(), n, node_size=2)
     up, down = exchange.REGISTRY[name].cost(sizes)
     if name == "hierarchical":

@@ -3,7 +3,8 @@
 What an algorithm of another package is made of can be imported from here.
 """
 
-from mpisign.algorithms.messages import Ballots, Direction, Format
+from mpisign.algorithms.formats import Format, Planes, RawFloats
+from mpisign.algorithms.messages import Ballots, Direction
 from mpisign.algorithms.method import Algorithm, Cycle, Stages
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.slots import Estimator, Packed, SignRule, State, Step, Update, Vote
@@ -20,7 +21,9 @@ __all__ = [
     "Fraction",
     "NonNegative",
     "Packed",
+    "Planes",
     "Positive",
+    "RawFloats",
     "SignRule",
     "Stages",
     "State",

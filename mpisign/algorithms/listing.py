@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from mpisign import plugins
-from mpisign.algorithms.messages import Format
+from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Algorithm, evaluations_at, per_step, values_at
 from mpisign.algorithms.registry import Entry
 
@@ -31,7 +31,7 @@ def markdown(entries: Iterable[Entry]) -> str:
 
 def _row(entry: Entry) -> str:
     stage = entry.build().stages[-1]
-    up, down = (form.bits for form in formats(stage))
+    up, down = (f"{form.bits:.3g}" for form in formats(stage))
     radii = " and radii" if stage.sign.side_information() else ""
     values = f", {v:.3g} function values" if (v := function_values(entry)) else ""
     method, paper = (text.replace("|", r"\|").replace("*", r"\*") for text in (entry.summary, entry.paper))
@@ -68,7 +68,7 @@ def _wrap(text: str, indent: str) -> str:
 
 def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
-    up, down = (f.bits for f in formats(stage))
+    up, down = (f"{form.bits:.3g}" for form in formats(stage))
     side_information = " beside shared radii" if stage.sign.side_information() else ""
     values = f"; function values {v:.3g}" if (v := function_values(entry)) else ""
     return f"bits up {up}, down {down}{side_information}; evaluations {evaluations(entry):.3g}{values}"
@@ -83,8 +83,8 @@ def formats(stage: Algorithm) -> tuple[Format, Format]:
 
 def _bits(form: Format) -> str:
     if form.raw:
-        return "32 bits per coordinate (raw floats)"
-    return f"{form.bits} bit(s) per coordinate" + (" and one float32 per tensor" if form.scaled else "")
+        return "32 bits per coordinate (raw floats)" if form.bits else "nothing more"
+    return f"{form.bits:.4g} bit(s) per coordinate" + (" and one float32 per tensor" if form.scaled else "")
 
 
 def evaluations(entry: Entry) -> float:

@@ -1,53 +1,22 @@
-"""What travels: how it is laid out, the messages of all voters, their tally, and the direction decided."""
+"""What travels: the messages of all voters, their tally, and the direction decided."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.formats import Format
 from mpisign.layout import WORD, Layout, Span
 from mpisign.parallel.world import ordered_sum
 
-
-@dataclass(frozen=True)
-class Format:
-    """How a message or a verdict travels: bit planes, or raw float32 if there are none."""
-
-    planes: int
-    scaled: bool = False  # one float32 per segment beside the words
-
-    @property
-    def raw(self) -> bool:
-        return self.planes == 0
-
-    @property
-    def bits(self) -> int:
-        """Bits per coordinate, without scales."""
-        return self.planes or 32
-
-    def items(self, coordinates: int) -> int:
-        """Words, or floats, for a multiple of 64 coordinates."""
-        return coordinates if self.raw else coordinates // WORD
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32 if self.raw else torch.int64
-
-    def shape(self, *between: int, coordinates: int) -> tuple[int, ...]:
-        """(planes, *between, items); raw floats count as one plane."""
-        return (self.planes or 1, *between, self.items(coordinates))
-
-    def empty(self, *between: int, coordinates: int) -> Tensor:
-        """A buffer of that shape."""
-        return torch.zeros(self.shape(*between, coordinates=coordinates), dtype=self.dtype)
-
-
-RAW = Format(planes=0)
+if TYPE_CHECKING:
+    from mpisign.algorithms.slots import Step
 
 
 @dataclass(frozen=True)
@@ -86,9 +55,11 @@ class Ballots:
     hi: int
     offset: int  # where lo lies among the coordinates that this rank counts
     voters: int
-    planes: Tensor | None = None  # (planes, n, W) words, or (1, n, C) raw floats
+    planes: Tensor | None = None  # (planes or 1, n, items), as their format lays them out
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
+    form: Format | None = None  # of the messages; None for planes
+    step: "Step | None" = None  # in which they were sent
     scratch: Scratch = field(default_factory=Scratch)
     statistics: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 
@@ -96,25 +67,45 @@ class Ballots:
     def tally(self) -> Tally:
         if self.counted is not None:
             return self.counted
-        signs, width = self.planes[0], bits.width(self.voters)
+        planes, width = self._signs(), bits.width(self.voters)
+        signs = planes[0]
         plus = self.scratch("plus", width, signs.shape[1])
-        if len(self.planes) == 1:
+        if len(planes) == 1:
             bits.count(signs, plus)
             return Tally(plus, None, self.voters)
-        present, minus = self.planes[1], self.scratch("minus", width, signs.shape[1])
+        present, minus = planes[1], self.scratch("minus", width, signs.shape[1])
         votes = torch.bitwise_and(signs, present, out=self.scratch("votes", *signs.shape))
         bits.count(votes, plus)
         bits.count(votes.bitwise_xor_(present), minus)
         return Tally(plus, minus, self.voters)
 
+    def _signs(self) -> Tensor:
+        """The planes (1 or 2, n, words) of signs, and of who has one."""
+        if self.form is None or not self.form.coded:
+            return self.planes
+        planes = self.scratch("signs", 2, self.voters, (self.hi - self.lo) // WORD)
+        for voter in range(self.voters):
+            self.form.to_planes(self.planes[:, voter], planes[:, voter])
+        return planes
+
+    @cached_property
+    def _decoded(self) -> Tensor:
+        """The sum of all codes as floats, in voter order."""
+        total = self.scratch("decoded", self.hi - self.lo, dtype=torch.float32).zero_()
+        for voter in range(self.voters):
+            self.form.add(self.planes[:, voter], total, self.lo, self.step)
+        return total
+
     def mean(self, span: Span, out: Tensor | None = None) -> Tensor:
-        """The mean of what all voters sent for a span, scaled signs or raw floats, summed in voter order.
+        """The mean of what all voters sent for a span (codes, scaled signs or raw floats), summed in voter order.
 
         out: float32 for the span's coordinates; by default a scratch array, lent until the next call.
         """
         if out is None:
             out = self.scratch("mean", span.hi - span.lo, dtype=torch.float32)
-        if self.scales is None:
+        if self.form is not None and self.form.coded:
+            out.copy_(self._decoded[span.items(self.lo)])
+        elif self.scales is None:
             ordered_sum(self.planes[0][:, span.items(self.lo)], out)
         else:
             out.zero_()

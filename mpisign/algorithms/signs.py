@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.algorithms.messages import RAW, Format
+from mpisign.algorithms.formats import RAW, Planes
 from mpisign.algorithms.slots import Packed, SignRule
 
 
@@ -33,7 +33,7 @@ class Signs(SignRule):
         return replace(self, zeros=rule)
 
     def up(self):
-        return Format(planes=2 if self.zeros == "abstain" else 1)
+        return Planes(planes=2 if self.zeros == "abstain" else 1)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ScaledStochasticSign(SignRule):
     needs_whole = "a scale a tensor"
 
     def up(self):
-        return Format(planes=1, scaled=True)
+        return Planes(planes=1, scaled=True)
 
     def begin(self, v, state, step):
         return v, step.layout.largest_magnitudes(bits.tile_maxima(v, step.layout.all_tiles))
@@ -168,6 +168,24 @@ class ScaledSign(Signs):
     def pack_residual(self, p, scales, lo, hi, out, step):
         coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
         return Packed(zeros=bits.pack_scaled_parts(p[lo:hi], scales, parts, lo, self.zeros, coin, out)[0])
+
+
+@dataclass(frozen=True)
+class ThresholdSign(SignRule):
+    """threshold * sign(v) where |v| > threshold, else no vote [Strom 2015]: two planes, and nothing beside them."""
+
+    threshold: float = 1e-3
+
+    def up(self):
+        return Planes(2)
+
+    def begin(self, v, state, step):
+        return v, step.layout.each(self.threshold)
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        above = torch.nn.functional.hardshrink(signal[lo:hi], self.threshold)
+        silent, bad = bits.pack_parts(above, step.layout.parts(lo, hi), lo, "abstain", step.draw("zero"), out)
+        return Packed(zeros=silent, bad=_from(lo, bad))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithms.messages import Ballots, Direction, Format
+from mpisign.algorithms.formats import Format
+from mpisign.algorithms.messages import Ballots, Direction
 from mpisign.bits.rng import NO_VOTER, Draw, Streams
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
@@ -187,9 +188,20 @@ class SignRule(_Stateful):
     def pack_residual(self, p: Tensor, scales: np.ndarray, lo: int, hi: int, out: Tensor, step: Step) -> Packed:
         """pack, and take off p what was sent: the way out."""
         counts = self.pack(p, scales, lo, hi, out, {}, step)
-        for span in step.layout.spans(lo, hi):
-            bits.add_signed(p[span.coordinates], out[:, span.words(lo)], -scales[span.segment])
+        self.add_sent(p, scales, lo, hi, out, step, -1.0)
         return counts
+
+    def add_sent(
+        self, y: Tensor, scales: np.ndarray | None, lo: int, hi: int, message: Tensor, step: Step, weight: float
+    ) -> None:
+        """y += weight * what a message on coordinates [lo, hi), packed with such scales, says. y is like all of x."""
+        form = self.up()
+        if not form.planes:
+            form.add(message, y[lo:hi], lo, step, weight)
+            return
+        for span in step.layout.spans(lo, hi):
+            scale = 1.0 if scales is None else float(scales[span.segment])
+            bits.add_signed(y[span.coordinates], message[:, span.words(lo)], weight * scale)
 
     def pack(
         self, signal: Tensor, scales: np.ndarray | None, lo: int, hi: int, out: Tensor, state: State, step: Step
@@ -223,7 +235,7 @@ class Vote:
         raise NotImplementedError
 
     def levels(self, up: Format, voters: int) -> np.ndarray | None:
-        """What each code of the verdict means, float64 (2**planes,); None for raw floats."""
+        """What each code of the verdict means, float64 (2**planes,); None for floats."""
         return LEVELS.get(self.down(up, voters).planes)
 
     def init(self, layout: Layout, owned: int, voters: int) -> State:
@@ -242,7 +254,7 @@ class Vote:
         raise NotImplementedError
 
     def verdict(self, ballots: Ballots, scales: np.ndarray | None, state: State, out: Tensor, step: Step) -> None:
-        """Decides a shard: fills out (planes, W) or (1, C)."""
+        """Decides a shard: fills out (planes or 1, items), in the format that comes down."""
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mpisign import bits
-from mpisign.algorithms.messages import RAW, Format
+from mpisign.algorithms.formats import RAW, Format, Planes
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import Span
 
@@ -28,7 +28,7 @@ class _Signs(Vote):
         return replace(self, ties=rule)
 
     def down(self, up, voters):
-        return Format(planes=2 if self.ties == "zero" else 1)
+        return Planes(planes=2 if self.ties == "zero" else 1)
 
     def _pack(self, values, span, out, step):
         """The signs of values, 0 being a tie."""
@@ -55,7 +55,7 @@ class RandomisedMajority(Vote):
     """+1 with probability (1 + tally/n)/2, drawn once for everybody: unbiased for the mean of the signs."""
 
     def down(self, up, voters):
-        return Format(planes=1)
+        return Planes(planes=1)
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
@@ -67,7 +67,7 @@ class Average(Vote):
     """tally/n, exactly: ceil(log2(n+1)) bits down, one more where voters may abstain."""
 
     def down(self, up, voters):
-        return Format(planes=bits.width(voters) + (up.planes - 1))
+        return Planes(planes=bits.width(voters) + (up.planes - 1))
 
     def levels(self, up, voters):
         codes = np.arange(2 ** self.down(up, voters).planes)
@@ -141,7 +141,7 @@ class SignErrorFeedback(_Residual, _Signs):
 
     def verdict(self, ballots, scales, state, out, step):
         t, n, average = ballots.tally, ballots.voters, Average()
-        up = Format(planes=1 if t.minus is None else 2)
+        up = Planes(planes=1 if t.minus is None else 2)
         codes = ballots.scratch("codes", average.down(up, n).planes, t.plus.shape[1])
         bits.codes(t.plus, t.minus, n, codes)
         table = average.levels(up, n).astype(np.float32)
@@ -222,7 +222,7 @@ class TrackedQuantised(_Tracking):
     shares = True
 
     def down(self, up, voters):
-        return Format(planes=1, scaled=True)
+        return Planes(planes=1, scaled=True)
 
     def shared(self, ballots, state, step):
         return bits.tile_maxima(state[self.array], self._tiles(ballots, step))
@@ -237,7 +237,7 @@ class TrackedQuantised(_Tracking):
 
 @dataclass(frozen=True)
 class Mean(Vote):
-    """The mean of raw floats, summed in voter order: for baselines."""
+    """The mean of raw floats or of codes, summed in voter order."""
 
     def down(self, up, voters):
         return RAW
@@ -263,6 +263,78 @@ class ScaledMean(Vote):
     def verdict(self, ballots, scales, state, out, step):
         for span in step.layout.spans(ballots.lo, ballots.hi):
             ballots.mean(span, out[0, span.items(ballots.lo)])
+
+
+@dataclass(frozen=True)
+class CompressedMean(Vote):
+    """The mean of what was sent, as a code."""
+
+    form: Format
+
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return self.form
+
+    def verdict(self, ballots, scales, state, out, step):
+        mean = ballots.mean(Span(ballots.lo, ballots.hi, 0))
+        self.form.encode(mean, ballots.lo, step.draw("server"), out, step)
+
+
+@dataclass(frozen=True)
+class CompressedFeedback(_Residual):
+    """p = mean of what was sent + e; decides the code of p; e = p - what the code says [Tang et al. 2019 alg. 1].
+
+    The residual e, in the units of the messages, lies with whoever counts. in_x: whether those are units of x.
+    """
+
+    form: Format
+    in_x: bool = True
+
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return self.form
+
+    def verdict(self, ballots, scales, state, out, step):
+        p = state[self.array][ballots.offset : ballots.offset + ballots.hi - ballots.lo]
+        for span, _, e in self._spans(ballots, state, step):
+            e += ballots.mean(span)
+        self.form.encode(p, ballots.lo, step.draw("server"), out, step)
+        self.form.add(out, p, ballots.lo, step, -1.0)
+
+
+@dataclass(frozen=True)
+class MemoryMean(_Residual):
+    """h + the mean of what was sent; h += alpha * that mean: what Memory of all voters comes to."""
+
+    alpha: float = 1.0
+
+    array = "memory"
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return RAW
+
+    def verdict(self, ballots, scales, state, out, step):
+        out[0].zero_()
+        for span, _, h in self._spans(ballots, state, step):
+            decided, mean = out[0, span.items(ballots.lo)], ballots.mean(span)
+            torch.add(h, mean, out=decided)
+            bits.blend(h, mean, 1.0, self.alpha)
+
+
+@dataclass(frozen=True)
+class Unanimous(Vote):
+    """What this rank holds, which is what all others hold."""
+
+    needs_ballots = True
+
+    def down(self, up, voters):
+        return up
+
+    def verdict(self, ballots, scales, state, out, step):
+        out[0].copy_(ballots.planes[0, 0])
 
 
 @dataclass(frozen=True)

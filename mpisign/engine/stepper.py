@@ -7,7 +7,8 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from mpisign.bits.rng import Streams
 from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
 from mpisign.engine.stage import Channel, Outbox, Stage
 from mpisign.engine.timing import Timer
+from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
 from mpisign.layout import Layout
 from mpisign.parallel.world import World
@@ -41,14 +43,14 @@ class Outcome:
     def totals(self, world: World, **more: float) -> dict[str, Any]:
         """Counts of a step that counted, over all ranks, and the sums of `more`. Collective.
 
-        agreement: mean over coordinates of |tally|/n, in [0, 1]; NaN where raw floats are sent. ties, flips, zeros and
+        agreement: mean over coordinates of |tally|/n, in [0, 1]; NaN where no signs are sent. ties, flips, zeros and
         clips: coordinates, whole numbers.
         """
         exchange = self.stage.exchange
         counts = vars(exchange.counts) | {"zeros": self.zeros, "clips": self.clips}
         total = world.sums(counts | more)
         agreement = total.pop("agreement") / (world.n * exchange.layout.size)
-        if self.stage.algorithm.sign.up().raw:
+        if not self.stage.algorithm.sign.up().signs:
             agreement = math.nan
         whole = {name: int(total.pop(name)) for name in ("ties", "flips", "zeros", "clips")}
         return {"agreement": agreement} | whole | total
@@ -145,6 +147,10 @@ class Stepper:
         self.t += 1
         return Outcome(loss, zeros, clips, most, self.stage)
 
+    def at_hand(self, layout: Layout) -> Step:
+        """The step that comes next or is under way, for who looks at messages on a layout: without rates of its own."""
+        return Step(self.t, layout.rates(0.0), self.streams, layout, self.world)
+
     def objective(self) -> float:
         """f at x: the weighted mean of all voters' own functions. Collective; a float64 per voter travels for it."""
         self.world.count_reported(1)
@@ -236,7 +242,7 @@ class Stepper:
         everyone, x, moving = channel.step(pending.everyone), channel.of(self.x), False
         verdicts = channel.exchange.verdicts(everyone, outbox, agree)
         while True:
-            with self.timer("exchange"):
+            with self.timer("exchange"), self._drained_behind(channel):
                 direction = next(verdicts, None)
             if direction is None:
                 break
@@ -250,6 +256,17 @@ class Stepper:
                 if not self.stage.together:
                     for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
                         self.stage.algorithm.estimator.observe(direction, state, step)
+
+    @contextmanager
+    def _drained_behind(self, channel: Channel) -> Iterator[None]:
+        """Where a channel's verdicts are refused, waits for what later channels have on their way."""
+        try:
+            yield
+        except NumericalError:
+            behind = self.stage.channels.index(channel) + 1
+            for one in self.stage.channels[behind:] if channel.exchange.collected else ():
+                one.exchange.drain()
+            raise
 
     def _headers(self, pending: PendingStep, request: int) -> np.ndarray:
         losses = self.batched.loss if self.stage.together else [oracle.loss for oracle in self.oracles]

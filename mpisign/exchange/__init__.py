@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Algorithm, Method
+from mpisign.algorithms.slots import Vote
 from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried
@@ -17,7 +19,6 @@ from mpisign.parallel.world import Mpi, World
 
 _OWN = (sharded, allgather, allreduce, hierarchical)  # their classes are in the registry
 
-MANY = 32  # voters up to which n - 1 words a coordinate are fewer than the floats of a verdict
 LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says how many
 
 
@@ -39,13 +40,13 @@ def choose(name: str, algorithm: Method, voters: int) -> tuple[Choice, ...]:
 
     Raises UsageError where the wanted one can't, naming those that can.
     """
-    kinds = [stage.sign.up().raw for stage in algorithm.stages]
     if name != "auto":
         wanted = find(name)
         name = wanted.name
-        if wanted.raw not in kinds:
-            fitting = [other.name for other in REGISTRY.values() if other.raw in kinds]
-            sent = "raw floats" if all(kinds) else "sign words"
+        formats = [stage.sign.up() for stage in algorithm.stages]
+        if not any(_carries(wanted, up) for up in formats):
+            fitting = [other.name for other in REGISTRY.values() if any(_carries(other, up) for up in formats)]
+            sent = " and ".join(dict.fromkeys(map(_kind, formats)))
             raise UsageError(
                 f"exchange {name!r} can't carry {algorithm.name}, which sends {sent}; use one of: {choices(fitting)}, "
                 "auto"
@@ -59,28 +60,55 @@ def choose(name: str, algorithm: Method, voters: int) -> tuple[Choice, ...]:
 
 
 def _choose(name: str, stage: Algorithm, voters: int) -> Choice:
-    raw, vote = stage.sign.up().raw, stage.vote
+    up, vote = stage.sign.up(), stage.vote
     if voters == 1:
         return Choice("local", "one voter: nothing travels")
+    if not up.bits:
+        return Choice("local", "all voters have agreed on their estimates: nothing more travels")
     # a name that is for the other stage's kind of messages leaves this one to the rule
-    if name == "auto" or raw != REGISTRY[name].raw:
-        if raw:
-            return Choice("dense", "fewest bytes for raw floats")
-        # a vote's arrays are spread over the ranks where they count
-        free = name == "auto" and not vote.stateful
-        if vote.down(stage.sign.up(), voters).raw and voters <= MANY:
-            return Choice("allgather", "verdicts are floats, which nobody has to send where everyone counts", open=free)
-        return Choice("sharded", "fewest bytes for sign words", open=free)
-    if REGISTRY[name].needs <= offers(vote):
+    if name == "auto" or not _carries(REGISTRY[name], up):
+        return _by_rule(up, vote, voters, name == "auto")
+    if REGISTRY[name].needs <= offers(up, vote):
         return Choice(name, "as asked for")
-    adds = "sums floats" if raw else "counts votes on the way"
-    return Choice("dense" if raw else "sharded", f"{name} {adds}, but {type(vote).__name__} needs single messages")
+    adds = "sums floats" if up.raw else "counts votes on the way"
+    return Choice("dense" if up.raw else "sharded", f"{name} {adds}, but {type(vote).__name__} needs single messages")
+
+
+def _by_rule(up: Format, vote: Vote, voters: int, free: bool) -> Choice:
+    """The exchange that sends least. free: whether another may be taken once the machine has been measured."""
+    if up.raw:
+        return Choice("dense", "fewest bytes for raw floats")
+    if up.varies:
+        return Choice("allgather", "how much a voter sends is known only when it is sent")
+    down = vote.down(up, voters)
+    # a vote's arrays are spread over the ranks where they count
+    free = free and not vote.stateful
+    if down.raw and (voters - 1) * up.bits < down.bits:
+        return Choice("allgather", "verdicts are floats, which nobody has to send where everyone counts", open=free)
+    return Choice("sharded", "fewest bytes for sign words" if up.planes else "fewest bytes for codes", open=free)
+
+
+def _carries(kind: type[Exchange], up: Format) -> bool:
+    """Whether an exchange can carry messages of that format, whatever the vote makes of them."""
+    return kind.raw == up.raw and kind.needs <= offers(up)
+
+
+def _kind(up: Format) -> str:
+    """What messages are, for an error."""
+    if up.raw:
+        return "raw floats" if up.bits else "nothing beside what its voters agree on"
+    if up.planes:
+        return "sign words"
+    return "entries whose number varies" if up.varies else "codes that do not add up on their way"
 
 
 def candidates(stage: Algorithm) -> tuple[str, ...]:
     """The exchanges that can carry a stage's messages."""
-    raw, offered = stage.sign.up().raw, offers(stage.vote)
-    return tuple(name for name, kind in REGISTRY.items() if kind.raw == raw and kind.needs <= offered)
+    up = stage.sign.up()
+    if not up.bits:
+        return ("local",)
+    offered = offers(up, stage.vote)
+    return tuple(name for name, kind in REGISTRY.items() if kind.raw == up.raw and kind.needs <= offered)
 
 
 def make_exchanges(
@@ -112,9 +140,10 @@ def make_exchanges(
         for group in layout.groups:
             slots, raw = stage.of(group), any(s.of(group).sign.up().raw for s in algorithm.stages)
             size = coordinates_of(chunk, group.layout.length, raw)
-            kind = REGISTRY.get(choice.name if slots is stage or choice.name == "local" else "dense")
+            local = choice.name == "local" and (slots is stage or not engine)
+            kind = None if local else REGISTRY[choice.name if slots is stage else "dense"]
             arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
-            if engine:
+            if engine and kind:
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
                 built[-1].append(kind(*arguments, crosses if staged is None else staged))
             else:

@@ -1,11 +1,14 @@
 """`allgather`: everyone gets every message and counts all of it.
 
-    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective
-    2. receive  everyone holds n messages; every rank decides the whole chunk alike
+    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective; of the lengths of messages that vary
+    2. receive  everyone holds n messages, those that vary by a second Allgather of just so many words; every rank
+                decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 
 For small d, where one latency is all that counts, and for n = 2, where it sends what `sharded` sends.
 """
+
+import numpy as np
 
 from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange, buffer
@@ -25,7 +28,11 @@ class Allgather(Exchange):
     def prepare(self):
         self._in = self.messages(self.up, self.world.n)
 
+        self._lengths = np.zeros(self.world.n, dtype=np.int64)
+
     def bytes_a_step(self):
+        if self.up.varies:
+            return 0, 0  # counted once they are known
         return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._in) // self.world.n, 0
 
     def outgoing(self, voter, c):
@@ -33,6 +40,10 @@ class Allgather(Exchange):
 
     # 1. send
     def send(self, c):
+        if self.up.varies:
+            self._lengths[self.world.rank] = self.up.length(self.outgoing(0, c))
+            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, self._lengths))
+            return
         for plane in self._in[c]:
             self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, buffer(plane)))
 
@@ -42,4 +53,15 @@ class Allgather(Exchange):
 
     def receive(self, c):
         self.wait(c, "Iallgather of messages")
+        if self.up.varies:
+            self._gather_entries(c)
         return Ballots(*self.shards[c], self.world.n, planes=self._in[c])
+
+    def _gather_entries(self, c):
+        """Messages whose lengths have come: so many words of each, into rooms of one size."""
+        rooms = self._in[c][0]
+        places = np.arange(self.world.n) * rooms.shape[1]
+        whole = [buffer(rooms.view(-1)), (self._lengths, places), MPI.INT64_T]
+        self._requests[c].append(self.world.comm.Iallgatherv(MPI.IN_PLACE, whole))
+        self.wait(c, "Iallgatherv of entries")
+        self.count_lengths(self._lengths.tolist())

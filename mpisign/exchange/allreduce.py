@@ -23,7 +23,7 @@ from mpisign.exchange.registry import exchange
 class _Summed(Exchange):
     """Posts one Iallreduce per plane and counts its bytes by the formula of a ring, half up, half down."""
 
-    needs = frozenset({"counts"})
+    needs = frozenset({"counts", "pieces"})
 
     def bytes_a_step(self):
         n = self.world.n

@@ -14,7 +14,7 @@ collect.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithms.messages import Ballots, Direction, Format, Scratch
+from mpisign.algorithms.formats import Format
+from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
+from mpisign.errors import NumericalError
 from mpisign.exchange import costs
 from mpisign.exchange.late import MPI
 from mpisign.exchange.staging import Staging
@@ -67,7 +69,8 @@ class Exchange:
 
     name: str
     raw: ClassVar[bool] = False  # whether it carries raw floats, or else words
-    needs: ClassVar[frozenset[str]] = frozenset()  # "counts": messages that may be added up on their way
+    # of messages: "counts", that they may be added up on their way; "pieces", that each rank may get a part of them
+    needs: ClassVar[frozenset[str]] = frozenset()
     sharded: ClassVar[bool] = False  # whether each rank counts only its share of each chunk
     even: ClassVar[bool] = False  # whether that share is one of n alike, so that what a vote keeps can go to another
     gpu_aware: ClassVar[bool] = True  # whether MPI may be given memory of a GPU
@@ -106,13 +109,16 @@ class Exchange:
         self.up, self.down = up, vote.down(up, world.n)
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, world.n)
-        size = max(-(-chunk // TILE) * TILE, TILE)
+        size = self.layout.length if up.varies else max(-(-chunk // TILE) * TILE, TILE)
         self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
         if reverse:
             self.chunks.reverse()
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
         self.overlapped = reverse
         self.decided = [self.verdict_of(hi - lo) for lo, hi in self.chunks]
+        # what codes come to is looked at before any of it moves x: so that all ranks stop where it is not finite
+        self.guarded = (self.up.coded and not self.up.signs) or self.down.coded
+        self._values = [self.array(hi - lo, torch.float32).view(1, -1) for lo, hi in self.chunks if self.down.coded]
         self.shards = self.shards_of(world.rank)
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.shards), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
@@ -125,7 +131,7 @@ class Exchange:
         self.staging = None
         if staged:
             shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
-            self.staging = Staging(shapes, self.up.dtype, self.decided, layout.device)
+            self.staging = Staging(shapes, self.up.dtype, self._values or self.decided, layout.device)
         self._copying: int | None = None  # the chunk that is on its way to the host
 
     def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
@@ -168,7 +174,10 @@ class Exchange:
             for c in range(len(self.chunks)):
                 self._decide(c, Ballots(*self.shards[c], self.world.n, scratch=self.scratch), step)
                 yield from self._arrived(c + 1)
-        yield from self._arrived(len(self.chunks), wait=True)
+        if self.guarded:
+            yield from self._looked_at(step)
+        else:
+            yield from self._arrived(len(self.chunks), wait=True)
         if self.progress_engine:
             self.progress_engine.pause()
 
@@ -178,14 +187,19 @@ class Exchange:
 
         They travel behind the first messages, which a vote that keeps nothing counts while it waits.
         """
-        return self.up.scaled or self.vote.shares or self.vote.stateful
+        return self.up.scaled or self.up.varies or self.vote.shares or self.vote.stateful
+
+    @property
+    def collected(self) -> bool:
+        """Whether all verdicts of this step have come."""
+        return self._done == len(self.chunks)
 
     def open(self, counting: bool) -> None:
         """Begins a step. counting: whether to count agreement, ties and flips."""
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
         self._counting = counting
-        self.world.count_step(self.bytes_a_step(), self.method_bits)
+        self.world.count_step(self.bytes_a_step(), self.method_bits)  # of messages that vary, see count_lengths
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None
@@ -236,7 +250,7 @@ class Exchange:
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
         ballots = self.receive(c)
         self._absorbed = c + 1
-        ballots.scales, ballots.scratch = scales, self.scratch
+        ballots.scales, ballots.scratch, ballots.form, ballots.step = scales, self.scratch, self.up, step
         self.vote.absorb(ballots, self.state, step)
         if self.vote.shares:
             self._tiles.append(self.vote.shared(ballots, self.state, step))
@@ -253,19 +267,44 @@ class Exchange:
 
     def _arrived(self, end: int, wait: bool = False) -> Iterator[Direction]:
         """The directions of chunks up to `end` that are here, or, if told to wait, all of them."""
-        while self._done < end and (wait or self.is_here(self._done)):
+        while self._done < end and not self.guarded and (wait or self.is_here(self._done)):
             c, self._done = self._done, self._done + 1
             self.collect(c)
             if self._flips:
                 self._count_flips(c, self._known)
             verdict = self.staging.to_device(c, self.decided[c]) if self.staging else self.decided[c]
-            direction = Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
-            if self.probe:
-                self.probe.decided(direction)
-            yield direction
+            yield self._direction(c, verdict)
+
+    def _direction(self, c: int, verdict: Tensor) -> Direction:
+        direction = Direction(*self.chunks[c], verdict, self.levels, self._shared, self.vote.in_x)
+        if self.probe:
+            self.probe.decided(direction)
+        return direction
+
+    def _looked_at(self, step: Step) -> Iterator[Direction]:
+        """All directions, as floats, once all of them are here.
+
+        Raises NumericalError if one is not finite: on all ranks, which hold the same verdicts.
+        """
+        for c, (lo, _) in enumerate(self.chunks):
+            self.collect(c)
+            if self.down.coded:
+                self.down.add(self.decided[c], self._values[c][0].zero_(), lo, step)
+        self._done = len(self.chunks)
+        verdicts = self._values or self.decided
+        for (lo, _), verdict in zip(self.chunks, verdicts, strict=True):
+            if (bad := bits.first_nonfinite(verdict[0])) >= 0:
+                raise NumericalError(
+                    f"what arrived for parameter {self.layout.name_of(lo + bad)} is {float(verdict[0, bad])} at step "
+                    f"{step.t}: a norm, a value or an index that a voter sent is none; all ranks stop, x is as it was "
+                    "before the step. Lower schedule.lr, or set algorithm.clip",
+                    agreed=True,
+                )
+        for c, verdict in enumerate(verdicts):
+            yield self._direction(c, self.staging.to_device(c, verdict) if self.staging else verdict)
 
     def _count_agreement(self, ballots: Ballots) -> None:
-        if not self._counting or self.up.raw or not (self.sharded or self.world.rank == 0):
+        if not self._counting or not self.up.signs or not (self.sharded or self.world.rank == 0):
             return
         agreement, ties = ballots.agreement()
         # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
@@ -333,6 +372,16 @@ class Exchange:
     def gather_tiles(self, own: list[np.ndarray]) -> np.ndarray:
         """Tile sums of this rank's shards as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
+
+    def count_lengths(self, lengths: Sequence[int]) -> None:
+        """Counts messages whose length varies: every local voter's goes to all others, its length in a word before it.
+
+        lengths: words of all voters' messages, in their order.
+        """
+        n = self.world.n
+        sent = sum(8 * (1 + lengths[voter]) for voter in self.world.local) * (n - 1)
+        # a word of each message is the number of its entries, which is no part of the method
+        self.world.count_step((sent, 0), (64 * (n - 1) * sum(length - 1 for length in lengths), 0))
 
     def wait(self, c: int, what: str) -> None:
         """Waits for the requests of chunk c. what: their kind, for a message that they have not ended."""

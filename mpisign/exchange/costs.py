@@ -4,7 +4,9 @@ Each exchange tells by its `cost` what all ranks send in a step. That this equal
 is tested for every algorithm and exchange.
 """
 
-from mpisign.algorithms.messages import Format
+import math
+
+from mpisign.algorithms.formats import Format
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import TILE, WORD, Layout
 
@@ -22,8 +24,7 @@ class Sizes:
 
     def message(self, form: Format) -> int:
         """Bytes of a whole message."""
-        item = 4 if form.raw else 8
-        return sum(item * (form.planes or 1) * form.items(c) for c in self.coordinates)
+        return 0 if form.varies else sum(message_bytes(form, c) for c in self.coordinates)
 
     def ring(self, size: int) -> tuple[int, int]:
         """Bytes over all ranks of a ring's Allreduce of so many bytes, half up, half down."""
@@ -31,16 +32,27 @@ class Sizes:
         return self.n * half, self.n * half
 
 
+def message_bytes(form: Format, coordinates: int) -> int:
+    """Bytes of a message, or of a verdict, on so many coordinates."""
+    return math.prod(form.shape(coordinates=coordinates)) * form.dtype.itemsize
+
+
 def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[int, int]:
     """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
 
     Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
     does; a scaled message has one float32 per tensor for every other rank, and a scaled verdict one per tensor in all.
-    Headers, pads and the sums of which a verdict's scales are made are left out.
+    A code whose verdicts are floats goes to all others instead, if that takes fewer bits. Headers, pads and the sums of
+    which a verdict's scales are made are left out, and so are messages whose length is known only when they are sent.
     """
     others, scales = voters - 1, 32 * len(layout.segments)
+    sent, decided = up.cost(layout.size), down.cost(layout.size)
+    if up.varies:
+        return 0, 0
+    if up.coded and down.raw and voters * sent < sent + decided:
+        return others * voters * sent, 0
     a_rank_up = voters * scales if up.scaled else 0
-    return others * (up.bits * layout.size + a_rank_up), others * (down.bits * layout.size + down.scaled * scales)
+    return others * (sent + a_rank_up), others * (decided + down.scaled * scales)
 
 
 def cut(lo: int, hi: int, grain: int, parts: int, part: int) -> tuple[int, int]:
@@ -50,10 +62,9 @@ def cut(lo: int, hi: int, grain: int, parts: int, part: int) -> tuple[int, int]:
     return first, end
 
 
-def grain_of(vote: Vote) -> int:
-    """Coordinates that shares are multiples of.
+def grain_of(vote: Vote, *formats: Format) -> int:
+    """Coordinates that shares are multiples of: those at whose multiples messages and verdicts may be cut.
 
-    A vote that shares tile sums needs whole tiles, and so do two whose arrays go from one to the other; for others a
-    word is the grain.
+    A vote that shares tile sums needs whole tiles, and so do two whose arrays go from one to the other.
     """
-    return TILE if vote.shares or vote.stateful else WORD
+    return max(TILE if vote.shares or vote.stateful else WORD, *(form.grain for form in formats))

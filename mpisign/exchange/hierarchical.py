@@ -33,7 +33,7 @@ PACKED, COUNTED, CAME, DECIDED, HERE = range(5)  # what flags tell of a chunk: e
 class Hierarchical(Exchange):
     """Counts inside a node through shared memory, sharded across nodes."""
 
-    needs = frozenset({"counts"})
+    needs = frozenset({"counts", "pieces"})
     sharded = True
     gpu_aware = False
 
@@ -43,7 +43,7 @@ class Hierarchical(Exchange):
         up = down = 0
         for k, size in enumerate(s.nodes):
             for lo, hi in s.chunks:
-                first, end = cut(lo, hi, grain_of(s.vote), len(s.nodes), k)
+                first, end = cut(lo, hi, grain_of(s.vote, s.up, s.down), len(s.nodes), k)
                 up += s.up.planes * bits.width(size) * (hi - lo - (end - first)) // 8
                 down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
         return up, down
@@ -99,10 +99,10 @@ class Hierarchical(Exchange):
     def shard_of(self, rank, lo, hi):
         index, members = next((k, m) for k, m in enumerate(self._nodes.members) if rank in m)
         start, end = self._share(index, lo, hi)
-        return cut(start, end, grain_of(self.vote), len(members), members.index(rank))
+        return cut(start, end, grain_of(self.vote, self.up, self.down), len(members), members.index(rank))
 
     def _share(self, node, lo, hi):
-        return cut(lo, hi, grain_of(self.vote), len(self._nodes.members), node)
+        return cut(lo, hi, grain_of(self.vote, self.up, self.down), len(self._nodes.members), node)
 
     def _words(self, c, shard):
         lo = self.chunks[c][0]

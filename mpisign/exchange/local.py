@@ -27,7 +27,7 @@ class Local(Exchange):
         return len(self.chunks) if self.world.n == 1 and self.up.planes else 1
 
     def prepare(self):
-        self._messages = self.messages(self.up, self.world.n)
+        self._messages = self.messages(self.up, len(self.world.local))
         sizes = Sizes(self.chunks, self.up, self.down, self.vote, self.world.n, self.node_size)
         self._bytes = self.imitates.cost(sizes) if self.imitates else (0, 0)
 
@@ -45,6 +45,8 @@ class Local(Exchange):
         pass
 
     def receive(self, c):
+        if self.up.varies:
+            self.count_lengths([self.up.length(message) for message in self._messages[c].unbind(1)])
         return Ballots(*self.shards[c], self.world.n, planes=self._messages[c])
 
     def gather_tiles(self, own):

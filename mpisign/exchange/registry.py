@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from mpisign import plugins
+from mpisign.algorithms.formats import Format
 from mpisign.algorithms.slots import Vote
 from mpisign.exchange.base import Exchange
 
 REGISTRY: dict[str, type[Exchange]] = {}
-NEEDS = frozenset({"counts"})
+NEEDS = frozenset({"counts", "pieces"})
 
 
 def exchange(name: str) -> Callable[[type[Exchange]], type[Exchange]]:
@@ -36,6 +37,11 @@ def find(name: str) -> type[Exchange]:
     return plugins.find("exchange", name, REGISTRY, ("auto",))
 
 
-def offers(vote: Vote) -> frozenset[str]:
-    """What a vote's messages offer an exchange: "counts", if it is content with their sum."""
-    return frozenset() if vote.needs_ballots or vote.shares else NEEDS
+def offers(up: Format, vote: Vote | None = None) -> frozenset[str]:
+    """What messages offer an exchange: "counts", if they add up and the vote is content with their sum; "pieces".
+
+    vote: None for what the format alone offers.
+    """
+    content = vote is None or not (vote.needs_ballots or vote.shares)
+    able = {"counts": (up.counts or up.raw) and content, "pieces": not up.varies}
+    return frozenset(need for need, offered in able.items() if offered)

@@ -22,6 +22,7 @@ from mpisign.exchange.registry import exchange
 class Sharded(Exchange):
     """Alltoall of words, count, Allgather of verdicts."""
 
+    needs = frozenset({"pieces"})
     sharded = even = True
 
     @staticmethod
@@ -51,7 +52,7 @@ class Sharded(Exchange):
         return up, others * sum(buffer.nbytes for buffer in self._own)
 
     def shard_of(self, rank, lo, hi):
-        return cut(lo, hi, grain_of(self.vote), self.world.n, rank)
+        return cut(lo, hi, grain_of(self.vote, self.up, self.down), self.world.n, rank)
 
     def _parts(self, c, form):
         """Counts and displacements, in items of chunk c, of every rank's share."""

@@ -2,7 +2,7 @@
 
 All else that they do is honest: their losses, the radii and snapshots that methods share, and their own residuals.
 
-    kind        one bit per coordinate                         raw floats
+    kind        one bit per coordinate                         raw floats, and the floats that a code stands for
     invert      the negated sign                               -factor * v
     random      a fair coin                                    factor * N(0, 1)
     constant    +1                                             factor
@@ -45,10 +45,15 @@ class Adversary:
 
     def tamper(self, exchange: Exchange, c: int) -> None:
         """Changes what lying local voters packed for chunk c. Collective where they collude."""
-        lie = self._change_floats if exchange.up.raw else self._change_words
+        lie = self._change_words if exchange.up.counts else self._change_floats
         honest = self._honest(exchange, c) if self.kind == "colluding" else None
         for i, voter in self._liars:
-            lie(exchange.packed_into(i, c), honest, exchange.layout, *exchange.chunks[c], voter)
+            message = exchange.packed_into(i, c)
+            floats = self._decoded(exchange, c, message)
+            lie(message if floats is None else floats, honest, exchange.layout, *exchange.chunks[c], voter)
+            if floats is not None:
+                step = self.stepper.at_hand(exchange.layout)
+                exchange.up.encode(floats[0], exchange.chunks[c][0], self._draw(voter), message, step)
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""
@@ -58,9 +63,19 @@ class Adversary:
         return inflated
 
     def _honest(self, exchange: Exchange, c: int) -> Tensor:
-        """The messages (honest, planes, items) for a chunk."""
+        """The messages (honest, planes, items) for a chunk; of codes, the floats that they stand for."""
         packed = [exchange.packed_into(i, c) for i in range(len(self.stepper.world.local))]
-        return self.stepper.world.everyone(packed)[self.voters :]
+        told = [message if (floats := self._decoded(exchange, c, message)) is None else floats for message in packed]
+        return self.stepper.world.everyone(told)[self.voters :]
+
+    def _decoded(self, exchange: Exchange, c: int, message: Tensor) -> Tensor | None:
+        """What a message says, as raw floats (1, C), where it is a code."""
+        if not exchange.up.coded:
+            return None
+        lo, hi = exchange.chunks[c]
+        floats = torch.zeros(1, hi - lo, device=message.device)
+        exchange.up.add(message, floats[0], lo, self.stepper.at_hand(exchange.layout))
+        return floats
 
     def _draw(self, *voter: int):
         return self.stepper.streams.draw("attack", self.stepper.t, *voter)

@@ -8,6 +8,7 @@ from mpisign import config as configuration
 from mpisign import problems
 from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
+from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.registry import Entry, entries, find
 from mpisign.algorithms.theory import Setting
@@ -141,15 +142,25 @@ def _check_adversary(entry: Entry, algorithm: Method, lies: Adversary, voters: i
     if lies.kind == "colluding" and lies.voters == voters:
         raise UsageError(f'adversary.kind = "colluding" looks at honest messages, but all {voters} voters lie')
     formats = [stage.sign.up() for stage in algorithm.stages]
-    numbers = any(form.raw or form.scaled for form in formats)
+    if not any(form.bits for form in formats):
+        raise UsageError(
+            f"adversary.voters = {lies.voters}: the voters of {entry.name} agree on their estimates and send no "
+            "messages that could be changed; leave it out"
+        )
+    numbers = any(map(_tells_numbers, formats))
     if lies.kind == "scale" and lies.factor == 1:
         raise UsageError('adversary.kind = "scale" with adversary.factor = 1 changes nothing; set another factor')
     if not numbers and (lies.kind == "scale" or lies.factor != 1):
-        fitting = [e.name for e in entries() if any(s.sign.up().raw or s.sign.up().scaled for s in e.build().stages)]
+        fitting = [e.name for e in entries() if any(_tells_numbers(s.sign.up()) for s in e.build().stages)]
         raise UsageError(
             f'adversary.kind = "{lies.kind}", factor = {lies.factor:g}: {entry.name} sends signs without scales, so '
             f"nothing is multiplied; leave the factor out and take another kind, or one of: {choices(fitting)}"
         )
+
+
+def _tells_numbers(form: Format) -> bool:
+    """Whether a factor changes what messages say."""
+    return form.scaled or not form.signs
 
 
 def _sampling(entry: Entry, algorithm: Method, wanted: str) -> str:

@@ -55,14 +55,16 @@ class Probe:
             stage.exchange.probe = self
 
     def sending(self, exchange: Exchange, c: int) -> None:
-        """Keeps the signs of what is about to be sent; of raw floats, theirs."""
+        """Keeps the signs of what is about to be sent: of raw floats and of what codes stand for, theirs."""
         lo, hi = exchange.chunks[c]
         for i in range(len(self.stepper.world.local)):
             message, kept = exchange.packed_into(i, c).cpu(), self.words[:, i, lo // WORD : hi // WORD]
-            if exchange.up.raw:
+            if not exchange.up.counts:
+                floats = torch.zeros(hi - lo)
+                exchange.up.add(message, floats, lo, self.stepper.at_hand(exchange.layout))
                 parts, unused = exchange.layout.parts(lo, hi), self.stepper.streams.draw("probe", 0)
                 packed = bits.new_planes(2, (hi - lo) // WORD)
-                bits.pack_parts(message[0], parts, lo, "abstain", unused, packed.zero_())
+                bits.pack_parts(floats, parts, lo, "abstain", unused, packed.zero_())
                 kept.copy_(packed)
             else:
                 kept[0] = message[0]
