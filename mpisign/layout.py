@@ -184,9 +184,13 @@ class Layout:
         return float(np.sqrt(np.add.accumulate(squares)[-1]))
 
     def total(self, v: Tensor) -> float:
-        """Sum over all coordinates, in float64, by tiles: that of the positive ones less that of the others."""
+        """Sum over all coordinates, float64."""
+        return float(np.add.accumulate(self.sums(v))[-1])
+
+    def sums(self, v: Tensor) -> np.ndarray:
+        """Sum of each segment, float64 (segments,), by tiles: that of the positive values less that of the others."""
         above, below = (self.block_sums(bits.tile_sums(part.relu(), self.all_tiles)) for part in (v, -v))
-        return float(np.add.accumulate(above - below)[-1])
+        return above - below
 
     def mean_magnitudes(self, tile_sums: np.ndarray) -> np.ndarray:
         """|v_b|_1 / d_b of each segment b, rounded once to float32, from the tile sums of |v|."""

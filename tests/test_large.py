@@ -27,8 +27,8 @@ def test_shares_cover_everything_once(d, n):
     from mpisign.exchange.sharded import Sharded
 
     layout = Layout({"a": (63,), "x": (d,)})
+    form = Planes(1)
     fake = SimpleNamespace(vote=Majority(), up=form, down=form, world=SimpleNamespace(n=n))
-    at, form = 0, Planes(1)
     chunks = chunks_of(layout.length, raw=False)
     for lo, hi in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
         at = lo

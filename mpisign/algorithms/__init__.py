@@ -5,7 +5,7 @@ What an algorithm of another package is made of can be imported from here.
 
 from mpisign.algorithms.formats import Format, Planes, RawFloats
 from mpisign.algorithms.messages import Ballots, Direction
-from mpisign.algorithms.method import Algorithm, Cycle, Stages
+from mpisign.algorithms.method import Algorithm, Cycle, Phases, Stages
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.slots import Estimator, Packed, SignRule, State, Step, Update, Vote
 
@@ -21,6 +21,7 @@ __all__ = [
     "Fraction",
     "NonNegative",
     "Packed",
+    "Phases",
     "Planes",
     "Positive",
     "RawFloats",

@@ -8,6 +8,8 @@ is about the whole vector, and its length varies.
 from dataclasses import dataclass
 from math import ceil, sqrt
 
+import numpy as np
+
 from mpisign import bits
 from mpisign.algorithms.formats import Format
 from mpisign.errors import UsageError
@@ -277,10 +279,10 @@ class Drawn(_Entries):
         tiles = layout.all_tiles
         total = float(layout.block_sums(bits.tile_sums(v, tiles)).sum())
         c = wanted / total if total else 0.0
+        magnitudes = np.abs(v.cpu().numpy().astype(np.float64))
         for _ in range(self.passes):
-            p = (v.double().abs() * c).clamp_(max=1.0)
-            certain = int((p >= 1).sum())
-            rest = float(p[p < 1].sum())
+            p = np.minimum(c * magnitudes, 1.0)
+            certain, rest = int((p >= 1).sum()), float(p[p < 1].sum())
             if not certain or not rest:
                 break
             c *= max((wanted - certain) / rest, 1.0)

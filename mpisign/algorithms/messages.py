@@ -149,6 +149,14 @@ class Direction:
             part = out[span.coordinates].zero_()
             bits.add_levels(part, self.planes[:, span.words(self.lo)], table)
 
+    def floats(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
+        """Each span of the chunk with what was decided there, as float32: the raw floats themselves, or new values."""
+        if self.levels is not None:
+            yield from self.values(layout)
+            return
+        for span in layout.spans(self.lo, self.hi):
+            yield span, self.planes[0, span.items(self.lo)]
+
     def values(self, layout: Layout) -> Iterator[tuple[Span, Tensor]]:
         """Each span of the chunk with what was decided there, as new float32 values."""
         for span, table in self._decoded(layout):

@@ -1,7 +1,9 @@
 """What an algorithm is: four slots with a name, or stages of such."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Self
 
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
@@ -118,12 +120,43 @@ class Algorithm(Method):
         return replace(self, sign=sign, vote=vote)
 
 
-@dataclass(frozen=True)
-class _Turns(Method):
-    """Two algorithms that take turns; kept arrays go along with each change.
+class _Several(Method):
+    """Algorithms that take turns; kept arrays go along with each change.
 
     keep: (from, to) names of arrays, as Stepper.states() has them, such as ("vote/z", "vote/z").
     """
+
+    def _of(self, stages: tuple[Algorithm, ...], name: str) -> Self:
+        """The same with other algorithms for its own."""
+        raise NotImplementedError
+
+    @property
+    def needs(self):
+        return frozenset().union(*(stage.needs for stage in self.stages))
+
+    @property
+    def sampling(self):
+        return next((stage.sampling for stage in self.stages if stage.sampling), "")
+
+    @property
+    def rules(self):
+        return {rule: chosen for stage in self.stages for rule, chosen in stage.rules.items()}
+
+    def named(self, name):
+        return self._of(tuple(stage.named(name) for stage in self.stages), name)
+
+    def with_rules(self, zeros, ties, voters):
+        def ruled(stage: Algorithm) -> Algorithm:
+            # one stage may have no use for a rule that the other has
+            idle = self.rules.keys() - stage.rules.keys()
+            return stage.with_rules("auto" if "zeros" in idle else zeros, "auto" if "ties" in idle else ties, voters)
+
+        return self._of(tuple(map(ruled, self.stages)), self.name)
+
+
+@dataclass(frozen=True)
+class _Turns(_Several):
+    """Two algorithms that take turns."""
 
     first: Algorithm
     then: Algorithm
@@ -134,28 +167,8 @@ class _Turns(Method):
     def stages(self):
         return (self.first, self.then)
 
-    @property
-    def needs(self):
-        return self.first.needs | self.then.needs
-
-    @property
-    def sampling(self):
-        return self.first.sampling or self.then.sampling
-
-    @property
-    def rules(self):
-        return self.first.rules | self.then.rules
-
-    def named(self, name):
-        return replace(self, first=self.first.named(name), then=self.then.named(name), name=name)
-
-    def with_rules(self, zeros, ties, voters):
-        def ruled(stage: Algorithm) -> Algorithm:
-            # one stage may have no use for a rule that the other has
-            idle = self.rules.keys() - stage.rules.keys()
-            return stage.with_rules("auto" if "zeros" in idle else zeros, "auto" if "ties" in idle else ties, voters)
-
-        return replace(self, first=ruled(self.first), then=ruled(self.then))
+    def _of(self, stages, name):
+        return replace(self, first=stages[0], then=stages[1], name=name)
 
 
 @dataclass(frozen=True)
@@ -184,6 +197,31 @@ class Cycle(_Turns):
     def minibatches(self, steps):
         firsts = -(-steps // self.every)
         return self.first.minibatches(firsts) + self.then.minibatches(steps - firsts)
+
+
+@dataclass(frozen=True)
+class Phases(_Several):
+    """One algorithm after the other: the k-th takes the steps before ends[k] that are left, the last all others."""
+
+    algorithms: tuple[Algorithm, ...]
+    ends: tuple[int, ...]
+    keep: tuple[tuple[str, str], ...] = ()
+    name: str = field(default="", compare=False)
+
+    @property
+    def stages(self):
+        return self.algorithms
+
+    def _of(self, stages, name):
+        return replace(self, algorithms=stages, name=name)
+
+    def stage(self, age):
+        return bisect_right(self.ends, age)
+
+    def minibatches(self, steps):
+        edges = [0, *(min(end, steps) for end in self.ends), steps]
+        spans = zip(self.algorithms, pairwise(edges), strict=True)
+        return sum(algorithm.minibatches(end - begin) for algorithm, (begin, end) in spans)
 
 
 # What steps cost, for voters with (rows of a minibatch, rows owned) each

@@ -171,6 +171,65 @@ class ScaledSign(Signs):
 
 
 @dataclass(frozen=True)
+class Ternary(SignRule):
+    """sign(v) with probability |v|/S_b, else no vote; S_b the largest |v| of each tensor b over all voters [Wen et al.
+    2017 eq. 3]: S_b times it is unbiased for v.
+
+    clip: v is clipped to so many of its standard deviations in each tensor first; 0 for never. S is shared, float32.
+    """
+
+    clip: float = 2.5
+
+    needs_whole, vectors = "the largest value of each tensor over all voters", ("clipped", "odds")
+
+    def up(self):
+        return Planes(2)
+
+    def side_information(self):
+        return "the largest value of each tensor, a float32 up and down"
+
+    def init(self, layout):
+        return super().init(layout) | {"radii": torch.zeros(len(layout.segments))}
+
+    def agree(self, estimates, states, step):
+        layout, most = step.layout, []
+        for v, state in zip(estimates, states, strict=True):
+            clipped = state["clipped"].copy_(v)
+            for span, limit in zip(layout.all_spans, self._limits(v, layout), strict=True):
+                clipped[span.coordinates].clamp_(-limit, limit)
+            most.append(torch.from_numpy(layout.largest_magnitudes(bits.tile_maxima(clipped, layout.all_tiles))))
+        shared = step.world.max(most)
+        for state in states:
+            state["radii"].copy_(shared)
+
+    def _limits(self, v, layout):
+        """clip standard deviations of each tensor, float32."""
+        if not self.clip:
+            return [float("inf")] * len(layout.all_spans)
+        sizes = np.array([max(s.size, 1) for s in layout.segments])
+        squares = layout.block_sums(bits.tile_sums(v, layout.all_tiles, squares=True)) / sizes
+        deviations = np.sqrt(np.maximum(squares - (layout.sums(v) / sizes) ** 2, 0.0))
+        return [float(np.float32(self.clip * deviations[span.segment])) for span in layout.all_spans]
+
+    def unit(self, state):
+        return state["radii"].numpy()
+
+    def begin(self, v, state, step):
+        # P(+1) of a stochastic sign of 2|v| - S with radius S is |v|/S
+        odds, radii = torch.mul(state["clipped"].abs(), 2, out=state["odds"]), state["radii"].numpy()
+        for span in step.layout.all_spans:
+            odds[span.coordinates].sub_(float(radii[span.segment]))
+        return odds, radii
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        parts = step.layout.parts(lo, hi)
+        bits.pack_parts(state["clipped"][lo:hi], parts, lo, "plus", step.draw("zero"), out[:1])
+        bits.pack_stochastic_parts(signal[lo:hi], scales, parts, lo, step.draw("sign"), out[1:])
+        out[0] &= out[1]
+        return Packed(bad=None)
+
+
+@dataclass(frozen=True)
 class ThresholdSign(SignRule):
     """threshold * sign(v) where |v| > threshold, else no vote [Strom 2015]: two planes, and nothing beside them."""
 

@@ -172,6 +172,10 @@ class SignRule(_Stateful):
     def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
         """What all voters must agree on before they pack, through step.world; one call for the local voters."""
 
+    def unit(self, state: State) -> np.ndarray | None:
+        """What the direction is in units of, float32 (segments,), where all voters agreed on that; else None."""
+        return None
+
     def begin(self, v: Tensor, state: State, step: Step) -> tuple[Tensor, np.ndarray | None]:
         """What needs the whole vector: the signal to pack and its scales, if any.
 

@@ -172,8 +172,8 @@ class Sgd(Update):
 
     def apply(self, x, direction, state, step):
         weight_decays = step.weight_decays(self.weight_decay)
-        for span in step.layout.spans(direction.lo, direction.hi):
-            part, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+        for span, g in direction.floats(step.layout):
+            part = x[span.coordinates]
             if weight_decay := float(weight_decays[span.segment]):
                 g = g.add(part, alpha=weight_decay)
             if self.momentum:

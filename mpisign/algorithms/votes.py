@@ -51,6 +51,18 @@ class Majority(_Signs):
 
 
 @dataclass(frozen=True)
+class PresentMajority(Vote):
+    """The sign of the tally of those who sent one; none where nobody did, or where it is tied."""
+
+    def down(self, up, voters):
+        return Planes(2)
+
+    def verdict(self, ballots, scales, state, out, step):
+        t = ballots.tally
+        ballots.statistics = bits.majority(t.plus, t.minus, t.voters, ballots.lo, "zero", step.coin("tie"), out)
+
+
+@dataclass(frozen=True)
 class RandomisedMajority(Vote):
     """+1 with probability (1 + tally/n)/2, drawn once for everybody: unbiased for the mean of the signs."""
 

@@ -246,6 +246,8 @@ class Stepper:
                 direction = next(verdicts, None)
             if direction is None:
                 break
+            if (unit := channel.sign.unit(channel.sign_states[0])) is not None:
+                direction.scales = unit
             with self.timer("update"):
                 if not moving:
                     moving = True

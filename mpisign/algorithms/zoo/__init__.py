@@ -13,5 +13,17 @@ from mpisign.algorithms.zoo import stochastic  # isort: skip
 from mpisign.algorithms.zoo import variance_reduced  # isort: skip
 from mpisign.algorithms.zoo import local  # isort: skip
 from mpisign.algorithms.zoo import feedback  # isort: skip
+from mpisign.algorithms.zoo import quantised  # isort: skip
+from mpisign.algorithms.zoo import sparse  # isort: skip
 
-__all__ = ["feedback", "finite_sum", "local", "majority", "single", "stochastic", "variance_reduced"]
+__all__ = [
+    "feedback",
+    "finite_sum",
+    "local",
+    "majority",
+    "quantised",
+    "single",
+    "sparse",
+    "stochastic",
+    "variance_reduced",
+]
