@@ -22,10 +22,8 @@ def listing(entries: Iterable[Entry]) -> str:
 
 def absent() -> str:
     """The methods that are no entries, each with its reason and what comes nearest."""
-    return "\n".join(
-        _wrap(f"{method.name} ({method.paper}): {method.reason}. Nearest: {method.instead}", "    ")
-        for method in ABSENT
-    )
+    texts = (f"{m.name} ({m.paper}): {m.reason}. Nearest: {m.instead}" for m in ABSENT)
+    return "\n".join(_wrap(text, "    ") for text in texts)
 
 
 def markdown(entries: Iterable[Entry]) -> str:

@@ -17,15 +17,15 @@ ABSENT = (
     Absent(
         "ATOMO",
         "Wang et al. 2018, arXiv:1806.04090",
-        "it takes a singular value decomposition of every matrix in every step, which costs more than the gradient, and "
-        "the authors' own successors (PowerSGD) keep a basis instead; its entrywise form is that of wangni",
+        "it takes a singular value decomposition of every matrix in every step, which costs more than the gradient, "
+        "and the authors' own successors (PowerSGD) keep a basis instead; its entrywise form is that of wangni",
         "mpisign train --set algorithm.name=powersgd",
     ),
     Absent(
         "GradiVeQ",
         "Yu et al. 2018, arXiv:1811.03617",
-        "its basis comes from a phase of dense training per layer and from how layers are cut, which the paper tunes by "
-        "hand; no code was found to compare with",
+        "its basis comes from a phase of dense training per layer and from how layers are cut, which the paper tunes "
+        "by hand; no code was found to compare with",
         "mpisign train --set algorithm.name=powersgd",
     ),
     Absent(
