@@ -21,6 +21,7 @@ def test_kernels(tmp_path):
     assert ended.code == 0, ended.err
     names = [row.split("|")[1].strip() for row in rows(ended.out)]
     assert {"pack", "stochastic pack", "scaled pack, error feedback", "count", "majority", "apply"} <= set(names)
+    assert {f"{way} {kind}" for way in ("pack", "add") for kind in ("levels", "largest", "chosen")} <= set(names)
     with h5py.File(file) as saved:
         table = saved["kernels"]
         assert [name.decode() for name in table["kernel"]] == names
