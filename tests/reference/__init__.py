@@ -17,7 +17,7 @@ F = np.float32
 
 @dataclass
 class Message:
-    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats."""
+    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats, also those that a code stands for."""
 
     signs: np.ndarray | None = None
     scales: list | None = None
