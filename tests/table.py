@@ -109,6 +109,7 @@ FORMS = [
     ("dgc", {"density": 0.01, "warmup_steps": 8}),
     ("dgc", {"density": 0.01, "warmup_steps": 6, "select": "all"}),
     ("s3gd-mv", {"density": 1.0}),
+    ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

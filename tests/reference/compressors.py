@@ -71,7 +71,7 @@ class Chosen(OfTiles):
 
 class GlobalLargest(Slot):
     def encode(self, v, voter, stream):
-        out, k = np.zeros(len(v), dtype=F), max(1, round(self.density * len(v)))
+        out, k = np.zeros(len(v), dtype=F), max(1, round(self.density * len(self.run.coordinates)))
         self.sent = largest(v, range(len(v)), k)
         out[self.sent] = v[self.sent]
         return out
