@@ -120,6 +120,7 @@ class Layout:
         self._spans: dict[tuple[int, int], list[Span]] = {}
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._parts: dict[tuple[int, int], np.ndarray] = {}
+        self._present: dict[tuple[int, int], Tensor] = {}
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -230,6 +231,18 @@ class Layout:
     def pads(self, lo: int, hi: int) -> int:
         """Coordinates of [lo, hi) that belong to no parameter."""
         return hi - lo - sum(s.hi - s.lo for s in self.spans(lo, hi))
+
+    def present(self, lo: int, hi: int) -> Tensor:
+        """The words of [lo, hi) with a 1 for each coordinate that belongs to a parameter, int64 (words,)."""
+        if (lo, hi) not in self._present:
+            words = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
+            for span in self.spans(lo, hi):
+                span_words = words[span.words(lo)]
+                span_words.fill_(-1)
+                if rest := (span.hi - span.lo) % WORD:
+                    span_words[-1] = (1 << rest) - 1
+            self._present[lo, hi] = words.to(self.device)
+        return self._present[lo, hi]
 
     def zeros(self) -> Tensor:
         """A new float32 vector of `length` zeros."""

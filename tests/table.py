@@ -73,6 +73,12 @@ TABLE = {
     "ef-signsgd": Row({"weight_decay": 0.1}, Claim(0.3, 2e-5, 500)),
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
+    "topk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-4)),
+    "randk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-4)),
+    "dgc": Row({"density": 0.02, "momentum": 0.5, "clip_norm": 1.0, "weight_decay": 0.1}, Claim(0.1, 1e-4)),
+    "strom": Row({"threshold": 0.05, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "wangni": Row({"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-3), bitwise=False),
+    "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
 }
@@ -95,6 +101,15 @@ FORMS = [
     ("dvr-q", {"beta": 0.3, "start_batches": 3}),
     ("dist-ef-signsgd", {"weight_decay": 0.1}),
     ("signsgd-fv", {"plain": 5, "negative": False}),
+    ("topk", {"density": 0.02, "select": "all"}),
+    ("topk", {"density": 1.0}),
+    ("randk", {"density": 0.1, "feedback": False}),
+    ("dgc", {"density": 0.02, "nesterov": True, "momentum": 0.8}),
+    ("dgc", {"density": 0.02, "select": "all", "nesterov": True, "clip_norm": 1.0}),
+    ("dgc", {"density": 0.01, "warmup_steps": 8}),
+    ("dgc", {"density": 0.01, "warmup_steps": 6, "select": "all"}),
+    ("s3gd-mv", {"density": 1.0}),
+    ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

@@ -67,7 +67,7 @@ class MaskedMomentum(SignRule):
     """u = momentum*u + g; v += u; sends some coordinates of v, and forgets u and v there [Lin et al. 2018 alg. 1, DGC].
 
     nesterov: u = momentum*(u + g), v += u + g. clip: g is scaled to norm clip/sqrt(n) if it is longer; 0 for never.
-    form: a code that tells values of some coordinates.
+    form: a code of the largest coordinates, which can clear those it tells of.
     """
 
     form: Format

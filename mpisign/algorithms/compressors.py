@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 
 import numpy as np
+from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.formats import Format
 from mpisign.errors import UsageError
-from mpisign.layout import TILE, WORD
+from mpisign.layout import TILE, WORD, Layout
 
 PLANES = 9  # most that a code of levels takes
 MOST_POWERS = 100  # halvings of a norm that float32 holds beside it
@@ -249,7 +250,7 @@ class GlobalLargest(_Entries):
         return min(coordinates, max(1, round(self.density * coordinates)))
 
     def encode(self, v, lo, draw, out, step):
-        bits.pack_greatest(v, self.room(len(v)), out[0])
+        bits.pack_greatest(v, self.room(step.layout.size), out[0])
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class Drawn(_Entries):
     """v_i/p_i with probability p_i = min(1, c |v_i|), else nothing: unbiased; c such that few are sent on average.
 
     p is found by `passes` of the greedy algorithm [Wangni et al. 2018 alg. 3], from c = density*d/|v|_1. A message has
-    room for six standard deviations more than are sent on average.
+    room for six standard deviations more than are sent on average, and 64; what is beyond that is not sent.
     """
 
     density: float = 0.01
@@ -271,19 +272,21 @@ class Drawn(_Entries):
         bits.pack_drawn(v, lo, self.factor(v, step), draw, out[0])
 
     def factor(self, v, step) -> float:
-        """c, in float64, by sums of tiles."""
-        layout, wanted = step.layout, self.density * step.layout.size
-        tiles = layout.all_tiles
-        total = float(layout.block_sums(bits.tile_sums(v, tiles)).sum())
+        """c, in float64, by sums of tiles, so that it is a matter of bits."""
+        wanted, total = self.density * step.layout.size, _sum(v, step.layout)
         c = wanted / total if total else 0.0
-        magnitudes = np.abs(v.cpu().numpy().astype(np.float64))
         for _ in range(self.passes):
-            p = np.minimum(c * magnitudes, 1.0)
-            certain, rest = int((p >= 1).sum()), float(p[p < 1].sum())
-            if not certain or not rest:
+            certain = v.abs().double() * c >= 1
+            rest = _sum(v.masked_fill(certain, 0.0), step.layout)
+            if not certain.any() or not rest:
                 break
-            c *= max((wanted - certain) / rest, 1.0)
+            c *= max((wanted - int(certain.sum())) / (c * rest), 1.0)
         return c
+
+
+def _sum(v: Tensor, layout: Layout) -> float:
+    """|v|_1, float64."""
+    return float(np.add.accumulate(layout.block_sums(bits.tile_sums(v, layout.all_tiles)))[-1])
 
 
 def _choice(step):

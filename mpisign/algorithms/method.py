@@ -16,6 +16,7 @@ class Method:
 
     name: str
     keep: tuple[tuple[str, str], ...] = ()  # arrays that go along from stage to stage
+    shares: bool = False  # whether all stages work on the arrays of the first
     stages: tuple["Algorithm", ...]
 
     @property
@@ -201,12 +202,16 @@ class Cycle(_Turns):
 
 @dataclass(frozen=True)
 class Phases(_Several):
-    """One algorithm after the other: the k-th takes the steps before ends[k] that are left, the last all others."""
+    """One algorithm after the other: the k-th takes the steps before ends[k] that are left, the last all others.
+
+    They differ in hyperparameters alone, and work on the same arrays; their votes keep none.
+    """
 
     algorithms: tuple[Algorithm, ...]
     ends: tuple[int, ...]
-    keep: tuple[tuple[str, str], ...] = ()
     name: str = field(default="", compare=False)
+
+    shares = True
 
     @property
     def stages(self):

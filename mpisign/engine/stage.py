@@ -19,13 +19,16 @@ from mpisign.layout import Group, Layout
 class Channel:
     """A group of coordinates, with the sign rule, vote, update and exchange that move it, and their arrays."""
 
-    def __init__(self, group: Group, algorithm: Algorithm, exchange: Exchange, voters: int):
-        """voters: local ones; each has a row in the arrays of the sign rule, its own state being made of views."""
+    def __init__(self, group: Group, algorithm: Algorithm, exchange: Exchange, voters: int, like: "Channel | None"):
+        """voters: local ones; each has a row in the arrays of the sign rule, its own state being made of views.
+
+        like: the channel whose arrays it shares, if any.
+        """
         self.group, self.layout, self.exchange = group, group.layout, exchange
         self.sign, self.update = algorithm.sign, algorithm.update
-        self.sign_rows = _rows(self.sign.init(self.layout), voters)
+        self.sign_rows = like.sign_rows if like else _rows(self.sign.init(self.layout), voters)
         self.sign_states = [{k: rows[i] for k, rows in self.sign_rows.items()} for i in range(voters)]
-        self.update_state = self.update.init(self.layout)
+        self.update_state = like.update_state if like else self.update.init(self.layout)
         self.scaled = self.sign.up().scaled
 
     def of(self, vectors: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -57,15 +60,22 @@ class Stage:
         layout: Layout,
         local: tuple[int, ...],
         batched: bool = False,
+        like: "Stage | None" = None,
     ):
-        """exchanges: one per group of the layout. batched: whether the problem can be asked for all voters at once."""
+        """exchanges: one per group of the layout. batched: whether the problem can be asked for all voters at once.
+
+        like: the stage whose arrays it shares, if any.
+        """
         self.algorithm, self.local = algorithm, local
-        pairs = zip(layout.groups, exchanges, strict=True)
-        self.channels = [Channel(group, algorithm.of(group), exchange, len(local)) for group, exchange in pairs]
+        shared = like.channels if like else [None] * len(exchanges)
+        self.channels = [
+            Channel(group, algorithm.of(group), exchange, len(local), channel)
+            for group, exchange, channel in zip(layout.groups, exchanges, shared, strict=True)
+        ]
         # all voters are then asked, and their messages packed, as rows of one matrix
         alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
         self.together = batched and alike
-        self.estimator_rows = _rows(algorithm.estimator.init(layout), len(local))
+        self.estimator_rows = like.estimator_rows if like else _rows(algorithm.estimator.init(layout), len(local))
         self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
 
     @property
@@ -94,8 +104,8 @@ class Stage:
         return self.counted() | self.common() | self.own()
 
     def bytes_a_step(self) -> int:
-        """Bytes of words and floats that this rank sends in a step."""
-        return sum(sum(channel.exchange.bytes_a_step()) for channel in self.channels)
+        """Bytes of words and floats that this rank sends in a step, foretold."""
+        return sum(channel.exchange.bytes_foretold() for channel in self.channels)
 
     def memory(self) -> int:
         """Bytes of the exchanges' buffers and of the vote's arrays."""

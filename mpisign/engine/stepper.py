@@ -98,8 +98,10 @@ class Stepper:
         self.timer = timer or Timer()
         self.t = self.begun = begun
         self.batched = batch_oracles(oracles)
-        pairs = zip(algorithm.stages, exchanges, strict=True)
-        self.stages = [Stage(slots, own, layout, world.local, bool(self.batched)) for slots, own in pairs]
+        self.stages: list[Stage] = []
+        for slots, own in zip(algorithm.stages, exchanges, strict=True):
+            like = self.stages[0] if algorithm.shares and self.stages else None
+            self.stages.append(Stage(slots, own, layout, world.local, bool(self.batched), like))
         self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
@@ -318,7 +320,8 @@ class Stepper:
         return self.common() | self._of_stages(Stage.counted) | self.own()
 
     def _of_stages(self, group: Callable[[Stage], State]) -> State:
-        return {self.prefix(k) + name: a for k, stage in enumerate(self.stages) for name, a in group(stage).items()}
+        stages = self.stages[:1] if self.algorithm.shares else self.stages
+        return {self.prefix(k) + name: a for k, stage in enumerate(stages) for name, a in group(stage).items()}
 
     @staticmethod
     def prefix(k: int) -> str:

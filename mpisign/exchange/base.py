@@ -199,7 +199,7 @@ class Exchange:
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
         self._counting = counting
-        self.world.count_step(self.bytes_a_step(), self.method_bits)  # of messages that vary, see count_lengths
+        self.world.count_step(self.bytes_a_step(), (0, 0) if self.up.varies else self.method_bits)
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None
@@ -372,6 +372,13 @@ class Exchange:
     def gather_tiles(self, own: list[np.ndarray]) -> np.ndarray:
         """Tile sums of this rank's shards as those of the whole vector, in coordinate order."""
         return np.concatenate(own) if own else np.zeros(0)
+
+    def bytes_foretold(self) -> int:
+        """Bytes that this rank sends in a step, both ways; of messages whose length varies, on average."""
+        if not self.up.varies:
+            return sum(self.bytes_a_step())
+        words = 2 + self.up.cost(self.layout.size) // 64
+        return 8 * words * len(self.world.local) * (self.world.n - 1)
 
     def count_lengths(self, lengths: Sequence[int]) -> None:
         """Counts messages whose length varies: every local voter's goes to all others, its length in a word before it.

@@ -82,7 +82,7 @@ class Adversary:
 
     def _change_words(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):
         """message: (planes, W), the signs and, where voters may abstain, who does not."""
-        present, signs = coordinates_of(layout, lo, hi).to(message.device), message[0]
+        present, signs = layout.present(lo, hi).to(message.device), message[0]
         match self.kind:
             case "invert":
                 signs ^= present
@@ -118,14 +118,3 @@ class Adversary:
                 v.copy_(mean).mul_(-self.factor)
             case "scale":
                 v.mul_(self.factor)
-
-
-def coordinates_of(layout: Layout, lo: int, hi: int) -> Tensor:
-    """The words of coordinates [lo, hi) with a 1 for each that belongs to a parameter, int64 (W,)."""
-    words = torch.zeros((hi - lo) // WORD, dtype=torch.int64)
-    for span in layout.spans(lo, hi):
-        span_words = words[span.words(lo)]
-        span_words.fill_(-1)
-        if rest := (span.hi - span.lo) % WORD:
-            span_words[-1] = (1 << rest) - 1
-    return words

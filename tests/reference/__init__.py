@@ -17,7 +17,7 @@ F = np.float32
 
 @dataclass
 class Message:
-    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats."""
+    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats, also those that a code stands for."""
 
     signs: np.ndarray | None = None
     scales: list | None = None
@@ -76,6 +76,8 @@ class Reference:
         self.t += 1
 
     def _turn(self, before, after):
+        if self.turns.shares:
+            self._hand_over(before, after)
         for source, target in self.turns.keep:
             (from_slot, from_name), (to_slot, to_name) = source.split("/"), target.split("/")
             targets = after[to_slot] if isinstance(after[to_slot], list) else [after[to_slot]]
@@ -84,6 +86,12 @@ class Reference:
                 # estimates that were given leave no arrays
                 if hasattr(source_slot, from_name):
                     setattr(slot, to_name, getattr(source_slot, from_name).copy())
+
+    def _hand_over(self, before, after):
+        """All arrays of a voter's slots go on to the next phase."""
+        for slot in ("estimator", "sign"):
+            for source, target in zip(before[slot], after[slot], strict=True):
+                vars(target).update({k: a for k, a in vars(source).items() if isinstance(a, np.ndarray)})
 
     # What slots share
 

@@ -29,6 +29,10 @@ class Randomness:
         out = self._block(coordinate // 64, step, voter, stream)
         return bool((out[0] | out[1] << 32) >> (coordinate % 64) & 1)
 
+    def whole(self, coordinate, step, voter, stream):
+        """All 32 bits of a coordinate's output."""
+        return self._block(coordinate // 4, step, voter, stream)[coordinate % 4]
+
     def odds(self, coordinates, step, voter, stream):
         """(2k + 1) - 2**24 for the upper 24 bits k of each coordinate's output."""
         blocks = np.array([[c // 4, step, voter, STREAMS[stream]] for c in coordinates])

@@ -1,5 +1,7 @@
 """Messages for an estimate v."""
 
+import math
+
 import numpy as np
 
 from tests.reference.arithmetic import norm, tiled
@@ -104,10 +106,57 @@ class ErrorFeedback(Slot):
     def message(self, v, agreed):
         p = self.e + F(self.run.lr if self.in_x else 1.0) * v
         sent = self.inner.message(p, agreed)
-        for scale, (offset, size) in zip(sent.scales, self.run.tensors, strict=True):
+        if sent.signs is None:
+            p = p - sent.raw
+        for scale, (offset, size) in zip(sent.scales or (), self.run.tensors, strict=sent.scales is not None):
             here = slice(offset, offset + size)
             p[here] -= (scale * sent.signs[here].astype(F)).astype(F)
         self.e = p
+        return sent
+
+
+class ThresholdSign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        s = np.zeros(len(v), dtype=np.int64)
+        for i in self.run.coordinates:
+            s[i] = np.sign(v[i]) if abs(v[i]) > F(self.threshold) else 0
+        return Message(s, [F(self.threshold)] * len(self.run.tensors))
+
+
+class Compressed(Slot):
+    def begin(self):
+        from tests.reference import compressors
+
+        self.code = self.run.slot(compressors, self.form, self.voter)
+
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        read = self.code.encode(v, self.voter, "sign")
+        return Message(signs=read.astype(np.int64)) if self.code.signs else Message(raw=read)
+
+
+class MaskedMomentum(Compressed):
+    """Lin et al. 2018 algorithms 1 and 3: u and v are local, and both are forgotten where v was sent."""
+
+    def begin(self):
+        super().begin()
+        self.u, self.v = self.run.zeros(), self.run.zeros()
+
+    def message(self, g, agreed):
+        scale, length = 1.0, norm(g, self.run.tensors)
+        if self.clip and length > self.clip / math.sqrt(self.run.n):
+            scale = self.clip / math.sqrt(self.run.n) / length
+        if self.nesterov:
+            self.u = F(self.momentum) * self.u + F(self.momentum * scale) * g
+            self.v = self.v + F(scale) * g + self.u
+        else:
+            self.u = F(self.momentum) * self.u + F(scale) * g
+            self.v = self.v + self.u
+        sent = super().message(self.v, agreed)
+        self.u[self.code.sent] = self.v[self.code.sent] = 0
         return sent
 
 

@@ -52,6 +52,11 @@ class Majority(Slot):
         return self.decided(tally(messages)), None, False
 
 
+class PresentMajority(Slot):
+    def decide(self, messages):
+        return np.sign(tally(messages)).astype(float), None, False
+
+
 class RandomisedMajority(Slot):
     def decide(self, messages):
         total, out = tally(messages), np.zeros(len(self.run.x))
