@@ -97,7 +97,7 @@ class Stepper:
         self.t = self.begun = begun
         self.batched = batch_oracles(oracles)
         pairs = zip(algorithm.stages, exchanges, strict=True)
-        self.stages = [Stage(slots, own, layout, world.local, bool(self.batched)) for slots, own in pairs]
+        self.stages = [Stage(slots, own, layout, world.local, oracles, bool(self.batched)) for slots, own in pairs]
         self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
