@@ -25,6 +25,7 @@ class Claim:
 class Row:
     hyper: dict
     claim: Claim
+    scale: float = 1.0  # of the rates in comparisons bit by bit, for methods to which 0.01 is too much
     bitwise: bool = True  # x equals the reference's bit for bit; else within 4 ulp of it, step by step
 
 
@@ -81,6 +82,14 @@ TABLE = {
     "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
+    "adagrad": Row({"weight_decay": 0.1}, Claim(0.3, 1e-5, constant=True)),
+    "adadelta": Row({"rho": 0.8, "weight_decay": 0.1}, Claim(100.0, 1e-3)),
+    "yogi": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.3, 1e-5)),
+    "m-svag": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-4, constant=True)),
+    "nigt": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.3, 1e-3)),
+    "ssd": Row({"weight_decay": 0.1}, Claim(0.03, 1e-4), scale=1e-3),
+    "sag": Row({"weight_decay": 0.1}, Claim(0.05, 1e-8, constant=True), bitwise=False),
+    "saga": Row({"weight_decay": 0.1}, Claim(0.05, 1e-8, constant=True), bitwise=False),
 }
 
 # other forms of an entry

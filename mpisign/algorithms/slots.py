@@ -93,6 +93,8 @@ class Estimator(_Stateful):
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one per voter, and a BatchedOracle
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
+    # names of its float32 arrays (rows, Problem.outputs), of the rows that this voter owns, zeros before the first step
+    tables: ClassVar[tuple[str, ...]] = ()
     sampling: str = ""  # what batches must be, "reshuffle" or "replacement"; "" for either
     minibatches: int = 1  # of a step, where it is not one
     # numbers that travel to the updates of all voters in a step's header: its state holds them as "told", float64

@@ -134,6 +134,44 @@ class SnapshotStorm(Slot):
         return self.v
 
 
+class Extrapolated(Slot):
+    def estimate(self):
+        run = self.run
+        return self.gradient(F(self.beta / (1 - self.beta)) * (run.x - run.x_before) + run.x)
+
+
+class Table(Slot):
+    """Keeps each row's whole latest gradient, without the regulariser's, in float64."""
+
+    def begin(self):
+        self.latest = {}
+
+    def renew(self):
+        """The batch's rows with their gradients before and now."""
+        run, found = self.run, {}
+        for row in run.oracle.rows_of_batch(self.voter, run.t):
+            now = run.oracle.of_row(self.voter, run.t, run.x, row)
+            found[row] = self.latest.get(row, np.zeros(len(run.x))), now
+        self.latest |= {row: now for row, (_, now) in found.items()}
+        return found
+
+    def regularised(self, v):
+        return (v + self.run.oracle.of_regulariser(self.voter, self.run.x)).astype(F)
+
+
+class Sag(Table):
+    def estimate(self):
+        self.renew()
+        return self.regularised(sum(self.latest.values()) / len(self.latest))
+
+
+class Saga(Table):
+    def estimate(self):
+        mean = sum(self.latest.values(), np.zeros(len(self.run.x))) / self.run.oracle.count(self.voter)
+        changes = [now - before for before, now in self.renew().values()]
+        return self.regularised(mean + sum(changes) / len(changes))
+
+
 class LocalSteps(Slot):
     def estimate(self):
         point, v = self.run.x.copy(), self.run.zeros()
@@ -186,6 +224,13 @@ class CalibratedMomentum(Slot):
         self.m = F(self.beta) * self.m + F(1 - self.beta) * g
         self.told = (abs(self.total(np.sign(self.m) * g)) / (norm(g, self.run.tensors) ** 2 + 1e-30),)
         return self.m
+
+
+class DualNorm(Slot):
+    def estimate(self):
+        g = self.gradient()
+        self.told = (self.total(np.abs(g)),)
+        return g
 
 
 class Differences(Slot):

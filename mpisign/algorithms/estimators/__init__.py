@@ -3,8 +3,9 @@
 from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
-from mpisign.algorithms.estimators.plain import ClippedRows, FullGradient, Minibatch
-from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences
+from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
+from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
+from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import ZerothOrder
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Correction",
     "DecidedMomentum",
     "Differences",
+    "DualNorm",
+    "Extrapolated",
     "FullGradient",
     "Lion",
     "LocalAdam",
@@ -20,6 +23,8 @@ __all__ = [
     "Minibatch",
     "Momentum",
     "Nesterov",
+    "Sag",
+    "Saga",
     "SnapshotStorm",
     "Storm",
     "Svrg",

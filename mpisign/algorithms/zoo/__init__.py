@@ -15,8 +15,10 @@ from mpisign.algorithms.zoo import local  # isort: skip
 from mpisign.algorithms.zoo import feedback  # isort: skip
 from mpisign.algorithms.zoo import quantised  # isort: skip
 from mpisign.algorithms.zoo import sparse  # isort: skip
+from mpisign.algorithms.zoo import dense  # isort: skip
 
 __all__ = [
+    "dense",
     "feedback",
     "finite_sum",
     "local",
