@@ -74,6 +74,7 @@ TABLE = {
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
+    "powersgd": Row({"weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6, hyper={"rank": 1}), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
 }
 
@@ -95,6 +96,7 @@ FORMS = [
     ("dvr-q", {"beta": 0.3, "start_batches": 3}),
     ("dist-ef-signsgd", {"weight_decay": 0.1}),
     ("signsgd-fv", {"plain": 5, "negative": False}),
+    ("powersgd", {"rank": 3, "warm_start": False, "momentum": 0.0}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

@@ -30,6 +30,7 @@ STREAMS = {
     "augment": 13,  # how training images are varied
     "attack": 14,  # what lying voters make up
     "probe": 15,  # rows, or noise, of the minibatches whose noise is measured
+    "low rank": 18,  # factors of low rank from which subspace iteration starts
 }
 
 

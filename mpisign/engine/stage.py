@@ -59,7 +59,7 @@ class Stage:
         batched: bool = False,
     ):
         """exchanges: one per group of the layout. batched: whether the problem can be asked for all voters at once."""
-        self.algorithm, self.local = algorithm, local
+        self.algorithm, self.local, self.layout = algorithm, local, layout
         pairs = zip(layout.groups, exchanges, strict=True)
         self.channels = [Channel(group, algorithm.of(group), exchange, len(local)) for group, exchange in pairs]
         # all voters are then asked, and their messages packed, as rows of one matrix
@@ -94,8 +94,14 @@ class Stage:
         return self.counted() | self.common() | self.own()
 
     def bytes_a_step(self) -> int:
-        """Bytes of words and floats that this rank sends in a step."""
-        return sum(sum(channel.exchange.bytes_a_step()) for channel in self.channels)
+        """Bytes of words and floats that this rank sends in a step, to vote and to agree before it."""
+        return sum(sum(channel.exchange.bytes_a_step()) for channel in self.channels) + self.bytes_to_agree
+
+    @property
+    def bytes_to_agree(self) -> int:
+        """Of them, those of the means on which estimators agree: a share of a mean goes up, and the mean comes down."""
+        n = self.exchange.world.n
+        return 8 * self.algorithm.estimator.shared_floats(self.layout) * (n - 1) * len(self.local) // n
 
     def memory(self) -> int:
         """Bytes of the exchanges' buffers and of the vote's arrays."""

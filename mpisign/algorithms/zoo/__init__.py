@@ -13,5 +13,6 @@ from mpisign.algorithms.zoo import stochastic  # isort: skip
 from mpisign.algorithms.zoo import variance_reduced  # isort: skip
 from mpisign.algorithms.zoo import local  # isort: skip
 from mpisign.algorithms.zoo import feedback  # isort: skip
+from mpisign.algorithms.zoo import low_rank  # isort: skip
 
-__all__ = ["feedback", "finite_sum", "local", "majority", "single", "stochastic", "variance_reduced"]
+__all__ = ["feedback", "finite_sum", "local", "low_rank", "majority", "single", "stochastic", "variance_reduced"]
