@@ -224,11 +224,12 @@ def product(a, b):
 
 
 def gram_schmidt(factor):
-    """Its columns made orthonormal, one after the other, the norm of each enlarged by 1e-8."""
+    """Its columns made orthonormal, one after the other; one that depends on those before it becomes zeros."""
     columns = [[float(value) for value in column] for column in factor.T]
+    lengths = [math.sqrt(sum(value * value for value in column)) for column in columns]
     for k, column in enumerate(columns):
-        length = math.sqrt(sum(value * value for value in column)) + 1e-8
-        column[:] = [value / length for value in column]
+        left = math.sqrt(sum(value * value for value in column))
+        column[:] = [value / left if left > 1e-10 * lengths[k] else 0.0 for value in column]
         for other in columns[k + 1 :]:
             along = sum(a * b for a, b in zip(column, other, strict=True))
             other[:] = [b - along * a for a, b in zip(column, other, strict=True)]

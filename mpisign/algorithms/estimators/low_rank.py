@@ -11,7 +11,7 @@ from mpisign.algorithms.slots import Estimator, State, Step
 from mpisign.errors import UsageError
 from mpisign.layout import Layout, Segment
 
-EPSILON = 1e-8  # added to the norm that a column is divided by, as the authors' code does
+EPSILON = 1e-10  # of a column: where no more is left of it beside the others, that is nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,15 @@ def _any_bad(estimates: Sequence[Tensor], step: Step) -> bool:
 def orthonormal(factor: Tensor) -> Tensor:
     """The columns of a factor (rows, rank) made orthonormal by Gram and Schmidt in float64, as float32.
 
-    A column is divided by its norm + 1e-8, so that one of zeros stays as it is.
+    A column that depends on those before it, of whose length less than 1e-10 is left, becomes zeros. The authors' code
+    has no such rule, but adds 1e-8 to every norm, by which columns that hardly differ would not become orthogonal.
     """
     columns = factor.double()
-    for k in range(columns.shape[1]):
+    lengths = total(columns * columns).sqrt()
+    for k, length in enumerate(lengths):
         column, others = columns[:, k : k + 1], columns[:, k + 1 :]
-        column /= total(column * column).sqrt() + EPSILON
+        left = total(column * column).sqrt()
+        column /= torch.where(left > EPSILON * length, left, torch.inf)
         others -= column * total(column * others)
     return columns.float()
 
