@@ -53,8 +53,9 @@ class Setup:
         return make_stepper(algorithm, chosen, self.layout, world, self.streams, oracles, self.x.clone(), **options)
 
     def reference(self, algorithm):
-        tensors = [(s.offset, s.size) for s in self.layout.segments]
-        return Reference(algorithm, self.n, self.seed, self.x.numpy(), tensors, SlowOracle(self, algorithm.sampling))
+        shapes, tensors = zip(*((s.shape, (s.offset, s.size)) for s in self.layout.segments), strict=True)
+        oracle = SlowOracle(self, algorithm.sampling)
+        return Reference(algorithm, self.n, self.seed, self.x.numpy(), shapes, tensors, oracle)
 
 
 class SlowOracle:

@@ -68,6 +68,15 @@ class Awkward(LeastSquares):
         return {k: torch.tensor(values, dtype=torch.float32) for k, values in start.items()}
 
 
+class Layered(Awkward):
+    """Least squares on a layer, its bias, a convolution, and a matrix too small for factors of rank 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = {"layer": (70, 90), "bias": (70,), "convolution": (16, 3, 5, 5), "small": (2, 50)}
+        self.size = sum(int(np.prod(s)) for s in self.shapes.values())
+
+
 class Plain(Problem):
     """Least squares as somebody writes it first: rows without classes, of whatever type, sizes looked up in read().
 

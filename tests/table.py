@@ -81,6 +81,7 @@ TABLE = {
     "wangni": Row({"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-3), bitwise=False),
     "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
+    "powersgd": Row({"weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6, hyper={"rank": 1}), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
     "adagrad": Row({"weight_decay": 0.1}, Claim(0.3, 1e-5, constant=True)),
     "adadelta": Row({"rho": 0.8, "weight_decay": 0.1}, Claim(100.0, 1e-3)),
@@ -119,6 +120,7 @@ FORMS = [
     ("dgc", {"density": 0.01, "warmup_steps": 6, "select": "all"}),
     ("s3gd-mv", {"density": 1.0}),
     ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
+    ("powersgd", {"rank": 3, "warm_start": False, "momentum": 0.0}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

@@ -67,9 +67,9 @@ class Stage:
     ):
         """exchanges: one per group of the layout. oracles: one per local voter.
 
-        batched: whether the problem can be asked for all voters at once. like: the stage whose arrays it shares, if any.
+        batched: whether the problem can be asked for all voters at once. like: the stage whose arrays it shares.
         """
-        self.algorithm, self.local = algorithm, local
+        self.algorithm, self.local, self.layout = algorithm, local, layout
         shared = like.channels if like else [None] * len(exchanges)
         self.channels = [
             Channel(group, algorithm.of(group), exchange, len(local), channel)
@@ -110,8 +110,14 @@ class Stage:
         return self.counted() | self.common() | self.own()
 
     def bytes_a_step(self) -> int:
-        """Bytes of words and floats that this rank sends in a step, foretold."""
-        return sum(channel.exchange.bytes_foretold() for channel in self.channels)
+        """Bytes of words and floats that this rank sends in a step, to vote and to agree before it, foretold."""
+        return sum(channel.exchange.bytes_foretold() for channel in self.channels) + self.bytes_to_agree
+
+    @property
+    def bytes_to_agree(self) -> int:
+        """Of them, those of the means on which estimators agree: a share of a mean goes up, and the mean comes down."""
+        n = self.exchange.world.n
+        return 8 * self.algorithm.estimator.shared_floats(self.layout) * (n - 1) * len(self.local) // n
 
     def memory(self) -> int:
         """Bytes of the exchanges' buffers and of the vote's arrays."""

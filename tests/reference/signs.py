@@ -168,3 +168,12 @@ class Raw(Slot):
         for i in range(len(v)) if self.noise else ():
             out[i] += F(F(self.noise) * self.run.random.normal(i, self.run.t, self.voter, "dither"))
         return Message(raw=out)
+
+
+class Silent(Slot):
+    """Nothing is sent: v is what all voters have agreed on."""
+
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        return Message(raw=v.copy())

@@ -174,3 +174,8 @@ class ScaledMean(Slot):
 class Median(Slot):
     def decide(self, messages):
         return np.median(np.array([m.raw for m in messages]), axis=0), None, False
+
+
+class Unanimous(Slot):
+    def decide(self, messages):
+        return messages[0].raw, None, False

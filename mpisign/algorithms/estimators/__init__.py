@@ -2,6 +2,7 @@
 
 from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
+from mpisign.algorithms.estimators.low_rank import LowRank
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
 from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
@@ -20,6 +21,7 @@ __all__ = [
     "Lion",
     "LocalAdam",
     "LocalSteps",
+    "LowRank",
     "Minibatch",
     "Momentum",
     "Nesterov",
