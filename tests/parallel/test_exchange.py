@@ -38,7 +38,7 @@ def run(stepper, steps):
     """Digests of x after each step, with everything counted: votes and bytes."""
     found, counts = [], []
     for t in range(steps):
-        stepper.step(rates(t), counting=True)
+        stepper.step(TABLE[stepper.algorithm.name].scale * rates(t), counting=True)
         found.append(digest(stepper))
         c, sent = stepper.exchange.counts, stepper.world.traffic
         counts.append([c.agreement, c.ties, c.flips, sent.up, sent.down])
