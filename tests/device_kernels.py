@@ -24,6 +24,10 @@ TENSORS = {
     "pack_stochastic_parts": (0, 6), "count": (0, 1), "add": (0, 1), "majority": (0, 1, 6), "codes": (0, 1, 3),
     "randomised_majority": (0, 1, 5), "agreement": (0, 1), "apply": (0, 1), "blend": (0, 1), "add_signed": (0, 1),
     "add_levels": (0, 1), "differing": (0, 1), "spread": (0, 2), "gather": (0, 2), "weighted_majority": (0, 1, 7),
+    "pack_quantised": (0, 4), "add_quantised": (0, 1), "pack_two_means": (0, 4), "add_two_means": (0, 1),
+    "pack_largest": (0, 5), "add_largest": (0, 1), "clear_largest": (0, 1), "planes_of_largest": (0, 2),
+    "pack_chosen": (0, 5), "add_chosen": (0, 1), "pack_greatest": (0, 2), "pack_drawn": (0, 4), "add_entries": (0, 1),
+    "clear_entries": (0, 1),
 }  # fmt: skip
 
 
@@ -161,6 +165,30 @@ def test_what_goes_over_the_host(assert_same):
     got = torch.from_numpy(fields.view(np.int64))
     cuda.spread(torch.from_numpy(plus[0].view(np.int64)), 5, got)
     np.testing.assert_array_equal(got.numpy().view(np.uint64), expected)
+
+
+def test_messages_that_are_not_planes_go_over_the_host(assert_same):
+    rng, d, draw = np.random.default_rng(3), 4096 + 128, Streams(1).draw("sign", 3, 2)
+    v, scheme, parts = rng.standard_normal(d).astype(np.float32), bits.Scheme("linear", 3, 512, "l2"), cut_up(0, d, 3)
+
+    def message(words):
+        return np.ones(words, dtype=np.uint64)
+
+    assert_same("pack_quantised", v, 0, scheme, draw, message(scheme.words(d)))
+    assert_same("add_quantised", v, message(scheme.words(d)), scheme, 0.5)
+    assert_same("pack_two_means", v, 0, parts, 512, message(bits.two_means_words(d, 512)))
+    assert_same("add_two_means", v, message(bits.two_means_words(d, 512)), 0, parts, 512, 0.5)
+    largest, chosen = message(bits.largest_words(41, d, True)), message(bits.chosen_words(41, d))
+    assert_same("pack_largest", v, 41, True, 0, draw, largest)
+    assert_same("add_largest", v, largest, 41, True, 0.5)
+    assert_same("clear_largest", v, largest, 41, True)
+    assert_same("planes_of_largest", largest, 41, planes(2, d))
+    assert_same("pack_chosen", v, 41, True, 0, draw, chosen)
+    assert_same("add_chosen", v, chosen, 41, 0, draw, 0.5)
+    assert_same("pack_greatest", v, 5, message(9))
+    assert_same("pack_drawn", v, 0, 0.1, draw, message(d))
+    assert_same("add_entries", v, message(9), 0.5)
+    assert_same("clear_entries", v, message(9))
 
 
 @few

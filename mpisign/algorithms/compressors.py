@@ -17,7 +17,7 @@ from mpisign.errors import UsageError
 from mpisign.layout import TILE, WORD, Layout
 
 PLANES = 9  # most that a code of levels takes
-MOST_POWERS = 100  # most levels that halve each time
+MOST_POWERS = 100  # halvings of a norm that float32 holds beside it
 
 
 class Compressor(Format):
@@ -208,13 +208,12 @@ class Chosen(_OfTiles):
 
 
 class _Entries(Compressor):
-    """(32-bit place, float32 value) of some coordinates of the whole vector, as many as there are, up to `capacity`.
+    """(32-bit place, float32 value) of some coordinates of the whole vector, as many as there are
 
     The first word is the number of entries. Such messages travel by `allgather` alone.
     """
 
     density: float
-    capacity: int
     varies = True
 
     def __post_init__(self):

@@ -87,4 +87,31 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("randomised majority", drawn, len(counted) / 8, ""),
         ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),
+        *_messages(v, x, d),
     ]
+
+
+def _messages(v, x, d: int) -> list[tuple[str, Callable, float, str]]:
+    """The same for messages that are not planes: there and back."""
+    draw, parts, scheme = Streams(1).draw("sign", 3, 2), np.array([[0], [d], [0]]), bits.Scheme("linear", 7, 512, "l2")
+    levels, means, largest, chosen = (
+        torch.zeros(words, dtype=torch.int64)
+        for words in (
+            scheme.words(d),
+            bits.two_means_words(d, 512),
+            bits.largest_words(41, d, signs=False),
+            bits.chosen_words(41, d),
+        )
+    )
+    works = [
+        ("pack levels", lambda: bits.pack_quantised(v, 0, scheme, draw, levels), levels, "read"),
+        ("add levels", lambda: bits.add_quantised(x, levels, scheme, 1e-9), levels, "copy"),
+        ("pack two means", lambda: bits.pack_two_means(v, 0, parts, 512, means), means, "read"),
+        ("add two means", lambda: bits.add_two_means(x, means, 0, parts, 512, 1e-9), means, "copy"),
+        ("pack largest", lambda: bits.pack_largest(v, 41, False, 0, draw, largest), largest, "read"),
+        ("add largest", lambda: bits.add_largest(x, largest, 41, False, 1e-9), largest, ""),
+        ("pack chosen", lambda: bits.pack_chosen(v, 41, True, 0, draw, chosen), chosen, "read"),
+        ("add chosen", lambda: bits.add_chosen(x, chosen, 41, 0, draw, 1e-9), chosen, ""),
+    ]
+    moved = {"read": 4, "copy": 8, "": 0}
+    return [(name, work, moved[kind] + 8 * len(message) / d, kind) for name, work, message, kind in works]

@@ -7,7 +7,7 @@ from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import ALL, TILE, counter_of, within
-from mpisign.bits.cpu.selecting import add_either, add_side, bit_of, draw_odd, nonnegative
+from mpisign.bits.cpu.selecting import add_either, add_from_table, add_side, bit_of, draw_odd, largest_size, nonnegative
 from mpisign.bits.cpu.vectors import add_plane, ones, sum_of_tile
 
 __all__ = ["add_quantised", "add_two_means", "pack_quantised", "pack_two_means"]
@@ -20,14 +20,11 @@ NAN = np.float32(np.nan)
 @cached_njit
 def _norm(v, squares, rest):
     """The l2 norm of a bucket, or its largest |v|; every NaN is the same one."""
+    address = v.ctypes.data
     if squares:
-        norm = np.float32(math.sqrt(sum_of_tile(v.ctypes.data, uint64(len(v)), rest.ctypes.data, True)))
+        norm = np.float32(math.sqrt(sum_of_tile(address, uint64(len(v)), rest.ctypes.data, True)))
     else:
-        most = np.int32(0)
-        for pattern in v.view(np.int32):
-            most = max(most, np.int32(pattern & np.int32(0x7FFFFFFF)))
-        rest.view(np.int32)[0] = most
-        norm = rest[0]
+        norm = np.uint32(largest_size(address, uint64(len(v) // 64))).view(np.float32)
     return norm if norm == norm else NAN
 
 
@@ -74,15 +71,24 @@ def _pack_bucket(v, block, spacing, levels, norm, counter, odd, codes):
     if spacing != EXPONENTS and (norm == 0 or not np.isfinite(norm)):
         codes[: len(v)] = levels
         return
-    step, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    step, voter, stream, k0, k1, address = counter[0], counter[1], counter[2], counter[3], counter[4], odd.ctypes.data
     for w in range(len(v) // 64):
-        draw_odd(odd.ctypes.data + 256 * w, uint32(block + 16 * w), step, voter, stream, k0, k1)
+        draw_odd(address + 256 * w, uint32(block + 16 * w), step, voter, stream, k0, k1)
     if spacing == LINEAR:
         _linear(v, odd, levels, norm, codes)
     elif spacing == POWERS:
         _powers(v, odd, levels, norm, codes)
     else:
         _exponents(v, odd, levels, codes)
+
+
+@cached_njit
+def _write_codes(codes, planes, stride, message, words):
+    """The codes of so many words into planes that are `stride` words apart."""
+    address = codes.ctypes.data
+    for k in range(planes):
+        for w in range(words):
+            message[k * stride + w] = bit_of(address + 256 * w, uint32(k))
 
 
 @cached_njit
@@ -102,9 +108,7 @@ def _pack_quantised(v, at, spacing, levels, bucket, planes, squares, counter, me
                 norm = _norm(some, squares, rest)
                 norms[b // bucket] = norm
             _pack_bucket(some, (at + lo + b) // 4, spacing, levels, norm, counter, odd, codes)
-            for w in range(len(some) // 64):
-                for k in range(planes):
-                    message[place + k * words + b // 64 + w] = bit_of(codes.ctypes.data + 256 * w, uint32(k))
+            _write_codes(codes, planes, words, message[place + b // 64 :], len(some) // 64)
         place += planes * words
 
 
@@ -133,14 +137,23 @@ def _fill_table(spacing, levels, norm, weight, table):
 
 
 @cached_njit
-def _add_bucket(total, words, table, codes):
-    for w in range(words.shape[1]):
-        codes[:] = 0
-        for k in range(len(words)):
-            add_plane(codes.ctypes.data, words[k, w], uint32(k))
-        some = total[64 * w : 64 * w + 64]
-        for j in range(64):
-            some[j] += table[codes[j]]
+def _add_bucket(total, message, stride, planes, table, codes):
+    """Codes read from planes that are `stride` words apart."""
+    address, word, step, values = total.ctypes.data, message.ctypes.data, 8 * stride, table.ctypes.data
+    for w in range(len(total) // 64):
+        # the usual numbers of planes have operations of their own
+        if planes == 2:
+            add_from_table(2, address + 256 * w, word + 8 * w, step, values)
+        elif planes == 3:
+            add_from_table(3, address + 256 * w, word + 8 * w, step, values)
+        elif planes == 4:
+            add_from_table(4, address + 256 * w, word + 8 * w, step, values)
+        else:
+            codes[:] = 0
+            for k in range(planes):
+                add_plane(codes.ctypes.data, message[k * stride + w], uint32(k))
+            for j in range(64):
+                total[64 * w + j] += table[codes[j]]
 
 
 @cached_njit
@@ -150,15 +163,15 @@ def _add_quantised(total, message, spacing, levels, bucket, planes, weight):
         _fill_table(spacing, levels, NAN, weight, table)
     for lo in range(0, len(total), TILE):
         tile = total[lo : lo + TILE]
-        count = 0 if spacing == EXPONENTS else (len(tile) + bucket - 1) // bucket
+        words, count = len(tile) // 64, 0 if spacing == EXPONENTS else (len(tile) + bucket - 1) // bucket
         heads = (count + 1) // 2
         norms = message[place : place + heads].view(np.float32)
-        words = message[place + heads : place + heads + planes * (len(tile) // 64)].reshape(planes, len(tile) // 64)
+        place += heads
         for b in range(0, len(tile), bucket):
             if count:
                 _fill_table(spacing, levels, norms[b // bucket], weight, table)
-            _add_bucket(tile[b : b + bucket], words[:, b // 64 : (b + bucket) // 64], table, codes)
-        place += heads + planes * (len(tile) // 64)
+            _add_bucket(tile[b : b + bucket], message[place + b // 64 :], words, planes, table, codes)
+        place += planes * words
 
 
 def add_quantised(total, message, scheme, weight):

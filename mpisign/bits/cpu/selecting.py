@@ -83,18 +83,55 @@ def count_greater(b, address, words, least):
     with cgutils.for_range(b, words) as loop:
         keys = load(b, b.add(address, b.mul(loop.index, I64(4 * LANES))), I32, LANES)
         b.store(b.add(b.load(held), b.zext(b.icmp_unsigned(">", keys, limit), kind)), held)
-    total, lanes = b.load(held), LANES
+    return b.zext(_reduce(b, b.load(held), lambda b, x, y: b.add(x, y)), I64)
+
+
+@operation(UINT, ADDRESS, WORD)
+def largest_size(b, address, words):
+    """The largest of the bits of |v|, of 64 * words coordinates: those of NaN if there is one."""
+    held = cgutils.alloca_once_value(b, constant(I32, 0, LANES))
+    with cgutils.for_range(b, words) as loop:
+        v = load(b, b.add(address, b.mul(loop.index, I64(4 * LANES))), I32, LANES)
+        b.store(_larger(b, b.load(held), b.and_(v, constant(I32, 0x7FFFFFFF, LANES))), held)
+    return _reduce(b, b.load(held), _larger)
+
+
+def _larger(b, x, y):
+    return b.select(b.icmp_unsigned(">", x, y), x, y)
+
+
+def _reduce(b, vector, joined):
+    """All lanes joined two by two."""
+    lanes = LANES
     while lanes > 1:
         lanes //= 2
         halves = [ir.Constant(ir.VectorType(I32, lanes), [lo + i for i in range(lanes)]) for lo in (0, lanes)]
-        total = b.add(*(b.shuffle_vector(total, total, half) for half in halves))
-    return b.zext(b.extract_element(total, I32(0)), I64)
+        vector = joined(b, *(b.shuffle_vector(vector, vector, half) for half in halves))
+    return b.extract_element(vector, I32(0))
 
 
 @operation(WORD, WORD)
 def lowest(b, word):
     """The number of the lowest bit that is 1."""
     return b.cttz(word, I1(1))
+
+
+@operation(types.void, ADDRESS, ADDRESS, ADDRESS, ADDRESS, number=True)
+def add_from_table(b, planes, address, words, stride, table):
+    """Adds table[code] to 64 float32, code read from so many planes, by as many comparisons as the table has entries.
+
+    Arguments: address of the coordinates, of the word of the lowest plane, bytes from plane to plane, the table.
+    """
+    values = [splat(b, load_float(b, table, code), LANES) for code in range(1 << planes)]
+    for k in range(planes):
+        word = b.load(b.inttoptr(b.add(words, b.mul(stride, I64(k))), I64.as_pointer()))
+        bits = b.bitcast(word, ir.VectorType(I1, LANES))
+        values = [b.select(bits, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]
+    store(b, b.fadd(load(b, address, F32, LANES), values[0]), address)
+
+
+def load_float(b, address, index):
+    return b.load(b.inttoptr(b.add(address, I64(4 * index)), F32.as_pointer()))
 
 
 # Two sides

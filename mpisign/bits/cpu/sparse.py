@@ -12,8 +12,7 @@ __all__ = [
     "pack_greatest", "pack_largest", "planes_of_largest",
 ]  # fmt: skip
 
-ONE, LOW = np.uint64(1), np.uint64(0xFFFFFFFF)
-ADD, CLEAR = 0, 1
+ZERO, ONE, LOW = np.uint64(0), np.uint64(1), np.uint64(0xFFFFFFFF)
 NAN = np.float32(np.nan)
 
 
@@ -57,58 +56,75 @@ def _kept(k, size):
     return max(1, (k * size + TILE - 1) // TILE)
 
 
-@njit(inline="always")
+@cached_njit
 def _sizes(v, keys):
+    address, to = v.ctypes.data, keys.ctypes.data
     for w in range(len(v) // 64):
-        store_sizes(v.ctypes.data + 256 * w, keys.ctypes.data + 256 * w)
+        store_sizes(address + 256 * w, to + 256 * w)
+
+
+@cached_njit
+def _write_places(places, stream):
+    """Places in a tile as a stream of 12-bit numbers."""
+    stream[:] = 0
+    for p in range(len(places)):
+        word, shift, place = (12 * p) >> 6, (12 * p) & 63, uint64(places[p])
+        stream[word] |= place << uint64(shift)
+        if shift > 52:
+            stream[word + 1] |= place >> uint64(64 - shift)
+
+
+@cached_njit
+def _read_places(stream, places):
+    for p in range(len(places)):
+        word, shift = (12 * p) >> 6, (12 * p) & 63
+        place = stream[word] >> uint64(shift)
+        if shift > 52:
+            place |= stream[word + 1] << uint64(64 - shift)
+        places[p] = np.int64(place & uint64(0xFFF))
+
+
+@cached_njit
+def _write_values(tile, places, values):
+    for p in range(len(places)):
+        values[p] = tile[places[p]]
+
+
+@cached_njit
+def _write_signs(tile, places, first_word, counter, negate, content):
+    """A bit per value: the coin of its coordinate where it is 0, plus where it is NaN."""
+    for p in range(len(places)):
+        i, bit = places[p], ONE
+        value = tile[i]
+        if value < 0:
+            bit = ZERO
+        elif value == 0:
+            bit = coin_word(first_word + (i >> 6), counter, negate) >> uint64(i & 63) & ONE
+        content[p >> 6] |= bit << uint64(p & 63)
 
 
 @njit(inline="always")
-def _set_place(stream, p, place):
-    """Writes the p-th of a stream of 12-bit numbers, whose words were 0."""
-    word, shift = 12 * p // 64, 12 * p % 64
-    stream[word] |= uint64(place) << uint64(shift)
-    if shift > 52:
-        stream[word + 1] |= uint64(place) >> uint64(64 - shift)
-
-
-@njit(inline="always")
-def _place(stream, p):
-    """The p-th of a stream of 12-bit numbers."""
-    word, shift = 12 * p // 64, 12 * p % 64
-    place = stream[word] >> uint64(shift)
-    if shift > 52:
-        place |= stream[word + 1] << uint64(64 - shift)
-    return np.int64(place & uint64(0xFFF))
-
-
-@njit(inline="always")
-def _sign(value, i, word, counter, negate):
-    """The bit of a value's sign: the coin of coordinate i of a word where it is 0, plus where it is NaN."""
-    if value == 0:
-        return coin_word(word, counter, negate) >> uint64(i % 64) & ONE
-    return uint64(0) if value < 0 else ONE
+def _layout(k, size, signs):
+    """How many coordinates of a tile are sent, the words of their places, and those of what is sent of them."""
+    count = _kept(k, size)
+    return count, (12 * count + 63) // 64, (count + 63) // 64 if signs else (count + 1) // 2
 
 
 @cached_njit
 def _pack_largest(v, k, signs, at, counter, negate, message):
-    keys, places, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
+    keys, room, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
     for lo in range(0, len(v), TILE):
         tile = v[lo : lo + TILE]
-        count = _kept(k, len(tile))
-        heads, tails = (12 * count + 63) // 64, (count + 63) // 64 if signs else (count + 1) // 2
+        count, heads, tails = _layout(k, len(tile), signs)
+        places, content = room[:count], message[start + heads : start + heads + tails]
         _sizes(tile, keys)
         _choose(keys[: len(tile)], count, places)
-        message[start : start + heads + tails] = 0
-        stream, content = message[start : start + heads], message[start + heads : start + heads + tails]
-        values = content.view(np.float32)
-        for p in range(count):
-            i = places[p]
-            _set_place(stream, p, i)
-            if signs:
-                content[p // 64] |= _sign(tile[i], i, (at + lo + i) // 64, counter, negate) << uint64(p % 64)
-            else:
-                values[p] = tile[i]
+        _write_places(places, message[start : start + heads])
+        content[:] = 0
+        if signs:
+            _write_signs(tile, places, (at + lo) // 64, counter, negate, content)
+        else:
+            _write_values(tile, places, content.view(np.float32))
         start += heads + tails
 
 
@@ -118,53 +134,92 @@ def pack_largest(v, k, signs, at, draw, message):
 
 
 @cached_njit
-def _over_largest(y, message, k, signs, weight, what):
-    """What is to be done with y where something was sent: it is added, or y is cleared."""
-    start = 0
-    for lo in range(0, len(y), TILE):
-        tile = y[lo : lo + TILE]
-        count, astray = _kept(k, len(tile)), False
-        heads, tails = (12 * count + 63) // 64, (count + 63) // 64 if signs else (count + 1) // 2
-        stream, content = message[start : start + heads], message[start + heads : start + heads + tails]
-        values = content.view(np.float32)
-        for p in range(count):
-            i = _place(stream, p)
-            if i >= len(tile):
-                astray = True
-            elif what == CLEAR:
-                tile[i] = 0
-            elif signs:
-                tile[i] += weight if content[p // 64] >> uint64(p % 64) & ONE else -weight
-            else:
-                tile[i] += weight * values[p]
-        if astray and what == ADD:
+def _add_values(y, places, values, weight):
+    """y += weight * value at places of it; returns whether there was one beyond."""
+    astray = False
+    for p in range(len(places)):
+        i = places[p]
+        if i < len(y):
+            y[i] += weight * values[p]
+        else:
+            astray = True
+    return astray
+
+
+@cached_njit
+def _add_signs(y, places, content, weight):
+    astray = False
+    for p in range(len(places)):
+        i, bit = places[p], content[p >> 6] >> uint64(p & 63) & ONE
+        if i < len(y):
+            y[i] += weight if bit else -weight
+        else:
+            astray = True
+    return astray
+
+
+@cached_njit
+def _clear(y, places):
+    for i in places:
+        if i < len(y):
+            y[i] = 0
+
+
+@cached_njit
+def _add_largest(total, message, k, signs, weight):
+    room, start = np.empty(TILE, np.int64), 0
+    for lo in range(0, len(total), TILE):
+        tile = total[lo : lo + TILE]
+        count, heads, tails = _layout(k, len(tile), signs)
+        places, content = room[:count], message[start + heads : start + heads + tails]
+        _read_places(message[start : start + heads], places)
+        if signs:
+            astray = _add_signs(tile, places, content, weight)
+        else:
+            astray = _add_values(tile, places, content.view(np.float32), weight)
+        if astray:
             tile[0] = NAN
         start += heads + tails
 
 
+@cached_njit
+def _clear_largest(y, message, k, signs):
+    room, start = np.empty(TILE, np.int64), 0
+    for lo in range(0, len(y), TILE):
+        tile = y[lo : lo + TILE]
+        count, heads, tails = _layout(k, len(tile), signs)
+        _read_places(message[start : start + heads], room[:count])
+        _clear(tile, room[:count])
+        start += heads + tails
+
+
 def add_largest(total, message, k, signs, weight):
-    _over_largest(total, message, k, signs, np.float32(weight), ADD)
+    _add_largest(total, message, k, signs, np.float32(weight))
 
 
 def clear_largest(y, message, k, signs):
-    _over_largest(y, message, k, signs, np.float32(0), CLEAR)
+    _clear_largest(y, message, k, signs)
+
+
+@cached_njit
+def _mark(signs, present, places, content):
+    for p in range(len(places)):
+        i, plus = places[p], content[p >> 6] >> uint64(p & 63) & ONE
+        w, bit = i >> 6, ONE << uint64(i & 63)
+        if w < len(present):
+            present[w] |= bit
+            signs[w] = signs[w] | bit if plus else signs[w] & ~bit
 
 
 @cached_njit
 def _planes_of_largest(message, k, planes):
     planes[:] = 0
-    start, size = 0, 64 * planes.shape[1]
-    for lo in range(0, size, TILE):
-        length = min(TILE, size - lo)
-        count = _kept(k, length)
-        heads, tails = (12 * count + 63) // 64, (count + 63) // 64
-        stream, content = message[start : start + heads], message[start + heads : start + heads + tails]
-        for p in range(count):
-            i = _place(stream, p)
-            if i < length:
-                w, bit = (lo + i) // 64, ONE << uint64(i % 64)
-                planes[1, w] |= bit
-                planes[0, w] = planes[0, w] | bit if content[p // 64] >> uint64(p % 64) & ONE else planes[0, w] & ~bit
+    room, start = np.empty(TILE, np.int64), 0
+    for w in range(0, planes.shape[1], TILE // 64):
+        signs, present = planes[0, w : w + TILE // 64], planes[1, w : w + TILE // 64]
+        count, heads, tails = _layout(k, 64 * len(present), True)
+        _read_places(message[start : start + heads], room[:count])
+        _mark(signs, present, room[:count], message[start + heads : start + heads + tails])
         start += heads + tails
 
 
@@ -173,27 +228,27 @@ def planes_of_largest(message, k, planes):
 
 
 @cached_njit
-def _drawn_places(size, k, at, counter, keys, places):
-    """Places of the k smallest draws of a tile of so many coordinates."""
-    step, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+def _drawn_places(size, at, counter, keys, places):
+    """Places of the smallest draws of a tile of so many coordinates, as many as there is room for."""
+    step, voter, stream, k0, k1, address = counter[0], counter[1], counter[2], counter[3], counter[4], keys.ctypes.data
     for w in range(size // 64):
-        draw_inverted(keys.ctypes.data + 256 * w, uint32(at // 4 + 16 * w), step, voter, stream, k0, k1)
-    _choose(keys[:size], k, places)
+        draw_inverted(address + 256 * w, uint32(at // 4 + 16 * w), step, voter, stream, k0, k1)
+    _choose(keys[:size], len(places), places)
 
 
 @cached_njit
 def _pack_chosen(v, k, unbiased, at, counter, message):
-    keys, places, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
+    keys, room, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
     for lo in range(0, len(v), TILE):
         tile = v[lo : lo + TILE]
-        count = _kept(k, len(tile))
-        words = (count + 1) // 2
-        _drawn_places(len(tile), count, at + lo, counter, keys, places)
+        places = room[: _kept(k, len(tile))]
+        words = (len(places) + 1) // 2
+        _drawn_places(len(tile), at + lo, counter, keys, places)
         message[start + words - 1] = 0
         values = message[start : start + words].view(np.float32)
-        scale = np.float32(np.float64(len(tile)) / np.float64(count))
-        for p in range(count):
-            values[p] = scale * tile[places[p]] if unbiased else tile[places[p]]
+        _write_values(tile, places, values)
+        if unbiased:
+            values *= np.float32(np.float64(len(tile)) / np.float64(len(places)))
         start += words
 
 
@@ -203,15 +258,13 @@ def pack_chosen(v, k, unbiased, at, draw, message):
 
 @cached_njit
 def _add_chosen(total, message, k, at, counter, weight):
-    keys, places, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
+    keys, room, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
     for lo in range(0, len(total), TILE):
         tile = total[lo : lo + TILE]
-        count = _kept(k, len(tile))
-        words = (count + 1) // 2
-        _drawn_places(len(tile), count, at + lo, counter, keys, places)
-        values = message[start : start + words].view(np.float32)
-        for p in range(count):
-            tile[places[p]] += weight * values[p]
+        places = room[: _kept(k, len(tile))]
+        words = (len(places) + 1) // 2
+        _drawn_places(len(tile), at + lo, counter, keys, places)
+        _add_values(tile, places, message[start : start + words].view(np.float32), weight)
         start += words
 
 
@@ -265,27 +318,32 @@ def pack_drawn(v, at, c, draw, message):
 
 
 @cached_njit
-def _over_entries(y, message, weight, what):
-    """What is to be done with y where an entry is: it is added, or y is cleared."""
-    count = np.int64(message[0])
+def _add_entries(total, message, weight):
+    count, values = np.int64(message[0]), message.view(np.float32)
     astray = count < 0 or count > len(message) - 1
-    if not astray:
-        values = message[1:].view(np.float32)
-        for p in range(count):
-            i = np.int64(message[1 + p] & LOW)
-            if i >= len(y):
-                astray = True
-            elif what == CLEAR:
-                y[i] = 0
-            else:
-                y[i] += weight * values[2 * p + 1]
-    if astray and what == ADD:
-        y[:1] = NAN
+    for p in range(0 if astray else count):
+        i = np.int64(message[1 + p] & LOW)
+        if i < len(total):
+            total[i] += weight * values[2 * p + 3]
+        else:
+            astray = True
+    if astray:
+        total[:1] = NAN
 
 
 def add_entries(total, message, weight):
-    _over_entries(total, message, np.float32(weight), ADD)
+    _add_entries(total, message, np.float32(weight))
+
+
+@cached_njit
+def _clear_entries(y, message):
+    count = np.int64(message[0])
+    if 0 <= count <= len(message) - 1:
+        for entry in message[1 : 1 + count]:
+            i = np.int64(entry & LOW)
+            if i < len(y):
+                y[i] = 0
 
 
 def clear_entries(y, message):
-    _over_entries(y, message, np.float32(0), CLEAR)
+    _clear_entries(y, message)
