@@ -221,7 +221,7 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
 def test_chunks_do_not_matter(name, hyper):
     setup = Setup(Awkward(), 4)
     whole, pieces = (setup.stepper(setup.algorithm(name, **hyper), chunk=c) for c in (1 << 20, 512))
-    assert len(pieces.exchange.chunks) > 1
+    assert len(pieces.exchange.chunks) > 1 or pieces.exchange.up.varies
     for t in range(8):
         whole.step(rates(t, name))
         pieces.step(rates(t, name))

@@ -98,8 +98,8 @@ def test_votes_without_ties(comm, compare, name, zeros):
 
 def allowed(algorithm, n=VOTERS):
     """The exchanges that give the same bits, but for those that fall back to another one of them."""
-    kinds = {stage.sign.up().raw for stage in algorithm.stages}
-    wanted = [name for name in (*WORDS, "dense") if (name == "dense") in kinds]
+    fitting = {name for stage in algorithm.stages for name in exchange.candidates(stage)}
+    wanted = [name for name in (*WORDS, "dense") if name in fitting]
     return [name for name in wanted if name in {c.name for c in exchange.choose(name, algorithm, n)}]
 
 
