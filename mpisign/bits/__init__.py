@@ -11,6 +11,11 @@ not. A chunk of x holds parts of several tensors: `parts`, int64 (3, k), has fir
 as Layout.parts tells, so that one call serves them all. pack_parts, pack_stochastic_parts and add_normal also take a
 row for each of several voters: v (n, d), planes (P, n, W), draw that of the first one. All tensors of a call lie on one
 device.
+
+Messages that are not planes, from pack_quantised to pack_chosen, are int64 (words,), contiguous, as many as sizes
+tells: the messages of tiles of 4096 coordinates, one after the other. There v, total and y are contiguous, of a
+multiple of 64 coordinates, of which the first is a multiple of 4096. What adds such a message rounds weight * value to
+float32, and then the sum; a message that no packing makes never leads out of an array, but to NaN.
 """
 
 from types import ModuleType
@@ -21,6 +26,11 @@ from torch import Tensor
 
 from mpisign.bits import host
 from mpisign.bits.rng import Draw
+from mpisign.bits.sizes import Scheme as Scheme
+from mpisign.bits.sizes import chosen_words as chosen_words
+from mpisign.bits.sizes import kept as kept
+from mpisign.bits.sizes import largest_words as largest_words
+from mpisign.bits.sizes import two_means_words as two_means_words
 from mpisign.bits.threads import use_threads as use_threads
 
 Found = tuple[int, int | None]  # a count, and the first index of v that is not finite: -1 if none is, None if unknown
@@ -179,6 +189,105 @@ def normals(count: int, draw: Draw, voters: int | None = None, device: torch.dev
 def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:
     """Uniform in (-1, 1) for coordinates 0 to count - 1, float32; shapes as in normals."""
     return host.uniforms(count, draw, voters)
+
+
+def pack_quantised(v: Tensor, at: int, scheme: Scheme, draw: Draw, message: Tensor) -> None:
+    """v rounded at random to one of two levels around it, as the scheme tells, without bias where norms are not 0.
+
+    A tile's message has its buckets' norms (float32 pairs), then planes of codes, lowest first: levels + l for v >= 0,
+    levels - l for v < 0. A bucket whose norm is not finite is sent with that norm, so that all of it is read as NaN.
+    """
+    _of(v).pack_quantised(v, at, scheme, draw, message)
+
+
+def add_quantised(total: Tensor, message: Tensor, scheme: Scheme, weight: float) -> None:
+    """total += weight * value for each coordinate of a message of pack_quantised."""
+    _of(total).add_quantised(total, message, scheme, weight)
+
+
+def pack_two_means(v: Tensor, at: int, parts: np.ndarray, bucket: int, message: Tensor) -> None:
+    """One bit per coordinate, v >= 0, and per bucket the means of both sides (Seide et al. 2014, Interspeech).
+
+    A tile's message has a word per bucket, the float32 means of v < 0 (low half) and of v >= 0, and then the plane.
+    Means are those of coordinates in parts, 0 where there are none; elsewhere bits are 0.
+    """
+    _of(v).pack_two_means(v, at, parts, bucket, message)
+
+
+def add_two_means(total: Tensor, message: Tensor, at: int, parts: np.ndarray, bucket: int, weight: float) -> None:
+    """total += weight * mean of its side for each coordinate in parts."""
+    _of(total).add_two_means(total, message, at, parts, bucket, weight)
+
+
+def pack_largest(v: Tensor, k: int, signs: bool, at: int, draw: Draw, message: Tensor) -> None:
+    """The largest |v| of each tile, kept(k, tile) of them, in ascending order of their places.
+
+    A tile's message has the places, a stream of 12-bit numbers, and then the values (float32 pairs), or one bit of sign
+    each: the coin of its coordinate, as in pack, where v is 0. Of equal |v| the first ones are sent; NaN is largest.
+    """
+    _of(v).pack_largest(v, k, signs, at, draw, message)
+
+
+def add_largest(total: Tensor, message: Tensor, k: int, signs: bool, weight: float) -> None:
+    """total += weight * value, or weight * sign, where something was sent.
+
+    A place beyond a short tile makes the first coordinate of that tile NaN.
+    """
+    _of(total).add_largest(total, message, k, signs, weight)
+
+
+def clear_largest(y: Tensor, message: Tensor, k: int, signs: bool) -> None:
+    """y = 0 where something was sent."""
+    _of(y).clear_largest(y, message, k, signs)
+
+
+def planes_of_largest(message: Tensor, k: int, planes: Tensor) -> None:
+    """A message of pack_largest with signs as planes (2, W): the signs, and where something was sent."""
+    _of(message).planes_of_largest(message, k, planes)
+
+
+def pack_chosen(v: Tensor, k: int, unbiased: bool, at: int, draw: Draw, message: Tensor) -> None:
+    """v at kept(k, tile) random places of each tile, which everyone with the same draw knows: no place is sent.
+
+    They are those of the smallest 32-bit draws. A tile's message has their values (float32 pairs) in ascending order of
+    places, if unbiased times tile/kept, rounded to float32.
+    """
+    _of(v).pack_chosen(v, k, unbiased, at, draw, message)
+
+
+def add_chosen(total: Tensor, message: Tensor, k: int, at: int, draw: Draw, weight: float) -> None:
+    """total += weight * value at the places that the draw chooses."""
+    _of(total).add_chosen(total, message, k, at, draw, weight)
+
+
+def pack_greatest(v: Tensor, k: int, message: Tensor) -> None:
+    """Entries of the k largest |v| of all, k at most len(v), ties as in pack_largest; more than k words have room.
+
+    The first word is the number of entries; an entry has the place in v (uint32, low half) and the float32 value.
+    """
+    _of(v).pack_greatest(v, k, message)
+
+
+def pack_drawn(v: Tensor, at: int, c: float, draw: Draw, message: Tensor) -> int:
+    """Entries of coordinates drawn with probability p = min(1, c*|v|): v/p, which is 1/c or -1/c where p < 1.
+
+    Wangni et al. 2018, arXiv:1710.09854. What is not finite is always sent. Writes the first ones if there is not room
+    for all; returns how many were drawn.
+    """
+    return _of(v).pack_drawn(v, at, c, draw, message)
+
+
+def add_entries(total: Tensor, message: Tensor, weight: float) -> None:
+    """total += weight * value where an entry is.
+
+    A number of entries that the message can't hold, or a place beyond total, makes total[0] NaN.
+    """
+    _of(total).add_entries(total, message, weight)
+
+
+def clear_entries(y: Tensor, message: Tensor) -> None:
+    """y = 0 where an entry is."""
+    _of(y).clear_entries(y, message)
 
 
 def tile_maxima(v: Tensor, tiles: np.ndarray) -> np.ndarray:

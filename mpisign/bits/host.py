@@ -1,10 +1,13 @@
 """The kernels for tensors of the CPU: slices for several threads over those in cpu/, with its names and arguments."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign.bits import cpu
+from mpisign.bits.sizes import chosen_words, largest_words, two_means_words
 from mpisign.bits.threads import in_slices
 
 
@@ -188,6 +191,113 @@ def spread(plane, voters, fields):
 
 def gather(fields, voters, planes):
     cpu.gather(_words(fields), voters.bit_length(), _words(planes))
+
+
+def pack_quantised(v, at, scheme, draw, message):
+    values, words = v.numpy(), _words(message)
+
+    def work(lo, hi):
+        cpu.pack_quantised(values[lo:hi], at + lo, scheme, draw, _of_tiles(words, lo, hi, scheme.words))
+
+    in_slices(len(values), work)
+
+
+def add_quantised(total, message, scheme, weight):
+    values, words = total.numpy(), _words(message)
+
+    def work(lo, hi):
+        cpu.add_quantised(values[lo:hi], _of_tiles(words, lo, hi, scheme.words), scheme, weight)
+
+    in_slices(len(values), work)
+
+
+def pack_two_means(v, at, parts, bucket, message):
+    values, words = v.numpy(), _words(message)
+    size = partial(two_means_words, bucket=bucket)
+
+    def work(lo, hi):
+        cpu.pack_two_means(values[lo:hi], at + lo, parts, bucket, _of_tiles(words, lo, hi, size))
+
+    in_slices(len(values), work)
+
+
+def add_two_means(total, message, at, parts, bucket, weight):
+    values, words = total.numpy(), _words(message)
+    size = partial(two_means_words, bucket=bucket)
+
+    def work(lo, hi):
+        cpu.add_two_means(values[lo:hi], _of_tiles(words, lo, hi, size), at + lo, parts, bucket, weight)
+
+    in_slices(len(values), work)
+
+
+def pack_largest(v, k, signs, at, draw, message):
+    values, words = v.numpy(), _words(message)
+    size = partial(largest_words, k, signs=signs)
+
+    def work(lo, hi):
+        cpu.pack_largest(values[lo:hi], k, signs, at + lo, draw, _of_tiles(words, lo, hi, size))
+
+    in_slices(len(values), work)
+
+
+def add_largest(total, message, k, signs, weight):
+    values, words = total.numpy(), _words(message)
+    size = partial(largest_words, k, signs=signs)
+
+    def work(lo, hi):
+        cpu.add_largest(values[lo:hi], _of_tiles(words, lo, hi, size), k, signs, weight)
+
+    in_slices(len(values), work)
+
+
+def clear_largest(y, message, k, signs):
+    cpu.clear_largest(y.numpy(), _words(message), k, signs)
+
+
+def planes_of_largest(message, k, planes):
+    cpu.planes_of_largest(_words(message), k, _words(planes))
+
+
+def pack_chosen(v, k, unbiased, at, draw, message):
+    values, words = v.numpy(), _words(message)
+    size = partial(chosen_words, k)
+
+    def work(lo, hi):
+        cpu.pack_chosen(values[lo:hi], k, unbiased, at + lo, draw, _of_tiles(words, lo, hi, size))
+
+    in_slices(len(values), work)
+
+
+def add_chosen(total, message, k, at, draw, weight):
+    values, words = total.numpy(), _words(message)
+    size = partial(chosen_words, k)
+
+    def work(lo, hi):
+        cpu.add_chosen(values[lo:hi], _of_tiles(words, lo, hi, size), k, at + lo, draw, weight)
+
+    in_slices(len(values), work)
+
+
+def pack_greatest(v, k, message):
+    cpu.pack_greatest(v.numpy(), k, _words(message))
+
+
+def pack_drawn(v, at, c, draw, message):
+    return cpu.pack_drawn(v.numpy(), at, c, draw, _words(message))
+
+
+def add_entries(total, message, weight):
+    cpu.add_entries(total.numpy(), _words(message), weight)
+
+
+def clear_entries(y, message):
+    cpu.clear_entries(y.numpy(), _words(message))
+
+
+def _of_tiles(message, lo, hi, words_of):
+    """The words of coordinates lo to hi - 1 of a message that is cut into tiles; lo is a multiple of 4096."""
+    return message[words_of(lo) : words_of(hi)]
 
 
 def _optional(planes):

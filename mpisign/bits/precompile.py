@@ -101,3 +101,25 @@ def compile_ahead(voters: int = 2) -> None:
     bits.add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
     bits.first_nonfinite(v)
     bits.differing(plus[0], plus[1])
+    _compile_messages(draw)
+
+
+def _compile_messages(draw: Draw) -> None:
+    """Calls every kernel of messages that are not planes."""
+    v, message, parts = torch.ones(64), torch.zeros(1024, dtype=torch.int64), np.array([[0], [64], [0]])
+    for scheme in (bits.Scheme("linear", 1, 64, "max"), bits.Scheme("exponents", 255, 4096, "max")):
+        bits.pack_quantised(v, 0, scheme, draw, message)
+        bits.add_quantised(v, message, scheme, 1.0)
+    bits.pack_two_means(v, 0, parts, 64, message)
+    bits.add_two_means(v, message, 0, parts, 64, 1.0)
+    bits.pack_largest(v, 64, True, 0, draw, message)
+    bits.add_largest(v, message, 64, True, 1.0)
+    bits.clear_largest(v, message, 64, True)
+    for planes in (bits.new_planes(2, 1), bits.new_planes(2, 2)[:, :1]):
+        bits.planes_of_largest(message, 64, planes)
+    bits.pack_chosen(v, 64, True, 0, draw, message)
+    bits.add_chosen(v, message, 64, 0, draw, 1.0)
+    bits.pack_greatest(v, 1, message)
+    bits.pack_drawn(v, 0, 1.0, draw, message)
+    bits.add_entries(v, message, 1.0)
+    bits.clear_entries(v, message)

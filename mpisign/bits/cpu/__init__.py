@@ -7,3 +7,5 @@ fused multiply-add and nothing is reassociated, since rounding is part of a kern
 from mpisign.bits.cpu.deciding import *
 from mpisign.bits.cpu.moving import *
 from mpisign.bits.cpu.packing import *
+from mpisign.bits.cpu.quantised import *
+from mpisign.bits.cpu.sparse import *

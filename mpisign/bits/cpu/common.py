@@ -10,6 +10,7 @@ from numba import njit, uint32, uint64
 
 RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")  # alike to a kernel: they differ in the draw
+TILE = 4096  # coordinates of a tile
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 

@@ -75,14 +75,19 @@ def _from(b, first, lanes):
     return b.add(splat(b, first, lanes), ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
 
 
-def _odd(b, block, counter):
-    """(2k + 1) - 2**24 for the upper 24 bits k of one Philox output a coordinate: a vector of 64 i32."""
+def _outputs(b, block, counter):
+    """One Philox output a coordinate: a vector of 64 i32."""
     four = _philox(b, _from(b, block, 16), counter)
     double = ir.Constant(ir.VectorType(I32, 32), list(range(32)))
     pairs = [b.shuffle_vector(x, y, double) for x, y in (four[:2], four[2:])]
     # output j of block i belongs to coordinate 4i + j
     order = [16 * j + i for i in range(16) for j in range(4)]
-    k = b.lshr(b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 64), order)), constant(I32, 8, 64))
+    return b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 64), order))
+
+
+def _odd(b, block, counter):
+    """(2k + 1) - 2**24 for the upper 24 bits k of one Philox output a coordinate: a vector of 64 i32."""
+    k = b.lshr(_outputs(b, block, counter), constant(I32, 8, 64))
     return b.sub(b.or_(b.shl(k, constant(I32, 1, 64)), constant(I32, 1, 64)), constant(I32, 1 << 24, 64))
 
 

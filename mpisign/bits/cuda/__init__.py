@@ -4,7 +4,7 @@ They also run on tensors of the CPU under Triton's interpreter (TRITON_INTERPRET
 compares them. Multiplications and additions are not fused, since rounding is part of a kernel's definition. Not
 promised bit for bit is add_normal: logarithm and cosine are those of the device, within two units in the last place of
 a float32. What is rare on a GPU takes the way over the host: votes other than a plain majority, fields for an integer
-all-reduce.
+all-reduce, messages that are not planes.
 """
 
 from mpisign.bits.cuda.deciding import *

@@ -5,7 +5,9 @@ from torch import Tensor
 from mpisign.bits import host
 
 __all__ = [
-    "add", "agreement", "codes", "differing", "gather", "randomised_majority", "spread", "uniforms",
+    "add", "add_chosen", "add_entries", "add_largest", "add_quantised", "add_two_means", "agreement", "clear_entries",
+    "clear_largest", "codes", "differing", "gather", "pack_chosen", "pack_drawn", "pack_greatest", "pack_largest",
+    "pack_quantised", "pack_two_means", "planes_of_largest", "randomised_majority", "spread", "uniforms",
     "weighted_majority",
 ]  # fmt: skip
 
@@ -24,11 +26,25 @@ def _over_the_host(name):
 
 
 add = _over_the_host("add")
+add_chosen = _over_the_host("add_chosen")
+add_entries = _over_the_host("add_entries")
+add_largest = _over_the_host("add_largest")
+add_quantised = _over_the_host("add_quantised")
+add_two_means = _over_the_host("add_two_means")
 agreement = _over_the_host("agreement")
+clear_entries = _over_the_host("clear_entries")
+clear_largest = _over_the_host("clear_largest")
 codes = _over_the_host("codes")
 count = _over_the_host("count")
 differing = _over_the_host("differing")
 gather = _over_the_host("gather")
+pack_chosen = _over_the_host("pack_chosen")
+pack_drawn = _over_the_host("pack_drawn")
+pack_greatest = _over_the_host("pack_greatest")
+pack_largest = _over_the_host("pack_largest")
+pack_quantised = _over_the_host("pack_quantised")
+pack_two_means = _over_the_host("pack_two_means")
+planes_of_largest = _over_the_host("planes_of_largest")
 randomised_majority = _over_the_host("randomised_majority")
 spread = _over_the_host("spread")
 uniforms = host.uniforms

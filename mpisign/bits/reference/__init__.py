@@ -8,3 +8,5 @@ from mpisign.bits.reference.common import *
 from mpisign.bits.reference.deciding import *
 from mpisign.bits.reference.moving import *
 from mpisign.bits.reference.packing import *
+from mpisign.bits.reference.quantised import *
+from mpisign.bits.reference.sparse import *

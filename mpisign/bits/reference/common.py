@@ -5,8 +5,12 @@ import math
 import numpy as np
 
 from mpisign.bits.rng import Draw
+from mpisign.bits.sizes import TILE
 
-__all__ = ["coin", "first_nonfinite", "normal", "to_bits", "to_words", "uniform"]
+__all__ = [
+    "chance", "coin", "first_nonfinite", "from_pairs", "normal", "tiles_with", "to_bits", "to_pairs", "to_words",
+    "uniform",
+]  # fmt: skip
 
 WORD = 64
 
@@ -23,6 +27,18 @@ def to_bits(words: np.ndarray, count: int) -> np.ndarray:
     return np.unpackbits(words.view(np.uint8), bitorder="little")[:count].astype(bool)
 
 
+def to_pairs(values) -> np.ndarray:
+    """float32 values two per word, the first in the low half, the last half filled up with 0."""
+    padded = np.zeros(-(-len(values) // 2) * 2, dtype="<f4")
+    padded[: len(values)] = values
+    return padded.view("<u8")
+
+
+def from_pairs(words: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` values of words of float32 pairs."""
+    return words.view("<f4")[:count]
+
+
 def coin(draw: Draw, at: int, count: int) -> np.ndarray:
     """One 64-bit word of coins for 64 coordinates: outputs 0 (low half) and 1 of the block of that word."""
     blocks = draw.blocks(at // WORD, -(-count // WORD)).astype(np.uint64)
@@ -34,6 +50,12 @@ def uniform(draw: Draw, at: int, count: int) -> np.ndarray:
     """u = ((2k + 1) - 2**24) / 2**24 for the upper 24 bits k of one output a coordinate, float32 in (-1, 1)."""
     k = draw.blocks(at // 4, -(-count // 4)).reshape(-1)[:count] >> np.uint32(8)
     return ((2 * k.astype(np.int64) + 1 - 2**24) / 2**24).astype(np.float32)
+
+
+def chance(draw: Draw, at: int, count: int) -> np.ndarray:
+    """u = (2k + 1) / 2**25 for the upper 24 bits k of one output per coordinate, float64 in (0, 1)."""
+    k = draw.blocks(at // 4, -(-count // 4)).reshape(-1)[:count] >> np.uint32(8)
+    return (2 * k.astype(np.int64) + 1) / 2**25
 
 
 def normal(draw: Draw, at: int, count: int) -> np.ndarray:
@@ -53,6 +75,16 @@ def of_parts(parts, at, items):
         lo, hi = max(first - at, 0), min(end - at, items)
         if lo < hi:
             yield slice(lo, hi), slice(lo // WORD, -(-hi // WORD)), at + lo, segment
+
+
+def tiles_with(v, message, words_of):
+    """(start, coordinates, words) of each tile of v; words_of tells how many words so many coordinates take."""
+    place = 0
+    for lo in range(0, len(v), TILE):
+        tile = v[lo : lo + TILE]
+        end = place + words_of(len(tile))
+        yield lo, tile, message[place:end]
+        place = end
 
 
 def first_nonfinite(v):

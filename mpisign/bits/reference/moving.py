@@ -54,15 +54,20 @@ def tile_maxima(v, tiles, maxima):
 
 
 def tile_sums(v, tiles, squares, sums):
-    """float64 sum of |v| or v*v in each tile (3, T): 16 lanes, each added up in order, then lane by lane."""
+    """float64 sum of |v| or v*v in each tile (3, T)."""
     for t, (lo, hi, _) in enumerate(tiles.T):
         values = v[lo:hi].astype(np.float64)
-        values = values * values if squares else np.abs(values)
-        rows = np.zeros((-(-len(values) // 16), 16))
-        rows.reshape(-1)[: len(values)] = values
-        lanes = np.zeros(16)
-        for row in rows:
-            lanes += row
-        sums[t] = 0.0
-        for lane in lanes:
-            sums[t] += lane
+        sums[t] = lane_sum(values * values if squares else np.abs(values))
+
+
+def lane_sum(values):
+    """The sum of float64 values: 16 lanes, each added up in order, then lane by lane."""
+    rows = np.zeros((-(-len(values) // 16), 16))
+    rows.reshape(-1)[: len(values)] = values
+    lanes = np.zeros(16)
+    for row in rows:
+        lanes += row
+    total = 0.0
+    for lane in lanes:
+        total += lane
+    return total
