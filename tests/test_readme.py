@@ -303,7 +303,7 @@ def test_the_zoo_is_what_the_command_writes():
 def test_one_algorithm_is_not_described_as_markdown():
     refused = run(BIN / "mpisign", "algorithms", "lion", "--markdown")
     assert refused.code == 2
-    assert refused.err == "mpisign: --markdown prints the whole zoo; leave out 'lion' or --markdown\n"
+    assert refused.err == "mpisign: --markdown is about the whole zoo; leave out 'lion' or --markdown\n"
 
 
 def test_nothing_is_listed_that_is_not_there():

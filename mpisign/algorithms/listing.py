@@ -9,6 +9,7 @@ from mpisign import plugins
 from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Algorithm, evaluations_at, per_step, values_at
 from mpisign.algorithms.registry import Entry
+from mpisign.algorithms.zoo.absent import ABSENT
 
 VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 
@@ -17,6 +18,14 @@ def listing(entries: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
     head = f"bits per coordinate at n = {VOTERS}; gradient evaluations per row of the batch and step\n"
     return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in entries)
+
+
+def absent() -> str:
+    """The methods that are no entries, each with its reason and what comes nearest."""
+    return "\n".join(
+        _wrap(f"{method.name} ({method.paper}): {method.reason}. Nearest: {method.instead}", "    ")
+        for method in ABSENT
+    )
 
 
 def markdown(entries: Iterable[Entry]) -> str:

@@ -1,4 +1,4 @@
-"""`mpisign bench explain`: how `auto` chooses here, and the link below which one bit pays against float32."""
+"""`mpisign bench explain`: how `auto` chooses here, and the link below which a method pays against float32."""
 
 import time
 
@@ -8,6 +8,8 @@ from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import alone
 from mpisign.engine.autotune import DryStepper, fastest, measure_link, predict
 from mpisign.exchange import Choice
+from mpisign.exchange.costs import of_method
+from mpisign.layout import Layout
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
 
@@ -17,8 +19,8 @@ SAMPLE = 1 << 20  # coordinates on which the kernels are timed
 def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say, **kwargs) -> Table:
     """Predictions for each exchange and size, the choice, and what it rests on."""
     n, link = ranks.size, measure_link(ranks.comm)
-    nanoseconds = work(algorithm, n)
-    gigabits = 62 * (n - 1) / n / nanoseconds
+    nanoseconds, saved = work(algorithm, n), 64 * (n - 1) / n - method_bits(algorithm, n)
+    gigabits = saved / nanoseconds
     predictions = predict(algorithm, ranks.comm, max(sizes), link, **kwargs)
     columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in predictions} | {"choice": ""}
     about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
@@ -32,17 +34,25 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
         say(f"{p.choice.name}: tried {tried}")
     say(f"link: {link}, by an Alltoall of all ranks at once")
     say(
-        f"one bit pays against float32 on links below {gigabits:.1f} Gbit/s a rank: 62(n-1)/n bits a coordinate less "
-        f"on the wire for {nanoseconds:.2f} ns a coordinate of work"
+        f"{algorithm.name} pays against float32 on links below {gigabits:.1f} Gbit/s per rank: {saved:.4g} bits per "
+        f"coordinate less on the wire for {nanoseconds:.2f} ns per coordinate of work"
     )
     return table
+
+
+def method_bits(algorithm: Algorithm, n: int) -> float:
+    """Bits per coordinate and rank, up and down, by the definition of the method."""
+    layout = Layout({"x": (SAMPLE,)})
+    up = algorithm.sign.up()
+    return sum(of_method(layout, up, algorithm.vote.down(up, n), n)) / n / SAMPLE
 
 
 def work(algorithm: Algorithm, n: int) -> float:
     """Nanoseconds per coordinate for one rank of n to pack, count its share and apply; nothing is sent."""
     trial = DryStepper.of(Choice("local", ""), algorithm, Local(1), SAMPLE)
     counting = 0.0
-    if not algorithm.sign.up().raw:
+    # codes are added up in the trial itself
+    if algorithm.sign.up().planes:
         votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)
         counting = alone(lambda: bits.count(votes, counts), clock=time.thread_time)
     return (alone(trial.once, clock=time.thread_time) + counting) / SAMPLE * 1e9

@@ -177,13 +177,18 @@ def _check_file(config, voters: int, options: dict) -> None:
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--markdown", "as_markdown", is_flag=True, help="Prints the zoo as the tables of a Markdown page.")
-def algorithms(name, as_markdown):
+@click.option("--absent", is_flag=True, help="Tells which methods that papers compare with are no entries, and why.")
+def algorithms(name, as_markdown, absent):
     """Lists the zoo, or describes the algorithm NAME."""
     from mpisign.algorithms import listing, zoo  # noqa: F401
     from mpisign.algorithms.registry import entries, find
 
-    if name and as_markdown:
-        raise UsageError(f"--markdown prints the whole zoo; leave out {name!r} or --markdown")
+    for flag, given in (("--markdown", as_markdown), ("--absent", absent)):
+        if name and given:
+            raise UsageError(f"{flag} is about the whole zoo; leave out {name!r} or {flag}")
+    if absent:
+        click.echo(listing.absent())
+        return
     write = listing.markdown if as_markdown else listing.listing
     click.echo(listing.describe(find(name)) if name else write(entries()))
 

@@ -136,7 +136,7 @@ def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
 @bench_group.command()
 @options
 def explain(name, sizes, repeats, output, threads, **settings):
-    """How exchange = "auto" chooses here, and the link bandwidth below which one bit pays against float32."""
+    """How exchange = "auto" chooses here, and the link bandwidth below which a method pays against float32."""
     from mpisign.bench.explain import explain
 
     with _ranks(threads, name) as (ranks, slots, say):

@@ -49,12 +49,12 @@ def _powers(v, odd, levels, norm, codes):
     wide, least = np.float64(norm), math.ldexp(1.0, 1 - levels)
     for i in range(len(v)):
         y = np.float64(abs(v[i])) / wide
-        level, part = 0, y / least
-        if y >= least:
-            # y = 2**(l - levels) * fraction, fraction in [1, 2)
-            fraction, power = math.frexp(y)
-            level, part = power - 1 + levels, 2.0 * fraction - 1.0
-        level = min(level + np.int64(np.float64(odd[i]) * 2.0**-25 < part), levels)
+        # y = 2**power * (1 + part), as its bits have it
+        pattern = np.float64(y).view(np.int64)
+        power, part = (pattern >> 52) - 1023, np.float64(pattern & 0xFFFFFFFFFFFFF) * 2.0**-52
+        level = power + levels if y >= least else 0
+        up = np.float64(odd[i]) * 2.0**-25 < (part if y >= least else y / least)
+        level = min(level + np.int64(up), levels)
         codes[i] = levels - level if v[i] < 0 else levels + level
 
 

@@ -53,21 +53,22 @@ def _magnitude(b, v):
 
 def _philox(b, block, counter):
     """Philox 4x32-10 of blocks `block` (vector of i32): four vectors."""
-    lanes, step, voter, stream, k0, k1 = block.type.count, *counter
+    lanes, (step, voter, stream, k0, k1) = block.type.count, counter
     narrow, wide = block.type, ir.VectorType(I64, block.type.count)
 
     def product(factor, c):
-        p = b.mul(b.zext(c, wide), constant(I64, factor, lanes))
-        return b.trunc(b.lshr(p, constant(I64, 32, lanes)), narrow), b.trunc(p, narrow)
+        # the upper halves of c are anything: a multiplication of lower halves is one instruction
+        return b.mul(b.and_(c, constant(I64, 0xFFFFFFFF, lanes)), constant(I64, factor, lanes))
 
-    c0, c1, c2, c3 = block, *(splat(b, part, lanes) for part in (step, voter, stream))
+    def mixed(p, c, key):
+        return b.xor(b.xor(b.lshr(p, constant(I64, 32, lanes)), c), splat(b, b.zext(key, I64), lanes))
+
+    c0, c1, c2, c3 = b.zext(block, wide), *(splat(b, b.zext(part, I64), lanes) for part in (step, voter, stream))
     for _ in range(10):
-        high0, low0 = product(0xD2511F53, c0)
-        high1, low1 = product(0xCD9E8D57, c2)
-        c0, c1 = b.xor(b.xor(high1, c1), splat(b, k0, lanes)), low1
-        c2, c3 = b.xor(b.xor(high0, c3), splat(b, k1, lanes)), low0
+        p0, p1 = product(0xD2511F53, c0), product(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = mixed(p1, c1, k0), p1, mixed(p0, c3, k1), p0
         k0, k1 = b.add(k0, I32(0x9E3779B9)), b.add(k1, I32(0xBB67AE85))
-    return c0, c1, c2, c3
+    return tuple(b.trunc(c, narrow) for c in (c0, c1, c2, c3))
 
 
 def _from(b, first, lanes):
