@@ -73,6 +73,16 @@ TABLE = {
     "ef-signsgd": Row({"weight_decay": 0.1}, Claim(0.3, 2e-5, 500)),
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
+    "qsgd": Row({"levels": 3, "bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "terngrad": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "onebit-sgd": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "diana": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "ef21": Row(
+        {"code": "two-means", "momentum": 0.5, "weight_decay": 0.1},
+        Claim(0.1, 1e-4, hyper={"code": "two-means"}),
+        bitwise=False,
+    ),
+    "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.1, 1e-4)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
 }
@@ -95,6 +105,14 @@ FORMS = [
     ("dvr-q", {"beta": 0.3, "start_batches": 3}),
     ("dist-ef-signsgd", {"weight_decay": 0.1}),
     ("signsgd-fv", {"plain": 5, "negative": False}),
+    ("qsgd", {"levels": 3, "bucket": 64, "norm": "max", "down": "levels"}),
+    ("qsgd", {"levels": 4, "bucket": 128, "spacing": "powers", "down": "levels"}),
+    ("qsgd", {"spacing": "exponents"}),
+    ("terngrad", {"clip": 0.0}),
+    ("diana", {"levels": 3, "norm": "l2", "alpha": 0.25}),
+    ("ef21", {"code": "signs"}),
+    ("doublesqueeze", {"weight_decay": 0.1}),
+    ("doublesqueeze", {"up": "two-means", "down": "levels"}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

@@ -4,6 +4,7 @@ parallel/test_exchange.py shows that every exchange on 1, 2, 3, 4, 5 and 8 ranks
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,14 +32,26 @@ def exactly(setup, stepper, reference):
 
 
 def sent(stepper):
-    """Signs (n, d) in -1, 0, +1 of the words that travel, or the raw floats."""
+    """Signs (n, d) in -1, 0, +1 of the words that travelled in the latest step, or floats: raw, or what codes say."""
     parts = [m.numpy() for m in stepper.exchange._messages]
+    if stepper.exchange.up.coded:
+        return decoded(stepper)
     if stepper.exchange.up.raw:
         return np.concatenate([p[0] for p in parts], axis=1)
     bits = [np.unpackbits(p.view(np.uint8), axis=-1, bitorder="little").astype(int) for p in parts]
     whole = np.concatenate(bits, axis=2)
     signs = 2 * whole[0] - 1
     return signs * whole[1] if len(whole) == 2 else signs
+
+
+def decoded(stepper):
+    """What the codes of the latest step say, float32 (n, d)."""
+    exchange, step = stepper.exchange, replace(stepper.at_hand(stepper.layout), t=stepper.t - 1)
+    floats = torch.zeros(stepper.world.n, stepper.layout.length)
+    for (lo, hi), messages in zip(exchange.chunks, exchange._messages, strict=True):
+        for voter, told in enumerate(floats):
+            exchange.up.add(messages[:, voter], told[lo:hi], lo, step)
+    return floats.numpy()
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])

@@ -16,6 +16,7 @@ from mpisign.errors import UsageError
 from mpisign.layout import TILE, WORD
 
 PLANES = 9  # most that a code of levels takes
+MOST_POWERS = 100  # most levels that halve each time
 
 
 class Compressor(Format):
@@ -88,10 +89,6 @@ class Levels(Compressor):
 
     def add(self, message, total, lo, step, weight=1.0):
         bits.add_quantised(total, message[0], self.scheme, weight)
-
-
-MOST_POWERS = 100
-NATURAL = Levels(255, TILE, "max", "exponents")  # natural compression C_nat
 
 
 @dataclass(frozen=True)

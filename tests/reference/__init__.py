@@ -17,11 +17,21 @@ F = np.float32
 
 @dataclass
 class Message:
-    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats."""
+    """signs in -1, 0, +1 with a scale a tensor or none; or raw floats, what a code decodes to among them."""
 
     signs: np.ndarray | None = None
     scales: list | None = None
     raw: np.ndarray | None = None
+
+    def floats(self, tensors):
+        """What it says of each coordinate, float32: of signs without scales nothing can be said."""
+        if self.raw is not None:
+            return self.raw
+        out = np.zeros(len(self.signs), dtype=F)
+        for scale, (offset, size) in zip(self.scales, tensors, strict=True):
+            here = slice(offset, offset + size)
+            out[here] = scale * self.signs[here].astype(F)
+        return out
 
 
 class Reference:
@@ -67,7 +77,8 @@ class Reference:
         v = estimates or [e.estimate() for e in stage["estimator"]]
         agreed = stage["sign"][0].agree(v)
         self.messages = [s.message(v[j], agreed) for j, s in enumerate(stage["sign"])]
-        direction = stage["vote"].decide(self.messages)
+        levels, scales, in_x = stage["vote"].decide(self.messages)
+        direction = levels, stage["sign"][0].unit(agreed) or scales, in_x
         self.x_before = self.x.copy()
         self.told = told or [e.told for e in stage["estimator"]]
         stage["update"].move(*direction)
