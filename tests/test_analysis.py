@@ -346,6 +346,12 @@ def test_torch_takes_the_same_steps():
     ]
 
 
+def test_a_clone_that_is_not_there_is_named(tmp_path):
+    ended = analyse("others/same_steps", "--dgc", tmp_path)
+    assert ended.code == 2
+    assert f"git clone https://github.com/synxlin/deep-gradient-compression {tmp_path}" in ended.err
+
+
 @pytest.mark.parametrize("found", ["1e-3", "float('nan')"])
 def test_other_steps_than_those_of_others_are_an_error(found):
     swapped = f"same_steps.of_torch = lambda: [same_steps.Row('x', '', '', {found})]"

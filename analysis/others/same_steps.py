@@ -2,10 +2,9 @@
 
 python analysis/others/same_steps.py --grace CLONE --dgc CLONE --powersgd CLONE --deepspeed CLONE
 
-The clones are those of github.com/sands-lab/grace, synxlin/deep-gradient-compression, epfml/powersgd and
-microsoft/DeepSpeed, whose code is run as it is; without one its rows are left out. Prints a table, and ends with status
-1 where a difference is larger than its row allows: that of two paths of x over 20 steps, by 4 voters or by one, over
-the largest coordinate of x.
+The clones are those of REPOSITORIES, whose code is run as it is; without one its rows are left out. Prints a table, and
+ends with status 1 where a difference is larger than its row allows: that of two paths of x over 20 steps, by 4 voters
+or by one, over the largest coordinate of x.
 """
 
 import argparse
@@ -26,6 +25,12 @@ from torch import Tensor
 from mpisign import bits
 
 LR, SHARE, LIMIT = 0.1, 1 / 64, 40.0
+REPOSITORIES = {
+    "grace": "sands-lab/grace",
+    "dgc": "synxlin/deep-gradient-compression",
+    "powersgd": "epfml/powersgd",
+    "deepspeed": "microsoft/DeepSpeed",
+}
 
 
 def of_dgc() -> Iterator[Row]:
@@ -150,9 +155,13 @@ def of_torch() -> Iterator[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("grace", "dgc", "powersgd", "deepspeed"):
-        parser.add_argument(f"--{name}", type=Path, metavar="CLONE")
+    for name, repository in REPOSITORIES.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="CLONE", help=f"of github.com/{repository}")
     clones = {name: clone for name, clone in vars(parser.parse_args()).items() if clone}
+    for name, clone in clones.items():
+        if not (clone / ".git").exists():
+            address = f"https://github.com/{REPOSITORIES[name]}"
+            parser.error(f"--{name} {clone}: there is no clone; make it by git clone {address} {clone}")
     borrowed.prepare([*clones.values(), *(clone / "paper-code" for clone in clones.values())], VOTERS)
     comparisons = {
         "grace": of_grace.rows,
