@@ -74,13 +74,13 @@ TABLE = {
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
     "topk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 2e-6)),
-    "randk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-3, hyper={"density": 0.1})),
+    "randk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-5, hyper={"density": 0.1})),
     "dgc": Row({"density": 0.02, "momentum": 0.5, "clip_norm": 1.0, "weight_decay": 0.1}, Claim(0.1, 1e-5)),
-    "strom": Row({"threshold": 0.05, "weight_decay": 0.1}, Claim(0.3, 2e-2, hyper={"threshold": 0.2})),
+    "strom": Row({"threshold": 0.05, "weight_decay": 0.1}, Claim(0.3, 1e-5, hyper={"threshold": 0.5})),
     "wangni": Row(
         {"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-4, hyper={"density": 0.3}), bitwise=False
     ),
-    "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper={"density": 0.2})),
+    "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 3e-2, hyper={"density": 0.05})),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
 }
