@@ -75,13 +75,13 @@ TABLE = {
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
     "topk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 2e-6)),
-    "randk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-3, hyper={"density": 0.1})),
+    "randk": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-5, hyper={"density": 0.1})),
     "dgc": Row({"density": 0.02, "momentum": 0.5, "clip_norm": 1.0, "weight_decay": 0.1}, Claim(0.1, 1e-5)),
-    "strom": Row({"threshold": 0.05, "weight_decay": 0.1}, Claim(0.3, 2e-2, hyper={"threshold": 0.2})),
+    "strom": Row({"threshold": 0.05, "weight_decay": 0.1}, Claim(0.3, 1e-5, hyper={"threshold": 0.5})),
     "wangni": Row(
         {"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-4, hyper={"density": 0.3}), bitwise=False
     ),
-    "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper={"density": 0.2})),
+    "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 3e-2, hyper={"density": 0.05})),
     "qsgd": Row({"levels": 3, "bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
     "terngrad": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
     "onebit-sgd": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
