@@ -53,8 +53,9 @@ class Setup:
         return make_stepper(algorithm, chosen, self.layout, world, self.streams, oracles, self.x.clone(), **options)
 
     def reference(self, algorithm):
-        tensors = [(s.offset, s.size) for s in self.layout.segments]
-        return Reference(algorithm, self.n, self.seed, self.x.numpy(), tensors, SlowOracle(self, algorithm.sampling))
+        shapes, tensors = zip(*((s.shape, (s.offset, s.size)) for s in self.layout.segments), strict=True)
+        oracle = SlowOracle(self, algorithm.sampling)
+        return Reference(algorithm, self.n, self.seed, self.x.numpy(), shapes, tensors, oracle)
 
 
 class SlowOracle:
@@ -62,7 +63,7 @@ class SlowOracle:
 
     def __init__(self, setup, sampling):
         self.oracles = [setup.oracle(v, sampling) for v in range(setup.n)]
-        self.layout = setup.layout
+        self.setup, self.layout = setup, setup.layout
 
     def _ask(self, voter, t, x, ask):
         out, oracle = self.layout.zeros(), self.oracles[voter]
@@ -103,8 +104,38 @@ class SlowOracle:
                 count += 1
         return (total / count).astype(np.float32)
 
+    def rows_of_batch(self, voter, t):
+        """Numbers of the rows of step t's batch, found by looking for each among all of the voter's rows."""
+        oracle, everything = self.oracles[voter], as_matrix(self.setup.rows[voter])
+        oracle.begin(t)
+        rows = [one for batch, _ in oracle.batches() for one in as_matrix(batch)]
+        return [int(np.flatnonzero((everything == one).all(axis=1))[0]) for one in rows]
+
+    def of_row(self, voter, t, x, row):
+        """The gradient of one row's loss at x without the regulariser, by the problem's gradient; float64."""
+        rows = self.setup.rows[voter].take(slice(row, row + 1)).tensors()
+        whole = self._of_problem(x, lambda problem, point, out: problem.gradient(point, rows, out))
+        return whole - self.of_regulariser(voter, x)
+
+    def of_regulariser(self, voter, x):
+        return self._of_problem(x, lambda problem, point, out: problem.penalise(point, out))
+
+    def _of_problem(self, x, ask):
+        out = self.layout.zeros()
+        ask(self.setup.problem, self.layout.views(torch.from_numpy(x.copy())), self.layout.views(out))
+        return out.numpy().astype(float)
+
+    def count(self, voter):
+        return self.setup.rows[voter].count
+
     def steps_a_pass(self, voter):
         return self.oracles[voter].steps_a_pass
+
+
+def as_matrix(rows):
+    """All arrays of rows side by side, float64, sparse ones too."""
+    arrays = [a.toarray() if hasattr(a, "toarray") else np.asarray(a) for a in rows.arrays.values()]
+    return np.concatenate([a.reshape(rows.count, -1).astype(float) for a in arrays], axis=1)
 
 
 def digest(stepper):

@@ -35,9 +35,19 @@ def wire(algorithm) -> tuple:
 def _wire_of(stage) -> tuple:
     up, vote = stage.sign.up(), stage.vote
     traits = type(vote).__name__, vote.needs_ballots, vote.shares, vote.stateful, vote.in_x
-    # numbers in the header; values of x and radii that all ranks ask for beside it
-    beside = stage.estimator.reports, stage.update.values(1, 0) > 0, bool(stage.sign.side_information())
-    return up, vote.down(up, VOTERS), traits, beside
+    # numbers in the header; means of estimates, values of x and radii that all ranks ask for beside it
+    beside = (
+        stage.estimator.reports,
+        stage.estimator.agrees,
+        stage.update.values(1, 0) > 0,
+        bool(stage.sign.side_information()),
+    )
+    return _kind(up), _kind(vote.down(up, VOTERS)), traits, beside
+
+
+def _kind(form):
+    """A format as an exchange sees it: of a code only its class, since sizes differ from chunk to chunk anyway."""
+    return type(form).__name__ if form.coded else form
 
 
 def slots(algorithm) -> set[str]:

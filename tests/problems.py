@@ -11,13 +11,45 @@ import torch
 from mpisign.problems import Problem, Rows, Tables
 
 
-class Awkward(Problem):
+class LeastSquares(Problem):
+    """Half the mean square of <a, x> - b over rows, x being all parameters one behind the other: linear.
+
+    rows, sides: the names of the arrays a and b; b is 0 where it has no name.
+    """
+
+    offers = frozenset({"finite sum", "two points", "function values", "linear"})
+    rows, sides = "a", ""
+
+    def residuals(self, parameters, batch):
+        x = torch.cat([p.reshape(-1) for p in parameters.values()])
+        along = batch[self.rows] @ x
+        return along - batch[self.sides] if self.sides else along
+
+    def derivatives(self, parameters, batch):
+        residuals = self.residuals(parameters, batch).detach()
+        return residuals[:, None], float(0.5 * (residuals**2).mean())
+
+    def combine(self, batch, weights, gradients):
+        flat, lo = batch[self.rows].T @ weights[:, 0], 0
+        for gradient in gradients.values():
+            gradient += flat[lo : lo + gradient.numel()].view(gradient.shape)
+            lo += gradient.numel()
+
+    def loss(self, parameters, batch):
+        return 0.5 * (self.residuals(parameters, batch) ** 2).mean()
+
+    def measure(self, parameters, rows):
+        with torch.no_grad():
+            return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
+
+
+class Awkward(LeastSquares):
     """Least squares on four tensors of sizes that fit no word, with coordinates that never see a gradient.
 
     Tensors: 70 (of which 6 dead), 1, 4100 (more than a tile) and 64 coordinates.
     """
 
-    offers = frozenset({"finite sum", "two points", "function values"})
+    rows = "inputs"
     shapes = {"a": (7, 10), "b": (), "c": (4100,), "d": (64,)}  # noqa: RUF012
 
     def __init__(self, size: int = 4100, rows: int = 40):
@@ -35,13 +67,14 @@ class Awkward(Problem):
         start = {k: generator.standard_normal(shape) / 30 for k, shape in self.shapes.items()}
         return {k: torch.tensor(values, dtype=torch.float32) for k, values in start.items()}
 
-    def loss(self, parameters, batch):
-        flat = torch.cat([parameters[k].reshape(-1) for k in self.shapes])
-        return 0.5 * ((batch["inputs"] @ flat) ** 2).mean()
 
-    def measure(self, parameters, rows):
-        with torch.no_grad():
-            return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
+class Layered(Awkward):
+    """Least squares on a layer, its bias, a convolution, and a matrix too small for factors of rank 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = {"layer": (70, 90), "bias": (70,), "convolution": (16, 3, 5, 5), "small": (2, 50)}
+        self.size = sum(int(np.prod(s)) for s in self.shapes.values())
 
 
 class Plain(Problem):
@@ -140,10 +173,10 @@ class Drifting(Awkward):
         return loss
 
 
-class Regression(Problem):
+class Regression(LeastSquares):
     """Least squares in 20 dimensions, two tensors, 120 rows with some noise: a claim is made about f - f*."""
 
-    offers = frozenset({"finite sum", "two points", "function values"})
+    sides = "b"
 
     def __init__(self, noise: float = 0.1):
         rng = np.random.default_rng(11)
@@ -156,14 +189,6 @@ class Regression(Problem):
 
     def initial(self, generator):
         return {"u": torch.zeros(12), "w": torch.zeros(2, 4)}
-
-    def loss(self, parameters, batch):
-        x = torch.cat([parameters["u"], parameters["w"].reshape(-1)])
-        return 0.5 * ((batch["a"] @ x - batch["b"]) ** 2).mean()
-
-    def measure(self, parameters, rows):
-        with torch.no_grad():
-            return {"loss": float(self.loss(parameters, rows)) * rows.count, "rows": rows.count}
 
     def gap(self, x) -> float:
         """(f(x) - f*) / (f(0) - f*) over all rows, x (20,) in float64."""

@@ -25,6 +25,7 @@ class Claim:
 class Row:
     hyper: dict
     claim: Claim
+    scale: float = 1.0  # of the rates in comparisons bit by bit, for methods to which 0.01 is too much
     bitwise: bool = True  # x equals the reference's bit for bit; else within 4 ulp of it, step by step
 
 
@@ -81,8 +82,27 @@ TABLE = {
         {"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-4, hyper={"density": 0.3}), bitwise=False
     ),
     "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 3e-2, hyper={"density": 0.05})),
+    "qsgd": Row({"levels": 3, "bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "terngrad": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "onebit-sgd": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
+    "diana": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-4), bitwise=False),
+    "ef21": Row(
+        {"code": "two-means", "momentum": 0.5, "weight_decay": 0.1},
+        Claim(0.3, 1e-4, hyper={"code": "two-means"}),
+        bitwise=False,
+    ),
+    "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
+    "powersgd": Row({"weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6, hyper={"rank": 1}), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
+    "adagrad": Row({"weight_decay": 0.1}, Claim(0.3, 1e-5, constant=True)),
+    "adadelta": Row({"rho": 0.8, "weight_decay": 0.1}, Claim(100.0, 1e-3)),
+    "yogi": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.3, 1e-5)),
+    "m-svag": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-4, constant=True)),
+    "nigt": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.3, 1e-3)),
+    "ssd": Row({"weight_decay": 0.1}, Claim(0.03, 1e-4), scale=1e-3),
+    "sag": Row({"weight_decay": 0.1}, Claim(0.05, 1e-8, constant=True), bitwise=False),
+    "saga": Row({"weight_decay": 0.1}, Claim(0.05, 1e-8, constant=True), bitwise=False),
 }
 
 # other forms of an entry
@@ -112,6 +132,19 @@ FORMS = [
     ("dgc", {"density": 0.01, "warmup_steps": 6, "select": "all"}),
     ("s3gd-mv", {"density": 1.0}),
     ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
+    ("powersgd", {"rank": 3, "warm_start": False, "momentum": 0.0}),
+    ("qsgd", {"levels": 3, "bucket": 64, "norm": "max", "down": "levels"}),
+    ("qsgd", {"levels": 4, "bucket": 128, "spacing": "powers", "down": "levels"}),
+    ("qsgd", {"spacing": "exponents"}),
+    ("terngrad", {"clip": 0.0}),
+    ("diana", {"levels": 3, "norm": "l2", "alpha": 0.25}),
+    ("ef21", {"code": "signs"}),
+    ("doublesqueeze", {"weight_decay": 0.1}),
+    ("doublesqueeze", {"up": "two-means", "down": "levels"}),
+    ("doublesqueeze", {"up": "topk", "down": "topk", "density": 0.05, "weight_decay": 0.1}),
+    ("doublesqueeze", {"up": "randk", "down": "signs", "density": 0.1}),
+    ("ef21", {"code": "topk", "density": 0.05, "momentum": 0.5}),
+    ("ef21", {"code": "randk", "density": 0.1}),
 ]
 
 FORMS_BY_ROW = [(name, row.hyper) for name, row in TABLE.items()] + FORMS

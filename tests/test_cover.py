@@ -60,7 +60,7 @@ def test_what_a_wire_sees_changes_it(monkeypatch):
     before = wire(algorithm)
     for slot, trait, value in (
         ("vote", "needs_ballots", True), ("vote", "shares", True), ("vote", "stateful", True),
-        ("estimator", "reports", 3), ("sign", "side_information", lambda self: "radii"),
+        ("estimator", "reports", 3), ("estimator", "agrees", True), ("sign", "side_information", lambda self: "radii"),
         ("update", "values", lambda *_: 1),
     ):  # fmt: skip
         with monkeypatch.context() as patch:

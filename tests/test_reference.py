@@ -12,6 +12,7 @@ import torch
 
 from mpisign.engine import state
 from mpisign.parallel import mpi
+from mpisign.problems.logistic import Logistic
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
 from tests.cover import form_id, rest_is_slow
@@ -23,8 +24,33 @@ BITWISE = [(name, hyper) for name, hyper in FORMS_BY_ROW if TABLE[name].bitwise]
 FORM_NAMES = [form_id(form) for form in FORMS_BY_ROW]
 
 
-def rates(t):
-    return 0.01 / (1 + t) ** 0.5
+AGREED = 2e-6  # of the largest of what the reference agreed to: how far a product of float32 matrices may be off
+KEPT = ("factors", "residual")  # arrays of estimators that agree, by the names that the reference has for them
+
+
+def kept_by_agreement(stepper, reference):
+    """(arrays that agreement moves, slow estimator that has the same) of each voter."""
+    slow = reference.stages[0]["estimator"]
+    for arrays, estimator in zip(stepper.stage.estimator_states, slow, strict=True):
+        yield {name: array for name, array in arrays.items() if name in KEPT}, estimator
+
+
+def force_what_agreement_keeps(stepper, reference):
+    """The reference goes on from the stepper's arrays: rounding grows from step to step where a factor is iterated."""
+    for own, slow in kept_by_agreement(stepper, reference):
+        for name, array in own.items():
+            setattr(slow, name, array.numpy().copy())
+
+
+def assert_agreed_alike(got, wanted, bitwise):
+    if bitwise:
+        np.testing.assert_array_equal(got, wanted)
+    else:
+        assert np.abs(got - wanted).max() <= AGREED * np.abs(wanted).max()
+
+
+def rates(t, name):
+    return TABLE[name].scale * 0.01 / (1 + t) ** 0.5
 
 
 def exactly(setup, stepper, reference):
@@ -61,16 +87,24 @@ def test_words_and_steps_equal_the_reference_that_is_given_v(name, hyper, n):
     setup = Setup(Awkward(size=77), n)
     algorithm = setup.algorithm(name, **hyper)
     stepper, reference = setup.stepper(algorithm), setup.reference(algorithm)
-    estimates, estimate, here = [], stepper._estimate, reference.coordinates
-    stepper._estimate = lambda i, step: estimates.append((v := estimate(i, step)).numpy().copy()) or v
+    estimates, estimate, here, v = [], stepper._estimate, reference.coordinates, {}
+    stepper._estimate = lambda i, step: estimates.append(v.setdefault(i, estimate(i, step)).numpy().copy()) or v[i]
     for t in range(24):
         estimates.clear()
+        v.clear()
         before = stepper.x.numpy().copy()
         reference.x = before.copy()
-        stepper.step(rates(t))
+        force_what_agreement_keeps(stepper, reference)
+        stepper.step(rates(t, name))
         reports = stepper.stage.algorithm.estimator.reports
         told = [state["told"].numpy() for state in stepper.stage.estimator_states] if reports else None
-        reference.step(rates(t), list(estimates), told)
+        agreed = [v[i].numpy() for i in range(n)]
+        reference.step(rates(t, name), list(estimates), told, agreed)
+        for got, wanted in zip(agreed, reference.agreed, strict=True):
+            assert_agreed_alike(got[here], wanted[here], TABLE[name].bitwise)
+        for own, slow in kept_by_agreement(stepper, reference):
+            for array in own:
+                assert_agreed_alike(own[array].numpy(), getattr(slow, array), TABLE[name].bitwise)
         expected = [m.raw if m.signs is None else m.signs for m in reference.messages]
         np.testing.assert_array_equal(sent(stepper)[:, here], np.array(expected)[:, here])
         if TABLE[name].bitwise:
@@ -79,7 +113,7 @@ def test_words_and_steps_equal_the_reference_that_is_given_v(name, hyper, n):
             # in the last place of the largest of old, new and a step of Adam: close to 0 few places are left of a
             # difference
             got = stepper.x.numpy()
-            unit = np.spacing(np.maximum(np.maximum(np.abs(before), np.abs(got)), np.float32(rates(t))))
+            unit = np.spacing(np.maximum(np.maximum(np.abs(before), np.abs(got)), np.float32(rates(t, name))))
             assert (np.abs(got - reference.x) <= 4 * unit)[here].all()
 
 
@@ -91,8 +125,8 @@ def test_trajectory_equals_the_reference(name, hyper, n):
     algorithm = setup.algorithm(name, **hyper)
     stepper, reference = setup.stepper(algorithm), setup.reference(algorithm)
     for t in range(30):
-        stepper.step(rates(t))
-        reference.step(rates(t))
+        stepper.step(rates(t, name))
+        reference.step(rates(t, name))
         assert exactly(setup, stepper, reference), f"differ after step {t + 1}"
 
 
@@ -106,14 +140,33 @@ def test_rows_are_clipped_one_by_one():
     assert stepper.oracles[1].clipped == stepper.oracles[1].evaluations == 5
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("name", ["sag", "saga"])
+def test_tables_equal_those_of_whole_gradients(name, accumulate, tmp_path):
+    """For three voters with unlike numbers of rows, over passes that meet within a batch, with a regulariser."""
+    rng = np.random.default_rng(3)
+    lines = [f"{rng.choice([-1, 1])} " + " ".join(f"{k}:{rng.normal():.3f}" for k in range(1, 8)) for _ in range(20)]
+    (tmp_path / "rows.svm").write_text("\n".join(lines))
+    setup = Setup(Logistic(tmp_path / "rows.svm", l2=0.1, nonconvex=0.1), 3, batch_size=3, accumulate=accumulate)
+    algorithm = setup.algorithm(name)
+    stepper, slow = setup.stepper(algorithm), setup.reference(algorithm)
+    for _ in range(12):
+        slow.x = stepper.x.numpy().copy()
+        expected = [voter.estimate() for voter in slow.stages[0]["estimator"]]
+        stepper.step(0.1)
+        slow.t += 1
+        for kept, v in zip(stepper.stage.estimator_states, expected, strict=True):
+            np.testing.assert_allclose(kept["v"].numpy(), v, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["ssdm", "dist-ef-signsgd", "ssvr-mv", "dvr-q"])
 def test_sums_over_more_than_a_tile_equal_the_reference(name):
     setup = Setup(Awkward(), 3)
     algorithm = setup.algorithm(name, **TABLE[name].hyper)
     stepper, reference = setup.stepper(algorithm, chunk=512), setup.reference(algorithm)
     for t in range(3):
-        stepper.step(rates(t))
-        reference.step(rates(t))
+        stepper.step(rates(t, name))
+        reference.step(rates(t, name))
     assert exactly(setup, stepper, reference)
 
 
@@ -131,8 +184,8 @@ def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     algorithm = setup.algorithm(name, zeros, ties, **TABLE[name].hyper)
     stepper, reference = setup.stepper(algorithm), setup.reference(algorithm)
     for t in range(12):
-        stepper.step(rates(t))
-        reference.step(rates(t))
+        stepper.step(rates(t, name))
+        reference.step(rates(t, name))
     assert exactly(setup, stepper, reference)
 
 
@@ -153,14 +206,14 @@ def test_saved_states_go_on_the_same(name, hyper, tmp_path):
     setup = Setup(Awkward(size=77), 4)
     stepper = setup.stepper(setup.algorithm(name, **hyper))
     for t in range(5):
-        stepper.step(rates(t))
+        stepper.step(rates(t, name))
     file, alone = tmp_path / "state.h5", mpi.alone(4)
     state.save_state(file, stepper, alone, "", PROGRESS, None)
     restored = setup.stepper(setup.algorithm(name, **hyper))
     state.load_state(Checkpoint(file), restored, alone)
     for t in range(5, 15):
-        stepper.step(rates(t))
-        restored.step(rates(t))
+        stepper.step(rates(t, name))
+        restored.step(rates(t, name))
         assert digest(stepper) == digest(restored)
 
 
@@ -170,8 +223,8 @@ def test_chunks_do_not_matter(name, hyper):
     whole, pieces = (setup.stepper(setup.algorithm(name, **hyper), chunk=c) for c in (1 << 20, 512))
     assert len(pieces.exchange.chunks) > 1 or pieces.exchange.up.varies
     for t in range(8):
-        whole.step(rates(t))
-        pieces.step(rates(t))
+        whole.step(rates(t, name))
+        pieces.step(rates(t, name))
     assert digest(whole) == digest(pieces)
 
 
@@ -185,7 +238,7 @@ def test_evaluations_are_those_foretold(name, hyper):
         foretold += sum(estimator.evaluations(2, rows.count, t) for rows in setup.rows)
         update = stepper.algorithm.stages[stepper.algorithm.stage(t)].update
         values += sum(estimator.values(2, rows.count, t) + update.values(rows.count, t) for rows in setup.rows)
-        stepper.step(rates(t))
+        stepper.step(rates(t, name))
         assert sum(oracle.evaluations for oracle in stepper.oracles) == foretold
         assert sum(oracle.values for oracle in stepper.oracles) == values
 

@@ -5,16 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
+from mpisign.config import make
+from mpisign.errors import UsageError
 from mpisign.layout import Layout, SegmentOptions
+from mpisign.problems.logistic import Logistic
 from mpisign.problems.toys import TwoPlanes
+from mpisign.run.plan import resolve
 from mpisign.run.schedules import Schedule
 from tests.building import Setup
 from tests.problems import Awkward
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper", "make"),
+    ("name", "hyper", "torchs"),
     [
         ("sgd", {"momentum": 0.0}, lambda p: torch.optim.SGD(p, lr=0.01)),
         (
@@ -25,11 +30,11 @@ from tests.problems import Awkward
         ("adam", {"weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
     ],
 )
-def test_baselines_equal_torch(name, hyper, make):
+def test_baselines_equal_torch(name, hyper, torchs):
     setup = Setup(Awkward(size=77), 1)
     stepper, oracle = setup.stepper(setup.algorithm(name, **hyper)), setup.oracle(0)
     x = setup.x.clone()
-    optimiser = make([x])
+    optimiser = torchs([x])
     x.grad = torch.zeros_like(x)
     for t in range(30):
         oracle.begin(t)
@@ -37,6 +42,57 @@ def test_baselines_equal_torch(name, hyper, make):
         optimiser.step()
         stepper.step(0.01)
     np.testing.assert_allclose(stepper.x, x, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "torchs"),
+    [
+        ("adagrad", {}, lambda p: torch.optim.Adagrad(p, lr=0.01)),
+        ("adadelta", {"rho": 0.9}, lambda p: torch.optim.Adadelta(p, lr=1.0)),
+    ],
+)
+def test_adaptive_baselines_equal_torch_within_a_few_ulp(name, hyper, torchs):
+    """On the gradients of one trajectory, 50 steps; torch.optim's epsilons stand in the same places."""
+    setup = Setup(Awkward(size=77), 1)
+    stepper = setup.stepper(setup.algorithm(name, **hyper))
+    x = setup.x.clone()
+    optimiser, largest = torchs([x]), x.abs()
+    for _ in range(50):
+        stepper.step(optimiser.param_groups[0]["lr"])
+        x.grad = stepper.stage.estimator_states[0]["g"].clone()
+        optimiser.step()
+        largest = torch.maximum(largest, x.abs())
+    ulp = np.spacing(largest.numpy())
+    assert (np.abs(stepper.x.numpy() - x.numpy()) <= 8 * ulp).all()
+
+
+def regression(tmp_path, count=60):
+    """Rows of a logistic regression with noise, as a file and as arrays."""
+    rng = np.random.default_rng(8)
+    a = rng.standard_normal((count, 5)).round(3)
+    y = np.where(a @ rng.standard_normal(5) + rng.standard_normal(count) > 0, 1, -1)
+    lines = [f"{label} " + " ".join(f"{k + 1}:{v}" for k, v in enumerate(row)) for label, row in zip(y, a, strict=True)]
+    (tmp_path / "rows.svm").write_text("\n".join(lines))
+    return tmp_path / "rows.svm", a, y
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["sag", "saga"])
+def test_tables_reach_the_optimum_of_scikit_learn(name, n, tmp_path):
+    path, a, y = regression(tmp_path)
+    theirs = LogisticRegression(solver="sag", C=1 / (0.1 * len(y)), fit_intercept=False, tol=1e-10, max_iter=100_000)
+    setup = Setup(Logistic(path, l2=0.1), n, batch_size=4)
+    stepper = setup.stepper(setup.algorithm(name))
+    for _ in range(1500):
+        stepper.step(0.1)
+    x = setup.layout.views(stepper.x)["x"]
+    np.testing.assert_allclose(x, theirs.fit(a, y).coef_[0], rtol=0, atol=1e-4)
+
+
+def test_tables_are_for_linear_problems():
+    job = make({"problem": {"name": "digits"}, "algorithm": {"name": "saga"}, "run": {"steps": 5}})
+    with pytest.raises(UsageError, match=r"needs linear, which problem 'digits'.*problems that fit: logistic;"):
+        resolve(job, 2)
 
 
 def test_schedules():

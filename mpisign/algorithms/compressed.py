@@ -101,7 +101,7 @@ class MaskedMomentum(SignRule):
 
 
 @dataclass(frozen=True)
-class AgreedEstimate(SignRule):
+class Silent(SignRule):
     """Sends nothing: the estimator has had all voters agree on v."""
 
     def up(self):

@@ -53,5 +53,6 @@ def warm_start(algorithm: Method, steps: int, factor: float = 1.0) -> Stages:
     first = averaged(algorithm, factor)
     if algorithm.dense:
         first = replace(first, dense=algorithm.dense)
-    names = [f"estimator/{name}" for name in algorithm.estimator.init(Layout({"x": (1,)}))]
+    arrays = [*algorithm.estimator.init(Layout({"x": (1,)})), *algorithm.estimator.tables]
+    names = [f"estimator/{name}" for name in arrays]
     return Stages(first, algorithm, tuple((name, name) for name in names), algorithm.name, until=steps)

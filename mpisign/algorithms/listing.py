@@ -39,10 +39,10 @@ def markdown(entries: Iterable[Entry]) -> str:
 def _row(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (f"{form.bits:.3g}" for form in formats(stage))
-    radii = " and radii" if stage.sign.side_information() else ""
+    beside = "".join(f" and {name}" for name in _beside(stage))
     values = f", {v:.3g} function values" if (v := function_values(entry)) else ""
     method, paper = (text.replace("|", r"\|").replace("*", r"\*") for text in (entry.summary, entry.paper))
-    return f"| `{entry.name}` | {method} | {paper} | {up}, {down}{radii} | {evaluations(entry):.3g}{values} |"
+    return f"| `{entry.name}` | {method} | {paper} | {up}, {down}{beside} | {evaluations(entry):.3g}{values} |"
 
 
 def describe(entry: Entry) -> str:
@@ -60,8 +60,8 @@ def describe(entry: Entry) -> str:
         facts["function values"] = f"{values:.3g} per row of the batch and step"
     for k, stage in enumerate(built.stages):
         which = f"stage {k + 1}: " if len(built.stages) > 1 else ""
-        (up, down), side_information = formats(stage), stage.sign.side_information()
-        facts[f"{which}up"] = _bits(up) + (f"; {side_information}" if side_information else "")
+        up, down = formats(stage)
+        facts[f"{which}up"] = "; ".join([_bits(up), *_beside(stage).values()])
         facts[f"{which}down"] = f"{_bits(down)} at n = {VOTERS}"
     facts["known"] = entry.known
     lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
@@ -76,9 +76,9 @@ def _wrap(text: str, indent: str) -> str:
 def _costs(entry: Entry) -> str:
     stage = entry.build().stages[-1]
     up, down = (f"{form.bits:.3g}" for form in formats(stage))
-    side_information = " beside shared radii" if stage.sign.side_information() else ""
+    beside = "".join(f" beside shared {name}" for name in _beside(stage))
     values = f"; function values {v:.3g}" if (v := function_values(entry)) else ""
-    return f"bits up {up}, down {down}{side_information}; evaluations {evaluations(entry):.3g}{values}"
+    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}{values}"
 
 
 def formats(stage: Algorithm) -> tuple[Format, Format]:
@@ -86,6 +86,12 @@ def formats(stage: Algorithm) -> tuple[Format, Format]:
     ruled = stage.with_rules("auto", "auto", VOTERS)
     up = ruled.sign.up()
     return up, ruled.vote.down(up, VOTERS)
+
+
+def _beside(stage: Algorithm) -> dict[str, str]:
+    """What is shared beside messages: radii of sign rules, and means on which estimators agree, with what they cost."""
+    told = {"radii": stage.sign.side_information(), "means": stage.estimator.side_information()}
+    return {name: text for name, text in told.items() if text}
 
 
 def _bits(form: Format) -> str:

@@ -8,7 +8,7 @@ from typing import Self
 
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
 from mpisign.errors import UsageError
-from mpisign.layout import Group
+from mpisign.layout import Group, Layout
 
 
 class Method:
@@ -45,6 +45,11 @@ class Method:
     def minibatches(self, steps: int) -> int:
         """Minibatches that a voter has seen after so many steps."""
         raise NotImplementedError
+
+    def check(self, layout: Layout) -> None:
+        """Raises UsageError, the same on all ranks, where hyperparameters do not fit the shapes of x."""
+        for stage in self.stages:
+            stage.estimator.check(layout)
 
     def named(self, name: str) -> Self:
         raise NotImplementedError

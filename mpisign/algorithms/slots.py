@@ -93,6 +93,8 @@ class Estimator(_Stateful):
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one per voter, and a BatchedOracle
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
+    # names of its float32 arrays (rows, Problem.outputs), of the rows that this voter owns, zeros before the first step
+    tables: ClassVar[tuple[str, ...]] = ()
     sampling: str = ""  # what batches must be, "reshuffle" or "replacement"; "" for either
     minibatches: int = 1  # of a step, where it is not one
     # numbers that travel to the updates of all voters in a step's header: its state holds them as "told", float64
@@ -103,6 +105,12 @@ class Estimator(_Stateful):
     def init(self, layout: Layout) -> State:
         told = {"told": torch.zeros(self.reports, dtype=torch.float64)} if self.reports else {}
         return super().init(layout) | told
+
+    def check(self, layout: Layout) -> None:
+        """Raises UsageError, the same on all ranks, where its hyperparameters do not fit the shapes of x.
+
+        For those who set up a run, before they measure or build anything.
+        """
 
     def estimate(self, oracle, x: Tensor, state: State, step: Step) -> Tensor:
         """v, a flat float32 vector of layout.length; it belongs to the estimator."""
@@ -119,6 +127,14 @@ class Estimator(_Stateful):
     def agrees(self) -> bool:
         """Whether it has voters agree on anything."""
         return type(self).agree is not Estimator.agree
+
+    def side_information(self) -> str:
+        """What voters send one another to agree, for a reader."""
+        return ""
+
+    def shared_floats(self, layout: Layout) -> int:
+        """Numbers of each voter of which agree() takes means in a step: what a run foretells of its cost."""
+        return 0
 
     def observe(self, direction: Direction, state: State, step: Step) -> None:
         """Sees what was decided for a chunk, after x moved."""

@@ -129,7 +129,9 @@ def profile(algorithm: Algorithm, name: str, d: int, repeats: int, ranks: Ranks,
 
 def _spans(trial: DryStepper) -> Iterator[tuple[str, Stopwatch]]:
     slots, exchange = trial.stage.algorithm, trial.exchange
+    agreeing = (("agree by means", slots.estimator, "agree"),) if slots.estimator.agrees else ()
     for phase, holder, method in (
+        *agreeing,
         ("search for NaN", trial.stage.channels[0], "search"),
         ("pack", slots.sign, "pack"),
         ("post messages", exchange, "send"),

@@ -14,13 +14,12 @@ from mpi4py import MPI
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import hosts, in_turns, interfaces
-from mpisign.engine.autotune import RATE, DryStepper, autotune
+from mpisign.engine.autotune import RATE, DryStepper, autotune, squares
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
 
 COLUMNS = {"n": "d", "d": ",d", "peer": "", "ms": ".2f", "times slower": ".1f", "bits by the OS": ".3f"}
-SIDE = 1000  # of the square matrices of which DDP's model is made
 Works = dict[str, Callable[[], object]]
 
 
@@ -93,17 +92,16 @@ def _gloo_sum(d: int) -> Works:
 
 
 class Fixed(torch.nn.Module):
-    """Square matrices with fixed gradients."""
+    """The parameters of a step without its gradient where shapes matter, with fixed gradients."""
 
     def __init__(self, d: int):
         super().__init__()
-        side = min(SIDE, max(int(d**0.5), 1))
-        count = max(round(d / side**2), 1)
-        self.matrices = torch.nn.ParameterList(torch.zeros(side, side) for _ in range(count))
-        self.fixed = [torch.empty(side, side).uniform_(-1, 1) for _ in range(count)]
+        shapes = squares(d).values()
+        self.weights = torch.nn.ParameterList(torch.zeros(shape) for shape in shapes)
+        self.fixed = [torch.empty(shape).uniform_(-1, 1) for shape in shapes]
 
     def forward(self) -> torch.Tensor:
-        return sum((m * g).sum() for m, g in zip(self.matrices, self.fixed, strict=True))
+        return sum((w * g).sum() for w, g in zip(self.weights, self.fixed, strict=True))
 
 
 def _ddp(d: int) -> Works:

@@ -31,6 +31,7 @@ STREAMS = {
     "attack": 14,  # what lying voters make up
     "probe": 15,  # rows, or noise, of the minibatches whose noise is measured
     "choice": 16,  # coordinates that all voters send
+    "low rank": 17,  # factors of low rank from which subspace iteration starts
 }
 
 

@@ -6,6 +6,7 @@ between two sizes is taken as linear; beyond the largest that there is time for,
 what the bytes take on the link, which is measured by an Alltoall.
 """
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.algorithms.estimators import Minibatch
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.slots import Estimator
 from mpisign.bits.rng import Streams
@@ -33,6 +35,7 @@ SIZES = (1 << 12, 1 << 18, 1 << 20, 1 << 22)  # coordinates of the steps that ar
 REPEATS = 3
 AHEAD = 1.25  # what is foretold of sizes that were not tried is no closer than this
 RATE = 1e-3  # of a step without its gradient
+SIDE = 1000  # at most, of the square matrices that a step without its gradient is measured on where shapes matter
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def predict(
         # in turns, as no step of a run finds its buffers in the cache either
         rounds = [[timed(trial.once, comm) for trial in trials] for _ in range(REPEATS)]
         for p, trial, *seconds in zip(predictions, trials, *rounds, strict=True):
-            p.bytes = max(comm.allgather(sum(trial.exchange.bytes_a_step()))) / trial.layout.length
+            p.bytes = max(comm.allgather(trial.stage.bytes_a_step())) / trial.layout.length
             p.shared = trial.exchange.shared / trial.layout.length
             p.sizes.append(size)
             p.seconds.append(median(seconds))
@@ -193,6 +196,40 @@ class FixedEstimate(Estimator):
         return oracle.estimate
 
 
+@dataclass(frozen=True)
+class AgreedEstimate(FixedEstimate):
+    """A copy of what the oracle holds, about which the voters agree as `of` has them do."""
+
+    of: Estimator = field(default_factory=Minibatch)
+
+    def init(self, layout):
+        return self.of.init(layout) | {"fixed": layout.zeros()}
+
+    def shared_floats(self, layout):
+        return self.of.shared_floats(layout)
+
+    def estimate(self, oracle, x, state, step):
+        return state["fixed"].copy_(oracle.estimate)
+
+    def agree(self, estimates, states, step):
+        self.of.agree(estimates, states, step)
+
+
+def fixed(estimator: Estimator) -> FixedEstimate:
+    """What takes an estimator's place where only the rest of a step is measured, its communication included."""
+    reports = estimator.reports
+    return AgreedEstimate(reports, estimator) if estimator.agrees else FixedEstimate(reports)
+
+
+def squares(d: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of d coordinates: square matrices of up to a million each, and a vector of what is left over."""
+    count = -(-d // SIDE**2)
+    side = math.isqrt(d // count)
+    shapes: dict[str, tuple[int, ...]] = {f"matrix{k}": (side, side) for k in range(count)}
+    rest = d - count * side**2
+    return shapes | ({"rest": (rest,)} if rest else {})
+
+
 class FixedOracle:
     """In an oracle's place: holds one estimate."""
 
@@ -223,8 +260,9 @@ class DryStepper(Stepper):
         **options: Any,
     ) -> Self:
         """A trial at d coordinates. options: chunk, progress, node_size, as exchange.make_exchanges takes them."""
-        layout = Layout({"x": (d,)}, device=device)
-        slots = replace(algorithm, estimator=FixedEstimate(algorithm.estimator.reports))
+        # what voters agree on may depend on the shapes of parameters; what they vote on does not
+        layout = Layout(squares(d) if algorithm.estimator.agrees else {"x": (d,)}, device=device)
+        slots = replace(algorithm, estimator=fixed(algorithm.estimator))
         generators = [torch.Generator().manual_seed(voter) for voter in world.local]
         estimates = [torch.empty(layout.length).uniform_(-1, 1, generator=generator) for generator in generators]
         oracles = [FixedOracle(estimate.to(layout.device)) for estimate in estimates]

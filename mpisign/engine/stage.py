@@ -6,14 +6,16 @@ A channel is what travels one way: the coordinates that vote, and those that are
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.method import Algorithm
-from mpisign.algorithms.slots import State, Step
+from mpisign.algorithms.slots import Estimator, State, Step
 from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
 from mpisign.layout import Group, Layout
+from mpisign.problems import Oracle
 
 
 class Channel:
@@ -59,14 +61,15 @@ class Stage:
         exchanges: list[Exchange],
         layout: Layout,
         local: tuple[int, ...],
+        oracles: list[Oracle],
         batched: bool = False,
         like: "Stage | None" = None,
     ):
-        """exchanges: one per group of the layout. batched: whether the problem can be asked for all voters at once.
+        """exchanges: one per group of the layout. oracles: one per local voter.
 
-        like: the stage whose arrays it shares, if any.
+        batched: whether the problem can be asked for all voters at once. like: the stage whose arrays it shares.
         """
-        self.algorithm, self.local = algorithm, local
+        self.algorithm, self.local, self.layout = algorithm, local, layout
         shared = like.channels if like else [None] * len(exchanges)
         self.channels = [
             Channel(group, algorithm.of(group), exchange, len(local), channel)
@@ -76,7 +79,10 @@ class Stage:
         alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
         self.together = batched and alike
         self.estimator_rows = like.estimator_rows if like else _rows(algorithm.estimator.init(layout), len(local))
-        self.estimator_states = [{k: rows[i] for k, rows in self.estimator_rows.items()} for i in range(len(local))]
+        self.estimator_states = [
+            {k: rows[i] for k, rows in self.estimator_rows.items()} | _tables(algorithm.estimator, oracle)
+            for i, oracle in enumerate(oracles)
+        ]
 
     @property
     def exchange(self) -> Exchange:
@@ -104,8 +110,14 @@ class Stage:
         return self.counted() | self.common() | self.own()
 
     def bytes_a_step(self) -> int:
-        """Bytes of words and floats that this rank sends in a step, foretold."""
-        return sum(channel.exchange.bytes_foretold() for channel in self.channels)
+        """Bytes of words and floats that this rank sends in a step, to vote and to agree before it, foretold."""
+        return sum(channel.exchange.bytes_foretold() for channel in self.channels) + self.bytes_to_agree
+
+    @property
+    def bytes_to_agree(self) -> int:
+        """Of them, those of the means on which estimators agree: a share of a mean goes up, and the mean comes down."""
+        n = self.exchange.world.n
+        return 8 * self.algorithm.estimator.shared_floats(self.layout) * (n - 1) * len(self.local) // n
 
     def memory(self) -> int:
         """Bytes of the exchanges' buffers and of the vote's arrays."""
@@ -119,6 +131,13 @@ class Stage:
 
 def _rows(state: State, count: int) -> State:
     return {name: array.repeat(count, 1) for name, array in state.items()}
+
+
+def _tables(estimator: Estimator, oracle: Oracle) -> State:
+    """A voter's arrays with a row for each of its own rows of data, of which each voter may own another number."""
+    return {
+        name: torch.zeros(oracle.rows.count, oracle.problem.outputs, device=oracle.device) for name in estimator.tables
+    }
 
 
 class Outbox:

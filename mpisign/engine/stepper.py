@@ -101,7 +101,7 @@ class Stepper:
         self.stages: list[Stage] = []
         for slots, own in zip(algorithm.stages, exchanges, strict=True):
             like = self.stages[0] if algorithm.shares and self.stages else None
-            self.stages.append(Stage(slots, own, layout, world.local, bool(self.batched), like))
+            self.stages.append(Stage(slots, own, layout, world.local, oracles, bool(self.batched), like))
         self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None

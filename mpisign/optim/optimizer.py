@@ -151,6 +151,7 @@ class SignOptimizer(Stateful):
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         device = next(iter(parameters.values())).device
         layout = Layout(shapes, {name: SegmentOptions(vote=vote) for name, vote in votes.items()}, device)
+        slots.check(layout)
         # the groups' rates and decays are read at every step, in the order of the layout
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots

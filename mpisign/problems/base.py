@@ -20,6 +20,7 @@ Parameters = Mapping[str, Tensor]
 # what problems offer: see Problem
 VALUES = frozenset({"two points", "function values"})
 FINITE_SUM, EXACT = VALUES | {"finite sum"}, VALUES | {"exact gradient"}
+LINEAR = FINITE_SUM | {"linear"}
 
 
 class Rows:
@@ -84,11 +85,13 @@ class Problem:
     """Base class of all problems.
 
     `offers` says what algorithms may rely on: "finite sum" (rows that can be asked for one by one),
-    "two points" (the gradient of one and the same batch at two points), "function values", and for problems without
-    rows "exact gradient".
+    "two points" (the gradient of one and the same batch at two points), "function values", "linear" (the loss of a row
+    is a function of its linear forms, besides a regulariser; see `derivatives`), and for problems without rows "exact
+    gradient".
     """
 
     offers: frozenset[str] = VALUES
+    outputs: int = 1  # of a linear problem, the linear forms of a row: one, or one per class
     constrained: bool = False  # whether x is kept where constrain() allows it
     # whether draw() and gradient() also work for many voters at once: draw(draw, voters) gives one row per voter,
     # gradient() gets batches and gradients with a leading dimension and gives one loss per voter, or one for all
@@ -159,6 +162,23 @@ class Problem:
     def exact_gradient(self, parameters: Parameters, gradients: Parameters) -> None:
         """Adds the gradient without noise, of a problem without rows that offers it; for measurements."""
         raise NotImplementedError
+
+    def derivatives(self, parameters: Parameters, batch: Rows) -> tuple[Tensor, float]:
+        """The derivative of each row's loss by each of its linear forms, of a problem that offers "linear".
+
+        Returns them, float32 (rows, outputs), and the mean loss with its regulariser.
+        """
+        raise NotImplementedError
+
+    def combine(self, batch: Rows, weights: Tensor, gradients: Parameters) -> None:
+        """Adds the sum over rows of the gradients of their linear forms, weighted, to gradients, in place.
+
+        weights: float32 (rows, outputs). With `derivatives` as weights this is the gradient of the rows' summed loss.
+        """
+        raise NotImplementedError
+
+    def penalise(self, parameters: Parameters, gradients: Parameters) -> None:
+        """Adds the gradient of `penalty` to gradients, in place; of a problem that offers "linear"."""
 
     def value(self, parameters: Parameters, batch) -> float:
         """The mean loss over a batch, for methods that see no gradient; its gradient is what `gradient` adds."""

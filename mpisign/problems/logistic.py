@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mpisign.errors import UsageError
-from mpisign.problems.base import FINITE_SUM, Problem, Tables
+from mpisign.problems.base import LINEAR, Problem, Tables
 from mpisign.problems.data.readers.libsvm import read_libsvm
 
 
@@ -16,7 +16,7 @@ class Logistic(Problem):
     The last term is the bounded regulariser under which sign methods are usually compared. No intercept.
     """
 
-    offers = FINITE_SUM
+    offers = LINEAR
     hints = {"path": "a LIBSVM file, as of mpisign data fetch a9a"}  # noqa: RUF012
 
     def __init__(self, path: str, test_path: str = "", l2: float = 1e-3, nonconvex: float = 0.0):
@@ -42,15 +42,27 @@ class Logistic(Problem):
         raise NotImplementedError("the gradient has a formula; see gradient() and measure()")
 
     def gradient(self, parameters, batch, gradients):
-        x, inputs = parameters["x"].numpy(), batch["inputs"]
+        derivatives, loss = self.derivatives(parameters, batch)
+        self.combine(batch, derivatives / batch.count, gradients)
+        self.penalise(parameters, gradients)
+        return loss
+
+    def derivatives(self, parameters, batch):
         labels = batch["labels"].numpy()
-        margins = inputs @ x * labels
+        margins = batch["inputs"] @ parameters["x"].numpy() * labels
         # the logistic function as a tanh, which overflows nowhere
-        pull = (np.tanh(margins / 2) - 1) / 2 * labels / len(margins)
-        squares = x * x
-        g = inputs.T @ pull + self.l2 * x + self.nonconvex * 2 * x / (1 + squares) ** 2
-        gradients["x"] += torch.from_numpy(g.astype(np.float32))
-        return float(np.logaddexp(0, -margins).mean(dtype=np.float64)) + self.penalty(parameters)
+        pull = (np.tanh(margins / 2) - 1) / 2 * labels
+        loss = float(np.logaddexp(0, -margins).mean(dtype=np.float64)) + self.penalty(parameters)
+        return torch.from_numpy(pull.astype(np.float32))[:, None], loss
+
+    def combine(self, batch, weights, gradients):
+        gradients["x"] += torch.from_numpy(batch["inputs"].T @ weights[:, 0].numpy())
+
+    def penalise(self, parameters, gradients):
+        x = parameters["x"].numpy()
+        gradients["x"] += torch.from_numpy(self.l2 * x)
+        if self.nonconvex:
+            gradients["x"] += torch.from_numpy(self.nonconvex * 2 * x / (1 + x * x) ** 2)
 
     def value(self, parameters, batch):
         return self.measure(parameters, batch)["loss"] / batch.count + self.penalty(parameters)

@@ -20,7 +20,7 @@ from mpisign.problems.data.loader import DeviceLoader
 
 PIECE = 1024  # rows of a full gradient taken at a time
 OTHERS, WHOLE = 1 << 28, 1 << 29  # blocks from which batches beyond a step's own, and full gradients, are varied
-OFFERS = frozenset({"several batches"})  # what an oracle adds to any problem
+OFFERS = frozenset({"several batches", "other points"})  # what an oracle adds to any problem
 
 
 class Oracle:
@@ -91,6 +91,27 @@ class Oracle:
             self.clipped += 1
         if not again:
             self.loss = loss / taken
+
+    def batch_rows(self) -> np.ndarray:
+        """Which of this voter's rows are in this step's batch: numbers, int64; a row that was drawn twice, twice."""
+        if self.batch_size == self.rows.count:
+            return np.arange(self.rows.count)
+        first = self._t * self.accumulate
+        return np.concatenate([self._sample(number) for number in range(first, first + self.accumulate)])
+
+    def derivatives(self, x: Tensor, rows: np.ndarray) -> Tensor:
+        """Of a linear problem, the derivatives of these rows' losses at x by their forms, float32 (rows, outputs)."""
+        derivatives, self.loss = self.problem.derivatives(self.layout.views(x), self.rows.take(rows))
+        self.evaluations += len(rows)
+        return derivatives
+
+    def combine(self, rows: np.ndarray, weights: Tensor, out: Tensor) -> None:
+        """The weighted sum of the gradients of these rows' forms, written to out; weights float32 (rows, outputs)."""
+        self.problem.combine(self.rows.take(rows), weights, self.layout.views(out.zero_()))
+
+    def penalise(self, x: Tensor, out: Tensor) -> None:
+        """Adds the gradient of the problem's regulariser at x to out."""
+        self.problem.penalise(self.layout.views(x), self.layout.views(out))
 
     def full_gradient(self, x: Tensor, out: Tensor) -> None:
         """The mean gradient over all of this voter's rows at x, written to out."""

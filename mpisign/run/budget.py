@@ -8,6 +8,7 @@ import numpy as np
 
 from mpisign.algorithms.method import Method, evaluations_at, per_step, values_at
 from mpisign.config import Config
+from mpisign.engine.stage import Stage
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.problems.data.distribute import LocalData
@@ -73,7 +74,7 @@ def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, ob
     batches, steps = _batches(config, share), min(config.run.steps, FORESEEN)
     world, algorithm = stepper.world, stepper.algorithm
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
-    bits = [sum(sum(channel.exchange.method_bits) for channel in stage.channels) for stage in stepper.stages]
+    bits = [_bits_of_all(stage, world.n) for stage in stepper.stages]
     costs: dict[str, object] = {
         "d": stepper.layout.size,
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
@@ -84,3 +85,9 @@ def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, ob
     if values := per_step(values_at, algorithm, batches, steps):
         costs["function_evaluations_per_step"] = f"{values:.10g}"
     return costs
+
+
+def _bits_of_all(stage: Stage, n: int) -> int:
+    """Bits of all voters in a step, up and down, by the definition of the method; radii that are shared come on top."""
+    floats = stage.algorithm.estimator.shared_floats(stage.layout)
+    return sum(sum(channel.exchange.method_bits) for channel in stage.channels) + 64 * (n - 1) * floats

@@ -120,9 +120,11 @@ def _check_needs(entry: Entry, algorithm: Method, problem: Problem, config: Conf
     offers = problem.offers | OFFERS
     if missing := algorithm.needs - offers:
         fitting = [e.name for e in entries() if e.build().needs <= offers]
+        able = [k for k, p in problems.PROBLEMS.items() if algorithm.needs <= getattr(p, "offers", OFFERS) | OFFERS]
         raise UsageError(
-            f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer "
-            f"(it offers: {choices(problem.offers) or 'nothing'}); algorithms that fit: {choices(fitting)}"
+            f"algorithm {entry.name} needs {choices(missing)}, which problem {name!r} does not offer (it offers: "
+            f"{choices(problem.offers) or 'nothing'}); problems that fit: {choices(able) or 'none of mpisign'}; "
+            f"algorithms that fit: {choices(fitting)}"
         )
     wanting = {"run.exact_gradient": config.run.exact_gradient, "probe.every": config.probe.every}
     for key, wanted in wanting.items():

@@ -58,6 +58,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     start = _initial(plan, streams, ranks)
     device = device_for(plan.problem, plan.config.run.device, ranks)
     layout = Layout({name: tuple(p.shape) for name, p in start.items()}, _segment_options(plan, start), device)
+    plan.algorithm.check(layout)
     x = layout.flatten(start)
     broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)

@@ -19,7 +19,8 @@ from tests.table import FORMS_BY_ROW
 
 D, STEPS = 300_000, 3
 # sums of floats over voters are torch's, whose rounding is that of the CPU; noise is the device's own
-ELSEWHERE = ("noisy-signsgd", "noisy-median", "dp-sign", "z-signfedavg")
+# and so are products of matrices
+ELSEWHERE = ("noisy-signsgd", "noisy-median", "dp-sign", "z-signfedavg", "powersgd")
 
 
 @pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=[form_id(form) for form in FORMS_BY_ROW])

@@ -20,7 +20,7 @@ from mpisign.problems import Oracle
 from mpisign.problems.synthetic import Quadratic
 from tests.building import Setup, digest
 from tests.cover import VOTERS, WIRES, algorithm_of, form_id, rest_is_slow
-from tests.problems import Awkward
+from tests.problems import Awkward, Layered
 from tests.table import FORMS_BY_ROW, TABLE
 
 pytestmark = pytest.mark.mpi
@@ -38,7 +38,7 @@ def run(stepper, steps):
     """Digests of x after each step, with everything counted: votes and bytes."""
     found, counts = [], []
     for t in range(steps):
-        stepper.step(rates(t), counting=True)
+        stepper.step(TABLE[stepper.algorithm.name].scale * rates(t), counting=True)
         found.append(digest(stepper))
         c, sent = stepper.exchange.counts, stepper.world.traffic
         counts.append([c.agreement, c.ties, c.flips, sent.up, sent.down])
@@ -140,6 +140,13 @@ def test_sums_of_tiles_come_in_the_order_of_x(comm, compare, name):
     """Chunks of several tiles, of which a rank may have two: they arrive by rank, and belong to tensors by place."""
     setup = Setup(Wide(), comm.Get_size())
     compare(setup, setup.algorithm(name, **TABLE[name].hyper), "sharded", 4, 4 * 512)
+
+
+@pytest.mark.parametrize("hyper", [{"rank": 4}, {"rank": 2, "warm_start": False}], ids=str)
+def test_factors_of_several_matrices_are_the_same(comm, compare, hyper):
+    """What voters agree on comes from products and sums of each rank's own, which must be those of one process."""
+    setup = Setup(Layered(), comm.Get_size())
+    compare(setup, setup.algorithm("powersgd", **hyper), "dense", 6, LONG)
 
 
 @pytest.mark.mpi(min_size=3)

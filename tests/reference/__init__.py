@@ -23,16 +23,28 @@ class Message:
     scales: list | None = None
     raw: np.ndarray | None = None
 
+    def floats(self, tensors):
+        """What it says of each coordinate, float32: of signs without scales nothing can be said."""
+        if self.raw is not None:
+            return self.raw
+        out = np.zeros(len(self.signs), dtype=F)
+        for scale, (offset, size) in zip(self.scales, tensors, strict=True):
+            here = slice(offset, offset + size)
+            out[here] = scale * self.signs[here].astype(F)
+        return out
+
 
 class Reference:
     """One run of an algorithm by n voters.
 
-    tensors: (offset, size) of each, as they lie in x. oracle: gradient(voter, t, x), full(voter, t, x), and
-    clipped(voter, t, x, norm), several(voter, t, x, batches), value(voter, t, x), and objective(x).
+    shapes, tensors: the shape, and (offset, size) as it lies in x, of each. oracle: gradient(voter, t, x),
+    full(voter, t, x), and clipped(voter, t, x, norm), several(voter, t, x, batches), value(voter, t, x), and
+    objective(x).
     """
 
-    def __init__(self, algorithm, n, seed, x, tensors, oracle):
+    def __init__(self, algorithm, n, seed, x, shapes, tensors, oracle):
         self.turns, self.n, self.x, self.tensors, self.oracle = algorithm, n, x.copy(), tensors, oracle
+        self.shapes = shapes
         self.random = Randomness(seed)
         self.coordinates = [i for offset, size in tensors for i in range(offset, offset + size)]
         self.x_before, self.t, self.lr = x.copy(), 0, 0.0
@@ -58,16 +70,22 @@ class Reference:
     def zeros(self):
         return np.zeros_like(self.x)
 
-    def step(self, lr, estimates=None, told=None):
-        """One step; estimates: v of every voter, and what each of them told, or None to work them out."""
+    def step(self, lr, estimates=None, told=None, agreed=None):
+        """One step; estimates: v of every voter, what each of them told, and v once they had agreed; or None.
+
+        What is None is worked out. What the estimates agree to here is kept in any case, as self.agreed.
+        """
         index = self.turns.stage(self.t)
         if self.t and index != (last := self.turns.stage(self.t - 1)):
             self._turn(self.stages[last], self.stages[index])
         stage, self.lr = self.stages[index], lr
         v = estimates or [e.estimate() for e in stage["estimator"]]
-        agreed = stage["sign"][0].agree(v)
-        self.messages = [s.message(v[j], agreed) for j, s in enumerate(stage["sign"])]
-        direction = stage["vote"].decide(self.messages)
+        self.agreed = stage["estimator"][0].agree(v, stage["estimator"])
+        v = agreed or self.agreed
+        shared = stage["sign"][0].agree(v)
+        self.messages = [s.message(v[j], shared) for j, s in enumerate(stage["sign"])]
+        levels, scales, in_x = stage["vote"].decide(self.messages)
+        direction = levels, stage["sign"][0].unit(shared) or scales, in_x
         self.x_before = self.x.copy()
         self.told = told or [e.told for e in stage["estimator"]]
         stage["update"].move(*direction)

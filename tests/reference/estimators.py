@@ -1,7 +1,10 @@
 """Estimates of a gradient; `run` is the Reference, `voter` whose estimate it is."""
 
+import math
+
 import numpy as np
 
+from mpisign.bits.rng import NO_VOTER
 from tests.reference.arithmetic import norm, tiled
 
 F = np.float32
@@ -15,6 +18,10 @@ class Slot:
 
     def observe(self, levels, scales, in_x):
         pass
+
+    def agree(self, estimates, voters):
+        """The estimates of all voters (slots like this one) once they have agreed; asked of the first voter's."""
+        return estimates
 
     def gradient(self, x=None, t=None):
         return self.run.oracle.gradient(self.voter, self.run.t if t is None else t, self.run.x if x is None else x)
@@ -134,6 +141,44 @@ class SnapshotStorm(Slot):
         return self.v
 
 
+class Extrapolated(Slot):
+    def estimate(self):
+        run = self.run
+        return self.gradient(F(self.beta / (1 - self.beta)) * (run.x - run.x_before) + run.x)
+
+
+class Table(Slot):
+    """Keeps each row's whole latest gradient, without the regulariser's, in float64."""
+
+    def begin(self):
+        self.latest = {}
+
+    def renew(self):
+        """The batch's rows with their gradients before and now."""
+        run, found = self.run, {}
+        for row in run.oracle.rows_of_batch(self.voter, run.t):
+            now = run.oracle.of_row(self.voter, run.t, run.x, row)
+            found[row] = self.latest.get(row, np.zeros(len(run.x))), now
+        self.latest |= {row: now for row, (_, now) in found.items()}
+        return found
+
+    def regularised(self, v):
+        return (v + self.run.oracle.of_regulariser(self.voter, self.run.x)).astype(F)
+
+
+class Sag(Table):
+    def estimate(self):
+        self.renew()
+        return self.regularised(sum(self.latest.values()) / len(self.latest))
+
+
+class Saga(Table):
+    def estimate(self):
+        mean = sum(self.latest.values(), np.zeros(len(self.run.x))) / self.run.oracle.count(self.voter)
+        changes = [now - before for before, now in self.renew().values()]
+        return self.regularised(mean + sum(changes) / len(changes))
+
+
 class LocalSteps(Slot):
     def estimate(self):
         point, v = self.run.x.copy(), self.run.zeros()
@@ -188,6 +233,13 @@ class CalibratedMomentum(Slot):
         return self.m
 
 
+class DualNorm(Slot):
+    def estimate(self):
+        g = self.gradient()
+        self.told = (self.total(np.abs(g)),)
+        return g
+
+
 class Differences(Slot):
     def begin(self):
         self.g, self.decided = self.run.zeros(), self.run.zeros()
@@ -204,3 +256,77 @@ class Differences(Slot):
 
     def observe(self, levels, scales, in_x):
         self.decided = levels.astype(F)
+
+
+def product(a, b):
+    """The matrix product, number by number, in float32."""
+    out = np.zeros((len(a), len(b[0])), dtype=F)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(len(b)):
+                out[i, j] += a[i, k] * b[k, j]
+    return out
+
+
+def gram_schmidt(factor):
+    """Its columns made orthonormal, one after the other; one that depends on those before it becomes zeros."""
+    columns = [[float(value) for value in column] for column in factor.T]
+    lengths = [math.sqrt(sum(value * value for value in column)) for column in columns]
+    for k, column in enumerate(columns):
+        left = math.sqrt(sum(value * value for value in column))
+        column[:] = [value / left if left > 1e-10 * lengths[k] else 0.0 for value in column]
+        for other in columns[k + 1 :]:
+            along = sum(a * b for a, b in zip(column, other, strict=True))
+            other[:] = [b - along * a for a, b in zip(column, other, strict=True)]
+    return np.array(columns).T.astype(F)
+
+
+class LowRank(Slot):
+    def begin(self):
+        self.residual, self.places, count = self.run.zeros(), {}, 0
+        for (offset, size), shape in zip(self.run.tensors, self.run.shapes, strict=True):
+            rows = shape[0] if len(shape) > 1 else 1
+            columns = size // rows
+            if self.rank < min(rows, columns) and self.rank * (rows + columns) < size:
+                self.places[offset] = rows, columns, slice(count, count + columns * self.rank)
+                count += columns * self.rank
+        self.factors = np.zeros(count, dtype=F)
+
+    def estimate(self):
+        return self.gradient() + self.residual
+
+    def agree(self, estimates, voters):
+        agreed, q, kept = self.run.zeros(), self.start(), np.zeros_like(self.factors)
+        for offset, size in self.run.tensors:
+            here = slice(offset, offset + size)
+            if offset not in self.places:
+                agreed[here] = self.mean([v[here] for v in estimates])
+                continue
+            rows, columns, own = self.places[offset]
+            ms = [v[here].reshape(rows, columns) for v in estimates]
+            p = gram_schmidt(self.mean([product(m, q[own].reshape(columns, -1)) for m in ms]))
+            after = self.mean([product(m.T, p) for m in ms])
+            kept[own] = after.reshape(-1)
+            agreed[here] = product(p, after.T).reshape(-1)
+            for voter, m in zip(voters, ms, strict=True):
+                voter.residual[here] = m.reshape(-1) - agreed[here]
+        for voter in voters:
+            voter.factors = kept
+        return [agreed] * len(estimates)
+
+    def mean(self, sent):
+        total = sent[0].copy()
+        for more in sent[1:]:
+            total += more
+        return total / F(len(sent))
+
+    def start(self):
+        """All Q as they were left; a column of zeros is drawn, number k of all as coordinate k."""
+        q = self.factors.copy() if self.warm_start else np.zeros_like(self.factors)
+        for _, _, own in self.places.values():
+            for j in range(self.rank):
+                column = range(own.start + j, own.stop, self.rank)
+                if not any(q[k] for k in column):
+                    for k in column:
+                        q[k] = self.run.random.normal(k, self.run.t, NO_VOTER, "low rank")
+        return q

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tests.reference.arithmetic import norm
+
 F = np.float32
 
 
@@ -92,11 +94,80 @@ class ParameterFree(Descent):
         self.run.lr = lr
 
 
+class SteepestDescent(Descent):
+    def move(self, levels, scales, in_x):
+        if self.run.t >= self.first:
+            length = sum(t[0] for t in self.run.told) / self.run.n
+            self.put(self.decayed() - self.run.table(levels, scales, in_x, self.run.lr * length))
+
+
+class NormalisedDescent(Slot):
+    def move(self, v, scales, in_x):
+        length = norm(v, self.run.tensors)
+        rate = self.run.lr / length if length else 0.0
+        self.put(self.decayed() - F(rate) * v)
+
+
+class Adagrad(Slot):
+    def begin(self):
+        self.s = self.run.zeros()
+
+    def move(self, g, scales, in_x):
+        self.s = self.s + g * g
+        self.put(self.decayed() - F(self.run.lr) * (g / (np.sqrt(self.s) + F(self.epsilon))))
+
+
+class Adadelta(Slot):
+    def begin(self):
+        self.s, self.u = self.run.zeros(), self.run.zeros()
+
+    def move(self, g, scales, in_x):
+        rho, epsilon = self.rho, F(self.epsilon)
+        self.s = F(rho) * self.s + F(1 - rho) * (g * g)
+        delta = np.sqrt(self.u + epsilon) / np.sqrt(self.s + epsilon) * g
+        self.u = F(rho) * self.u + F(1 - rho) * (delta * delta)
+        self.put(self.decayed() - F(self.run.lr) * delta)
+
+
+class Yogi(Slot):
+    def begin(self):
+        self.m, self.v = self.run.zeros(), np.full_like(self.run.x, self.initial)
+
+    def move(self, g, scales, in_x):
+        t, lr = self.run.t + 1, self.run.lr
+        self.m = F(self.beta1) * self.m + F(1 - self.beta1) * g
+        for i in self.run.coordinates:
+            square = g[i] * g[i]
+            if self.v[i] > square:
+                self.v[i] = self.v[i] - F(1 - self.beta2) * square
+            elif self.v[i] < square:
+                self.v[i] = self.v[i] + F(1 - self.beta2) * square
+        scale = np.sqrt(self.v * F(1 / (1 - self.beta2**t))) + F(self.epsilon)
+        self.put(self.decayed() - F(lr / (1 - self.beta1**t)) * (self.m / scale))
+
+
+class VarianceAdapted(Slot):
+    def begin(self):
+        self.m, self.v = self.run.zeros(), self.run.zeros()
+
+    def move(self, g, scales, in_x):
+        beta, t = self.beta, self.run.t + 1
+        self.m = F(beta) * self.m + F(1 - beta) * g
+        self.v = F(beta) * self.v + F(1 - beta) * (g * g)
+        rho, moved = (1 - beta) * (1 + beta**t) / ((1 + beta) * (1 - beta**t)), self.run.zeros()
+        for i in self.run.coordinates:
+            m, v = self.m[i] * F(1 / (1 - beta**t)), self.v[i] * F(1 / (1 - beta**t))
+            noise = F(0) if t == 1 else max(v - m * m, F(0)) * F(rho / (1 - rho))
+            moved[i] = m * m / (m * m + noise) * m if m != 0 else F(0)
+        self.put(self.decayed() - F(self.run.lr) * moved)
+
+
 class Sgd(Slot):
     def begin(self):
         self.m = self.run.zeros()
 
     def move(self, g, scales, in_x):
+        g = g if scales is None else self.run.table(g, scales, in_x, lr=1.0)
         g = g + F(self.weight_decay) * self.run.x
         self.m = F(self.momentum) * self.m + g
         step = g + F(self.momentum) * self.m if self.nesterov else self.m

@@ -2,9 +2,11 @@
 
 from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
+from mpisign.algorithms.estimators.low_rank import LowRank
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
-from mpisign.algorithms.estimators.plain import ClippedRows, FullGradient, Minibatch
-from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences
+from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
+from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
+from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import ZerothOrder
 
 __all__ = [
@@ -13,13 +15,18 @@ __all__ = [
     "Correction",
     "DecidedMomentum",
     "Differences",
+    "DualNorm",
+    "Extrapolated",
     "FullGradient",
     "Lion",
     "LocalAdam",
     "LocalSteps",
+    "LowRank",
     "Minibatch",
     "Momentum",
     "Nesterov",
+    "Sag",
+    "Saga",
     "SnapshotStorm",
     "Storm",
     "Svrg",

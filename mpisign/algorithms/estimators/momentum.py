@@ -35,6 +35,10 @@ class Momentum(Estimator):
         return self.of.elementwise
 
     @property
+    def tables(self):
+        return self.of.tables
+
+    @property
     def sampling(self):
         return self.of.sampling
 

@@ -29,6 +29,19 @@ class CalibratedMomentum(Estimator):
 
 
 @dataclass(frozen=True)
+class DualNorm(Estimator):
+    """v = g; tells |g|_1, the norm dual to the largest coordinate's: a step of 1 along sign(g) lowers f by so much."""
+
+    reports, vectors = 1, ("g",)
+
+    def estimate(self, oracle, x, state, step):
+        g = state["g"]
+        oracle.gradient(x, g)
+        state["told"][0] = step.layout.total(g.abs())
+        return g
+
+
+@dataclass(frozen=True)
 class Differences(Estimator):
     """v = g; tells |g_t - g_{t-1}|_1 and <g_t, what was decided at t-1>; zeros at the first step.
 

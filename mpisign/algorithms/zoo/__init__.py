@@ -15,11 +15,15 @@ from mpisign.algorithms.zoo import local  # isort: skip
 from mpisign.algorithms.zoo import feedback  # isort: skip
 from mpisign.algorithms.zoo import quantised  # isort: skip
 from mpisign.algorithms.zoo import sparse  # isort: skip
+from mpisign.algorithms.zoo import low_rank  # isort: skip
+from mpisign.algorithms.zoo import dense  # isort: skip
 
 __all__ = [
+    "dense",
     "feedback",
     "finite_sum",
     "local",
+    "low_rank",
     "majority",
     "quantised",
     "single",

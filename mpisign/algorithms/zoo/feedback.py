@@ -1,10 +1,10 @@
-"""Error feedback, Adam in one bit, and the dense baselines."""
+"""Error feedback, and Adam in one bit."""
 
 from mpisign.algorithms.estimators import DecidedMomentum, Minibatch, Nesterov
 from mpisign.algorithms.method import Algorithm, Stages
 from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, Raw, ScaledSign
-from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, RawDescent, Sgd
+from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, RawDescent
 from mpisign.algorithms.votes import Mean, ScaledMean, ServerErrorFeedback
 
 
@@ -62,8 +62,9 @@ def onebit_adam(
 ):
     """Adam on raw floats for warmup_steps, then its variance is frozen and momentum travels as scaled signs.
 
-    Error feedback on each rank and at the vote, one block a tensor (seen in a secondary text). The warm-up corrects
-    the bias of both averages; a coordinate whose variance is still 0 does not move afterwards.
+    Error feedback on each rank and at the vote, one block a tensor (seen in a secondary text). A scale is |p|_1/d; the
+    authors' code, in DeepSpeed, takes |p|_2/sqrt(d). The warm-up corrects the bias of both averages; a coordinate whose
+    variance is still 0 does not move afterwards.
     """
     warm = Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))
     frozen = FrozenAdam(epsilon, weight_decay, 1 - beta2**warmup_steps)
@@ -71,20 +72,3 @@ def onebit_adam(
     bits = Algorithm(DecidedMomentum(beta1), signs, ServerErrorFeedback(in_x=False), frozen)
     keep = (("update/v", "update/v"), ("update/m", "estimator/m"))
     return Stages(warm, bits, keep, until=warmup_steps)
-
-
-@algorithm("sgd", paper="baseline: mean of float32 gradients", lr=0.1, known="The usual rates.")
-def sgd(momentum: Beta = 0.9, weight_decay: NonNegative = 0.0, nesterov: bool = False):
-    """SGD with momentum on the mean gradient."""
-    return Algorithm(Minibatch(), Raw(), Mean(), Sgd(momentum, weight_decay, nesterov))
-
-
-@algorithm(
-    "adam",
-    paper="baseline: Kingma & Ba 2015, arXiv:1412.6980; decoupled weight decay",
-    lr=1e-3,
-    known="It can diverge on some convex problems (Reddi et al. 2018); in practice it is the one to beat.",
-)
-def adam(beta1: Beta = 0.9, beta2: Beta = 0.999, epsilon: Positive = 1e-8, weight_decay: NonNegative = 0.0):
-    """Adam on the mean gradient."""
-    return Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))

@@ -1,8 +1,7 @@
-"""How x moves along the direction, alike on every rank."""
+"""Moves along what a vote decided, or along signs of it."""
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from mpisign import bits
@@ -130,101 +129,16 @@ class ParameterFree(Descent):
 
 
 @dataclass(frozen=True)
-class RawDescent(Update):
-    """Descent along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr.
+class SteepestDescent(Descent):
+    """Descent at lr times the voters' mean of |g|_1, which DualNorm tells: steepest in the max norm.
 
-    in_x: v is in units of x, and is not multiplied by lr.
+    Weight decay is decoupled, and by lr alone. Source: Carlson, Cevher & Carin 2015, the step for the l_inf norm.
     """
 
-    weight_decay: float = 0.0
-    factor: float = 1.0
-    in_x: bool = False
+    numbers = ("norm",)
+
+    def begin(self, x, state, step, objective):
+        state["norm"][0] = float(ordered_total(step.reported)[0]) / len(step.reported)
 
     def apply(self, x, direction, state, step):
-        rates = step.rates * self.factor
-        decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
-        for span in step.layout.spans(direction.lo, direction.hi):
-            part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
-            rate = 1.0 if self.in_x else float(rates[span.segment])
-            bits.blend(part, v, float(decays[span.segment]), -rate)
-
-
-@dataclass(frozen=True)
-class CalibratedDescent(RawDescent):
-    """RawDescent at lr times a ratio that CalibratingDescent found."""
-
-    numbers = ("ratio",)
-
-    def apply(self, x, direction, state, step):
-        super().apply(x, direction, state, replace(step, rates=step.rates * float(state["ratio"][0])))
-
-
-@dataclass(frozen=True)
-class Sgd(Update):
-    """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it."""
-
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    nesterov: bool = False
-
-    def init(self, layout):
-        return {"m": layout.zeros()} if self.momentum else {}
-
-    def apply(self, x, direction, state, step):
-        weight_decays = step.weight_decays(self.weight_decay)
-        for span, g in direction.floats(step.layout):
-            part = x[span.coordinates]
-            if weight_decay := float(weight_decays[span.segment]):
-                g = g.add(part, alpha=weight_decay)
-            if self.momentum:
-                m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
-                g = g.add(m, alpha=self.momentum) if self.nesterov else m
-            part.sub_(g, alpha=step.lr_of(span.segment))
-
-
-@dataclass(frozen=True)
-class Adam(Update):
-    """Adam with bias correction [Kingma & Ba 2015 alg. 1], weight decay decoupled as in AdamW."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-
-    vectors = ("m", "v")
-
-    def apply(self, x, direction, state, step):
-        correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
-        decays = step.decays(self.weight_decay)
-        for span in step.layout.spans(direction.lo, direction.hi):
-            part, g = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
-            m, v = state["m"][span.coordinates], state["v"][span.coordinates]
-            m.lerp_(g, 1 - self.beta1)
-            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-            part.mul_(float(decays[span.segment]))
-            scale = torch.sqrt(v / correction2).add_(self.epsilon)
-            part.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
-
-
-@dataclass(frozen=True)
-class FrozenAdam(Update):
-    """x -= lr * m / (sqrt(v) + epsilon): m is the direction, v a variance that no longer changes.
-
-    correction: what v is divided by, 1 - beta2**steps for a v that Adam gathered in so many steps. A coordinate whose
-    v is 0 never had a gradient and does not move. factor: on lr, for a direction that is the mean of so many steps.
-    """
-
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    correction: float = 1.0
-    factor: float = 1.0
-
-    vectors = ("v",)
-
-    def apply(self, x, direction, state, step):
-        decays = step.decays(self.weight_decay)
-        for span, m in direction.values(step.layout):
-            part, v = x[span.coordinates], state["v"][span.coordinates]
-            m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
-            part.mul_(float(decays[span.segment]))
-            part.sub_(m, alpha=step.lr_of(span.segment) * self.factor)
+        Descent(self.weight_decay, self.first, float(state["norm"][0])).apply(x, direction, state, step)

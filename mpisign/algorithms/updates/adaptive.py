@@ -1,0 +1,179 @@
+"""Moves along raw floats with a step of each coordinate's own, from the squares of its gradients.
+
+g is the mean gradient; weight decay is decoupled. Every operation of Adagrad, Adadelta, Yogi and VarianceAdapted rounds
+once, so that their steps are the same bits on any machine; those of Adam and FrozenAdam are torch's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpisign import bits
+from mpisign.algorithms.messages import Direction
+from mpisign.algorithms.slots import Step, Update
+from mpisign.layout import Span
+
+
+def _gradients(direction: Direction, step: Step) -> Iterator[tuple[Span, Tensor]]:
+    """Each span of a chunk with the mean gradient there, as a view."""
+    for span in step.layout.spans(direction.lo, direction.hi):
+        yield span, direction.planes[0, span.items(direction.lo)]
+
+
+def _root(v: Tensor) -> Tensor:
+    """sqrt(v) as IEEE 754 rounds it, by way of float64; torch's own in float32 may be off by the last bit on a CPU."""
+    return torch.sqrt(v.double()).float()
+
+
+@dataclass(frozen=True)
+class Adam(Update):
+    """Adam with bias correction [Kingma & Ba 2015 alg. 1], weight decay decoupled as in AdamW."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    vectors = ("m", "v")
+
+    def apply(self, x, direction, state, step):
+        correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
+        decays = step.decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            part, m, v = (a[span.coordinates] for a in (x, state["m"], state["v"]))
+            m.lerp_(g, 1 - self.beta1)
+            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+            part.mul_(float(decays[span.segment]))
+            scale = torch.sqrt(v / correction2).add_(self.epsilon)
+            part.addcdiv_(m, scale, value=-step.lr_of(span.segment) / correction1)
+
+
+@dataclass(frozen=True)
+class FrozenAdam(Update):
+    """x -= lr * m / (sqrt(v) + epsilon): m is the direction, v a variance that no longer changes.
+
+    correction: what v is divided by, 1 - beta2**steps for a v that Adam gathered in so many steps. A coordinate whose
+    v is 0 never had a gradient and does not move. factor: on lr, for a direction that is the mean of so many steps.
+    """
+
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    correction: float = 1.0
+    factor: float = 1.0
+
+    vectors = ("v",)
+
+    def apply(self, x, direction, state, step):
+        decays = step.decays(self.weight_decay)
+        for span, m in direction.values(step.layout):
+            part, v = x[span.coordinates], state["v"][span.coordinates]
+            m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
+            part.mul_(float(decays[span.segment]))
+            part.sub_(m, alpha=step.lr_of(span.segment) * self.factor)
+
+
+@dataclass(frozen=True)
+class Adagrad(Update):
+    """s = s + g^2, x -= lr*g/(sqrt(s) + epsilon), s = 0 before the first step.
+
+    Source: Duchi, Hazan & Singer 2011, fig. 1, diagonal form, whose delta is our epsilon.
+    """
+
+    epsilon: float = 1e-10
+    weight_decay: float = 0.0
+
+    vectors = ("s",)
+
+    def apply(self, x, direction, state, step):
+        decays = step.decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            s = state["s"][span.coordinates].add_(g * g)
+            move = g / _root(s).add_(self.epsilon)
+            bits.blend(x[span.coordinates], move, float(decays[span.segment]), -step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class Adadelta(Update):
+    """x -= lr*delta, delta = sqrt(u + epsilon)/sqrt(s + epsilon)*g, s and u averages of g^2 and of earlier delta^2.
+
+    Both averages forget by rho and start as 0. Source: Zeiler 2012, alg. 1, in which lr = 1.
+    """
+
+    rho: float = 0.95
+    epsilon: float = 1e-6
+    weight_decay: float = 0.0
+
+    vectors = ("s", "u")
+
+    def apply(self, x, direction, state, step):
+        decays = step.decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            s, u = state["s"][span.coordinates], state["u"][span.coordinates]
+            bits.blend(s, g * g, self.rho, 1 - self.rho)
+            delta = _root(u + self.epsilon) / _root(s + self.epsilon) * g
+            bits.blend(u, delta * delta, self.rho, 1 - self.rho)
+            bits.blend(x[span.coordinates], delta, float(decays[span.segment]), -step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class Yogi(Update):
+    """v = v - (1 - beta2)*sign(v - g^2)*g^2, x -= lr*m/(sqrt(v) + epsilon), with Adam's m and bias corrections.
+
+    v starts as `initial`, m as 0. Source: Zaheer et al. 2018, alg. 2, which corrects no bias.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-3
+    initial: float = 1e-6
+    weight_decay: float = 0.0
+
+    vectors = ("m", "v")
+
+    def apply(self, x, direction, state, step):
+        correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2 ** (step.age + 1)
+        decays = step.decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            m, v = state["m"][span.coordinates], state["v"][span.coordinates]
+            if step.age == 0:
+                v.fill_(self.initial)
+            square = g * g
+            bits.blend(m, g, self.beta1, 1 - self.beta1)
+            bits.blend(v, torch.sign(v - square) * square, 1.0, self.beta2 - 1)
+            move = m / _root(v * (1 / correction2)).add_(self.epsilon)
+            rate = step.lr_of(span.segment) / correction1
+            bits.blend(x[span.coordinates], move, float(decays[span.segment]), -rate)
+
+
+@dataclass(frozen=True)
+class VarianceAdapted(Update):
+    """x -= lr*gamma*m, gamma = m^2/(m^2 + rho*s), s the variance of g that averages m of g and v of g^2 tell.
+
+    Both averages forget by beta and are corrected for their start at 0: s = (v - m^2)/(1 - rho), where
+    rho = (1 - beta)*(1 + beta^(t+1))/((1 + beta)*(1 - beta^(t+1))) is m's share of the variance of g. At the first step
+    rho = 1 and v = m^2: s is taken as 0 there (the authors' code takes rho = 0.999, which comes to the same but for
+    rounding). gamma is 0 where m is. Source: Balles & Hennig 2018, alg. 1 (M-SVAG).
+    """
+
+    beta: float = 0.9
+    weight_decay: float = 0.0
+
+    vectors = ("m", "v")
+
+    def apply(self, x, direction, state, step):
+        power = self.beta ** (step.age + 1)
+        rho = (1 - self.beta) * (1 + power) / ((1 + self.beta) * (1 - power))
+        share, unbiased = rho / (1 - rho) if rho < 1 else 0.0, 1 / (1 - power)
+        decays = step.decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            m, v = state["m"][span.coordinates], state["v"][span.coordinates]
+            bits.blend(m, g, self.beta, 1 - self.beta)
+            bits.blend(v, g * g, self.beta, 1 - self.beta)
+            mean = m * unbiased
+            square = mean * mean
+            # rounding may bring v below m^2
+            total = (v * unbiased - square).clamp_(min=0.0).mul_(share).add_(square)
+            move = torch.where(total > 0, square / total * mean, 0.0)
+            bits.blend(x[span.coordinates], move, float(decays[span.segment]), -step.lr_of(span.segment))

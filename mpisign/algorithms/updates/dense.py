@@ -1,0 +1,85 @@
+"""Moves along raw floats, the mean of what the voters sent."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpisign import bits
+from mpisign.algorithms.slots import Update
+
+
+@dataclass(frozen=True)
+class RawDescent(Update):
+    """Descent along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr.
+
+    in_x: v is in units of x, and is not multiplied by lr.
+    """
+
+    weight_decay: float = 0.0
+    factor: float = 1.0
+    in_x: bool = False
+
+    def apply(self, x, direction, state, step):
+        rates = step.rates * self.factor
+        decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
+        for span in step.layout.spans(direction.lo, direction.hi):
+            part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            rate = 1.0 if self.in_x else float(rates[span.segment])
+            bits.blend(part, v, float(decays[span.segment]), -rate)
+
+
+@dataclass(frozen=True)
+class CalibratedDescent(RawDescent):
+    """RawDescent at lr times a ratio that CalibratingDescent found."""
+
+    numbers = ("ratio",)
+
+    def apply(self, x, direction, state, step):
+        super().apply(x, direction, state, replace(step, rates=step.rates * float(state["ratio"][0])))
+
+
+@dataclass(frozen=True)
+class Sgd(Update):
+    """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def init(self, layout):
+        return {"m": layout.zeros()} if self.momentum else {}
+
+    def apply(self, x, direction, state, step):
+        weight_decays = step.weight_decays(self.weight_decay)
+        for span, g in direction.floats(step.layout):
+            part = x[span.coordinates]
+            if weight_decay := float(weight_decays[span.segment]):
+                g = g.add(part, alpha=weight_decay)
+            if self.momentum:
+                m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
+                g = g.add(m, alpha=self.momentum) if self.nesterov else m
+            part.sub_(g, alpha=step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class NormalisedDescent(Update):
+    """x = (1 - lr*weight_decay)*x - lr*v/|v|, |v| the Euclidean norm over all coordinates of x; v = 0 moves nothing.
+
+    x moves once all of v is known, after the last chunk. Source: Cutkosky & Mehta 2020 alg. 1.
+    """
+
+    weight_decay: float = 0.0
+
+    vectors = ("v",)
+
+    def apply(self, x, direction, state, step):
+        for span in step.layout.spans(direction.lo, direction.hi):
+            state["v"][span.coordinates] = direction.planes[0, span.items(direction.lo)]
+
+    def finish(self, x, state, step, objective):
+        v, decays = state["v"], step.decays(self.weight_decay)
+        norm = step.layout.norm(v)
+        unit = 1 / norm if norm else 0.0
+        for span in step.layout.all_spans:
+            rate = step.lr_of(span.segment) * unit
+            bits.blend(x[span.coordinates], v[span.coordinates], float(decays[span.segment]), -rate)
