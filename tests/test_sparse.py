@@ -194,7 +194,7 @@ def test_a_voter_with_nan_is_named(name):
     def poisoned(i, step):
         v = estimate(i, step)
         if i == 1:
-            v[64 + 6] = float("nan")
+            v[20] = float("nan")
         return v
 
     stepper._estimate = poisoned
@@ -312,5 +312,5 @@ def test_a_dry_run_tells_every_phase_and_messages_that_vary():
     assert all(earlier > later for earlier, later in itertools.pairwise(bits))
     entries = mpisign("simulate", "-n", 4, "--dry-run", "--set", "algorithm.name=wangni", "--set", "run.steps=5")
     # 0.05 of the coordinates, 64 bits each, to 3 others
-    assert float(entries.values["bits_per_coordinate"]) == pytest.approx(0.05 * 64 * 3, rel=1e-3)
+    assert float(entries.values["bits_per_coordinate"]) == pytest.approx(0.05 * 64 * 3, rel=2e-3)
     assert int(entries.values["bytes_per_step"]) == pytest.approx(0.05 * 9610 * 8 * 3, rel=0.02)

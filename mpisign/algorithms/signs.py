@@ -243,8 +243,7 @@ class ThresholdSign(SignRule):
         return v, step.layout.each(self.threshold)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
-        part = signal[lo:hi]
-        above = part.masked_fill(part.abs() <= self.threshold, 0.0)  # NaN stays, and is found
+        above = torch.nn.functional.hardshrink(signal[lo:hi], self.threshold)
         silent, bad = bits.pack_parts(above, step.layout.parts(lo, hi), lo, "abstain", step.draw("zero"), out)
         return Packed(zeros=silent, bad=_from(lo, bad))
 
