@@ -42,10 +42,10 @@ def _wire_of(stage) -> tuple:
         stage.update.values(1, 0) > 0,
         bool(stage.sign.side_information()),
     )
-    return _kind(up), _kind(vote.down(up, VOTERS)), traits, beside
+    return kind(up), kind(vote.down(up, VOTERS)), traits, beside
 
 
-def _kind(form):
+def kind(form):
     """A format as an exchange sees it: of a code only its class, since sizes differ from chunk to chunk anyway."""
     return type(form).__name__ if form.coded else form
 
