@@ -42,7 +42,12 @@ def _wire_of(stage) -> tuple:
         stage.update.values(1, 0) > 0,
         bool(stage.sign.side_information()),
     )
-    return up, vote.down(up, VOTERS), traits, beside
+    return kind(up), kind(vote.down(up, VOTERS)), traits, beside
+
+
+def kind(form):
+    """A format as an exchange sees it: of a code only its class, since sizes differ from chunk to chunk anyway."""
+    return type(form).__name__ if form.coded else form
 
 
 def slots(algorithm) -> set[str]:

@@ -332,6 +332,37 @@ def test_a_figure_is_made_with_its_runs(tmp_path, monkeypatch):
     assert "+-" in (tmp_path / "pictures/breakdown.md").read_text()
 
 
+def test_torch_takes_the_same_steps():
+    """The rows that need no code of others but torch's."""
+    ended = analyse("others/same_steps")
+    assert ended.code == 0, ended.out + ended.err
+    found = re.findall(r"^\| `(\w+)` \| torch, (\w+) .*\| (?:0|[1-9]\.\de-0[78]) \|", ended.out, re.MULTILINE)
+    assert found == [
+        ("sgd", "SGD"),
+        ("sgd", "SGD"),
+        ("adam", "AdamW"),
+        ("adagrad", "Adagrad"),
+        ("adadelta", "Adadelta"),
+    ]
+
+
+def test_a_clone_that_is_not_there_is_named(tmp_path):
+    ended = analyse("others/same_steps", "--dgc", tmp_path)
+    assert ended.code == 2
+    assert f"git clone https://github.com/synxlin/deep-gradient-compression {tmp_path}" in ended.err
+
+
+@pytest.mark.parametrize("found", ["1e-3", "float('nan')"])
+def test_other_steps_than_those_of_others_are_an_error(found):
+    swapped = f"same_steps.of_torch = lambda: [same_steps.Row('x', '', '', {found})]"
+    program = (
+        f"import sys; sys.path.insert(0, 'analysis/others'); import same_steps; {swapped}; sys.exit(same_steps.main())"
+    )
+    ended = run(BIN / "python", "-c", program)
+    assert ended.code == 1, ended.err
+    assert ended.out.endswith("**too much** |  |\n")
+
+
 def test_ddp_takes_the_steps_of_sgd(tmp_path):
     """The same model, start, rows and batches: float32 gradients averaged by gloo are our baseline up to rounding."""
     job, ours, theirs = tmp_path / "job.toml", tmp_path / "ours.h5", tmp_path / "theirs.h5"

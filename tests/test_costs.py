@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mpisign import exchange
 from mpisign.cli import show
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
@@ -85,6 +86,43 @@ def test_sharded_sends_that_and_headers_pads_and_tile_sums(setup, case):
     tiles = OTHERS * WORD * layout.tiles(0, layout.length).shape[1] * scales_down - OTHERS * 32 * TENSORS * scales_down
     assert 8 * sent.up - cost.up == OTHERS * up * pads + headers + uneven
     assert 8 * sent.down - cost.down == OTHERS * down * pads + tiles + uneven
+
+
+# of d = 4,235 coordinates a tile of 4096 sends 41, and the 139 others 2; of all of them 42 are the largest
+SENT = 41 + 2
+SPARSE = {
+    "places and values": ("topk", {}, (12 + 32) * SENT, 0),
+    "values": ("randk", {}, 32 * SENT, 0),
+    "places and signs": ("s3gd-mv", {}, (12 + 1) * SENT, 2 * 4235),
+    "entries": ("topk", {"select": "all"}, 64 * 42, 0),
+}
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_sparse_messages_cost_what_their_definition_says(setup, case):
+    """Where floats come down, every message goes to all others instead: fewer bits, whatever carries them."""
+    name, how, sent, decided = SPARSE[case]
+    algorithm = setup.algorithm(name, **how)
+    for carrier in exchange.candidates(algorithm):
+        cost = run_by(setup, algorithm, carrier).world.cost
+        to_whom = OTHERS if decided else OTHERS * N
+        assert (cost.up, cost.down) == (STEPS * to_whom * sent, STEPS * OTHERS * decided), carrier
+
+
+def test_words_of_sparse_messages_are_sent_whole(setup):
+    """12-bit places and values fill words: of the tile of 4096, 8 + 21; of the 320 with their pads, four, 1 + 2."""
+    stepper = run_by(setup, setup.algorithm("topk"), "allgather")
+    assert 8 * stepper.world.traffic.up == STEPS * OTHERS * N * (64 * (8 + 21 + 1 + 2) + FLAGS)
+
+
+def test_messages_that_vary_are_counted_as_they_are(setup):
+    stepper = run_by(setup, setup.algorithm("wangni"), "allgather")
+    sent, cost, wanted = stepper.world.traffic, stepper.world.cost, 0.05 * setup.layout.size
+    entries = cost.up / 64 / (OTHERS * N * STEPS)
+    assert 0.5 * wanted < entries < wanted + 4 * (wanted / (N * STEPS)) ** 0.5
+    # before the entries their number, and before that the length of the message
+    assert 8 * sent.up - cost.up == STEPS * OTHERS * N * (2 * 64 + FLAGS)
+    assert sent.down == cost.down == 0
 
 
 @pytest.fixture(scope="module")

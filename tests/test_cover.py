@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mpisign.algorithms import slots as slot_classes
-from tests.cover import COVER, SLOTS, WIRES, algorithm_of, form_id, slots, wire
+from tests.cover import COVER, SLOTS, WIRES, algorithm_of, form_id, kind, slots, wire
 from tests.table import FORMS_BY_ROW
 
 
@@ -46,7 +46,7 @@ def test_votes_and_messages_are_all_on_the_wire():
 def _words(form):
     for stage in algorithm_of(form).stages:
         yield type(stage.vote).__name__
-        yield stage.sign.up()
+        yield kind(stage.sign.up())
 
 
 def test_a_cover_is_a_part_of_the_table():

@@ -82,6 +82,7 @@ NOT_RUN = {
     r"^srun ": "needs Slurm",
     r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
     r"^analysis/[\w/]+\.sh|^python analysis/figures\.py --run": "minutes to hours, some as root for their network",
+    r"analysis/others/same_steps\.py": "needs clones: tests/test_analysis.py runs what needs none",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
     r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",

@@ -28,6 +28,8 @@ def simulate(*settings, n=None, job=None, **how):
     [
         ("signum-mv", ()),
         ("onebit-adam", ("algorithm.warmup_steps=15",)),
+        ("dgc", ("algorithm.warmup_steps=22", "algorithm.clip_norm=1")),
+        ("wangni", ("exchange.name=allgather",)),
         pytest.param("dvr-q", ("algorithm.snapshot_every=9",), marks=pytest.mark.slow),
         # radii that all share, and a pass in order: the same words to an exchange, whose bits are tested in parallel/
         pytest.param("sto-signsgd", ("algorithm.refresh=7",), marks=pytest.mark.slow),
@@ -37,7 +39,7 @@ def simulate(*settings, n=None, job=None, **how):
 def test_a_simulation_tells_what_mpirun_tells(algorithm, others, tmp_path):
     settings = ("run.steps=40", f"algorithm.name={algorithm}", "run.eval_every=10", *others)
     # what a run would measure is nothing that a simulation can know
-    settings = (*settings, *(("exchange.name=sharded",) if algorithm != "onebit-adam" else ()))
+    settings = (*(("exchange.name=sharded",) if algorithm != "onebit-adam" else ()), *settings)
     one, other = tmp_path / "mpirun.h5", tmp_path / "simulate.h5"
     assert train(*settings, f"run.file={one}", n=3).code == 0
     ended = simulate(*settings, f"run.file={other}", n=3)

@@ -208,13 +208,12 @@ class Chosen(_OfTiles):
 
 
 class _Entries(Compressor):
-    """(32-bit place, float32 value) of some coordinates of the whole vector, as many as there are, up to `capacity`.
+    """(32-bit place, float32 value) of some coordinates of the whole vector, as many as there are.
 
     The first word is the number of entries. Such messages travel by `allgather` alone.
     """
 
     density: float
-    capacity: int
     varies = True
 
     def __post_init__(self):
@@ -267,6 +266,9 @@ class Drawn(_Entries):
     def room(self, coordinates):
         most = max(1, round(self.density * coordinates))
         return min(coordinates, most + ceil(6 * sqrt(most)) + WORD)
+
+    def omega(self):
+        return 1 / self.density
 
     def encode(self, v, lo, draw, out, step):
         bits.pack_drawn(v, lo, self.factor(v, step), draw, out[0])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from mpisign.algorithms.formats import RAW
 from mpisign.algorithms.method import Algorithm, Method, Stages
 from mpisign.algorithms.signs import Raw
 from mpisign.algorithms.updates import RawDescent
@@ -15,7 +16,7 @@ def averaged(algorithm: Algorithm, factor: float = 1.0) -> Algorithm:
 
     factor: on the learning rate. Raises UsageError for an algorithm whose estimates are not meant to be averaged.
     """
-    if algorithm.sign.up().raw:
+    if algorithm.sign.up() == RAW:
         return algorithm
     if not algorithm.estimator.averages:
         raise UsageError(
@@ -48,7 +49,7 @@ def warm_start(algorithm: Method, steps: int, factor: float = 1.0) -> Stages:
     """
     if not isinstance(algorithm, Algorithm):
         raise UsageError(f"{algorithm.name} has stages of its own; leave out the dense warm start")
-    if algorithm.sign.up().raw:
+    if algorithm.sign.up() == RAW:
         raise UsageError(f"{algorithm.name} sends raw floats anyway; a dense warm start changes nothing, leave it out")
     first = averaged(algorithm, factor)
     if algorithm.dense:

@@ -175,7 +175,9 @@ class Ternary(SignRule):
     """sign(v) with probability |v|/S_b, else no vote; S_b the largest |v| of each tensor b over all voters [Wen et al.
     2017 eq. 3]: S_b times it is unbiased for v.
 
-    clip: v is clipped to so many of its standard deviations in each tensor first; 0 for never. S is shared, float32.
+    clip: v is clipped to so many of its deviations from 0 (the root of its mean square) in each tensor first; 0 for
+    never. From their mean the paper's would be, which is 0 for a tensor of one coordinate and would halt it. S is
+    shared, float32.
     """
 
     clip: float = 2.5
@@ -203,12 +205,11 @@ class Ternary(SignRule):
             state["radii"].copy_(shared)
 
     def _limits(self, v, layout):
-        """clip standard deviations of each tensor, float32."""
+        """clip deviations from 0 of each tensor, float32."""
         if not self.clip:
             return [float("inf")] * len(layout.all_spans)
         sizes = np.array([max(s.size, 1) for s in layout.segments])
-        squares = layout.block_sums(bits.tile_sums(v, layout.all_tiles, squares=True)) / sizes
-        deviations = np.sqrt(np.maximum(squares - (layout.sums(v) / sizes) ** 2, 0.0))
+        deviations = np.sqrt(layout.block_sums(bits.tile_sums(v, layout.all_tiles, squares=True)) / sizes)
         return [float(np.float32(self.clip * deviations[span.segment])) for span in layout.all_spans]
 
     def unit(self, state):

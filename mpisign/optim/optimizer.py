@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mpisign import __version__, bits, exchange
 from mpisign.algorithms import dense, zoo
+from mpisign.algorithms.formats import RAW
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
@@ -140,7 +141,7 @@ class SignOptimizer(Stateful):
         parameters = names.trained
         if fault := fault_of(parameters, names.others):
             raise fault
-        raw = all(stage.sign.up().raw for stage in slots.stages)
+        raw = all(stage.sign.up() == RAW for stage in slots.stages)
         numbers = {id(p): k for k, group in enumerate(self.param_groups) for p in group["params"]}
         group_of = {name: numbers[id(p)] for name, p in parameters.items()}
         votes = {name: raw or bool(self.param_groups[k]["vote"]) for name, k in group_of.items()}

@@ -8,7 +8,7 @@ from mpisign import config as configuration
 from mpisign import problems
 from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
-from mpisign.algorithms.formats import Format
+from mpisign.algorithms.formats import RAW, Format
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.registry import Entry, entries, find
 from mpisign.algorithms.theory import Setting
@@ -106,7 +106,7 @@ def _algorithm(config: Config, entry: Entry, voters: int) -> tuple[Method, dict[
     hyperparameters = configuration.bind(entry.make, config.algorithm, "algorithm")
     built = entry.build(**hyperparameters).with_rules(config.algorithm.zeros, config.algorithm.ties, voters)
     factor = config.dense.lr / (config.schedule.lr or entry.lr) if config.dense.lr else 1.0
-    if config.dense.parameters and not all(stage.sign.up().raw for stage in built.stages):
+    if config.dense.parameters and not all(stage.sign.up() == RAW for stage in built.stages):
         built = dense.with_averaging(built, factor)
     if config.dense.steps:
         built = dense.warm_start(built, config.dense.steps, factor)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.formats import RAW
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
 from mpisign.engine.build import make_stepper
@@ -112,7 +113,7 @@ def _segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOpt
     if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
         known = f"the parameters, which are: {choices(names)}"
         raise UsageError(f"dense.parameters: {idle[0]!r} matches none of {known}", agreed=True)
-    if all(stage.sign.up().raw for stage in plan.algorithm.stages):
+    if all(stage.sign.up() == RAW for stage in plan.algorithm.stages):
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return {name: SegmentOptions(vote=False) for name in averaged}

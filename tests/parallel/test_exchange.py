@@ -38,7 +38,7 @@ def run(stepper, steps):
     """Digests of x after each step, with everything counted: votes and bytes."""
     found, counts = [], []
     for t in range(steps):
-        stepper.step(rates(t), counting=True)
+        stepper.step(TABLE[stepper.algorithm.name].scale * rates(t), counting=True)
         found.append(digest(stepper))
         c, sent = stepper.exchange.counts, stepper.world.traffic
         counts.append([c.agreement, c.ties, c.flips, sent.up, sent.down])
@@ -98,8 +98,8 @@ def test_votes_without_ties(comm, compare, name, zeros):
 
 def allowed(algorithm, n=VOTERS):
     """The exchanges that give the same bits, but for those that fall back to another one of them."""
-    kinds = {stage.sign.up().raw for stage in algorithm.stages}
-    wanted = [name for name in (*WORDS, "dense") if (name == "dense") in kinds]
+    fitting = {name for stage in algorithm.stages for name in exchange.candidates(stage)}
+    wanted = [name for name in (*WORDS, "dense") if name in fitting]
     return [name for name in wanted if name in {c.name for c in exchange.choose(name, algorithm, n)}]
 
 

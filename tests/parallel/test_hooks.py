@@ -17,6 +17,9 @@ pytestmark = pytest.mark.mpi(min_size=2)
 KINDS = ("invert", "random", "constant", "colluding")
 CASES = [(*pair, 1.0) for pair in itertools.product(("signum-mv", "dist-ef-signsgd", "sgd"), KINDS)]
 CASES += [("dist-ef-signsgd", "scale", 5.0), ("sgd", "scale", 5.0)]
+# codes: the floats that they stand for are what is changed and seen
+CASES += [*itertools.product(("topk", "wangni"), ("invert", "colluding"), (5.0,)), ("randk", "random", 5.0)]
+CASES += [("s3gd-mv", "constant", 1.0), ("s3gd-mv", "colluding", 1.0)]
 
 
 def seen(stepper, kind, factor):

@@ -23,6 +23,16 @@ class Message:
     scales: list | None = None
     raw: np.ndarray | None = None
 
+    def floats(self, tensors):
+        """What it says of each coordinate, float32: of signs without scales nothing can be said."""
+        if self.raw is not None:
+            return self.raw
+        out = np.zeros(len(self.signs), dtype=F)
+        for scale, (offset, size) in zip(self.scales, tensors, strict=True):
+            here = slice(offset, offset + size)
+            out[here] = scale * self.signs[here].astype(F)
+        return out
+
 
 class Reference:
     """One run of an algorithm by n voters.
@@ -74,7 +84,8 @@ class Reference:
         v = agreed or self.agreed
         shared = stage["sign"][0].agree(v)
         self.messages = [s.message(v[j], shared) for j, s in enumerate(stage["sign"])]
-        direction = stage["vote"].decide(self.messages)
+        levels, scales, in_x = stage["vote"].decide(self.messages)
+        direction = levels, stage["sign"][0].unit(shared) or scales, in_x
         self.x_before = self.x.copy()
         self.told = told or [e.told for e in stage["estimator"]]
         stage["update"].move(*direction)

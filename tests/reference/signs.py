@@ -16,6 +16,9 @@ class Slot:
     def agree(self, estimates):
         """What all voters agreed on beforehand."""
 
+    def unit(self, agreed):
+        """What the direction is in units of, a scale a tensor, or None."""
+
     def signed(self, v, zeros):
         """-1, 0 or +1 for each coordinate that belongs to a parameter."""
         s = np.zeros(len(v), dtype=np.int64)
@@ -97,6 +100,36 @@ class ScaledSign(Slot):
         return Message(self.signed(v, self.zeros), scales)
 
 
+class Ternary(Slot):
+    def agree(self, estimates):
+        """The largest magnitude of each tensor over all voters, after clipping."""
+        return [
+            max(F(0), *(abs(self._clipped(v)[offset + i]) for v in estimates for i in range(size)))
+            for offset, size in self.run.tensors
+        ]
+
+    def unit(self, agreed):
+        return agreed
+
+    def _clipped(self, v):
+        out = v.copy()
+        for offset, size in self.run.tensors if self.clip else ():
+            limit = F(self.clip * math.sqrt(tiled(v, offset, size, 2) / size))
+            for i in range(offset, offset + size):
+                out[i] = min(max(v[i], -limit), limit)
+        return out
+
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        clipped, odds, radius = self._clipped(v), np.zeros_like(v), np.zeros_like(v)
+        for most, (offset, size) in zip(agreed, self.run.tensors, strict=True):
+            here = slice(offset, offset + size)
+            radius[here], odds[here] = most, F(2) * abs(clipped[here]) - most
+        present = self.stochastic(odds, radius) == 1
+        return Message(np.where(present, np.sign(clipped), 0).astype(np.int64))
+
+
 class ErrorFeedback(Slot):
     def begin(self):
         from tests.reference import signs
@@ -106,12 +139,19 @@ class ErrorFeedback(Slot):
     def message(self, v, agreed):
         p = self.e + F(self.run.lr if self.in_x else 1.0) * v
         sent = self.inner.message(p, agreed)
-        if sent.signs is None:
-            p = p - sent.raw
-        for scale, (offset, size) in zip(sent.scales or (), self.run.tensors, strict=sent.scales is not None):
-            here = slice(offset, offset + size)
-            p[here] -= (scale * sent.signs[here].astype(F)).astype(F)
-        self.e = p
+        self.e = p - sent.floats(self.run.tensors)
+        return sent
+
+
+class Memory(Slot):
+    def begin(self):
+        from tests.reference import signs
+
+        self.h, self.inner = self.run.zeros(), self.run.slot(signs, self.rule, self.voter)
+
+    def message(self, v, agreed):
+        sent = self.inner.message(v - self.h, agreed)
+        self.h = self.h + F(self.alpha) * sent.floats(self.run.tensors)
         return sent
 
 

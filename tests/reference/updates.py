@@ -167,6 +167,7 @@ class Sgd(Slot):
         self.m = self.run.zeros()
 
     def move(self, g, scales, in_x):
+        g = g if scales is None else self.run.table(g, scales, in_x, lr=1.0)
         g = g + F(self.weight_decay) * self.run.x
         self.m = F(self.momentum) * self.m + g
         step = g + F(self.momentum) * self.m if self.nesterov else self.m

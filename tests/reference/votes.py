@@ -34,12 +34,11 @@ class Slot:
             strict=True,
         )
 
-    def mean_of_scaled(self, messages):
+    def mean_told(self, messages):
+        """The mean of what scaled signs, or codes, say: added in the voters' order, from zero."""
         total = self.run.zeros()
         for m in messages:
-            for scale, (offset, size) in zip(m.scales, self.run.tensors, strict=True):
-                here = slice(offset, offset + size)
-                total[here] += (scale * m.signs[here].astype(F)).astype(F)
+            total += m.floats(self.run.tensors)
         return total / F(self.run.n)
 
 
@@ -115,7 +114,7 @@ class ServerErrorFeedback(Slot):
     def decide(self, messages):
         from tests.reference.arithmetic import tiled
 
-        p = self.e + self.mean_of_scaled(messages)
+        p = self.e + self.mean_told(messages)
         scales = [F(tiled(p, offset, size, 1) / size) for offset, size in self.run.tensors]
         s = self.decided(p)
         for scale, (offset, size) in zip(scales, self.run.tensors, strict=True):
@@ -130,7 +129,7 @@ class Tracked(Slot):
         self.z = self.run.zeros()
 
     def track(self, messages):
-        came = self.mean_of_scaled(messages) if messages[0].raw is None else mean(messages)
+        came = self.mean_told(messages) if messages[0].raw is None else mean(messages)
         t = self.run.t
         keep, weight = (t / (t + 1), 1 / (t + 1)) if self.start else (1 - self.beta, 1.0)
         self.z = F(keep) * self.z + F(weight) * came
@@ -166,9 +165,42 @@ class Mean(Slot):
         return mean(messages), None, False
 
 
+class CompressedMean(Slot):
+    def begin(self):
+        from tests.reference import compressors
+
+        self.code = self.run.slot(compressors, self.form, NO_VOTER)
+
+    def decide(self, messages):
+        return self.code.encode(self.mean_told(messages), NO_VOTER, "server"), None, False
+
+
+class CompressedFeedback(CompressedMean):
+    def begin(self):
+        super().begin()
+        self.e = self.run.zeros()
+
+    def decide(self, messages):
+        p = self.e + self.mean_told(messages)
+        told = self.code.encode(p, NO_VOTER, "server")
+        self.e = p - told
+        return told, None, self.in_x
+
+
+class MemoryMean(Slot):
+    def begin(self):
+        self.h = self.run.zeros()
+
+    def decide(self, messages):
+        came = self.mean_told(messages)
+        estimate = self.h + came
+        self.h = self.h + F(self.alpha) * came
+        return estimate, None, False
+
+
 class ScaledMean(Slot):
     def decide(self, messages):
-        return self.mean_of_scaled(messages), None, self.in_x
+        return self.mean_told(messages), None, self.in_x
 
 
 class Median(Slot):

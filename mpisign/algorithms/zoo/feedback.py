@@ -62,8 +62,9 @@ def onebit_adam(
 ):
     """Adam on raw floats for warmup_steps, then its variance is frozen and momentum travels as scaled signs.
 
-    Error feedback on each rank and at the vote, one block a tensor (seen in a secondary text). The warm-up corrects
-    the bias of both averages; a coordinate whose variance is still 0 does not move afterwards.
+    Error feedback on each rank and at the vote, one block a tensor (seen in a secondary text). A scale is |p|_1/d; the
+    authors' code, in DeepSpeed, takes |p|_2/sqrt(d). The warm-up corrects the bias of both averages; a coordinate whose
+    variance is still 0 does not move afterwards.
     """
     warm = Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))
     frozen = FrozenAdam(epsilon, weight_decay, 1 - beta2**warmup_steps)

@@ -96,7 +96,7 @@ def dgc(
     lr=0.1,
     known="No proof of its own; a threshold too small floods the wire, one too large starves x while residuals grow.",
 )
-def strom(threshold: Positive = 1e-3, weight_decay: NonNegative = 0.0):
+def strom(threshold: Positive = 0.01, weight_decay: NonNegative = 0.0):
     """The sign of r where |r| > threshold, r += g - threshold*sign there; averaged, times the threshold.
 
     The paper adds messages up, so its rate is our lr/n. It sends 31-bit places with a sign; here two planes travel, and
@@ -124,7 +124,7 @@ def wangni(density: Fraction = 0.05, passes: Count = 2, momentum: Beta = 0.9, we
 @algorithm(
     "s3gd-mv",
     paper="Park & Lee 2023, arXiv:2302.07475, S3GD-MV",
-    lr=1e-3,
+    lr=1e-2,
     known="By its abstract the rate of signSGD, for a density that suits the number of voters and d. Proof not seen.",
 )
 def s3gd_mv(density: Fraction = 0.01, memory: bool = True, momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
