@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpisign.cli import show
+from mpisign.exchange import candidates
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
 from mpisign.storage.writer import RunWriter
@@ -85,6 +86,34 @@ def test_sharded_sends_that_and_headers_pads_and_tile_sums(setup, case):
     tiles = OTHERS * WORD * layout.tiles(0, layout.length).shape[1] * scales_down - OTHERS * 32 * TENSORS * scales_down
     assert 8 * sent.up - cost.up == OTHERS * up * pads + headers + uneven
     assert 8 * sent.down - cost.down == OTHERS * down * pads + tiles + uneven
+
+
+D, BUCKETS = 4235, 67  # coordinates, and buckets of 64 of them
+LEVELS, MEANS = 3 * D + 32 * BUCKETS, D + 64 * BUCKETS
+# name, hyperparameters -> bits of a message and of a verdict, which is 0 where messages go to all others instead; and
+# float32 numbers per tensor of which all voters share the maximum
+QUANTISED = {
+    "levels to all": ("qsgd", {"levels": 3, "bucket": 64}, LEVELS, 0, 0),
+    "levels both ways": ("qsgd", {"levels": 3, "bucket": 64, "down": "levels"}, LEVELS, LEVELS, 0),
+    "powers of two": ("qsgd", {"spacing": "exponents"}, 9 * D, 0, 0),
+    "ternary values": ("terngrad", {}, 2 * D, 3 * D, 1),
+    "two means": ("onebit-sgd", {"bucket": 64}, MEANS, MEANS, 0),
+    "memories": ("diana", {"bucket": 64}, 2 * D + 32 * BUCKETS, 0, 0),
+    "codes both ways": ("doublesqueeze", {"up": "levels", "down": "two-means"}, 4 * D + 32 * 9, D + 64 * 9, 0),
+}
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+def test_quantised_methods_cost_what_their_codes_say(setup, case):
+    name, how, up, down, shared = QUANTISED[case]
+    algorithm, maxima = setup.algorithm(name, **how), 32 * TENSORS * shared
+    assert setup.layout.size == D
+    wanted = OTHERS * STEPS * (up * (1 if down else N) + maxima), OTHERS * STEPS * (down + maxima)
+    fitting = candidates(algorithm)
+    assert {"sharded", "allgather"} <= set(fitting)
+    for carrier in fitting:
+        cost = run_by(setup, algorithm, carrier).world.cost
+        assert (cost.up, cost.down) == wanted, carrier
 
 
 @pytest.fixture(scope="module")
