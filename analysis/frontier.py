@@ -102,7 +102,7 @@ def _points(rows: list[Row]) -> list[tuple[float, float]]:
 
 def picture(panels: dict[str, list[Row]]) -> Figure:
     """A panel below the other, on the same axes."""
-    figure, grid = style.panels(len(panels), 1, 7.6, 4.4, sharex=True)
+    figure, grid = style.panels(len(panels), 1, 7.8, 5.0, sharex=True)
     for axes, (title, rows) in zip(grid[:, 0], panels.items(), strict=True):
         drawn = [row for row in rows if _ended(row)]
         axes.set(title=title, xscale="log", ylabel=NAMES[METRIC])
@@ -112,7 +112,8 @@ def picture(panels: dict[str, list[Row]]) -> Figure:
     style.legend(figure, grid[:, 0], columns=6)
     for axes, rows in zip(grid[:, 0], panels.values(), strict=True):
         drawn = [row for row in rows if _ended(row)]
-        labels.beside(axes, _points(drawn), [row.method for row in drawn])
+        spreads = [float(np.nan_to_num(row.deviation)) for row in drawn]
+        labels.beside(axes, _points(drawn), [row.method for row in drawn], spreads)
     return figure
 
 
@@ -132,7 +133,7 @@ def _draw(axes: Axes, rows: list[Row]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.12)
+    axes.set_xlim(min(x for x, _ in points) / 1.6, max(x for x, _ in points) * 1.6)
 
 
 def main() -> None:

@@ -70,11 +70,11 @@ def varies(key: str, jobs: list[Job], of: Job) -> bool:
     """Whether a key of a job differs among the jobs to which it means the same.
 
     A problem's own keys mean something to jobs on that problem alone, and so do an algorithm's; one that a job of
-    another mpisign has not says nothing.
+    another mpisign has not says nothing, nor does one of an algorithm that its run left at "auto".
     """
     table, _, name = key.partition(".")
     if table in ("problem", "algorithm") and name != "name":
-        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name")]
+        jobs = [job for job in jobs if job.get(f"{table}.name") == of.get(f"{table}.name") and job.get(key) != "auto"]
     return len({str(job[key]) for job in jobs if key in job}) > 1
 
 

@@ -11,8 +11,10 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from mpisign import config
+from mpisign.algorithms.registry import entries, find
 from mpisign.errors import NumericalError, UsageError
 from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, read_all
@@ -292,6 +294,87 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
     assert [r["method"] for r in ranked] == ["fast", "slow", "never"]
     assert ranked[1]["seconds"] == "4.00 +- 1.41"  # ddof = 1
     assert ranked[2]["seconds"] == "not reached"
+
+
+def test_a_frontier_holds_the_numbers_of_its_table_and_of_the_runs(folder):
+    frontier, style = script("frontier"), script("style")
+    runs = read_all([folder])[0]
+    accuracies = {"3-1": 0.90, "3-2": 0.94, "5-1": 0.80, "5-2": 0.81, "sgd": 0.95}
+    for one in runs:
+        one["eval"]["test_accuracy"][-1] = accuracies[one.path.stem]
+    panels = frontier.panels(runs)
+    assert [[row.method for row in rows] for rows in panels.values()] == [["signsgd-mv", "sgd"], ["signsgd-mv"]]
+    table = frontier.cells(panels)
+    figure = frontier.picture(panels)
+    files = {"signsgd-mv voters 3": ("3-1", "3-2"), "sgd voters 3": ("sgd",), "signsgd-mv voters 5": ("5-1", "5-2")}
+    drawn = [bar for axes in figure.axes for bar in axes.containers]
+    for cells, bar, names in zip(table, drawn, files.values(), strict=True):
+        own = [Run(folder / f"{name}.h5") for name in names]
+        sent = np.mean([run["eval"]["bytes_up"][-1] + run["eval"]["bytes_down"][-1] for run in own]) / 1e6
+        accuracy = np.mean([accuracies[name] for name in names])
+        assert bar.lines[0].get_xydata() == pytest.approx(np.array([[sent, accuracy]]))
+        assert cells["MB per rank"] == f"{sent:.3g}"
+        bits = 8e6 * sent / own[0].attributes["d"] / own[0]["steps"]["step"][-1]
+        assert cells["bits per coordinate and step"] == f"{bits:.3g}"
+        assert f"{accuracy:.4f}" in cells["held-out accuracy"]
+    assert table[0]["held-out accuracy"] == f"**0.9200 +- {style.deviation((0.90, 0.94)):.4f}**"
+    assert [cells["sends"] for cells in table] == ["signs", "floats", "signs"]
+
+
+def test_a_run_that_diverged_is_told_and_not_drawn(folder):
+    frontier = script("frontier")
+    runs = [one for one in read_all([folder])[0] if one.attributes["n"] == 3]
+    for one in runs:
+        one["eval"]["test_accuracy"][-1] = np.nan if one.path.stem == "sgd" else 0.9
+    panels = frontier.panels(runs)
+    told = {cells["method"]: cells["held-out accuracy"] for cells in frontier.cells(panels)}
+    assert told == {"signsgd-mv": "**0.9000 +- 0.0000**", "sgd": "diverged"}
+    (axes,) = frontier.picture(panels).axes
+    assert [text.get_text() for text in axes.texts] == ["signsgd-mv"]
+
+
+def test_nothing_beats_what_is_on_the_frontier():
+    points = [tuple(p) for p in np.random.default_rng(0).integers(0, 12, (40, 2)).tolist()]
+    found = [points[k] for k in script("frontier").pareto(points)]
+    beaten = lambda p: any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)  # noqa: E731
+    assert found == sorted({p for p in points if not beaten(p)})
+
+
+def test_every_entry_has_the_family_of_its_messages():
+    frontier = script("frontier")
+    found = {entry.name: frontier.family(repr(entry.build())) for entry in entries()}
+    wanted = {"quantised": "quantised", "sparse": "sparse", "low_rank": "low rank"}
+    for entry in entries():
+        module = entry.make.__module__.rpartition(".")[2]
+        if module in wanted and entry.name not in ("doublesqueeze", "ef21"):  # their code is an argument
+            assert found[entry.name] == wanted[module], entry.name
+    assert found["doublesqueeze"] == found["signum-mv"] == found["onebit-adam"] == "signs"
+    assert found["sgd"] == found["adam"] == "floats"
+    assert found["ef21"] == frontier.family(repr(find("doublesqueeze").build(up="topk", down="topk"))) == "sparse"
+
+
+def test_names_beside_points_do_not_meet():
+    style, labels = script("style"), script("labels")
+    figure, ((axes,),) = style.panels(1, 1, 8.0, 5.0)
+    points = [tuple(p) for p in np.random.default_rng(1).normal(0, 1, (30, 2)).tolist()]
+    axes.set(xlim=(-4, 4), ylim=(-4, 4))
+    texts = labels.beside(axes, points, [f"method number {k}" for k in range(30)], [0.1] * 30)
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in texts]
+    frame, at = axes.get_window_extent(), axes.transData.transform(points)
+    assert [text.get_text() for text in texts] == [f"method number {k}" for k in range(30)]
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
+        assert not any(box.contains(*point) for point in at)
+        assert frame.contains(box.x0, box.y0)
+        assert frame.contains(box.x1, box.y1)
+
+
+def test_a_key_that_means_nothing_to_a_run_does_not_tell_it_apart():
+    grouping = script("grouping")
+    one = {"algorithm.name": "doublesqueeze", "algorithm.up": "signs", "algorithm.zeros": "coin"}
+    other = one | {"algorithm.up": "topk", "algorithm.zeros": "auto"}
+    assert [grouping.telling(job, [one, other]) for job in (one, other)] == [["algorithm.up"]] * 2
 
 
 def test_figures_name_what_makes_their_runs(tmp_path, capfd):
