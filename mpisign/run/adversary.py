@@ -53,7 +53,7 @@ class Adversary:
             lie(message if floats is None else floats, honest, exchange.layout, *exchange.chunks[c], voter)
             if floats is not None:
                 step = self.stepper.at_hand(exchange.layout)
-                exchange.up.encode(floats[0], exchange.chunks[c][0], self._draw(voter), message, step)
+                exchange.up.encode_decoded(floats[0], exchange.chunks[c][0], self._draw(voter), message, step)
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""
