@@ -125,6 +125,34 @@ def test_messages_that_vary_are_counted_as_they_are(setup):
     assert sent.down == cost.down == 0
 
 
+D, BUCKETS = 4235, 67  # coordinates, and buckets of 64 of them
+LEVELS, MEANS = 3 * D + 32 * BUCKETS, D + 64 * BUCKETS
+# name, hyperparameters -> bits of a message and of a verdict, which is 0 where messages go to all others instead; and
+# float32 numbers per tensor of which all voters share the maximum
+QUANTISED = {
+    "levels to all": ("qsgd", {"levels": 3, "bucket": 64}, LEVELS, 0, 0),
+    "levels both ways": ("qsgd", {"levels": 3, "bucket": 64, "down": "levels"}, LEVELS, LEVELS, 0),
+    "powers of two": ("qsgd", {"spacing": "exponents"}, 9 * D, 0, 0),
+    "ternary values": ("terngrad", {}, 2 * D, 3 * D, 1),
+    "two means": ("onebit-sgd", {"bucket": 64}, MEANS, MEANS, 0),
+    "memories": ("diana", {"bucket": 64}, 2 * D + 32 * BUCKETS, 0, 0),
+    "codes both ways": ("doublesqueeze", {"up": "levels", "down": "two-means"}, 4 * D + 32 * 9, D + 64 * 9, 0),
+}
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+def test_quantised_methods_cost_what_their_codes_say(setup, case):
+    name, how, up, down, shared = QUANTISED[case]
+    algorithm, maxima = setup.algorithm(name, **how), 32 * TENSORS * shared
+    assert setup.layout.size == D
+    wanted = OTHERS * STEPS * (up * (1 if down else N) + maxima), OTHERS * STEPS * (down + maxima)
+    fitting = exchange.candidates(algorithm)
+    assert {"sharded", "allgather"} <= set(fitting)
+    for carrier in fitting:
+        cost = run_by(setup, algorithm, carrier).world.cost
+        assert (cost.up, cost.down) == wanted, carrier
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """One job by every exchange that a simulation can imitate, by mpirun, and by one voter."""

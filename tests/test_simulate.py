@@ -30,6 +30,9 @@ def simulate(*settings, n=None, job=None, **how):
         ("onebit-adam", ("algorithm.warmup_steps=15",)),
         ("dgc", ("algorithm.warmup_steps=22", "algorithm.clip_norm=1")),
         ("wangni", ("exchange.name=allgather",)),
+        ("terngrad", ()),
+        ("diana", ("exchange.name=allgather",)),
+        ("doublesqueeze", ("algorithm.up=levels", "algorithm.down=two-means")),
         pytest.param("dvr-q", ("algorithm.snapshot_every=9",), marks=pytest.mark.slow),
         # radii that all share, and a pass in order: the same words to an exchange, whose bits are tested in parallel/
         pytest.param("sto-signsgd", ("algorithm.refresh=7",), marks=pytest.mark.slow),

@@ -14,63 +14,13 @@ from mpisign.run.plan import resolve
 from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.building import Setup, digest
+from tests.codes import DRAWS, Reader, alike, heavy, pooled
 from tests.problems import Awkward
 from tests.running import mpisign, train
 from tests.test_adversary import there
 from tests.test_commands import refused
 from tests.test_probe import probed
 from tests.test_simulate import here as simulate_here
-
-DRAWS = 600
-
-
-class Reader:
-    """Encodes one v many times, each in a step of its own, and reads what was written."""
-
-    def __init__(self, form, v):
-        setup = Setup(Awkward(size=8192 - 256), 1)
-        self.form, self.stepper = form, setup.stepper(setup.algorithm("sgd"))
-        self.v, self.real = setup.layout.zeros(), there(setup.layout)
-        self.v.numpy()[self.real] = v(self.real.sum())
-
-    def __call__(self, t):
-        self.stepper.t = t
-        step, read = self.stepper.at_hand(self.stepper.layout), torch.zeros_like(self.v)
-        message = self.form.empty(coordinates=len(self.v))
-        self.form.encode(self.v, 0, step.draw("sign"), message, step)
-        self.form.add(message, read, 0, step)
-        return read.double().numpy()[self.real]
-
-    @property
-    def truth(self):
-        return self.v.double().numpy()[self.real]
-
-    def many(self):
-        return np.array([self(t) for t in range(DRAWS)])
-
-    def error(self):
-        """E|C(v) - v|^2 / |v|^2, measured."""
-        return ((self.many() - self.truth) ** 2).sum(axis=1).mean() / (self.truth**2).sum()
-
-
-def heavy(d):
-    """Values of a few large and many small coordinates."""
-    return np.random.default_rng(3).standard_normal(d) ** 3
-
-
-def alike(d):
-    return np.where(np.arange(d) % 2, 0.25, -0.25)
-
-
-def pooled(form):
-    """Mean over coordinates of the squared deviation of the mean, in its standard errors: 1 where there is no bias."""
-    reader = Reader(form, heavy)
-    draws = reader.many()
-    spread = draws.std(axis=0, ddof=1)
-    some = (draws != 0).sum(axis=0) >= 30  # of the others a standard error says nothing
-    z = ((draws.mean(axis=0) - reader.truth)[some & (spread > 0)]) / (spread[some & (spread > 0)] / np.sqrt(DRAWS))
-    assert len(z) > 500
-    return (z**2).mean(), np.abs(z).max()
 
 
 @pytest.mark.parametrize("form", [Chosen(0.1, unbiased=True), Drawn(0.2), Drawn(0.2, passes=1)], ids=repr)

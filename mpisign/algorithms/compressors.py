@@ -74,6 +74,12 @@ class Levels(Compressor):
         return self.scheme.planes * coordinates + (32 * ceil(coordinates / self.bucket) if self._norms else 0)
 
     def omega(self):
+        """The least that holds for linear levels, within the papers' bounds; else the bound of Horvath et al. 2019.
+
+        A coordinate y levels from 0 has variance p(1 - p), p the fraction of y, so the worst v lies within the first
+        level, at one place y throughout: of the l2 norm y = s/sqrt(b), or 1/2 beyond that; of the max norm at the y
+        that makes (b - 1)(y - y^2)/(s^2 + (b - 1)y^2) largest, beside one coordinate of the norm.
+        """
         b, s = self.bucket, self.levels
         if self.spacing == "exponents":
             return 1 / 8
@@ -82,8 +88,8 @@ class Levels(Compressor):
             least = 2.0 ** (1 - s)
             return 1 / 8 + min(sqrt(b) * least, b * least**2)
         if self.norm == "l2":
-            return min(b / s**2, sqrt(b) / s)
-        return (sqrt(b) - 1) / 2 if s == 1 else min(b / (4 * s**2), sqrt(b) / s)
+            return sqrt(b) / s - 1 if 2 * s <= sqrt(b) else b / (4 * s**2)
+        return (sqrt(1 + (b - 1) / s**2) - 1) / 2
 
     def encode(self, v, lo, draw, out, step):
         bits.pack_quantised(v, lo, self.scheme, draw, out[0])

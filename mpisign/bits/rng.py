@@ -32,6 +32,7 @@ STREAMS = {
     "probe": 15,  # rows, or noise, of the minibatches whose noise is measured
     "choice": 16,  # coordinates that all voters send
     "low rank": 17,  # factors of low rank from which subspace iteration starts
+    "retelling": 18,  # how the codes of lying voters round what they made up
 }
 
 

@@ -52,8 +52,10 @@ class Adversary:
             floats = self._decoded(exchange, c, message)
             lie(message if floats is None else floats, honest, exchange.layout, *exchange.chunks[c], voter)
             if floats is not None:
+                # by draws of its own: those of the lie would go along with it
                 step = self.stepper.at_hand(exchange.layout)
-                exchange.up.encode(floats[0], exchange.chunks[c][0], self._draw(voter), message, step)
+                draw = self.stepper.streams.draw("retelling", self.stepper.t, voter)
+                exchange.up.encode(floats[0], exchange.chunks[c][0], draw, message, step)
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""

@@ -20,6 +20,8 @@ CASES += [("dist-ef-signsgd", "scale", 5.0), ("sgd", "scale", 5.0)]
 # codes: the floats that they stand for are what is changed and seen
 CASES += [*itertools.product(("topk", "wangni"), ("invert", "colluding"), (5.0,)), ("randk", "random", 5.0)]
 CASES += [("s3gd-mv", "constant", 1.0), ("s3gd-mv", "colluding", 1.0)]
+CASES += [*itertools.product(("qsgd", "onebit-sgd"), ("random", "colluding"), (5.0,)), ("diana", "constant", 5.0)]
+CASES += [("terngrad", "colluding", 1.0), ("ef21", "invert", 5.0), ("doublesqueeze", "scale", 5.0)]
 
 
 def seen(stepper, kind, factor):

@@ -77,7 +77,7 @@ def terngrad(clip: NonNegative = 2.5, momentum: Beta = 0.9, weight_decay: NonNeg
 @algorithm(
     "onebit-sgd",
     paper="Seide et al. 2014, Interspeech, sec. 3; buckets for columns as in arXiv:1610.02132, sec. 5",
-    lr=0.1,
+    lr=0.03,
     known="No proof of its own; error feedback in the sense of Karimireddy et al. 2019.",
 )
 def onebit_sgd(bucket: Count = 512, momentum: Beta = 0.9, weight_decay: NonNegative = 0.0):
