@@ -115,6 +115,22 @@ def test_lies_in_floats(kind):
     np.testing.assert_allclose(sent[:LIARS], np.broadcast_to(wanted[kind], (LIARS, here.sum())), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["invert", "scale"])
+def test_lies_in_unbiased_random_coordinates(kind):
+    """A lie is a multiple of what the honest message stands for, which the choice has scaled up already."""
+    moved = {}
+    for lies in (0, N):
+        setup = Setup(Awkward(), N)
+        stepper = setup.stepper(setup.algorithm("randk", feedback=False, density=0.25))
+        stepper.exchange.adversary = Adversary(lies, kind, 3.0, stepper) if lies else None
+        before = stepper.x.clone()
+        stepper.step(0.01)
+        moved[lies] = (stepper.x - before).numpy()
+    assert moved[0].any()
+    wanted = {"invert": -3, "scale": 3}[kind] * moved[0]
+    np.testing.assert_allclose(moved[N], wanted, rtol=1e-3, atol=1e-5)
+
+
 def test_lying_scales():
     """Signs stay honest; the scales that liars announce are ten times too large."""
     tables = {}

@@ -93,14 +93,15 @@ SENT = 41 + 2
 SPARSE = {
     "places and values": ("topk", {}, (12 + 32) * SENT, 0),
     "values": ("randk", {}, 32 * SENT, 0),
-    "places and signs": ("s3gd-mv", {}, (12 + 1) * SENT, 2 * 4235),
+    "places and signs": ("s3gd-mv", {}, (12 + 1) * SENT, 0),
+    "more signs than a verdict has": ("s3gd-mv", {"density": 0.3}, 13 * (1229 + 42), 2 * 4235),
     "entries": ("topk", {"select": "all"}, 64 * 42, 0),
 }
 
 
 @pytest.mark.parametrize("case", SPARSE)
 def test_sparse_messages_cost_what_their_definition_says(setup, case):
-    """Where floats come down, every message goes to all others instead: fewer bits, whatever carries them."""
+    """Where that takes fewer bits, every message goes to all others, and nothing comes down, whatever carries them."""
     name, how, sent, decided = SPARSE[case]
     algorithm = setup.algorithm(name, **how)
     for carrier in exchange.candidates(algorithm):

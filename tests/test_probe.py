@@ -188,7 +188,7 @@ def test_probes_stand_in_the_run_file_and_go_on(tmp_path):
     assert (probes["success_vote"] > 0.5).all()
     with pytest.raises(Stopped):
         simulate_here(*settings, f"run.file={cut}", "run.max_minutes=1e-6", n=3)
-    resume(cut, ("run.max_minutes=10",))
+    resume(cut, ("run.max_minutes=1000",))
     assert len(Run(cut)["segments"]["step"]) == 2
     for name, column in Run(cut)["probes"].items():
         np.testing.assert_array_equal(column, probes[name], err_msg=name)

@@ -236,7 +236,7 @@ def test_a_warm_up_goes_on_across_its_borders(at, tmp_path):
     simulate_here(*WARM, f"run.file={whole}", n=3)
     with pytest.raises(Stopped):
         simulate_here(*WARM, f"run.file={cut}", f"checkpoint.every_steps={at}", "run.max_minutes=1e-6", n=3)
-    resume(cut, ("run.max_minutes=10",))
+    resume(cut, ("run.max_minutes=1000",))
     for table in ("steps", "eval"):
         for name, column in Run(whole)[table].items():
             if "seconds" not in name and "time" not in name:

@@ -209,6 +209,9 @@ class Chosen(_OfTiles):
     def encode(self, v, lo, draw, out, step):
         bits.pack_chosen(v, self.k, self.unbiased, lo, _choice(step), out[0])
 
+    def encode_decoded(self, v, lo, draw, out, step):
+        bits.pack_chosen(v, self.k, False, lo, _choice(step), out[0])
+
     def add(self, message, total, lo, step, weight=1.0):
         bits.add_chosen(total, message[0], self.k, lo, _choice(step), weight)
 

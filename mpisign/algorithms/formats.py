@@ -64,6 +64,10 @@ class Format:
         """Packs v (C,) into out (1, items). draw: of the random rounding, if there is any."""
         raise NotImplementedError
 
+    def encode_decoded(self, v: Tensor, lo: int, draw: Draw, out: Tensor, step: Step) -> None:
+        """encode() for a v that stands for a message already, and is not to be made unbiased once more."""
+        self.encode(v, lo, draw, out, step)
+
     def add(self, message: Tensor, total: Tensor, lo: int, step: Step, weight: float = 1.0) -> None:
         """total += weight * what the message (1, items) says of each coordinate.
 

@@ -55,7 +55,7 @@ class Adversary:
                 # by draws of its own: those of the lie would go along with it
                 step = self.stepper.at_hand(exchange.layout)
                 draw = self.stepper.streams.draw("retelling", self.stepper.t, voter)
-                exchange.up.encode(floats[0], exchange.chunks[c][0], draw, message, step)
+                exchange.up.encode_decoded(floats[0], exchange.chunks[c][0], draw, message, step)
 
     def inflate(self, scales: list[np.ndarray]) -> list[np.ndarray]:
         """The scales that local voters announce, float32 (segments,), given the honest ones."""
