@@ -109,7 +109,7 @@ def picture(panels: dict[str, list[Row]]) -> Figure:
         _draw(axes, drawn)
     axes.set_xlabel("MB that a rank sends in the whole run, on the wire")
     style.title(figure, f"mean and {style.DEVIATION}; bytes by the exchange")
-    style.legend(figure, grid[:, 0], columns=6)
+    style.legend(figure, grid[:, 0], columns=3)
     for axes, rows in zip(grid[:, 0], panels.values(), strict=True):
         drawn = [row for row in rows if _ended(row)]
         spreads = [float(np.nan_to_num(row.deviation)) for row in drawn]

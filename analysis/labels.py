@@ -12,6 +12,7 @@ SIDES = [(cos(k * pi / 8), sin(k * pi / 8)) for k in (0, 8, 4, 12, 2, 6, 14, 10,
 DISTANCES = (5, 9, 14, 19, 24, 30, 36, 44, 52, 61, 70, 80, 95, 110)  # points from the point, tried in this order
 FAR = 12  # points from where on a thin line leads to the name
 MARKER = 3.5  # points around the middle of a marker, which stay free
+APART = 8  # points between a name with a line and all other points
 
 
 def beside(
@@ -31,7 +32,8 @@ def beside(
         extent = _extent(axes, names[k], size)
         for offset in ((d * right, d * up) for d in DISTANCES for right, up in SIDES):
             box = _box(at[k] + np.multiply(offset, pixels), extent, offset)
-            if _inside(box, frame) and not any(box.overlaps(other) for other in taken):
+            free = _inside(box, frame) and not any(box.overlaps(other) for other in taken)
+            if free and _clear(box, at, k, np.hypot(*offset) > FAR, pixels):
                 break
         taken.append(box)
         placed[k] = _annotate(axes, names[k], points[k], offset, size)
@@ -73,6 +75,13 @@ def _sides(offset: tuple[float, float]) -> tuple[int, int]:
 
 def _inside(box: Bbox, frame: Bbox) -> bool:
     return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+
+
+def _clear(box: Bbox, at: np.ndarray, k: int, far: bool, pixels: float) -> bool:
+    """Whether nobody takes the name for another point's: its own is the nearest, or a line leads there."""
+    gaps = np.hypot(*np.maximum(np.maximum(box.min - at, at - box.max), 0).T)
+    others = np.delete(gaps, k).min(initial=np.inf)
+    return bool(others > APART * pixels if far else others >= gaps[k])
 
 
 def _annotate(

@@ -104,6 +104,7 @@ def test_sparse_messages_cost_what_their_definition_says(setup, case):
     """Where that takes fewer bits, every message goes to all others, and nothing comes down, whatever carries them."""
     name, how, sent, decided = SPARSE[case]
     algorithm = setup.algorithm(name, **how)
+    assert exchange.choose("auto", algorithm, N)[0].name == ("sharded" if decided else "allgather")
     for carrier in exchange.candidates(algorithm):
         cost = run_by(setup, algorithm, carrier).world.cost
         to_whom = OTHERS if decided else OTHERS * N

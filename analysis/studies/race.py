@@ -90,7 +90,7 @@ def rows(times: Times) -> list[dict[str, object]]:
 
 
 def picture(times: Times, target: float) -> Figure:
-    """A panel per link: seconds, mean and standard deviation; votes and floats in two colours."""
+    """A panel per link: seconds, mean and standard deviation; ours and DDP's in two colours."""
     mean = lambda name: np.mean([np.mean(methods[name]) for methods in times.values() if name in methods])  # noqa: E731
     names = sorted(sorted({n for methods in times.values() for n in methods}), key=mean, reverse=True)
     figure, (panels,) = style.panels(1, len(times), 2.9, 0.24 * len(names) + 0.6, sharey=True, sharex=True)

@@ -83,8 +83,9 @@ def _by_rule(up: Format, vote: Vote, voters: int, free: bool) -> Choice:
     down = vote.down(up, voters)
     # a vote's arrays are spread over the ranks where they count
     free = free and not vote.stateful
-    if down.raw and (voters - 1) * up.bits < down.bits:
-        return Choice("allgather", "verdicts are floats, which nobody has to send where everyone counts", open=free)
+    if (down.raw or (up.coded and not down.coded)) and (voters - 1) * up.bits < down.bits:
+        what = "are floats" if down.raw else "take more bits than all messages"
+        return Choice("allgather", f"verdicts {what}, which nobody has to send where everyone counts", open=free)
     return Choice("sharded", "fewest bytes for sign words" if up.planes else "fewest bytes for codes", open=free)
 
 
