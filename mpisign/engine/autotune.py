@@ -133,9 +133,10 @@ def predict(
     predictions = [Prediction(Choice(name, ""), link) for name in names]
     sizes = [size for size in SIZES if size < d]
     for size in [*sizes, d][: len(SIZES)]:
-        # root's clock decides for all whether there is time for so many coordinates
-        ahead = (REPEATS + 1) * sum(p.at(size) for p in predictions) if predictions[0].sizes else 0.0
-        if not comm.bcast(time.perf_counter() - begin + ahead < budget * 1.3):
+        # root's clock decides for all whether there is time for so many coordinates; the fewest are always tried
+        ahead = (REPEATS + 1) * sum(p.at(size) for p in predictions if p.sizes)
+        tried = any(p.sizes for p in predictions)
+        if not comm.bcast(not tried or time.perf_counter() - begin + ahead < budget * 1.3):
             break
         trials = []
         for p in predictions.copy():

@@ -150,6 +150,8 @@ def test_predictions_grow_with_bytes(comm, everywhere):
         far, farther = p.at(1 << 30), p.at(1 << 31)
         everywhere(farther - far >= p.bytes / link.bandwidth * (1 << 30) * 0.999, f"{p.choice.name}: {far}, {farther}")
     everywhere(candidates(algorithm) == WORDS, "all can carry a plain majority")
+    late = predict(algorithm, comm, 50_000, link, budget=-1.0)  # another load took all the time that there was
+    everywhere(late and all(p.sizes == [4096] for p in late), f"each is tried once all the same: {late}")
 
 
 def test_vectors_beyond_one_message(comm, everywhere, monkeypatch):
