@@ -5,16 +5,19 @@ import re
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mpisign import config
 from mpisign.algorithms import dense
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
 from mpisign.problems.synthetic import Quadratic
+from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup
 from tests.comparing import differing
@@ -239,15 +242,33 @@ def test_dense_parameters_and_a_dense_warm_start_in_the_application(tmp_path):
 
 def test_a_problem_of_which_all_is_averaged(tmp_path):
     """Whatever its voters could do together: they then send floats one by one, as sgd does."""
-    found = []
-    for name, more in (("signsgd-mv", ['dense.parameters=["x"]']), ("sgd", ["algorithm.momentum=0"])):
+
+    def ends_at(name, *more):
         settings = ["problem.name=quadratic", "problem.dimension=100", f"algorithm.name={name}", "schedule.lr=0.1"]
-        settings += [*more, "run.steps=5", "schedule.kind=constant", f"run.file={tmp_path}/{name}.h5"]
-        flags = [part for s in settings for part in ("--set", s)]
-        ended = mpisign("simulate", "-n", 3, *flags)
-        assert ended.code == 0, ended.err
-        found.append(load_parameters(tmp_path / f"{name}.model")["x"])
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-7)
+        settings += ["schedule.kind=constant", "run.steps=5", "run.overwrite=true", f"run.file={tmp_path}/r.h5", *more]
+        simulate(config.load(None, settings), 3, quiet=True)
+        return load_parameters(tmp_path / "r.model")["x"]
+
+    close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
+    everything = 'dense.parameters=["x"]'
+    close(ends_at("signsgd-mv", everything), ends_at("sgd", "algorithm.momentum=0"))
+    # what has momentum after the vote, or on each rank, keeps it for what is averaged
+    heavy = ends_at("sgd")
+    for method in (("qsgd",), ("dgc",), ("dgc", "algorithm.warmup_steps=4")):
+        close(ends_at(*method, everything), heavy, err_msg=str(method))
+    close(ends_at("qsgd", everything, "dense.lr=0.05"), ends_at("sgd", "schedule.lr=0.05"))
+
+
+def test_a_dense_warm_start_hands_its_momentum_on():
+    setup = Setup(Quadratic(dimension=50), 2)
+    method = dense.warm_start(setup.algorithm("qsgd"), 3, factor=0.5)
+    stepper, reference = setup.stepper(method, "allgather"), setup.reference(method)
+    for _ in range(6):
+        stepper.step(0.1)
+        reference.step(0.1)
+    np.testing.assert_allclose(stepper.x, reference.x, rtol=1e-5, atol=1e-6)
+    momentum = stepper.states()["stage1/update/m"]
+    np.testing.assert_allclose(momentum, reference.stages[1]["update"].m, rtol=1e-4, atol=1e-5)
 
 
 def test_dense_settings_that_do_not_fit_are_refused():

@@ -72,6 +72,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(algorithm, keep, tmp_path):
     assert len(Run(file)["segments"]["n"]) == 2
 
 
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("method", ["qsgd dense.steps=4", "dgc algorithm.warmup_steps=8"])
+def test_the_momentum_of_what_is_averaged_goes_on_too(method, tmp_path):
+    name, more = method.split()
+    settings = (f"algorithm.name={name}", more, 'dense.parameters=["b"]', "exchange.name=allgather")
+    whole, file = tmp_path / "whole.h5", tmp_path / "r.h5"
+    here(*FAULTY, *settings, "problem.on=99", "problem.at=50", f"run.file={whole}")
+    stopped(file, *settings)
+    saved = checkpoint.Checkpoint(checkpoint.saved(file)[0])
+    assert np.count_nonzero(saved["averaged/m"])
+    resume_here(file)
+    assert not differing(whole, file)
+
+
 def test_one_rank_is_asked_and_all_stop(tmp_path):
     file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
     how = ("problem.fault=both", "problem.at=9", f"problem.marker={tmp_path}/m", "algorithm.name=dist-ef-signsgd")

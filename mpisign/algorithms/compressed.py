@@ -13,13 +13,13 @@ UNSEEN = Packed(bad=None)  # a code is not searched for what is not finite while
 
 @dataclass(frozen=True)
 class Compressed(SignRule):
-    """The code of v."""
+    """The code of v. In a mean it counts alike for each voter, whatever a voter's weight in the objective."""
 
     form: Format
 
     @property
     def needs_whole(self):
-        return "all of the estimate, of which some coordinates are chosen" if self.form.varies else ""
+        return "all of the estimate to choose coordinates from" if self.form.varies else ""
 
     def up(self):
         return self.form
@@ -39,7 +39,7 @@ class Memory(SignRule):
     rule: SignRule
     alpha: float = 1.0
 
-    needs_whole, vectors = "the memory that the estimate is compared with", ("memory", "difference")
+    needs_whole, vectors = "the estimate's difference from its memory", ("memory", "difference")
 
     @property
     def rules(self):
@@ -75,7 +75,7 @@ class MaskedMomentum(SignRule):
     nesterov: bool = False
     clip: float = 0.0
 
-    needs_whole, vectors = "what is accumulated before", ("u", "v")
+    needs_whole, vectors = "momentum and estimate added up", ("u", "v")
 
     def up(self):
         return self.form

@@ -277,6 +277,7 @@ class Drawn(_Entries):
         return min(coordinates, most + ceil(6 * sqrt(most)) + WORD)
 
     def omega(self):
+        """A bound: p >= c|v| bounds v^2/p by |v|/c, and c >= density*d/|v|_1."""
         return 1 / self.density
 
     def encode(self, v, lo, draw, out, step):

@@ -132,7 +132,7 @@ class _Several(Method):
     keep: (from, to) names of arrays, as Stepper.states() has them, such as ("vote/z", "vote/z").
     """
 
-    def _of(self, stages: tuple[Algorithm, ...], name: str) -> Self:
+    def with_stages(self, stages: tuple[Algorithm, ...], name: str) -> Self:
         """The same with other algorithms for its own."""
         raise NotImplementedError
 
@@ -149,7 +149,7 @@ class _Several(Method):
         return {rule: chosen for stage in self.stages for rule, chosen in stage.rules.items()}
 
     def named(self, name):
-        return self._of(tuple(stage.named(name) for stage in self.stages), name)
+        return self.with_stages(tuple(stage.named(name) for stage in self.stages), name)
 
     def with_rules(self, zeros, ties, voters):
         def ruled(stage: Algorithm) -> Algorithm:
@@ -157,7 +157,7 @@ class _Several(Method):
             idle = self.rules.keys() - stage.rules.keys()
             return stage.with_rules("auto" if "zeros" in idle else zeros, "auto" if "ties" in idle else ties, voters)
 
-        return self._of(tuple(map(ruled, self.stages)), self.name)
+        return self.with_stages(tuple(map(ruled, self.stages)), self.name)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class _Turns(_Several):
     def stages(self):
         return (self.first, self.then)
 
-    def _of(self, stages, name):
+    def with_stages(self, stages, name):
         return replace(self, first=stages[0], then=stages[1], name=name)
 
 
@@ -222,7 +222,7 @@ class Phases(_Several):
     def stages(self):
         return self.algorithms
 
-    def _of(self, stages, name):
+    def with_stages(self, stages, name):
         return replace(self, algorithms=stages, name=name)
 
     def stage(self, age):

@@ -132,7 +132,7 @@ class ScaledStochasticSign(SignRule):
     One float32 per tensor beside the words; a tensor of zeros is sent as zero.
     """
 
-    needs_whole = "a scale a tensor"
+    needs_whole = "a scale per tensor"
 
     def up(self):
         return Planes(planes=1, scaled=True)
@@ -151,7 +151,7 @@ class ScaledSign(Signs):
 
     zeros: str = "coin"
 
-    needs_whole = "a scale a tensor"
+    needs_whole = "a scale per tensor"
 
     def up(self):
         return replace(super().up(), scaled=True)
@@ -259,7 +259,7 @@ class ErrorFeedback(SignRule):
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
 
-    needs_whole, vectors = "the residual that the estimate is added to first", ("residual",)
+    needs_whole, vectors = "residual and estimate added up", ("residual",)
 
     @property
     def rules(self):

@@ -90,8 +90,9 @@ class Stage:
         return self.channels[0].exchange
 
     def common(self) -> State:
-        """Named arrays that are the same on every rank, as views."""
-        return {f"update/{name}": array for name, array in self.channels[0].update_state.items()}
+        """Named arrays that are the same on every rank, as views: of the update, and of that of what is averaged."""
+        pairs = zip(("update", "averaged"), self.channels, strict=False)
+        return {f"{slot}/{name}": array for slot, channel in pairs for name, array in channel.update_state.items()}
 
     def counted(self) -> State:
         """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
@@ -106,7 +107,7 @@ class Stage:
         return named
 
     def states(self) -> State:
-        """All named arrays, as views. What is averaged keeps none besides its estimates."""
+        """All named arrays, as views."""
         return self.counted() | self.common() | self.own()
 
     def bytes_a_step(self) -> int:

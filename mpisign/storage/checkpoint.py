@@ -12,7 +12,7 @@ from it. Both begin with a checksum of all that follows, see checksum.py.
     /arrays/x               float32 (length,): the parameters as they lie in x, pads included; once, as all ranks agree
     /arrays/estimator/m/3   an array of voter 3; sign/... alike
     /arrays/vote/z          (..., length): what the vote keeps, in coordinate order, whoever counted it
-    /arrays/update/m        an array of the update, the same on every rank
+    /arrays/update/m        an array of the update, the same on every rank; averaged/m of parameters that do not vote
     /arrays/stage1/...      the arrays of an algorithm's later stages
     /arrays/verdict         int64 words: signs of the verdict counted last, for the column `flips`
     /arrays/kept/x          float32 (length,): the point kept for the end of the run, if any; beside it its statistics

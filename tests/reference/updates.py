@@ -171,7 +171,7 @@ class Sgd(Slot):
         g = g + F(self.weight_decay) * self.run.x
         self.m = F(self.momentum) * self.m + g
         step = g + F(self.momentum) * self.m if self.nesterov else self.m
-        self.put(self.run.x - F(self.run.lr) * step)
+        self.put(self.run.x - F(self.run.lr * self.factor) * step)
 
 
 class Adam(Slot):

@@ -40,11 +40,12 @@ class CalibratedDescent(RawDescent):
 
 @dataclass(frozen=True)
 class Sgd(Update):
-    """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it."""
+    """m = momentum*m + g; x -= lr*m, weight decay added to g, as torch.optim.SGD does it; factor multiplies lr."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    factor: float = 1.0
 
     def init(self, layout):
         return {"m": layout.zeros()} if self.momentum else {}
@@ -58,7 +59,7 @@ class Sgd(Update):
             if self.momentum:
                 m = state["m"][span.coordinates].mul_(self.momentum).add_(g)
                 g = g.add(m, alpha=self.momentum) if self.nesterov else m
-            part.sub_(g, alpha=step.lr_of(span.segment))
+            part.sub_(g, alpha=step.lr_of(span.segment) * self.factor)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def doublesqueeze(up: Code = "signs", down: Code = "signs", density: Fraction = 
 
     p = g + e, sends C(p), e = p - C(p) on each rank, and the same of the mean. signs both ways is dist-ef-signsgd
     without momentum, whose residuals are in units of x: the same bits where lr is a power of two and constant (a test),
-    the same up to rounding at any other constant lr.
+    the same up to rounding at any other constant lr. "levels" of the l2 norm need not contract: the paper's theory
+    bounds a code's error, which residuals may outgrow here.
     """
     sign = ErrorFeedback(_rule(up, density), in_x=False)
     if down == "signs":

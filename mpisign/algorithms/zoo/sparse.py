@@ -76,8 +76,8 @@ def dgc(
     four equal parts of density 1/4, 1/16, 1/64, 1/256 (or `density`, if that is more) come first. They share
     u and v, but each has its own buffer for what was decided, 4 bytes per coordinate. The largest are found exactly,
     over all tensors. The authors' code (synxlin/deep-gradient-compression) has these formulas of u and v, but samples,
-    seeks and clips tensor by tensor, averages tensors of one dimension in floats (dense.parameters does here), warms up
-    by powers of its own, and lets weight decay have momentum, where ours is decoupled.
+    seeks and clips tensor by tensor, averages tensors of one dimension in floats with momentum (dense.parameters does
+    here), warms up by powers of its own, and lets weight decay have momentum, where ours is decoupled.
     """
 
     def at(share: float) -> Algorithm:
