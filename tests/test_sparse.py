@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign import config
-from mpisign.algorithms.compressors import Chosen, Drawn, GlobalLargest, Largest
+from mpisign import bits, config
+from mpisign.algorithms.compressors import Chosen, Drawn, GlobalLargest, Largest, LargestSigns
+from mpisign.bits.rng import Streams
 from mpisign.errors import NumericalError, Stopped, UsageError
 from mpisign.run.adversary import Adversary
 from mpisign.run.plan import resolve
@@ -167,6 +168,17 @@ def test_what_overflows_on_the_way_stops_all(name, hyper):
     with pytest.raises(NumericalError, match="what arrived for parameter"):
         stepper.step(0.1)
     assert torch.equal(stepper.x, x)
+
+
+@pytest.mark.parametrize("first", [4095, 1], ids=["beyond", "twice"])
+def test_signs_of_a_place_that_can_not_be_are_no_votes(first):
+    form, v = LargestSigns(0.25), torch.linspace(-1, 1, 640)
+    message, planes = bits.new_planes(1, form.items(640)), bits.new_planes(2, 10)
+    bits.pack_largest(v, form.k, True, 0, Streams(1).draw("zero", 0), message[0])
+    form.to_planes(message, planes)
+    message[0, 0] = (message[0, 0] & ~0xFFF) | first  # of the places, the first 12 bits; place 1 is the second
+    with pytest.raises(NumericalError, match="160 signs names 159"):
+        form.to_planes(message, planes)
 
 
 def test_a_residual_that_overflows_stops_all_ranks(tmp_path):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.formats import Format
-from mpisign.errors import UsageError
+from mpisign.errors import NumericalError, UsageError
 from mpisign.layout import TILE, WORD, Layout
 
 PLANES = 9  # most that a code of levels takes
@@ -185,6 +186,12 @@ class LargestSigns(_OfTiles):
 
     def to_planes(self, message, planes):
         bits.planes_of_largest(message[0], self.k, planes)
+        told = bits.differing(planes[1], torch.zeros_like(planes[1]))
+        if told != (sent := self._kept(WORD * planes.shape[1])):
+            raise NumericalError(
+                f"a message of {sent} signs names {told} coordinates: a place in it was sent twice, or is none; "
+                "all ranks stop, no vote of it is counted"
+            )
 
 
 @dataclass(frozen=True)
