@@ -21,7 +21,7 @@ PIPELINE = ["tests/parallel/test_pipeline.py"]
 # what lies below the library is tested on every number of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
-COUNTED = ["tests/parallel/test_exchange.py", "-k", "rules or ties or node or hierarchical"]
+COUNTED = ["tests/parallel/test_exchange.py", "-k", "rules or ties or node or hierarchical or butterfly"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: COUNTED, 4: PIPELINE, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: PIPELINE, 7: PIPELINE, 1: EVERYTHING}

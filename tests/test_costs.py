@@ -57,7 +57,7 @@ def run_by(setup, algorithm, carrier):
 
 def carriers(algorithm):
     raw = [stage.sign.up().raw for stage in algorithm.stages]
-    words = () if all(raw) else ("sharded", "allgather", "allreduce", "hierarchical")
+    words = () if all(raw) else ("sharded", "allgather", "allreduce", "hierarchical", "butterfly")
     return words + (("dense", "dense-mpi") if any(raw) else ())
 
 
@@ -160,7 +160,7 @@ def files(tmp_path_factory):
     """One job by every exchange that a simulation can imitate, by mpirun, and by one voter."""
     folder = tmp_path_factory.mktemp("runs")
     settings = ("run.steps=12", "run.eval_every=4", "run.record_every=1", "algorithm.name=signum-mv")
-    for name in ("sharded", "allgather", "allreduce", "hierarchical"):
+    for name in ("sharded", "allgather", "allreduce", "hierarchical", "butterfly"):
         here(*settings, f"exchange.name={name}", f"run.file={folder}/{name}.h5", n=3)
     assert train(*settings, "exchange.name=hierarchical", f"run.file={folder}/mpirun.h5", n=3).code == 0
     here(*settings, f"run.file={folder}/one.h5", n=1)

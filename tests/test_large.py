@@ -1,5 +1,6 @@
 """Beyond 2**31 coordinates, by arithmetic alone: no vector of that length is made."""
 
+from math import prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from mpisign import exchange
 from mpisign.algorithms.formats import RAW, Planes
 from mpisign.algorithms.votes import Majority
 from mpisign.bits import fields_for, width
+from mpisign.exchange.butterfly import Butterfly, radices_of
 from mpisign.exchange.costs import Sizes, cut
 from mpisign.layout import Layout
 
@@ -57,7 +59,7 @@ def test_layout_finds_its_places(d):
 
 
 @pytest.mark.parametrize("d", LARGE)
-@pytest.mark.parametrize("name", ["sharded", "allgather", "allreduce", "hierarchical", "dense"])
+@pytest.mark.parametrize("name", ["sharded", "allgather", "allreduce", "hierarchical", "butterfly", "dense"])
 def test_bytes_are_exact(d, name):
     raw, n = name == "dense", 7
     length = Layout({"x": (d,)}).length
@@ -70,7 +72,7 @@ def test_bytes_are_exact(d, name):
         shares = [sum(end - lo for lo, end in (cut(*c, 64, 4, k) for c in chunks_of(length, raw))) for k in range(4)]
         assert up == sum(planes * (length - own) // 8 for planes, own in zip((2, 2, 2, 1), shares, strict=True))
         return
-    each = {"sharded": length // 8, "allgather": length // 8 * n, "dense": 4 * length}
+    each = {"sharded": length // 8, "butterfly": length // 8, "allgather": length // 8 * n, "dense": 4 * length}
     if name == "allreduce":
         words = sum(fields_for(hi - lo, n) for lo, hi in chunks_of(length, raw))
         assert up == down == n * (8 * words * (n - 1) // n)
@@ -110,3 +112,33 @@ def test_kernels_know_where_they_are():
             np.testing.assert_array_equal(*words)
             seen.add(words[0].tobytes())
     assert len(seen) == 8
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 97, 256, 1000, 4096, 10_000, 2**20])
+def test_the_levels_of_a_butterfly_multiply_to_the_ranks(n):
+    radices = radices_of(n)
+    assert prod(radices) == n
+    assert list(radices) == sorted(radices, reverse=True)
+    if n in (256, 4096, 2**20):
+        assert set(radices) == {16}
+
+
+@pytest.mark.parametrize("n", [4, 6, 7, 12, 30, 128])
+def test_the_ranks_of_a_butterfly_send_what_it_costs(n):
+    """Each rank's own cuts against the formula over all of them; and their parts cover each chunk once."""
+    form, chunks = Planes(2), [(0, 81_920), (81_920, 86_016), (86_016, 86_720)]
+    fake = SimpleNamespace(vote=Majority(), up=form, down=Planes(1), world=SimpleNamespace(n=n))
+    up = down = 0
+    for lo, hi in chunks:
+        ends = []
+        for rank in range(n):
+            held, counted = hi - lo, 1
+            for part, radix in zip(Butterfly._path(fake, rank, lo, hi), radices_of(n), strict=True):
+                own = part[1] - part[0]
+                up += 2 * (width(counted) if counted > 1 else 1) * (held - own) // 8
+                down += own * (radix - 1) // 8
+                held, counted = own, counted * radix
+            ends.append(part)
+        assert sum(end - start for start, end in ends) == hi - lo
+        assert sorted(ends)[0][0] == lo
+    assert Butterfly.cost(Sizes(chunks, form, Planes(1), Majority(), n)) == (up, down)

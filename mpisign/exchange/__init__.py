@@ -8,7 +8,7 @@ from mpisign.algorithms.slots import Vote
 from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried
-from mpisign.exchange import sharded, allgather, allreduce, hierarchical  # isort: skip
+from mpisign.exchange import sharded, allgather, allreduce, hierarchical, butterfly  # isort: skip
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.gpu_aware import check_aware
 from mpisign.exchange.local import Local
@@ -17,7 +17,7 @@ from mpisign.exchange.registry import REGISTRY, exchange, find, offers
 from mpisign.layout import Layout
 from mpisign.parallel.world import Mpi, World
 
-_OWN = (sharded, allgather, allreduce, hierarchical)  # their classes are in the registry
+_OWN = (sharded, allgather, allreduce, hierarchical, butterfly)  # their classes are in the registry
 
 # bytes of a plane where nobody says how many: in a chunk, and in what one rank of many gets of a chunk
 LEAST, MOST, PART = 1 << 16, 1 << 20, 1 << 14
@@ -137,7 +137,7 @@ def make_exchanges(
             check_aware(world.comm, layout.device)
         engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
-    parts = world.n if all(REGISTRY[c.name].sharded for c in chosen if c.name != "local") else 1
+    parts = min((REGISTRY[c.name].parts_of(world.n) for c in chosen if c.name != "local"), default=1)
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
         built.append([])
         for group in layout.groups:

@@ -84,6 +84,11 @@ class Exchange:
         raise NotImplementedError
 
     @classmethod
+    def parts_of(cls, n: int) -> int:
+        """Ranks of n that a chunk is cut among at once: a message is such a part of it."""
+        return n if cls.sharded else 1
+
+    @classmethod
     def useful(cls, comm, node_size: int) -> bool:
         """Whether "auto" should try it on these ranks. Collective."""
         return True

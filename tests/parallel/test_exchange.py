@@ -25,7 +25,7 @@ from tests.table import FORMS_BY_ROW, TABLE
 
 pytestmark = pytest.mark.mpi
 
-WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
+WORDS = ("sharded", "allgather", "allreduce", "hierarchical", "butterfly")
 NODES = {2: 1, 3: 2, 5: 2, 8: 3}  # ranks of a node, of which the last may have fewer
 RULES = [*itertools.product(("coin", "plus", "abstain"), ("coin", "plus", "zero")), ("minus", "minus")]
 
@@ -108,7 +108,7 @@ SHORT, LONG = 512, 1 << 20  # bytes of a plane of a chunk: three chunks, or all 
 
 def cases(forms):
     """(exchange, chunk, form): all of x in one chunk is another matter only where ranks count shares of it."""
-    sharing = ("sharded", "hierarchical", "dense")
+    sharing = ("sharded", "hierarchical", "butterfly", "dense")
     carriers = [(name, form) for form in forms for name in allowed(algorithm_of(form))]
     return [
         (name, chunk, form) for name, form in carriers for chunk in (SHORT, LONG) if chunk == SHORT or name in sharing

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mpi
 
 D, CHUNK = 100_003, 512  # 25 chunks of 4096 coordinates: more than travel at once
 STEPS = 3
-WORDS = ("sharded", "allgather", "allreduce", "hierarchical")
+WORDS = ("sharded", "allgather", "allreduce", "hierarchical", "butterfly")
 FORMS = [
     ("signum-mv", {}),
     ("signum-mv", {"zeros": "abstain", "ties": "zero"}),
