@@ -110,7 +110,7 @@ class Butterfly(Exchange):
         self._levels = levels_of(self.world.comm)
         radices, chunks = self._levels.radices, range(len(self.chunks))
         self._planes, self._last = _planes(self.up.planes, radices), len(radices) - 1
-        # of each chunk and level, the parts (first, end) in words that the level's ranks go on with, and this rank's own
+        # of each chunk and level, in words: the parts that the level's ranks go on with, and this rank's own
         self._parts = [[self._parts_of(c, level) for level in range(len(radices))] for c in chunks]
         self._own_parts = [[self._words(c, p) for p in self._path(self.world.rank, *self.chunks[c])] for c in chunks]
         self._out = self.messages(self.up)
@@ -145,7 +145,7 @@ class Butterfly(Exchange):
         return [self._words(c, cut(*held, grain, radix, k)) for k in range(radix)]
 
     def _room(self, level: int) -> list[Tensor]:
-        """Per chunk, what the ranks of a level send for this rank's part: messages (planes, ranks, words), or counts."""
+        """Per chunk, what a level's ranks send for this rank's part: messages (planes, ranks, words), or counts."""
         planes, radix = self._planes[level], self._levels.radices[level]
         sizes = [end - first for first, end in (parts[level] for parts in self._own_parts)]
         shapes = [(planes, radix, size) if level == 0 else (radix, planes, size) for size in sizes]
@@ -190,10 +190,9 @@ class Butterfly(Exchange):
         self._up_requests[self._last][c].clear()
         if not self._last:
             return Ballots(*self.shards[c], self.world.n, planes=self._in[0][c])
-        sets = self._added_up(c, self._last)
-        return Ballots(
-            *self.shards[c], self.world.n, counted=Tally(sets[0], sets[1] if sets[1:] else None, self.world.n)
-        )
+        plus, *minus = self._added_up(c, self._last)
+        tally = Tally(plus, minus[0] if minus else None, self.world.n)
+        return Ballots(*self.shards[c], self.world.n, counted=tally)
 
     def _added_up(self, c: int, level: int) -> list[Tensor]:
         """Counts (w, words) of all votes that are known after a level, of +1 and, where voters may abstain, of -1."""
