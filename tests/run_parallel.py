@@ -17,13 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 # what lies below the library is tested on every number of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
-COUNTED = ["tests/parallel/test_exchange.py", "-k", "rules or ties or node or hierarchical"]
+COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 
-SHORT = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: COUNTED, 4: PIPELINE, 1: LIBRARY}
+SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: PIPELINE, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: PIPELINE, 7: PIPELINE, 1: EVERYTHING}
 SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
