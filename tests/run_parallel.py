@@ -19,7 +19,7 @@ EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
-# what lies below the library is tested on every number of ranks
+# what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
 COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
