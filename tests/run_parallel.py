@@ -17,14 +17,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
-# what lies below the library is tested on every number of ranks
+# what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
-COUNTED = ["tests/parallel/test_exchange.py", "-k", "rules or ties or node or hierarchical or butterfly"]
+COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
+# the least number of ranks for which there are two levels
+LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
 
-SHORT = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: COUNTED, 4: PIPELINE, 1: LIBRARY}
-FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: PIPELINE, 7: PIPELINE, 1: EVERYTHING}
+SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
+FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}
 SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
 

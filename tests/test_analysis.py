@@ -435,7 +435,7 @@ def test_a_clone_that_is_not_there_is_named(tmp_path):
     assert f"git clone https://github.com/synxlin/deep-gradient-compression {tmp_path}" in ended.err
 
 
-@pytest.mark.parametrize("found", ["1e-3", "float('nan')"])
+@pytest.mark.parametrize("found", [pytest.param("1e-3", marks=pytest.mark.slow), "float('nan')"])
 def test_other_steps_than_those_of_others_are_an_error(found):
     swapped = f"same_steps.of_torch = lambda: [same_steps.Row('x', '', '', {found})]"
     program = (

@@ -41,7 +41,7 @@ def test_kernels(tmp_path):
             marks=pytest.mark.slow,
         ),
         (("explain",), {"20,000"}),
-        (("profile",), {"pack", "count and decide", "apply", "whole step"}),
+        pytest.param(("profile",), {"pack", "count and decide", "apply", "whole step"}, marks=pytest.mark.slow),
     ],
 )
 def test_over_ranks(arguments, expected):
@@ -72,7 +72,12 @@ def test_peers():
     [
         (("exchange",), 1, "an exchange needs ranks: mpirun -n 4"),
         (("exchange", "-d", "0.5"), 2, "-d 0.5: coordinates are a whole number"),
-        (("exchange", "--exchange", "dense"), 2, "--exchange dense can't carry signsgd-mv; use one of: sharded,"),
+        pytest.param(
+            ("exchange", "--exchange", "dense"),
+            2,
+            "--exchange dense can't carry signsgd-mv; use one of: sharded,",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ("profile", "--exchange", "nope"), 2, "--exchange nope can't carry signsgd-mv", marks=pytest.mark.slow
         ),

@@ -17,6 +17,7 @@ from mpisign.bits import cpu, reference
 from mpisign.bits.rng import Streams
 from mpisign.bits.threads import LEAST
 from tests import kernels
+from tests.cover import rest_is_slow
 from tests.kernels import ballot_box, boxes, counted, cut_up, draws, origins, pieces, planes, vectors
 
 settings.register_profile("kernels", deadline=None, max_examples=60)
@@ -143,7 +144,7 @@ def test_add_and_sum(y, cut, factors):
     assert_same("add_and_sum", y, y[::-1].copy(), np.array(factors, dtype=np.float32), tiles, np.empty(2))
 
 
-@pytest.mark.parametrize("voters", [1, 2, 7, 15, 16, 17, 31, 100])
+@pytest.mark.parametrize("voters", rest_is_slow([1, 2, 7, 15, 16, 17, 31, 100], [1, 7, 17]))
 def test_long_counts(voters):
     """Whole blocks, a rest, and groups of voters; as a part of wider planes."""
     words = np.random.default_rng(voters).integers(0, 2**64, (voters, 2100), dtype=np.uint64)
@@ -321,6 +322,7 @@ def test_stochastic_sign_is_unbiased():
     assert abs(2 * reference.to_bits(out[0], len(v)).mean() - 1 - 0.3) < 8e-3
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once_and_found_again():
     """A process that needs kernels which another one compiled adds nothing to numba's cache."""
     folder = Path(cpu.__file__).parent / "__pycache__"

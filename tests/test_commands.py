@@ -202,6 +202,7 @@ def test_data_that_cant_be_used_is_told_once(tmp_path, monkeypatch, name, conten
     assert not (tmp_path / "r.h5").exists()
 
 
+@pytest.mark.slow
 def test_more_ranks_than_rows_is_refused(tmp_path):
     ended = train("problem.name=tests.problems:Awkward", "problem.rows=2", *QUICK, f"run.file={tmp_path}/r.h5", n=3)
     refused(ended, "2 rows", "3 ranks")
@@ -240,6 +241,7 @@ def test_a_drifted_replica_is_named(tmp_path):
     refused(ended, "[1]", "step 10", code=3)
 
 
+@pytest.mark.slow
 def test_the_launcher_of_another_mpi_is_refused(tmp_path):
     """What Open MPI's mpirun does to a Python whose mpi4py found MPICH: its variables, and ranks alone."""
     launcher = tmp_path / "mpirun"

@@ -34,7 +34,7 @@ def kernels_of_the_gpu():
     bits.use_everywhere(None)
 
 
-@pytest.mark.parametrize(("name", "hyper"), rest_is_slow(FORMS_BY_ROW, COVER, form_id))
+@pytest.mark.parametrize(("name", "hyper"), rest_is_slow(FORMS_BY_ROW, COVER[:24], form_id))
 def test_every_entry_takes_the_same_steps_by_the_gpus_kernels(kernels_of_the_gpu, name, hyper):
     setup, steps = Setup(Awkward(), 2), 2
     algorithm = setup.algorithm(name, **hyper)

@@ -111,6 +111,7 @@ def test_output_that_nobody_takes_costs_no_run(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_letters_that_a_terminal_has_not(tmp_path):
     few = {"PYTHONIOENCODING": "ascii"}
     ended = shell(SIMULATE + "größe.h5", tmp_path, **few)
@@ -120,6 +121,7 @@ def test_letters_that_a_terminal_has_not(tmp_path):
     assert shell("$B/mpisign show nö.h5", tmp_path, **few).stderr.startswith("mpisign: no file n")
 
 
+@pytest.mark.slow
 def test_python_that_drops_docstrings_still_helps():
     plain, bare = (
         (mpisign(*command) for command in (["algorithms", "signum-mv"], ["train", "--help"])),

@@ -33,7 +33,7 @@ def some_cases(name, folder):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "name",
-    ["c6", "c7", "c13", *(pytest.param(name, marks=pytest.mark.slow) for name in ("c1", "c2", "c3", "c5", "c8"))],
+    ["c7", *(pytest.param(name, marks=pytest.mark.slow) for name in ("c1", "c2", "c3", "c5", "c6", "c8", "c13"))],
 )
 def test_every_value_lies_in_its_band(name, tmp_path):
     job, folder = some_cases(name, tmp_path), ("--set", f"sweep.folder={tmp_path}/runs")
@@ -81,6 +81,7 @@ def test_the_bands_of_c7_are_the_papers_formulas():
         assert 0.5 * math.erfc(s / math.sqrt(2)) == pytest.approx(truth, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_noise_repairs_what_the_plain_vote_cannot(tmp_path):
     """C12 on scikit-learn's digits: five voters with two exclusive classes each, full gradients."""
     accuracy = {}

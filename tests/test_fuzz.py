@@ -254,12 +254,12 @@ NEAR = (
 )
 
 
-@pytest.mark.parametrize(("arguments", "words"), rest_is_slow((*FAR, *NEAR), FAR))
+@pytest.mark.parametrize(("arguments", "words"), rest_is_slow((*FAR, *NEAR), FAR[:2]))
 def test_under_mpirun(arguments, words):
     refused(mpisign("train", *arguments, n=2, timeout=40), *words)
 
 
-@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize("case", rest_is_slow([0, 1], [0]))
 def test_spoiled_under_mpirun(case, folder):
     file = folder / "r.h5"
     (saved,) = checkpoint.saved(file)

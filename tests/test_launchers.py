@@ -114,6 +114,7 @@ def test_torchrun_is_refused_by_the_program_and_the_library(tmp_path):
         assert not list(tmp_path.glob("**/*.h5"))
 
 
+@pytest.mark.slow
 def test_odd_variables_do_not_keep_a_run_from_training(tmp_path):
     odd = {"PMIX_RANK": "0", "PMIX_NAMESPACE": "slurm.pmix.1.0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "",
            "RANK": "0", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "", "OMPI_COMM_WORLD_SIZE": ""}  # fmt: skip

@@ -20,6 +20,7 @@ from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
 from tests import ctrl_c, ways_out
 from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.ctrl_c import PROBLEM, SETTINGS, command, flags, in_terminal
 from tests.running import BIN, ROOT, mpisign, run
 
@@ -160,7 +161,7 @@ def test_ctrl_c_at_random_moments(moment, n, tmp_path):
 # One rank leaves
 
 
-@pytest.mark.parametrize("way", ["a batch less", "save alone", "exit after rank"])
+@pytest.mark.parametrize("way", rest_is_slow(["a batch less", "save alone", "exit after rank"], ["save alone"]))
 def test_a_rank_that_leaves_a_script_is_named(way):
     left = ways_out.in_script(way)
     assert not ways_out.faults(ways_out.IN_A_SCRIPT[way], left), left

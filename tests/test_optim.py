@@ -128,7 +128,12 @@ def test_a_package_adds_algorithms_and_problems(package, tmp_path):
     ("line", "code", "words"),
     [
         ("if rank == 1: raise KeyError('lost')", None, ["KeyError: 'lost'", "rank 1/2"]),
-        ("model.weight.grad = None if rank else model.weight.grad; opt.step()", 2, ["no gradient on rank(s) [1]"]),
+        pytest.param(
+            "model.weight.grad = None if rank else model.weight.grad; opt.step()",
+            2,
+            ["no gradient on rank(s) [1]"],
+            marks=pytest.mark.slow,
+        ),
         ("model.weight.grad.fill_(float('nan')) if rank else None; opt.step()", 3, ["rank 1", "is nan"]),
     ],
 )
@@ -341,6 +346,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", rest_is_slow((0.0, 0.9), (0.9,)))
 def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
     (tmp_path / "hook.py").write_text(HOOK)

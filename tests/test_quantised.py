@@ -10,6 +10,7 @@ from mpisign.run.adversary import Adversary
 from mpisign.storage.reader import Run, load_parameters
 from tests.building import Setup, digest
 from tests.codes import DRAWS, Reader, alike, deviations, heavy, pooled
+from tests.cover import rest_is_slow
 from tests.problems import Awkward, Regression
 from tests.running import mpisign, train
 from tests.test_adversary import signs, there
@@ -118,8 +119,10 @@ def directions(name, before=0, n=3, **hyper):
     ("name", "hyper"),
     [
         ("qsgd", {"levels": 3, "bucket": 64, "down": "levels"}),
-        ("qsgd", {"levels": 4, "bucket": 64, "spacing": "powers", "down": "levels"}),
-        ("qsgd", {"spacing": "exponents", "down": "levels"}),
+        pytest.param(
+            "qsgd", {"levels": 4, "bucket": 64, "spacing": "powers", "down": "levels"}, marks=pytest.mark.slow
+        ),
+        pytest.param("qsgd", {"spacing": "exponents", "down": "levels"}, marks=pytest.mark.slow),
         ("terngrad", {"clip": 0.0}),
     ],
 )
@@ -237,7 +240,7 @@ REMEMBERING = [
 ]
 
 
-@pytest.mark.parametrize(("name", "hyper", "rival"), REMEMBERING)
+@pytest.mark.parametrize(("name", "hyper", "rival"), rest_is_slow(REMEMBERING, REMEMBERING[:1] + REMEMBERING[-1:]))
 def test_memories_lead_unlike_voters_to_the_optimum(name, hyper, rival):
     """Where codes of the gradients themselves stay away from it, as their noise does not end."""
     forgetful, more = FORGETFUL[rival]
@@ -337,7 +340,7 @@ def test_what_overflows_on_the_way_stops_all(name, hyper):
 BEYOND = ("problem.name=quadratic", "problem.dimension=3000", "problem.condition=1e38")
 
 
-@pytest.mark.parametrize("name", ["qsgd", "doublesqueeze"])
+@pytest.mark.parametrize("name", rest_is_slow(["qsgd", "doublesqueeze"], ["doublesqueeze"]))
 def test_what_overflows_stops_all_ranks_by_mpirun_and_simulated(name, tmp_path):
     """Gradients are finite, and their l2 norms are not, or their sum."""
     codes = {"doublesqueeze": ("algorithm.up=levels", "algorithm.down=two-means")}.get(name, ())

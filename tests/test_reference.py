@@ -195,8 +195,23 @@ def test_rules_for_zeros_and_ties_equal_the_reference(name, zeros, ties):
     assert exactly(setup, stepper, reference)
 
 
+# a row per family; what all others do at a step is compared with the reference anyway
+CLAIMING = (
+    "signsgd-mv",
+    "ssdm",
+    "ssvr-mv",
+    "dvr-sign",
+    "dist-ef-signsgd",
+    "onebit-adam",
+    "qsgd",
+    "topk",
+    "powersgd",
+    "sgd",
+)
+
+
 @pytest.mark.parametrize("n", rest_is_slow((1, 3, 4), (3,)))
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", rest_is_slow(TABLE, CLAIMING))
 def test_the_claim_holds(name, n):
     claim, problem = TABLE[name].claim, Regression()
     setup = Setup(problem, n, batch_size=4)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from itertools import product
 
 import h5py
 import numpy as np
@@ -23,6 +24,7 @@ from mpisign.storage import checkpoint, writer
 from mpisign.storage.reader import Run, load_parameters
 from mpisign.storage.repair import repair
 from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.running import BIN, mpisign, run, train
 from tests.test_commands import refused
 
@@ -56,9 +58,14 @@ def stopped(file, *settings, at=50, n=3, fault="usr1"):
     stopping._caught.clear()
 
 
+STOPPED = [("signum-mv", "last"), ("dist-ef-signsgd", "best"), ("ssvr-mv", "uniform")]
+
+
 @pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize("keep", ["last", "best", "uniform"])
-@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd", "ssvr-mv"])
+@pytest.mark.parametrize(
+    ("algorithm", "keep"),
+    rest_is_slow([*product(("signum-mv", "dist-ef-signsgd", "ssvr-mv"), ("last", "best", "uniform"))], STOPPED),
+)
 def test_a_stopped_run_goes_on_bit_for_bit(algorithm, keep, tmp_path):
     settings = (f"algorithm.name={algorithm}", f"run.keep={keep}", "run.trace=true")
     whole, file = tmp_path / "whole.h5", tmp_path / "r.h5"

@@ -27,11 +27,11 @@ def simulate(*settings, n=None, job=None, **how):
     ("algorithm", "others"),
     [
         ("signum-mv", ()),
-        ("onebit-adam", ("algorithm.warmup_steps=15",)),
+        pytest.param("onebit-adam", ("algorithm.warmup_steps=15",), marks=pytest.mark.slow),
         ("dgc", ("algorithm.warmup_steps=22", "algorithm.clip_norm=1")),
         ("wangni", ("exchange.name=allgather",)),
-        ("terngrad", ()),
-        ("diana", ("exchange.name=allgather",)),
+        pytest.param("terngrad", (), marks=pytest.mark.slow),
+        pytest.param("diana", ("exchange.name=allgather",), marks=pytest.mark.slow),
         ("doublesqueeze", ("algorithm.up=levels", "algorithm.down=two-means")),
         pytest.param("dvr-q", ("algorithm.snapshot_every=9",), marks=pytest.mark.slow),
         # radii that all share, and a pass in order: the same words to an exchange, whose bits are tested in parallel/

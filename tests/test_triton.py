@@ -33,6 +33,7 @@ def fused(tmp_path, *arguments):
     return {name: int(number) for name, _, number in found}
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu_and_fuse_nothing(tmp_path):
     assert set(fused(tmp_path, "80").values()) == {0}
     unbound = fused(tmp_path, "80", "--fuse")
