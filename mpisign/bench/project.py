@@ -233,7 +233,8 @@ def project(
     """
     network, sampling = simulator.network, simulator.sampling
     about = {"algorithm": subject.name, "d": subject.d, "topology": network.topology, "node size": subject.node_size}
-    about |= {"link Gbit/s": network.bandwidth * 8e-9, "latency us": network.latency * 1e6} | _told(work)
+    about |= {"link Gbit/s": _short(network.bandwidth * 8e-9), "latency us": _short(network.latency * 1e6)}
+    about |= _told(work)
     table = Table("projection", COLUMNS, about | {"goodput": simgrid.GOODPUT, "seed": sampling.seed})
     for nodes in counts:
         n = nodes * subject.node_size
@@ -270,10 +271,14 @@ def project(
 def _told(work: Work) -> dict[str, float]:
     return {
         "gradient s": work.gradient,
-        "work ns a coordinate": round(work.vote, 3),
-        "of float32": round(work.floats, 3),
-        "ns a message": work.message * 1e9,
+        "work ns a coordinate": _short(work.vote),
+        "of float32": _short(work.floats),
+        "ns a message": _short(work.message * 1e9),
     }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def per_rank(phases: Iterable[Phase]) -> tuple[int, int]:
@@ -294,15 +299,17 @@ def core_seconds(d: int, name: str, messages: int, work: Work) -> float:
 def break_even(vote: Projection, floats: list[Projection]) -> float:
     """How many times faster links must be for the best sum of float32 to be as fast as the vote.
 
-    Infinite where it never is, 0 where it always is.
+    Infinite where they never are, 0 where the vote is behind at the slowest.
     """
 
     def ahead(faster: float) -> bool:
         return vote.seconds(faster) < min(one.seconds(faster) for one in floats)
 
     low, high = -9.0, 9.0  # powers of ten
-    if ahead(10**high) or not ahead(10**low):
-        return math.inf if ahead(10**high) else 0.0
+    if not ahead(10**low):
+        return 0.0
+    if ahead(10**high):
+        return math.inf
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if ahead(10**middle) else (low, middle)

@@ -126,7 +126,7 @@ def _quantity(option: str, text: str, units: dict[str, float], example: str) -> 
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)([a-z]+)", text.strip().lower())
     least = option not in ("--gradient", "--message", "--latency")
     if not found or found[2] not in units or (least and not float(found[1])):
-        above = " above 0" if least else ""
+        above = " above 0" if least else ", 0 or more,"
         raise UsageError(f"{option} {text}: a number{above} and its unit ({choices(units)}), as in {option} {example}")
     return float(found[1]) * units[found[2]]
 
