@@ -11,7 +11,7 @@ together, and all of them take n - 1 times as long.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -38,7 +38,10 @@ COLUMNS = {
     "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
     "pays below Gbit/s": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
 }  # fmt: skip
-CHECKED = {"n": "d", "d": ",d", "exchange": "", "measured ms": ".3f", "projected ms": ".3f", "error": "+.0%"}
+CHECKED = {
+    "n": "d", "d": ",d", "exchange": "", "wire ms": ".3f", "core ms": ".3f", "projected ms": ".3f",
+    "measured ms": ".3f", "error": "+.0%",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,13 @@ class Work:
     """What a rank does beside the wire.
 
     gradient: seconds. vote, floats: nanoseconds per coordinate, of a vote and of a sum of float32 with its step.
-    message: seconds for each message that is sent or received. crowd: ranks for which one core has to work.
+    message: seconds for each message that is sent or received.
     """
 
     gradient: float = 0.0
     vote: float = 0.0
     floats: float = 0.0
     message: float = 0.0
-    crowd: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ def per_rank(phases: Iterable[Phase]) -> tuple[int, int]:
 def core_seconds(d: int, name: str, messages: int, work: Work) -> float:
     """What a rank's core does in a step beside its gradient: kernels, and as many messages come as go."""
     kernels = (work.floats if name in (RING, HALVING) else work.vote) * 1e-9 * d
-    return (kernels + 2 * messages * work.message) * work.crowd
+    return kernels + 2 * messages * work.message
 
 
 def break_even(vote: Projection, floats: list[Projection]) -> float:
@@ -342,25 +344,26 @@ def check(
     subject_of: Callable[[Measured], Subject],
     network_of: Callable[[Measured], Network],
     work: Work,
-    cores: int,
     simulator: Simulator,
+    free: Mapping[tuple, float],
 ) -> Table:
     """What would have been projected for each row that was measured, with the kernels' time that was measured there.
 
-    network_of: the links between those ranks. cores: that all ranks of a run shared; 0 where each had its own.
+    network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
+    are no limit: all that its cores do, where it was measured.
     """
-    table = Table("check", CHECKED, {"cores shared": cores or "none"})
+    table = Table("check", CHECKED)
     for row in rows:
         subject, here = subject_of(row), replace(simulator, network=network_of(row))
         phases, chunks = subject.schedule(row.exchange, row.n)
         label = f"check-{row.exchange}-n{row.n}-d{row.d}"
         wire = here.wire(label, phases, row.n, subject.node_size, split=False)
-        crowd = max(1.0, row.n / cores) if cores else 1.0
-        own = replace(work, vote=row.work, crowd=crowd)
-        core = core_seconds(row.d, row.exchange, per_rank(phases)[1], own)
+        core = core_seconds(row.d, row.exchange, per_rank(phases)[1], replace(work, vote=row.work))
+        core = free.get((row.n, row.d, row.exchange), 1e3 * core) / 1e3
         projected = Projection(wire, core, chunks).seconds() * 1e3
         shown = {"n": row.n, "d": row.d, "exchange": row.exchange, "measured ms": row.milliseconds}
-        table.add(**shown, **{"projected ms": projected, "error": projected / row.milliseconds - 1})
+        shown |= {"wire ms": wire.seconds * 1e3, "core ms": core * 1e3, "projected ms": projected}
+        table.add(**shown, error=projected / row.milliseconds - 1)
     return table
 
 

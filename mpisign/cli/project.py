@@ -47,7 +47,9 @@ CHECK = several(
     click.option("--check", "measured", multiple=True, type=click.Path(path_type=Path),
                  help="A file of bench exchange --output, whose times are to be foretold; more than once."),
     click.option("--check-link", help="The links of those runs; by default as they measured them."),
-    click.option("--check-cores", type=POSITIVE, help="Cores that all their ranks shared, as simulated hosts do."),
+    click.option("--check-latency", help="The same of their latency, which on a loaded host is mostly waiting."),
+    click.option("--check-free", "free", multiple=True, type=click.Path(path_type=Path),
+                 help="The same without a limit of links: what its cores take, where simulated hosts share them."),
 )  # fmt: skip
 
 
@@ -59,7 +61,7 @@ CHECK = several(
 @WORK
 @SIMULATION
 @CHECK
-def project_command(job, names, counts, kept, goal, output, measured, check_link, check_cores, **options):
+def project_command(job, names, counts, kept, goal, output, measured, free, check_link, check_latency, **options):
     """Simulates the messages of a step on thousands of nodes, beside float32 all-reduces: needs SimGrid's smpirun.
 
     JOB is a job or a run file, whose algorithm and number of coordinates are taken. With --check alone nothing is
@@ -89,7 +91,7 @@ def project_command(job, names, counts, kept, goal, output, measured, check_link
     simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
     tables = []
     if measured:
-        tables.append(_check(measured, check_link, check_cores or 0, names, work, simulator))
+        tables.append(_check(measured, free, check_link, check_latency, names, work, simulator))
     if job or options["size"]:
         subject, names = _subject(job, names, options)
         checked = errors(tables[0]) if tables else {}
@@ -219,18 +221,19 @@ def _sizes(config) -> tuple[int, int]:
     return layout.size, len(layout.segments)
 
 
-def _check(files, link: str | None, cores: int, names, work, simulator):
+def _check(files, free, link: str | None, latency: str | None, names, work, simulator):
     """What was measured beside what would have been projected."""
     from mpisign.bench.project import Measured, Network, Subject, check
     from mpisign.bench.table import load
     from mpisign.engine.autotune import LinkModel
 
-    rows = []
-    for path in files:
-        table = load(path, "exchanges")
-        for row in table.rows:
-            if (name := row["exchange"]) in (names or CHECKED):
-                rows.append(Measured(int(row["n"]), int(row["d"]), name, row["ms"], row["work ns"], table.about))
+    def rows_of(files):
+        for table in (load(path, "exchanges") for path in files):
+            for row in table.rows:
+                if (name := row["exchange"]) in (names or CHECKED):
+                    yield Measured(int(row["n"]), int(row["d"]), name, row["ms"], row["work ns"], table.about)
+
+    rows = list(rows_of(files))
     if not rows:
         raise UsageError(f"--check {files[0]}: none of its rows is of an exchange that is projected; see --exchange")
 
@@ -244,7 +247,9 @@ def _check(files, link: str | None, cores: int, names, work, simulator):
             found = LinkModel.parse(str(row.about.get("link")))
         except ValueError as error:
             raise UsageError(f"--check {files[0]}: it does not tell its link ({error}); measure again") from error
+        bandwidth = _rate("--check-link", link) if link else found.bandwidth
         # a path through a star is two links
-        return Network("star", _rate("--check-link", link) if link else found.bandwidth, found.latency / 2)
+        return Network("star", bandwidth, _time("--check-latency", latency) if latency else found.latency / 2)
 
-    return check(rows, subject_of, network_of, work, cores, simulator)
+    unlimited = {(row.n, row.d, row.exchange): row.milliseconds for row in rows_of(free)}
+    return check(rows, subject_of, network_of, work, simulator, unlimited)
