@@ -16,20 +16,20 @@ LARGE = [2**31 - 1, 2**31, 2**31 + 1, 2**33 + 12345]
 INT = 2**31 - 1  # what an MPI count holds
 
 
-def chunks_of(length, raw):
-    size = -(-exchange.coordinates_of(0, length, raw) // 4096) * 4096
+def chunks_of(length, raw, parts=1):
+    size = -(-exchange.coordinates_of(0, length, raw, parts) // 4096) * 4096
     return [(lo, min(lo + size, length)) for lo in range(0, length, size)]
 
 
 @pytest.mark.parametrize("d", LARGE)
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 1000])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 1000, 10_000])
 def test_shares_cover_everything_once(d, n):
     from mpisign.exchange.sharded import Sharded
 
     layout = Layout({"a": (63,), "x": (d,)})
     form = Planes(1)
     fake = SimpleNamespace(vote=Majority(), up=form, down=form, world=SimpleNamespace(n=n))
-    chunks = chunks_of(layout.length, raw=False)
+    chunks = chunks_of(layout.length, raw=False, parts=n)
     for lo, hi in (chunks[0], chunks[len(chunks) // 2], chunks[-1]):
         at = lo
         for rank in range(n):
@@ -38,7 +38,9 @@ def test_shares_cover_everything_once(d, n):
             assert start % 64 == 0
             at = end
         assert at == hi
-        assert form.items(hi - lo) * n <= INT  # words that an Alltoall or Allgather moves
+        assert form.items(hi - lo) <= INT  # words that an Alltoallv moves
+    lo, hi = chunks_of(layout.length, raw=False)[0]
+    assert form.items(hi - lo) * n <= INT  # words that an Allgather moves
     assert chunks[-1][1] == layout.length
 
 
@@ -82,6 +84,14 @@ def test_the_largest_chunk_fits_a_count():
     for raw, item in ((False, 64), (True, 1)):
         size = exchange.coordinates_of(1 << 30, 2**40, raw) // item
         assert size <= INT
+
+
+def test_parts_of_a_chunk_do_not_become_small_with_many_ranks():
+    for n in (8, 64, 1024, 10_000):
+        (lo, hi), *_ = chunks_of(2**37, False, parts=n)
+        assert (hi - lo) / 8 / n >= 1 << 14
+    # as before where ranks are few
+    assert [chunks_of(d, False, parts=4) == chunks_of(d, False) for d in (10**5, 10**7, 10**9)] == [True] * 3
 
 
 def test_kernels_know_where_they_are():

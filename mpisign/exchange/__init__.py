@@ -19,7 +19,8 @@ from mpisign.parallel.world import Mpi, World
 
 _OWN = (sharded, allgather, allreduce, hierarchical)  # their classes are in the registry
 
-LEAST, MOST = 1 << 16, 1 << 20  # bytes of a plane in a chunk, where nobody says how many
+# bytes of a plane where nobody says how many: in a chunk, and in what one rank of many gets of a chunk
+LEAST, MOST, PART = 1 << 16, 1 << 20, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,12 @@ def make_exchanges(
             check_aware(world.comm, layout.device)
         engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
+    parts = world.n if all(REGISTRY[c.name].sharded for c in chosen if c.name != "local") else 1
     for choice, stage in zip(chosen, algorithm.stages, strict=True):
         built.append([])
         for group in layout.groups:
             slots, raw = stage.of(group), any(s.of(group).sign.up().raw for s in algorithm.stages)
-            size = coordinates_of(chunk, group.layout.length, raw)
+            size = coordinates_of(chunk, group.layout.length, raw, parts)
             local = choice.name == "local" and (slots is stage or not engine)
             kind = None if local else REGISTRY[choice.name if slots is stage else "dense"]
             arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
@@ -153,14 +155,16 @@ def make_exchanges(
     return built
 
 
-def coordinates_of(chunk: int, length: int, raw: bool) -> int:
-    """Coordinates of a chunk of so many bytes per plane.
+def coordinates_of(chunk: int, length: int, raw: bool, parts: int = 1) -> int:
+    """Coordinates of a chunk of so many bytes per plane, of which each of `parts` ranks gets its part.
 
     By default an eighth of x, so that seven eighths of a rank's work overlap with the wire, but neither so little that
-    latency is what counts nor so much that it leaves the cache.
+    latency is what counts nor so much that it leaves the cache; and with many ranks at least 16 KiB for each, since
+    the n - 1 messages of a chunk must not cost more by their number than by their bytes.
     """
     each = 4.0 if raw else 1 / 8
-    return int(chunk / each) or min(max(length // 8, int(LEAST / each)), int(MOST / each))
+    usual = min(max(length // 8, int(LEAST / each)), int(MOST / each))
+    return int(chunk / each) or max(usual, int(PART * parts / each))
 
 
 __all__ = ["REGISTRY", "Choice", "Exchange", "candidates", "choose", "exchange", "make_exchanges"]
