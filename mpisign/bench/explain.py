@@ -2,11 +2,13 @@
 
 import time
 
+import torch
+
 from mpisign import bits
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import alone
-from mpisign.engine.autotune import DryStepper, fastest, measure_link, predict
+from mpisign.engine.autotune import RATE, DryStepper, fastest, measure_link, predict
 from mpisign.exchange import Choice
 from mpisign.exchange.costs import of_method
 from mpisign.layout import Layout
@@ -56,3 +58,14 @@ def work(algorithm: Algorithm, n: int) -> float:
         votes, counts = bits.new_planes(n, SAMPLE // n // 64), bits.new_planes(bits.width(n), SAMPLE // n // 64)
         counting = alone(lambda: bits.count(votes, counts), clock=time.thread_time)
     return (alone(trial.once, clock=time.thread_time) + counting) / SAMPLE * 1e9
+
+
+def float_work() -> float:
+    """Nanoseconds per coordinate for one rank to add what another sent, and to take a step of plain SGD."""
+    x, gradient, total = (torch.zeros(SAMPLE) for _ in range(3))
+
+    def once():
+        total.add_(gradient)
+        x.add_(total, alpha=-RATE)
+
+    return alone(once, clock=time.thread_time) / SAMPLE * 1e9

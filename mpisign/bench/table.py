@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mpisign.errors import UsageError
+from mpisign.storage import hdf5
 from mpisign.storage.writer import write_aside
 
 Value = str | int | float | None
@@ -67,6 +69,31 @@ def save(path: Path, tables: list[Table]) -> None:
                 group[name] = _array([row[name] for row in table.rows])
 
     write_aside(path, fill)
+
+
+def load(path: Path, title: str) -> Table:
+    """A table of a file that save() wrote; its numbers are floats, and an empty text or NaN is None.
+
+    Raises UsageError where there is none.
+    """
+    with hdf5.opened(path) as file:
+        try:
+            group = hdf5.find(file, title)
+            if group is None:
+                raise hdf5.Malformed(f"no table {title!r} of mpisign bench --output, but: {', '.join(file) or 'none'}")
+            columns = {name: hdf5.values(group, name, "fS", (1,)).tolist() for name in hdf5.datasets(group)}
+            about = hdf5.attributes(group)
+        except hdf5.Malformed as error:
+            raise UsageError(f"{path}: {error}") from error
+    table = Table(title, dict.fromkeys(columns, ""), about)
+    for row in zip(*columns.values(), strict=True):
+        table.add(**dict(zip(columns, map(_value, row), strict=True)))
+    return table
+
+
+def _value(stored: bytes | float) -> Value:
+    value = stored.decode(errors="replace") if isinstance(stored, bytes) else stored
+    return None if value == "" or value != value else value
 
 
 def _array(values: list[Value]) -> np.ndarray:

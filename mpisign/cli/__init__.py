@@ -10,6 +10,7 @@ from mpisign.cli.batch import KINDS
 from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
 from mpisign.cli.group import Commands, explain, several, with_help
+from mpisign.cli.project import project_command
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
@@ -54,6 +55,7 @@ def cli():
 
 cli.add_command(bench_group)
 cli.add_command(data_group)
+cli.add_command(project_command)
 
 
 @cli.command()

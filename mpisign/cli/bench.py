@@ -54,8 +54,8 @@ def kernels(size, device, voters, threads, repeats, output):
     """Nanoseconds per coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
     from mpisign.bench.kernels import kernels
 
-    (d,) = _sizes((size or (2**27 if device == "cuda" else 2**24),))
-    _tell([kernels(d, voters, threads, repeats, _progress(True), device)], output, True)
+    (d,) = whole_sizes((size or (2**27 if device == "cuda" else 2**24),))
+    tell([kernels(d, voters, threads, repeats, say_progress(True), device)], output, True)
 
 
 @bench_group.command()
@@ -69,7 +69,7 @@ def step(widths, batch, threads, repeats, output):
 
     _zoo()
     use_threads(threads)
-    _tell([step(widths, batch, repeats, _progress(True))], output, True)
+    tell([step(widths, batch, repeats, say_progress(True))], output, True)
 
 
 @bench_group.command()
@@ -82,7 +82,7 @@ def optimizer(sizes, tensors, threads, repeats, output):
     from mpisign.run.setup import use_threads
 
     use_threads(threads)
-    _tell([optimizer(_sizes(sizes), tensors, repeats, _progress(True))], output, True)
+    tell([optimizer(whole_sizes(sizes), tensors, repeats, say_progress(True))], output, True)
 
 
 @bench_group.command()
@@ -96,7 +96,7 @@ def overlap(batches, waits, width, name, threads, repeats, output):
     from mpisign.bench.library import overlap
 
     with _ranks(threads, name) as (ranks, _, say):
-        _tell([overlap(batches, waits, width, name, repeats, ranks, say)], output, ranks.root)
+        tell([overlap(batches, waits, width, name, repeats, ranks, say)], output, ranks.root)
 
 
 @bench_group.command()
@@ -107,7 +107,7 @@ def exchange(name, names, sizes, repeats, output, threads, **settings):
     from mpisign.bench.exchanges import exchanges
 
     with _ranks(threads, name, names) as (ranks, slots, say):
-        _tell([exchanges(slots, names, _sizes(sizes), repeats, ranks, say, **settings)], output, ranks.root)
+        tell([exchanges(slots, names, whole_sizes(sizes), repeats, ranks, say, **settings)], output, ranks.root)
 
 
 @bench_group.command()
@@ -118,7 +118,7 @@ def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
     from mpisign.bench.peers import peers
 
     with _ranks(threads, name) as (ranks, slots, say):
-        _tell([peers(slots, _sizes(sizes), repeats, ranks, say, not no_ddp, **settings)], output, ranks.root)
+        tell([peers(slots, whole_sizes(sizes), repeats, ranks, say, not no_ddp, **settings)], output, ranks.root)
 
 
 @bench_group.command()
@@ -129,8 +129,8 @@ def profile(name, exchange_name, sizes, repeats, output, threads, **settings):
     from mpisign.bench.exchanges import profile
 
     with _ranks(threads, name, (exchange_name,)) as (ranks, slots, say):
-        tables = [profile(slots, exchange_name, d, repeats, ranks, say, **settings) for d in _sizes(sizes)]
-        _tell(tables, output, ranks.root)
+        tables = [profile(slots, exchange_name, d, repeats, ranks, say, **settings) for d in whole_sizes(sizes)]
+        tell(tables, output, ranks.root)
 
 
 @bench_group.command()
@@ -141,10 +141,10 @@ def explain(name, sizes, repeats, output, threads, **settings):
 
     with _ranks(threads, name) as (ranks, slots, say):
         say = click.echo if ranks.root else say
-        _tell([explain(slots, _sizes(sizes), ranks, say, **settings)], output, ranks.root)
+        tell([explain(slots, whole_sizes(sizes), ranks, say, **settings)], output, ranks.root)
 
 
-def _sizes(sizes) -> tuple[int, ...]:
+def whole_sizes(sizes) -> tuple[int, ...]:
     for size in sizes:
         if not 1 <= size <= 2**40 or size != int(size):
             raise UsageError(f"-d {size:g}: coordinates are a whole number from 1 to 2**40, as in -d 1e6")
@@ -176,20 +176,20 @@ def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
 
     use_threads(threads)
     load_kernels(ranks)
-    yield ranks, slots.with_rules("auto", "auto", ranks.size), _progress(ranks.root)
+    yield ranks, slots.with_rules("auto", "auto", ranks.size), say_progress(ranks.root)
 
 
-def _progress(root: bool):
+def say_progress(root: bool):
     """Tells on a terminal what is being measured."""
     if not root or not sys.stderr.isatty():
         return lambda text: None
     return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
-def _tell(tables, output, root: bool) -> None:
+def tell(tables, output, root: bool) -> None:
     if not root:
         return
-    _progress(True)("")
+    say_progress(True)("")
     click.echo("\n\n".join(table.markdown() for table in tables))
     if output:
         from mpisign.bench.table import save

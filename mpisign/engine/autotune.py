@@ -7,6 +7,7 @@ what the bytes take on the link, which is measured by an Alltoall.
 """
 
 import math
+import re
 import time
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -47,6 +48,14 @@ class LinkModel:
 
     def __str__(self):
         return f"latency {self.latency * 1e6:.0f} us, {self.bandwidth * 8e-6:,.0f} Mbit/s per rank"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What str() of one told. Raises ValueError for another text."""
+        found = re.fullmatch(r"latency (\d+) us, ([\d,]+) Mbit/s (?:per|a) rank", text)
+        if not found:
+            raise ValueError(text)
+        return cls(int(found[1]) * 1e-6, int(found[2].replace(",", "")) / 8e-6)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
+from mpisign.exchange.schedule import Spread, message_sizes
 
 
 @exchange("allgather")
@@ -24,6 +25,11 @@ class Allgather(Exchange):
     def cost(s):
         """Every rank sends its message to all others."""
         return s.n * (s.n - 1) * s.message(s.up), 0
+
+    @staticmethod
+    def schedule(s):
+        sizes = message_sizes(s.up, [[c] for c in s.coordinates])[:, 0]
+        return [Spread("messages", s.n, bytes_of=lambda rank, to: sizes)]
 
     def prepare(self):
         self._in = self.messages(self.up, self.world.n)

@@ -18,6 +18,7 @@ from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
+from mpisign.exchange.schedule import ring
 
 
 class _Summed(Exchange):
@@ -37,13 +38,22 @@ class _Summed(Exchange):
         self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, buffer(total), MPI.SUM))
 
 
+def _fields(s):
+    """Words that hold all fields of a rank."""
+    return s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates)
+
+
 @exchange("allreduce")
 class Allreduce(_Summed):
     """Sums of w(n)-bit fields."""
 
     @staticmethod
     def cost(s):
-        return s.ring(8 * s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates))
+        return s.ring(8 * _fields(s))
+
+    @staticmethod
+    def schedule(s):
+        return ring(_fields(s), s.n, 8)
 
     def prepare(self):
         shapes = [(self.up.planes, bits.fields_for(hi - lo, self.world.n)) for lo, hi in self.chunks]
@@ -83,6 +93,10 @@ class DenseMpi(_Summed):
     @staticmethod
     def cost(s):
         return s.ring(s.message(s.up))
+
+    @staticmethod
+    def schedule(s):
+        return ring(sum(s.coordinates), s.n)
 
     def prepare(self):
         self._out = self._sums = self.messages(self.up)

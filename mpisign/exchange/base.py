@@ -29,8 +29,9 @@ from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError
 from mpisign.exchange import costs
 from mpisign.exchange.late import MPI
+from mpisign.exchange.schedule import Phase
 from mpisign.exchange.staging import Staging
-from mpisign.layout import TILE, WORD, Layout
+from mpisign.layout import WORD, Layout
 from mpisign.parallel.device import synchronize
 from mpisign.parallel.world import World
 
@@ -83,6 +84,11 @@ class Exchange:
         """Bytes that all ranks together send in a step, up and down, by formula: what a simulation counts."""
         raise NotImplementedError
 
+    @staticmethod
+    def schedule(s: costs.Sizes) -> list[Phase]:
+        """Who sends what to whom in a step, headers apart: what a projection simulates."""
+        raise NotImplementedError
+
     @classmethod
     def parts_of(cls, n: int) -> int:
         """Ranks of n that a chunk is cut among at once: a message is such a part of it."""
@@ -114,8 +120,7 @@ class Exchange:
         self.up, self.down = up, vote.down(up, world.n)
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, world.n)
-        size = self.layout.length if up.varies else max(-(-chunk // TILE) * TILE, TILE)
-        self.chunks = [(lo, min(lo + size, layout.length)) for lo in range(0, layout.length, size)]
+        self.chunks = costs.chunks_of(layout.length, chunk, up)
         if reverse:
             self.chunks.reverse()
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time

@@ -22,6 +22,12 @@ class Sizes:
         size = node_size or voters
         self.nodes = [min(size, voters - first) for first in range(0, voters, size)]
 
+    def shares(self, parts: int) -> list[list[int]]:
+        """Coordinates of each part's share, for every chunk."""
+        grain = grain_of(self.vote, self.up, self.down)
+        cuts = ((cut(lo, hi, grain, parts, part) for part in range(parts)) for lo, hi in self.chunks)
+        return [[end - first for first, end in shares] for shares in cuts]
+
     def message(self, form: Format) -> int:
         """Bytes of a whole message."""
         return 0 if form.varies else sum(message_bytes(form, c) for c in self.coordinates)
@@ -51,6 +57,12 @@ def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[in
         return others * voters * sent, 0
     a_rank_up = voters * scales if up.scaled else 0
     return others * (sent + a_rank_up), others * (decided + down.scaled * scales)
+
+
+def chunks_of(length: int, size: int, up: Format) -> list[tuple[int, int]]:
+    """[lo, hi) of each chunk. size: coordinates of one, rounded up to whole tiles; all where a message can't be cut."""
+    size = length if up.varies else max(-(-size // TILE) * TILE, TILE)
+    return [(lo, min(lo + size, length)) for lo in range(0, length, size)]
 
 
 def cut(lo: int, hi: int, grain: int, parts: int, part: int) -> tuple[int, int]:

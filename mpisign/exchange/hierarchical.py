@@ -16,12 +16,14 @@ import os
 from itertools import chain, count
 
 from mpisign import bits
+from mpisign.algorithms.formats import Planes
 from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.nodes import Shared, nodes_of
 from mpisign.exchange.registry import exchange
+from mpisign.exchange.schedule import Spread, message_sizes
 from mpisign.exchange.staging import pin
 from mpisign.layout import WORD
 
@@ -47,6 +49,17 @@ class Hierarchical(Exchange):
                 up += s.up.planes * bits.width(size) * (hi - lo - (end - first)) // 8
                 down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
         return up, down
+
+    @staticmethod
+    def schedule(s):
+        shares, size = s.shares(len(s.nodes)), s.nodes[0]
+        planes = {g: Planes(s.up.planes * bits.width(g)) for g in set(s.nodes)}
+        up = {g: message_sizes(form, shares, at_once=True) for g, form in planes.items()}
+        down = message_sizes(s.down, shares)
+        return [
+            Spread("counts", s.n, size, bytes_of=lambda node, to: up[s.nodes[node]][:, to]),
+            Spread("verdicts", s.n, size, bytes_of=lambda node, to: down[:, node]),
+        ]
 
     @classmethod
     def useful(cls, comm, node_size):

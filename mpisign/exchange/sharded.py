@@ -16,6 +16,8 @@ from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
+from mpisign.exchange.schedule import Spread, message_sizes
+from mpisign.layout import TILE
 
 
 @exchange("sharded")
@@ -29,6 +31,18 @@ class Sharded(Exchange):
     def cost(s):
         """Every rank sends all but its share up, and its share of the verdict to all others."""
         return (s.n - 1) * s.message(s.up), (s.n - 1) * s.message(s.down)
+
+    @staticmethod
+    def schedule(s):
+        shares = s.shares(s.n)
+        up, down = message_sizes(s.up, shares), message_sizes(s.down, shares)
+        # of the sums that a scaled verdict needs there is one per tile; tensors that end within one add to that
+        tiles = np.sum(-(-np.array(shares) // TILE), axis=0, keepdims=True) * 8
+        return [
+            Spread("messages", s.n, bytes_of=lambda rank, to: up[:, to]),
+            *([Spread("tile sums", s.n, bytes_of=lambda rank, to: tiles[:, rank])] if s.vote.shares else ()),
+            Spread("verdicts", s.n, bytes_of=lambda rank, to: down[:, rank]),
+        ]
 
     @property
     def prefetch(self):

@@ -1,0 +1,376 @@
+"""`mpisign project`: seconds of a step on thousands of nodes, by simulating its messages on a network that you name.
+
+The wire is simulated: the messages of an exchange's own schedule on SimGrid's links. What a rank's core does beside it
+is counted: kernels per coordinate, and a part of a microsecond for each message. As in the exchanges, all but one chunk
+of the shorter of the two hides behind the longer; the sums of float32 hide nothing, as `mpisign bench peers` has them.
+
+Where there are too many messages to simulate, the shifts of an Alltoall (each sends to the rank so many further) are
+sampled. A shift is then simulated alone, with the part of the latency that it bears where a batch of them travels
+together, and all of them take n - 1 times as long.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from mpisign.algorithms.method import Algorithm
+from mpisign.bench import simgrid
+from mpisign.bench.simgrid import Part, Traffic
+from mpisign.bench.table import Say, Table
+from mpisign.bench.topology import topology
+from mpisign.engine.header import FLAGS
+from mpisign.errors import UsageError, choices
+from mpisign.exchange import REGISTRY, Exchange, candidates, coordinates_of
+from mpisign.exchange.costs import Sizes, chunks_of
+from mpisign.exchange.schedule import Doubling, Phase, halving_doubling, ring
+from mpisign.layout import WORD
+
+RING, HALVING = "float32 ring", "float32 halving-doubling"
+FLOWS = 1 << 12  # messages on their way together that are simulated as they are
+FASTER = 8  # the link of a second simulation, which tells what no bandwidth shortens
+COLUMNS = {
+    "nodes": ",d", "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
+    "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
+    "pays below Gbit/s": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
+}  # fmt: skip
+CHECKED = {
+    "n": "d", "d": ",d", "exchange": "", "wire ms": ".3f", "core ms": ".3f", "projected ms": ".3f",
+    "measured ms": ".3f", "error": "+.0%",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """bandwidth: of each link and direction, bytes per second. latency: of each link, seconds."""
+
+    topology: str
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank does beside the wire.
+
+    gradient: seconds. vote, floats: nanoseconds per coordinate, of a vote and of a sum of float32 with its step.
+    message: seconds for each message that is sent or received.
+    """
+
+    gradient: float = 0.0
+    vote: float = 0.0
+    floats: float = 0.0
+    message: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """shifts: of a sample. samples: simulated one after the other, each from its own draw by the seed."""
+
+    shifts: int = 4
+    samples: int = 4
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is projected: d coordinates in so many tensors, and the algorithm that n voters run."""
+
+    d: int
+    tensors: int
+    algorithm: Callable[[int], Algorithm]
+    name: str
+    chunk: int = 0
+    node_size: int = 1
+
+    def schedule(self, name: str, n: int) -> tuple[list[Phase], int]:
+        """The phases of a step by an exchange or a sum of float32, and the number of chunks.
+
+        Raises UsageError for an exchange that can't carry the messages, or does not tell what it sends.
+        """
+        if name in (RING, HALVING):
+            return (ring if name == RING else halving_doubling)(self.d, n), 1
+        stage = self.algorithm(n)
+        kind, up = _carrier(name, stage, self.name), stage.sign.up()
+        length = -(-self.d // WORD) * WORD
+        size = coordinates_of(self.chunk, length, up.raw, n if kind.sharded else 1)
+        chunks = chunks_of(length, size, up)
+        phases = kind.schedule(Sizes(chunks, up, stage.vote.down(up, n), stage.vote, n, self.node_size))
+        numbers = FLAGS + (self.tensors if up.scaled else 0) + stage.estimator.reports
+        # headers travel behind the first messages
+        return [phases[0], Doubling("headers", n, each=8 * numbers), *phases[1:]], len(chunks)
+
+
+def _carrier(name: str, stage: Algorithm, algorithm: str) -> type[Exchange]:
+    able = [each for each in candidates(stage) if each in REGISTRY]
+    fitting = [each for each in able if REGISTRY[each].schedule is not Exchange.schedule]
+    if stage.sign.up().varies or not fitting:
+        raise UsageError(
+            f"{algorithm} can't be projected: how much its voters send is known only in a run, or nothing is; "
+            "take another --algorithm"
+        )
+    if name not in fitting:
+        raise UsageError(
+            f"--exchange {name}: can't carry {algorithm}, or can't be projected; use one of: {choices(fitting)}"
+        )
+    return REGISTRY[name]
+
+
+@dataclass
+class Wire:
+    """Seconds on the wire, their deviation over samples (ddof = 1), and the part that no bandwidth shortens."""
+
+    seconds: float
+    deviation: float
+    latency: float
+    simulated: str
+
+    def at(self, faster: float) -> float:
+        """Seconds behind links that are so many times faster."""
+        return self.latency + (self.seconds - self.latency) / faster
+
+
+@dataclass
+class Simulator:
+    """Has phases simulated. kept: a folder where all traces are left. limit: seconds that one simulation may take."""
+
+    network: Network
+    sampling: Sampling
+    limit: float
+    kept: Path | None = None
+    with_goal: bool = False
+    dry: bool = False  # whether traces are only written
+    said: Say = field(default=lambda text: None)
+
+    def wire(self, label: str, phases: Sequence[Phase], n: int, node_size: int, split: bool = True) -> Wire:
+        """Seconds of the phases, one after the other. split: whether to find the part that no bandwidth shortens."""
+        phases = [p for p in phases if p.rounds]
+        sampled = [p for p in phases if self._sampled(p)]
+        whole = [(p, range(p.rounds)) for p in phases if p not in sampled]
+        draws = self._draws(sampled)
+        fixed = self._time(label, whole, n, node_size) if whole else 0.0
+        times = [fixed + self._sample(f"{label}-{k}", sampled, draw, n, node_size) for k, draw in enumerate(draws)]
+        seconds, deviation = fmean(times), stdev(times) if len(times) > 1 else 0.0
+        latency = 0.0
+        if split:
+            fast = self._time(f"{label}-fast", whole, n, node_size, FASTER) if whole else 0.0
+            fast += self._sample(f"{label}-fast-0", sampled, draws[0], n, node_size, FASTER)
+            # seconds = latency + bytes / bandwidth, of the first sample; two points tell both
+            latency = max(0.0, (fast * FASTER - times[0]) / (FASTER - 1)) * seconds / times[0]
+        return Wire(seconds, deviation, latency, self._what(sampled, len(draws)))
+
+    def _sampled(self, phase: Phase) -> bool:
+        """Whether a part of its rounds is simulated, and stands for all."""
+        if phase.same:
+            return phase.rounds > self.sampling.shifts
+        return phase.alike and phase.members * min(phase.batch, phase.rounds) > FLOWS
+
+    def _draws(self, sampled: list[Phase]) -> list[list[int]]:
+        """The rounds of each sample: one of them does where all are the same."""
+        if not sampled or all(p.same for p in sampled):
+            return [list(range(self.sampling.shifts))] if sampled else [[]]
+        generator, rounds = np.random.default_rng(self.sampling.seed), sampled[0].rounds
+        size = min(self.sampling.shifts, rounds)
+        return [generator.choice(rounds, size, replace=False).tolist() for _ in range(self.sampling.samples)]
+
+    def _sample(self, label: str, phases: list[Phase], rounds: list[int], n: int, node_size: int, faster=1.0) -> float:
+        if not phases:
+            return 0.0
+        together = 1 if phases[0].same else min(phases[0].batch, phases[0].rounds)
+        parts = [(p, rounds) for p in phases]
+        took = self._time(label, parts, n, node_size, faster, together)
+        return took * phases[0].rounds / len(rounds)
+
+    def _time(
+        self, label: str, parts: list[Part], n: int, node_size: int, faster: float = 1.0, together: int = 0
+    ) -> float:
+        """together: of rounds that are simulated apart, as many as would share one latency; 0 to take all as it is."""
+        network, nodes = self.network, -(-n // node_size)
+        pairs = max(p.members * min(p.batch, len(rounds)) * len(p.sizes(0, rounds[0])) for p, rounds in parts)
+        traffic = Traffic(
+            tuple(parts), n, node_size, topology(network.topology, nodes), network.bandwidth * faster,
+            network.latency / max(together, 1), joined=bool(together) or pairs > FLOWS, apart=bool(together),
+        )  # fmt: skip
+        self.said(f"{label}: {n:,} ranks on {nodes:,} nodes")
+        if self.kept:
+            command = simgrid.write(traffic, self.kept / label, self.with_goal)
+            return simgrid.run(command, self.kept / label, self.limit) if not self.dry else 1.0
+        return simgrid.seconds(traffic, self.limit)
+
+    def _what(self, sampled: list[Phase], draws: int) -> str:
+        if not sampled:
+            return "all"
+        each = "rounds" if sampled[0].same else f"shifts, {draws} times"
+        return f"{min(self.sampling.shifts, sampled[0].rounds)} of {sampled[0].rounds:,} {each}"
+
+
+@dataclass
+class Projection:
+    """A step of one exchange: what was simulated, and what its core does."""
+
+    wire: Wire
+    core: float
+    hidden: int  # chunks, of which all but one hide the shorter of wire and core behind the longer
+
+    def seconds(self, faster: float = 1.0) -> float:
+        """Of a step without its gradient, behind links that are so many times faster."""
+        wire = self.wire.at(faster)
+        return max(wire, self.core) + min(wire, self.core) / self.hidden
+
+
+def project(
+    subject: Subject,
+    names: Sequence[str],
+    counts: Sequence[int],
+    work: Work,
+    simulator: Simulator,
+    checked: dict[str, str],
+) -> Table:
+    """A table of steps: each exchange and both sums of float32 on each number of nodes.
+
+    checked: for each exchange, the errors that were found where a run measured it.
+    """
+    network, sampling = simulator.network, simulator.sampling
+    about = {"algorithm": subject.name, "d": subject.d, "topology": network.topology, "node size": subject.node_size}
+    about |= {"link Gbit/s": _short(network.bandwidth * 8e-9), "latency us": _short(network.latency * 1e6)}
+    about |= _told(work)
+    table = Table("projection", COLUMNS, about | {"goodput": simgrid.GOODPUT, "seed": sampling.seed})
+    for nodes in counts:
+        n = nodes * subject.node_size
+        found, took, sent = {}, {}, {}
+        for name in dict.fromkeys((*names, RING, HALVING)):
+            begin = time.perf_counter()
+            phases, chunks = subject.schedule(name, n)
+            sent[name] = per_rank(phases)
+            label = f"{name.replace(' ', '-')}-{nodes}"
+            wire = simulator.wire(label, phases, n, subject.node_size)
+            found[name] = Projection(wire, core_seconds(subject.d, name, sent[name][1], work), chunks)
+            took[name] = time.perf_counter() - begin
+        for name, one in found.items():
+            step, floats = one.seconds(), [found[RING], found[HALVING]]
+            row = {
+                "nodes": nodes,
+                "n": n,
+                "exchange": name,
+                "wire ms": one.wire.seconds * 1e3,
+                "core ms": one.core * 1e3,
+            }
+            row |= {"step ms": (work.gradient + step) * 1e3, "+-": one.wire.deviation * 1e3}
+            row |= {"MB": sent[name][0] / 1e6, "messages": sent[name][1], "simulated": one.wire.simulated}
+            row |= {"faster than ring": floats[0].seconds() / step, "than halving": floats[1].seconds() / step}
+            if work.gradient:
+                efficiency = work.gradient / (work.gradient + step)
+                row |= {"efficiency": efficiency, "speed-up": n * efficiency}
+            if name not in (RING, HALVING):
+                row["pays below Gbit/s"] = _link(break_even(one, floats) * network.bandwidth)
+            table.add(**row, checked=checked.get(name), **{"took s": took[name]})
+    return table
+
+
+def _told(work: Work) -> dict[str, float]:
+    return {
+        "gradient s": work.gradient,
+        "work ns a coordinate": _short(work.vote),
+        "of float32": _short(work.floats),
+        "ns a message": _short(work.message * 1e9),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def per_rank(phases: Iterable[Phase]) -> tuple[int, int]:
+    """Bytes and messages that the rank sends which sends most: one of the first two."""
+    totals = []
+    for rank in (0, 1):
+        sizes = [size for p in phases for k in range(p.rounds) for _, size in simgrid.sent(p, rank, [k], False)]
+        totals.append((sum(sizes), len(sizes)))
+    return max(totals)
+
+
+def core_seconds(d: int, name: str, messages: int, work: Work) -> float:
+    """What a rank's core does in a step beside its gradient: kernels, and as many messages come as go."""
+    kernels = (work.floats if name in (RING, HALVING) else work.vote) * 1e-9 * d
+    return kernels + 2 * messages * work.message
+
+
+def break_even(vote: Projection, floats: list[Projection]) -> float:
+    """How many times faster links must be for the best sum of float32 to be as fast as the vote.
+
+    Infinite where they never are, 0 where the vote is behind at the slowest.
+    """
+
+    def ahead(faster: float) -> bool:
+        return vote.seconds(faster) < min(one.seconds(faster) for one in floats)
+
+    low, high = -9.0, 9.0  # powers of ten
+    if not ahead(10**low):
+        return 0.0
+    if ahead(10**high):
+        return math.inf
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if ahead(10**middle) else (low, middle)
+    return 10**low
+
+
+def _link(bandwidth: float) -> str:
+    if bandwidth in (0, math.inf):
+        return "any" if bandwidth else "none"
+    return f"{bandwidth * 8e-9:.3g}"
+
+
+# Against what was measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of `mpisign bench exchange`, and what its table says of all rows."""
+
+    n: int
+    d: int
+    exchange: str
+    milliseconds: float
+    work: float  # nanoseconds per coordinate
+    about: dict[str, object]
+
+
+def check(
+    rows: Sequence[Measured],
+    subject_of: Callable[[Measured], Subject],
+    network_of: Callable[[Measured], Network],
+    work: Work,
+    simulator: Simulator,
+    free: Mapping[tuple, float],
+) -> Table:
+    """What would have been projected for each row that was measured, with the kernels' time that was measured there.
+
+    network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
+    are no limit: all that its cores do, where it was measured.
+    """
+    table = Table("check", CHECKED)
+    for row in rows:
+        subject, here = subject_of(row), replace(simulator, network=network_of(row))
+        phases, chunks = subject.schedule(row.exchange, row.n)
+        label = f"check-{row.exchange}-n{row.n}-d{row.d}"
+        wire = here.wire(label, phases, row.n, subject.node_size, split=False)
+        core = core_seconds(row.d, row.exchange, per_rank(phases)[1], replace(work, vote=row.work))
+        core = free.get((row.n, row.d, row.exchange), 1e3 * core) / 1e3
+        projected = Projection(wire, core, chunks).seconds() * 1e3
+        shown = {"n": row.n, "d": row.d, "exchange": row.exchange, "measured ms": row.milliseconds}
+        shown |= {"wire ms": wire.seconds * 1e3, "core ms": core * 1e3, "projected ms": projected}
+        table.add(**shown, error=projected / row.milliseconds - 1)
+    return table
+
+
+def errors(table: Table) -> dict[str, str]:
+    """The errors of each exchange in a table of checks, as a projection shows them."""
+    found: dict[str, list[float]] = {}
+    for row in table.rows:
+        found.setdefault(str(row["exchange"]), []).append(float(row["error"]))  # type: ignore[arg-type]
+    return {name: f"{min(some):+.0%} to {max(some):+.0%}" for name, some in found.items()}

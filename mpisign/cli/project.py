@@ -1,0 +1,255 @@
+"""`mpisign project`: a step on nodes that you do not have, simulated by SimGrid's smpirun."""
+
+import re
+from pathlib import Path
+
+import click
+
+from mpisign.cli.group import several
+from mpisign.errors import UsageError, choices
+
+POSITIVE = click.IntRange(min=1)
+LARGEST = 100_000  # ranks
+VOTERS = 8  # whose votes are counted where kernels are measured
+CHECKED = ("sharded", "allgather", "hierarchical", "dense")  # where nobody says which
+RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
+TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+# what a run file or a job tells of itself
+SUBJECT = several(
+    click.option("-d", "size", type=float, help="Coordinates, in place of a JOB."),
+    click.option("--algorithm", "name", help="Whose messages travel; signsgd-mv, where there is no JOB."),
+    click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
+)
+NETWORK = several(
+    click.option("--nodes", "counts", default="8,64,512,4096", show_default=True, help="One or more, by commas."),
+    click.option("--node-size", type=POSITIVE, default=1, show_default=True, help="Ranks of a node."),
+    click.option("--topology", default="fat-tree", show_default=True,
+                 help="star, fat-tree, fat-tree:4 (4:1 oversubscribed), dragonfly, torus; or SimGrid's parameters."),
+    click.option("--link", default="100gbit", show_default=True, help="Rate of each link, as tc says it."),
+    click.option("--latency", default="1us", show_default=True, help="Of each link; a path has two or more."),
+)  # fmt: skip
+WORK = several(
+    click.option("--gradient", default="0s", show_default=True, help="Time of a rank's gradient, as 50ms."),
+    click.option("--work", type=float, help="ns per coordinate of a vote's kernels; measured here by default."),
+    click.option("--float-work", type=float, help="The same of a sum of float32 and its step; measured here."),
+    click.option("--message", default="300ns", show_default=True, help="Time of a core per message, at either end."),
+)
+SIMULATION = several(
+    click.option("--shifts", type=POSITIVE, default=4, show_default=True, help="Of a sample, where not all are taken."),
+    click.option("--samples", type=POSITIVE, default=4, show_default=True),
+    click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True),
+    click.option("--limit", default="600s", show_default=True, help="Time after which one simulation is given up."),
+    click.option("--trace", "kept", type=click.Path(path_type=Path), help="A folder for traces and platforms."),
+    click.option("--goal", is_flag=True, help="Writes GOAL text for LogGOPSim and ATLAHS beside each trace."),
+    click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the tables."),
+)
+CHECK = several(
+    click.option("--check", "measured", multiple=True, type=click.Path(path_type=Path),
+                 help="A file of bench exchange --output, whose times are to be foretold; more than once."),
+    click.option("--check-link", help="The links of those runs; by default as they measured them."),
+    click.option("--check-latency", help="The same of their latency, which on a loaded host is mostly waiting."),
+    click.option("--check-free", "free", multiple=True, type=click.Path(path_type=Path),
+                 help="The same without a limit of links: what its cores take, where simulated hosts share them."),
+)  # fmt: skip
+
+
+@click.command("project")
+@click.argument("job", required=False, type=click.Path(path_type=Path))
+@click.option("--exchange", "names", multiple=True, help="More than once; sharded by default, and hierarchical.")
+@SUBJECT
+@NETWORK
+@WORK
+@SIMULATION
+@CHECK
+def project_command(job, names, counts, kept, goal, output, measured, free, check_link, check_latency, **options):
+    """Simulates the messages of a step on thousands of nodes, beside float32 all-reduces: needs SimGrid's smpirun.
+
+    JOB is a job or a run file, whose algorithm and number of coordinates are taken. With --check alone nothing is
+    projected but what was measured.
+
+    \b
+    mpisign project -d 124e6 --nodes 8,1024 --topology fat-tree:4 --link 100gbit --latency 1us
+    mpisign project --check exchange.h5 --check-link 200mbit
+    """
+    from mpisign.bench import simgrid
+    from mpisign.bench.project import Network, Sampling, Simulator, errors, project
+    from mpisign.cli.bench import say_progress, tell
+    from mpisign.run.setup import use_threads
+
+    if not (job or options["size"] or measured):
+        raise UsageError("what is to be projected? A job, a run file, or so many coordinates, as in -d 124e6")
+    nodes, work = _nodes(counts, options["node_size"]), _work(options)
+    network = Network(options["topology"], _rate("--link", options["link"]), _time("--latency", options["latency"]))
+    sampling = Sampling(options["shifts"], options["samples"], options["seed"])
+    if goal and not kept:
+        raise UsageError("--goal writes GOAL text beside a trace; say where, by --trace FOLDER")
+    lacking = not simgrid.installed()
+    if lacking and not kept:
+        simgrid.demand_program()
+    use_threads(1)
+    limit = _time("--limit", options["limit"])
+    simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
+    tables = []
+    if measured:
+        tables.append(_check(measured, free, check_link, check_latency, names, work, simulator))
+    if job or options["size"]:
+        subject, names = _subject(job, names, options)
+        checked = errors(tables[0]) if tables else {}
+        tables.append(project(subject, names, nodes, _measured(work, options, subject), simulator, checked))
+    if lacking:
+        simgrid.demand_program(kept)
+    tell(tables, output, True)
+
+
+def _nodes(text: str, node_size: int) -> list[int]:
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    most = LARGEST // node_size
+    if wrong := [part for part, count in zip(text.split(","), counts, strict=True) if not 1 <= count <= most]:
+        raise UsageError(
+            f"--nodes {wrong[0].strip() or text!r}: whole numbers from 1 to {most:,} ({LARGEST:,} ranks in all), by "
+            "commas, as in --nodes 8,64,512"
+        )
+    if lonely := [count for count in counts if count * node_size < 2]:
+        raise UsageError(f"--nodes {lonely[0]}: one rank sends nothing; take two nodes, or --node-size 2")
+    return counts
+
+
+def _rate(option: str, text: str) -> float:
+    """Bytes per second."""
+    return _quantity(option, text, RATES, "100gbit") / 8
+
+
+def _time(option: str, text: str) -> float:
+    """Seconds."""
+    return _quantity(option, text, TIMES, "1us")
+
+
+def _quantity(option: str, text: str, units: dict[str, float], example: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)([a-z]+)", text.strip().lower())
+    least = option not in ("--gradient", "--message", "--latency")
+    if not found or found[2] not in units or (least and not float(found[1])):
+        above = " above 0" if least else ", 0 or more,"
+        raise UsageError(f"{option} {text}: a number{above} and its unit ({choices(units)}), as in {option} {example}")
+    return float(found[1]) * units[found[2]]
+
+
+def _work(options):
+    from mpisign.bench.project import Work
+
+    for option in ("work", "float_work"):
+        if (value := options[option]) is not None and not 0 <= value < float("inf"):
+            raise UsageError(f"--{option.replace('_', '-')} {value}: nanoseconds per coordinate, 0 or more")
+    gradient, message = (_time(f"--{name}", options[name]) for name in ("gradient", "message"))
+    return Work(gradient, options["work"] or 0.0, options["float_work"] or 0.0, message)
+
+
+def _measured(work, options, subject):
+    """The work, with what nobody named as it is measured here."""
+    from dataclasses import replace
+
+    from mpisign.bench.explain import float_work
+    from mpisign.bench.explain import work as vote_work
+
+    if options["work"] is None:
+        work = replace(work, vote=vote_work(subject.algorithm(VOTERS), VOTERS))
+    return replace(work, floats=float_work()) if options["float_work"] is None else work
+
+
+def _subject(job: Path | None, names: tuple[str, ...], options: dict):
+    """What is projected, and by which exchanges."""
+    from mpisign.bench.project import Subject
+    from mpisign.cli.bench import whole_sizes
+
+    if job and options["size"]:
+        raise UsageError(f"-d {options['size']:g} and {job} both say how many coordinates there are; leave one out")
+    if job:
+        d, tensors, algorithm, name = _of_job(job, options["name"])
+    else:
+        (d,), tensors, name = whole_sizes((options["size"],)), 1, options["name"] or "signsgd-mv"
+        algorithm = _of_zoo(name)
+    subject = Subject(d, tensors, algorithm, name, options["chunk"], options["node_size"])
+    return subject, names or _usual(algorithm(2), options["node_size"])
+
+
+def _usual(stage, node_size: int) -> tuple[str, ...]:
+    from mpisign.exchange import candidates
+
+    wanted = ("sharded", "dense", *(("hierarchical",) if node_size > 1 else ()))
+    return tuple(name for name in wanted if name in candidates(stage)) or tuple(candidates(stage))[:1]
+
+
+def _of_zoo(name: str):
+    """The algorithm for any number of voters."""
+    from mpisign.algorithms import zoo  # noqa: F401  its functions enter the registry
+    from mpisign.algorithms.registry import find
+
+    stage = find(name).build().stages[-1]
+    return lambda n: stage.with_rules("auto", "auto", n)
+
+
+def _of_job(path: Path, name: str | None):
+    """Coordinates, tensors, the algorithm for any number of voters and its name, by a job or a run file."""
+    from mpisign import config as configuration
+    from mpisign.run.plan import resolve
+
+    if name:
+        raise UsageError(f"--algorithm {name}: {path} says which; leave one out")
+    if path.suffix == configuration.ENDING:
+        from mpisign.storage.reader import Run
+
+        run = Run(path)
+        config, sizes = configuration.make(run.config, f"{path}: "), run.layout["size"]
+        d, tensors = int(run.attributes["d"]), len(sizes)
+    else:
+        config = configuration.load(path)
+        d, tensors = _sizes(config)
+
+    def algorithm(n: int):
+        return resolve(config.updated(run={"voters": n}), n).algorithm.stages[-1]
+
+    return d, tensors, algorithm, config.algorithm.name
+
+
+def _sizes(config) -> tuple[int, int]:
+    """Coordinates and tensors of a job: its problem is made for one voter, rows and all."""
+    from mpisign.parallel import mpi
+    from mpisign.run.plan import resolve
+    from mpisign.run.setup import set_up
+
+    alone = config.updated(run={"voters": 1}, exchange={"name": "auto"})
+    layout = set_up(resolve(alone, 1), mpi.alone(1), 1).stepper.layout
+    return layout.size, len(layout.segments)
+
+
+def _check(files, free, link: str | None, latency: str | None, names, work, simulator):
+    """What was measured beside what would have been projected."""
+    from mpisign.bench.project import Measured, Network, Subject, check
+    from mpisign.bench.table import load
+    from mpisign.engine.autotune import LinkModel
+
+    def rows_of(files):
+        for table in (load(path, "exchanges") for path in files):
+            for row in table.rows:
+                if (name := row["exchange"]) in (names or CHECKED):
+                    yield Measured(int(row["n"]), int(row["d"]), name, row["ms"], row["work ns"], table.about)
+
+    rows = list(rows_of(files))
+    if not rows:
+        raise UsageError(f"--check {files[0]}: none of its rows is of an exchange that is projected; see --exchange")
+
+    def subject_of(row) -> Subject:
+        about = row.about
+        sizes = int(about.get("chunk", 0)), int(about.get("node_size", 0)) or 1
+        return Subject(row.d, 1, _of_zoo(str(about["algorithm"])), str(about["algorithm"]), *sizes)
+
+    def network_of(row) -> Network:
+        try:
+            found = LinkModel.parse(str(row.about.get("link")))
+        except ValueError as error:
+            raise UsageError(f"--check {files[0]}: it does not tell its link ({error}); measure again") from error
+        bandwidth = _rate("--check-link", link) if link else found.bandwidth
+        # a path through a star is two links
+        return Network("star", bandwidth, _time("--check-latency", latency) if latency else found.latency / 2)
+
+    unlimited = {(row.n, row.d, row.exchange): row.milliseconds for row in rows_of(free)}
+    return check(rows, subject_of, network_of, work, simulator, unlimited)
