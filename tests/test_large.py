@@ -10,7 +10,7 @@ from mpisign import exchange
 from mpisign.algorithms.formats import RAW, Planes
 from mpisign.algorithms.votes import Majority
 from mpisign.bits import fields_for, width
-from mpisign.exchange.butterfly import Butterfly, radices_of
+from mpisign.exchange.butterfly import Butterfly, path_of, radices_of
 from mpisign.exchange.costs import Sizes, cut
 from mpisign.layout import Layout
 
@@ -127,13 +127,12 @@ def test_the_levels_of_a_butterfly_multiply_to_the_ranks(n):
 def test_the_ranks_of_a_butterfly_send_what_it_costs(n):
     """Each rank's own cuts against the formula over all of them; and their parts cover each chunk once."""
     form, chunks = Planes(2), [(0, 81_920), (81_920, 86_016), (86_016, 86_720)]
-    fake = SimpleNamespace(vote=Majority(), up=form, down=Planes(1), world=SimpleNamespace(n=n))
     up = down = 0
     for lo, hi in chunks:
         ends = []
         for rank in range(n):
             held, counted = hi - lo, 1
-            for part, radix in zip(Butterfly._path(fake, rank, lo, hi), radices_of(n), strict=True):
+            for part, radix in zip(path_of(rank, (lo, hi), 64, radices_of(n)), radices_of(n), strict=True):
                 own = part[1] - part[0]
                 up += 2 * (width(counted) if counted > 1 else 1) * (held - own) // 8
                 down += own * (radix - 1) // 8

@@ -51,6 +51,7 @@ CASES = [
     ("allgather", "signsgd-mv", 40_000, 1024, 0),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 2),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 3),
+    ("butterfly", "signsgd-mv", 40_000, 1024, 0),
     ("dense", "sgd", 9_999, 16384, 0),
 ]
 

@@ -97,7 +97,7 @@ class Subject:
         stage = self.algorithm(n)
         kind, up = _carrier(name, stage, self.name), stage.sign.up()
         length = -(-self.d // WORD) * WORD
-        size = coordinates_of(self.chunk, length, up.raw, n if kind.sharded else 1)
+        size = coordinates_of(self.chunk, length, up.raw, kind.parts_of(n))
         chunks = chunks_of(length, size, up)
         phases = kind.schedule(Sizes(chunks, up, stage.vote.down(up, n), stage.vote, n, self.node_size))
         numbers = FLAGS + (self.tensors if up.scaled else 0) + stage.estimator.reports

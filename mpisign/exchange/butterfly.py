@@ -17,17 +17,20 @@ from __future__ import annotations  # which name classes of an MPI that may not 
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import accumulate, count
 from operator import mul
 
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.formats import Format, Planes
 from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange, buffer
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
+from mpisign.exchange.schedule import Level, message_sizes
 from mpisign.layout import WORD
 
 RADIX = 16  # ranks of a level that are aimed at: 30 messages for 256 ranks, and 2.2 bits
@@ -53,6 +56,16 @@ def _primes(n: int) -> Iterator[int]:
             yield candidate
         else:
             candidate += 1 if candidate * candidate <= n else n - candidate
+
+
+def path_of(rank: int, chunk: Interval, grain: int, radices: tuple[int, ...]) -> list[Interval]:
+    """A rank's part of a chunk after each level, each a part of the one before."""
+    parts, stride, (lo, hi) = [], 1, chunk
+    for radix in radices:
+        lo, hi = cut(lo, hi, grain, radix, rank // stride % radix)
+        parts.append((lo, hi))
+        stride *= radix
+    return parts
 
 
 class Levels:
@@ -94,6 +107,25 @@ class Butterfly(Exchange):
             holders //= radices[level]
         return up, (s.n - 1) * s.message(s.down)
 
+    @staticmethod
+    def schedule(s):
+        radices, grain = radices_of(s.n), grain_of(s.vote, s.up, s.down)
+        planes, strides = _planes(s.up.planes, radices), [1, *accumulate(radices, mul)]
+
+        @cache
+        def own(rank: int, level: int) -> list[list[int]]:
+            parts = [path_of(rank, chunk, grain, radices)[level] for chunk in s.chunks]
+            return [[end - first] for first, end in parts]
+
+        def level(k: int, name: str, form: Format, at_once: bool, whose: int) -> Level:
+            """whose: of (sender, receiver), the one whose part travels."""
+            sizes = cache(lambda rank: message_sizes(form, own(rank, k), at_once)[:, 0])
+            return Level(name, s.n, radix=radices[k], stride=strides[k], bytes_of=lambda *two: sizes(two[whose]))
+
+        levels = range(len(radices))
+        up = [level(k, "counts" if k else "messages", Planes(planes[k]), k > 0, 1) for k in levels]
+        return up + [level(k, "verdicts", s.down, False, 0) for k in reversed(levels)]
+
     @classmethod
     def parts_of(cls, n):
         return radices_of(n)[0]
@@ -120,13 +152,8 @@ class Butterfly(Exchange):
         self._up_requests, self._down_requests = ([[[] for _ in chunks] for _ in radices] for _ in range(2))
 
     def _path(self, rank: int, lo: int, hi: int) -> list[Interval]:
-        """A rank's part of [lo, hi) after each level, each a part of the one before."""
-        parts, stride, grain = [], 1, grain_of(self.vote, self.up, self.down)
-        for radix in radices_of(self.world.n):
-            lo, hi = cut(lo, hi, grain, radix, rank // stride % radix)
-            parts.append((lo, hi))
-            stride *= radix
-        return parts
+        grain = grain_of(self.vote, self.up, self.down)
+        return path_of(rank, (lo, hi), grain, radices_of(self.world.n))
 
     def shard_of(self, rank, lo, hi):
         return self._path(rank, lo, hi)[-1]

@@ -91,6 +91,34 @@ class Spread(Phase):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level(Phase):
+    """The same among groups of `radix` ranks, which are `stride` apart. bytes_of(rank, rank): as of Spread."""
+
+    radix: int
+    stride: int
+    bytes_of: Callable[[int, int], Sequence[int]]
+
+    batch, alike = BATCH, True
+
+    @property
+    def rounds(self):
+        return self.radix - 1
+
+    def sizes(self, rank, k):
+        return self.bytes_of(rank, self._to(rank, k))
+
+    def _to(self, member, k):
+        return self._after(member, 1 + k)
+
+    def _source(self, member, k):
+        return self._after(member, -1 - k)
+
+    def _after(self, member: int, digits: int) -> int:
+        digit = member // self.stride % self.radix
+        return member + ((digit + digits) % self.radix - digit) * self.stride
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ring(Phase):
     """Half of a ring's all-reduce of d values: n - 1 blocks from each rank to the next, each after the one before."""
 
