@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.estimators import Minibatch
 from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.signs import Sign
 from mpisign.algorithms.slots import Estimator, State, Step
 from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
 from mpisign.layout import Group, Layout
 from mpisign.problems import Oracle
+
+
+Estimates = Tensor | list[Tensor] | list[bits.Scattered]  # rows of a matrix, or a vector for each local voter
 
 
 class Channel:
@@ -33,12 +38,12 @@ class Channel:
         self.update_state = like.update_state if like else self.update.init(self.layout)
         self.scaled = self.sign.up().scaled
 
-    def of(self, vectors: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    def of(self, vectors: Estimates) -> Estimates:
         """This channel's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
         where = slice(self.group.lo, self.group.hi)
         return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
 
-    def search(self, v: Tensor) -> int:
+    def search(self, v: Tensor | bits.Scattered) -> int:
         """Index of the first value that is not finite, or -1; `mpisign bench` measures it apart."""
         return bits.first_nonfinite(v)
 
@@ -78,6 +83,8 @@ class Stage:
         # all voters are then asked, and their messages packed, as rows of one matrix
         alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
         self.together = batched and alike
+        # plain signs of plain gradients are packed where the gradients lie, if the oracle can tell where
+        self.in_place = type(algorithm.estimator) is Minibatch and all(type(c.sign) is Sign for c in self.channels)
         self.estimator_rows = like.estimator_rows if like else _rows(algorithm.estimator.init(layout), len(local))
         self.estimator_states = [
             {k: rows[i] for k, rows in self.estimator_rows.items()} | _tables(algorithm.estimator, oracle)
@@ -147,7 +154,7 @@ class Outbox:
     def __init__(
         self,
         channel: Channel,
-        estimates: Tensor | list[Tensor],
+        estimates: Estimates,
         signals: list[tuple],
         states: list[State],
         steps: list[Step],

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mpisign import bits
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
 from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
-from mpisign.engine.stage import Channel, Outbox, Stage
+from mpisign.engine.stage import Channel, Estimates, Outbox, Stage
 from mpisign.engine.timing import Timer
 from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
@@ -62,7 +63,7 @@ class PendingStep:
 
     everyone: Step
     steps: list[Step]  # one a local voter, or only the first one's where all are asked together
-    estimates: Tensor | list[Tensor]
+    estimates: Estimates
     outboxes: list[Outbox]  # one a channel
 
     def at(self, rates: np.ndarray, own_decays: np.ndarray | None) -> "PendingStep":
@@ -214,19 +215,21 @@ class Stepper:
             channel.exchange.open(counting)
         return PendingStep(everyone, steps, estimates, outboxes)
 
-    def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
+    def _estimate_all(self, steps: list[Step]) -> Estimates:
         """v of every local voter: rows of a matrix, or vectors of their own."""
         if not self.stage.together:
             return [self._estimate(i, step) for i, step in enumerate(steps)]
         self.batched.begin(self.t)
         return self.stage.algorithm.estimator.estimate(self.batched, self.x, self.stage.estimator_rows, steps[0])
 
-    def _estimate(self, i: int, step: Step) -> Tensor:
+    def _estimate(self, i: int, step: Step) -> Tensor | bits.Scattered:
         self.oracles[i].begin(step.t)
+        if self.stage.in_place and (gradient := self.oracles[i].gradient_in_place()) is not None:
+            return gradient
         return self.stage.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
     def _open_outbox(
-        self, channel: Channel, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step
+        self, channel: Channel, estimates: Estimates, steps: list[Step], everyone: Step
     ) -> Outbox:
         """What all of a channel's v is needed for; returns what packs and sends its messages."""
         sign, states, steps = channel.sign, channel.sign_states, [channel.step(step) for step in steps]
