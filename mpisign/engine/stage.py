@@ -5,7 +5,6 @@ A channel is what travels one way: the coordinates that vote, and those that are
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +16,8 @@ from mpisign.algorithms.slots import Estimator, State, Step
 from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
 from mpisign.layout import Group, Layout
+from mpisign.parallel.world import World
 from mpisign.problems import Oracle
-
 
 Estimates = Tensor | list[Tensor] | list[bits.Scattered]  # rows of a matrix, or a vector for each local voter
 
@@ -40,6 +39,8 @@ class Channel:
 
     def of(self, vectors: Estimates) -> Estimates:
         """This channel's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
+        if self.group.whole:
+            return vectors
         where = slice(self.group.lo, self.group.hi)
         return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
 
@@ -90,6 +91,11 @@ class Stage:
             {k: rows[i] for k, rows in self.estimator_rows.items()} | _tables(algorithm.estimator, oracle)
             for i, oracle in enumerate(oracles)
         ]
+
+    @property
+    def carrier(self) -> Exchange | World:
+        """Who sends headers, between start_header() and finish_header()."""
+        return self.exchange if self.exchange.carries else self.exchange.world
 
     @property
     def exchange(self) -> Exchange:
@@ -187,14 +193,14 @@ class Outbox:
             exchange.send_chunk(c)
             exchange.progress()
 
-    def search_on(self) -> np.ndarray:
+    def search_on(self) -> list[int]:
         """Searches what is not packed yet; the first bad coordinate of each local voter in x, or -1."""
         for c in self._unsearched:
             for i, *_ in self._work:
                 self._note(i, None, *self._channel.exchange.chunks[c])
         self._unsearched.clear()
         lo = self._channel.group.lo
-        return np.array([index if index < 0 else index + lo for index in self.bad], dtype=np.float64)
+        return [index if index < 0 else index + lo for index in self.bad]
 
     def _note(self, i: int, bad: int | None, lo: int, hi: int) -> None:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""
