@@ -79,7 +79,7 @@ class Span:
 class Group:
     """Coordinates [lo, hi) of x that travel alike, with a layout of their own that starts at 0.
 
-    first: the segment that starts at lo.
+    first: the segment that starts at lo. whole: whether it is all of x.
     """
 
     lo: int
@@ -87,6 +87,7 @@ class Group:
     first: int
     layout: "Layout"
     vote: bool
+    whole: bool = False
 
     @property
     def segments(self) -> slice:
@@ -121,18 +122,23 @@ class Layout:
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._parts: dict[tuple[int, int], np.ndarray] = {}
         self._present: dict[tuple[int, int], Tensor] = {}
+        self._decays: dict[float, np.ndarray] = {}
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """What is voted on and what is averaged, either of which may be missing."""
         groups, kinds = [], [[s for s in self.segments if s.options.vote is vote] for vote in (True, False)]
         if not all(kinds):
-            return (Group(0, self.length, 0, self, bool(kinds[0]) or not kinds[1]),)
+            return (Group(0, self.length, 0, self, bool(kinds[0]) or not kinds[1], whole=True),)
         for segments in kinds:
             own = Layout({s.name: s.shape for s in segments}, {s.name: s.options for s in segments}, self.device)
             lo, first = segments[0].offset, self.segments.index(segments[0])
             groups.append(Group(lo, lo + own.length, first, own, segments[0].options.vote))
         return tuple(groups)
+
+    def part(self, v: Tensor | bits.Scattered, lo: int, hi: int) -> Tensor | bits.Scattered:
+        """Coordinates [lo, hi) of a vector like x, or of rows of such: v itself where these are all."""
+        return v if hi - lo == self.length else v[..., lo:hi]
 
     @cached_property
     def _offsets(self) -> list[int]:
@@ -223,6 +229,12 @@ class Layout:
     def weight_decays(self) -> np.ndarray:
         """The weight decay of every segment's group, float64 (segments,), nan where it has none of its own."""
         return np.array([np.nan if (own := s.options.weight_decay) is None else own for s in self.segments])
+
+    def weight_decays_or(self, default: float) -> np.ndarray:
+        """The same with a default in the place of nan."""
+        if default not in self._decays:
+            self._decays[default] = np.where(np.isnan(self.weight_decays), default, self.weight_decays)
+        return self._decays[default]
 
     def rates(self, lr: float) -> np.ndarray:
         """The learning rate of every segment, float64 (segments,), where the schedule's is lr."""

@@ -43,6 +43,38 @@ def test_pack_parts(v, at, draw, zeros, count):
     assert_same("pack_parts", v, parts, at, zeros, draw, planes(2 if zeros == "abstain" else 1, len(v)))
 
 
+def lying_apart(v, count, seed):
+    """v (d,) with gaps, as a vector and as tensors that lie apart, of any alignment; and the tensors' bounds."""
+    bounds = np.minimum(cut_up(0, len(v), count, seed)[:2], len(v))
+    tensors = [torch.from_numpy(np.r_[np.float32(1), v[lo:hi]])[1:] for lo, hi in bounds.T]
+    flat = np.zeros_like(v)
+    for lo, hi in bounds.T:
+        flat[lo:hi] = v[lo:hi]
+    return flat, bits.Scattered(tensors, bounds, len(v)), bounds
+
+
+@given(
+    vectors(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "abstain"]), pieces,
+    st.integers(0, 2**32), st.sampled_from([0.0, np.nan, -np.inf]), st.integers(0, 4), st.integers(0, 299),
+)  # fmt: skip
+def test_what_lies_apart_is_packed_as_a_vector(v, at, draw, zeros, count, seed, odd, word, end):
+    v[seed % 300 :][:1] = odd
+    flat, apart, bounds = lying_apart(v, count, seed)
+    assert apart.whole().numpy().tobytes() == flat.tobytes()
+    lo, hi = 64 * word, max(min(end, len(v)), min(64 * word, len(v)))
+    for some, part in ((flat, apart), (flat[lo:hi], apart[lo:hi]), (flat[lo:hi][:64], apart[..., lo:hi][:64])):
+        where = at + (0 if some is flat else lo)
+        parts = np.vstack([at + bounds, np.arange(bounds.shape[1])])
+        wanted = planes(2 if zeros == "abstain" else 1, len(some))
+        packed = torch.from_numpy(wanted.copy().view(np.int64))
+        expected = reference.pack_parts(some, parts, where, zeros, draw, wanted)
+        assert bits.pack_parts(part, parts, where, zeros, draw, packed) == expected
+        np.testing.assert_array_equal(packed.numpy().view(np.uint64), wanted)
+        assert bits.first_nonfinite(part) == reference.first_nonfinite(some)
+        for i in range(len(some)):
+            assert np.float32(part[i]).tobytes() == some[i].tobytes()
+
+
 @given(vectors(), origins, draws, st.sampled_from([0.0, 1e-45, 1.0, 1e38]), st.integers(1, 2), pieces)
 def test_pack_stochastic(v, at, draw, radius, count, some):
     assert_same("pack_stochastic", v, radius, at, draw, planes(count, len(v)))
@@ -184,9 +216,15 @@ def test_threads_change_no_bit(three_threads):
         ("add_levels", v, words, table),
     ):
         assert_same(*call, fast=on_tensors)
-    assert bits.first_nonfinite(torch.from_numpy(v)) == -1
-    v[[d - 1, LEAST + 9, LEAST + 7]] = np.nan
-    assert bits.first_nonfinite(torch.from_numpy(v)) == LEAST + 7
+    bounds = np.array([[0, LEAST + 64], [LEAST + 8, d]])
+    apart = bits.Scattered([torch.from_numpy(v[lo:hi]) for lo, hi in bounds.T], bounds, d)
+    parts, packed = np.vstack([640 + bounds, [0, 1]]), torch.zeros((1, len(words[0])), dtype=torch.int64)
+    found = reference.pack_parts(v, parts, 640, "coin", coin, words)
+    assert bits.pack_parts(apart, parts, 640, "coin", coin, packed) == found
+    np.testing.assert_array_equal(packed.numpy().view(np.uint64), words)
+    assert bits.first_nonfinite(torch.from_numpy(v)) == bits.first_nonfinite(apart) == -1
+    v[[d - 1, LEAST + 73, LEAST + 71]] = np.nan
+    assert bits.first_nonfinite(torch.from_numpy(v)) == bits.first_nonfinite(apart) == LEAST + 71
     sums = np.empty(tiles.shape[1])
     reference.tile_sums(v[:40960], tiles[:, :10], True, sums)
     np.testing.assert_array_equal(bits.tile_sums(torch.from_numpy(v), tiles, squares=True)[:10], sums[:10])

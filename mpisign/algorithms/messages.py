@@ -141,8 +141,9 @@ class Direction:
 
         rates: learning rates, float64 (segments,).
         """
-        scales = np.ones(len(rates)) if self.scales is None else self.scales.astype(np.float64)
-        units = scales if self.in_x else rates * scales
+        units = np.ones(len(rates)) if self.in_x else rates
+        if self.scales is not None:
+            units = units * self.scales
         return (units[:, None] * self.levels).astype(np.float32)
 
     def write(self, out: Tensor, layout: Layout) -> None:

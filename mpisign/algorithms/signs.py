@@ -46,7 +46,7 @@ class Sign(Signs):
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         coin, parts = step.coin("zero", self.zeros), step.layout.parts(lo, hi)
-        zeros, bad = bits.pack_parts(signal[..., lo:hi], parts, lo, self.zeros, coin, out)
+        zeros, bad = bits.pack_parts(step.layout.part(signal, lo, hi), parts, lo, self.zeros, coin, out)
         return Packed(zeros=zeros, bad=_from(lo, bad))
 
 

@@ -71,8 +71,9 @@ class Step:
 
     def weight_decays(self, default: float) -> np.ndarray:
         """The weight decay of every segment, float64 (segments,): the group's own, or the update's."""
-        own = self.layout.weight_decays if self.own_decays is None else self.own_decays
-        return np.where(np.isnan(own), default, own)
+        if self.own_decays is None:
+            return self.layout.weight_decays_or(default)
+        return np.where(np.isnan(self.own_decays), default, self.own_decays)
 
 
 class _Stateful:

@@ -43,7 +43,7 @@ class Majority(_Signs):
     ties: str = "coin"
 
     def verdict(self, ballots, scales, state, out, step):
-        if ballots.voters == 1 and ballots.planes is not None and len(out) == len(ballots.planes):
+        if ballots.voters == 1 and ballots.planes is not None and out.shape[0] == ballots.planes.shape[0]:
             out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
             return
         t, coin = ballots.tally, step.coin("tie", self.ties)

@@ -135,7 +135,7 @@ def _spans(trial: DryStepper) -> Iterator[tuple[str, Stopwatch]]:
         ("search for NaN", trial.stage.channels[0], "search"),
         ("pack", slots.sign, "pack"),
         ("post messages", exchange, "send"),
-        ("wait for headers", trial.world, "finish_header"),
+        ("wait for headers", trial.stage.carrier, "finish_header"),
         ("wait for messages", exchange, "receive"),
         ("count and decide", slots.vote, "verdict"),
         ("post verdicts", exchange, "publish"),

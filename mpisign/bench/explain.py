@@ -8,7 +8,15 @@ from mpisign import bits
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import alone
-from mpisign.engine.autotune import RATE, DryStepper, fastest, measure_link, predict
+from mpisign.engine.autotune import (
+    RATE,
+    DryStepper,
+    against_floats,
+    fastest,
+    measure_link,
+    predict,
+    predict_floats,
+)
 from mpisign.exchange import Choice
 from mpisign.exchange.costs import of_method
 from mpisign.layout import Layout
@@ -24,14 +32,18 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
     nanoseconds, saved = work(algorithm, n), 64 * (n - 1) / n - method_bits(algorithm, n)
     gigabits = saved / nanoseconds
     predictions = predict(algorithm, ranks.comm, max(sizes), link, **kwargs)
-    columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in predictions} | {"choice": ""}
+    floats = predict_floats(ranks.comm, max(sizes), link)
+    every = [*predictions, floats]
+    columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in every} | {"choice": "", "faster": ""}
     about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
     table = Table("explain", columns, about | {"pays below Gbit/s": round(gigabits, 1)} | machine())
     for d in sizes:
-        seconds = {p.choice.name: p.at(d) for p in predictions}
-        shown = {f"{name} ms": value * 1e3 for name, value in seconds.items()}
-        table.add(d=d, choice=fastest(predictions, d).choice.name, **shown)
-    for p in predictions:
+        best = fastest(predictions, d)
+        shown = {f"{p.choice.name} ms": p.at(d) * 1e3 for p in every}
+        faster = algorithm.name if best.at(d) <= floats.at(d) else "float32"
+        table.add(d=d, choice=best.choice.name, faster=faster, **shown)
+        say(f"d = {d:,}: {best.choice.name}, {best.at(d) * 1e3:.3g} ms per step{against_floats(best, floats, d)}")
+    for p in every:
         tried = ", ".join(f"{t * 1e3:.3g} ms at {d:,}" for d, t in zip(p.sizes, p.seconds, strict=True))
         say(f"{p.choice.name}: tried {tried}")
     say(f"link: {link}, by an Alltoall of all ranks at once")

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import hosts, in_turns, interfaces
-from mpisign.engine.autotune import RATE, DryStepper, autotune, squares
+from mpisign.engine.autotune import RATE, DryStepper, FloatStep, autotune, squares
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
@@ -55,13 +55,7 @@ def _ours(algorithm: Algorithm, d: int, ranks: Ranks, kwargs: dict) -> tuple[str
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:
-    gradient, total, x = torch.ones(d), torch.empty(d), torch.zeros(d)
-
-    def step():
-        ranks.comm.Allreduce(gradient.numpy(), total.numpy(), MPI.SUM)
-        x.add_(total, alpha=-RATE / ranks.size)
-
-    return {f"{MPI.get_vendor()[0]} float32 Allreduce, SGD step": step}
+    return {f"{MPI.get_vendor()[0]} float32 Allreduce, SGD step": FloatStep(ranks.comm, d).once}
 
 
 def start_gloo(ranks: Ranks) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mpisign.bits import host
 from mpisign.bits.rng import Draw
+from mpisign.bits.scattered import Scattered as Scattered
 from mpisign.bits.sizes import Scheme as Scheme
 from mpisign.bits.sizes import chosen_words as chosen_words
 from mpisign.bits.sizes import kept as kept
@@ -44,8 +45,10 @@ def use_everywhere(kernels: ModuleType | None) -> None:
     _everywhere = kernels
 
 
-def _of(tensor: Tensor) -> ModuleType:
+def _of(tensor: Tensor | Scattered) -> ModuleType:
     """The kernels for a tensor's device. Those of the GPU are compiled by Triton, which not everyone has."""
+    if isinstance(tensor, Scattered):
+        return host
     if _everywhere is not None:
         return _everywhere
     if not tensor.is_cuda:
@@ -73,8 +76,11 @@ def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
     return _of(v).pack(v, at, zeros, draw, planes)
 
 
-def pack_parts(v: Tensor, parts: np.ndarray, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
-    """pack for each part of v (d,), or of each row of v (n, d), where the first bad coordinate stays unknown."""
+def pack_parts(v: Tensor | Scattered, parts: np.ndarray, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
+    """pack for each part of v (d,), or of each row of v (n, d), where the first bad coordinate stays unknown.
+
+    Of a scattered v each part lies in one tensor.
+    """
     return _of(v).pack_parts(v, parts, at, zeros, draw, planes)
 
 
@@ -305,7 +311,7 @@ def add_and_sum(y: Tensor, x: Tensor, factors: np.ndarray, tiles: np.ndarray) ->
     return _of(y).add_and_sum(y, x, factors, tiles)
 
 
-def first_nonfinite(v: Tensor) -> int:
+def first_nonfinite(v: Tensor | Scattered) -> int:
     """Index of the first infinite or NaN value, or -1."""
     return _of(v).first_nonfinite(v)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpisign.bits import cpu
+from mpisign.bits.scattered import Scattered
 from mpisign.bits.sizes import chosen_words, largest_words, two_means_words
 from mpisign.bits.threads import in_slices
 
@@ -39,6 +40,8 @@ def pack(v, at, zeros, draw, planes):
 
 
 def pack_parts(v, parts, at, zeros, draw, planes):
+    if isinstance(v, Scattered):
+        return _pack_scattered(v, parts, at, zeros, draw, _words(planes))
     values, words = v.numpy(), _words(planes)
     if values.ndim > 1:
         return cpu.pack_rows(values, parts, at, zeros, draw, words)
@@ -47,6 +50,14 @@ def pack_parts(v, parts, at, zeros, draw, planes):
         return cpu.pack_parts(values[lo:hi], parts, at + lo, zeros, draw, words[:, _within(lo, hi)])
 
     return _joined(len(values), work)
+
+
+def _pack_scattered(v, parts, at, zeros, draw, words):
+    def work(lo, hi):
+        planes = words[:, _within(lo, hi)]
+        return cpu.pack_scattered(v.places, v.lo + lo, hi - lo, parts, at + lo, zeros, draw, planes)
+
+    return _joined(len(v), work)
 
 
 def pack_scaled_parts(v, scales, parts, at, zeros, draw, planes):
@@ -172,10 +183,13 @@ def add_and_sum(y, x, factors, tiles):
 
 
 def first_nonfinite(v):
-    values = v.numpy()
+    values = None if isinstance(v, Scattered) else v.numpy()
 
     def work(lo, hi):
-        index = cpu.first_nonfinite(values[lo:hi])
+        if values is None:
+            index = cpu.first_nonfinite_scattered(v.places, v.lo + lo, hi - lo)
+        else:
+            index = cpu.first_nonfinite(values[lo:hi])
         return index + lo if index >= 0 else -1
 
     return next((index for index in in_slices(len(v), work) if index >= 0), -1)

@@ -56,6 +56,7 @@ def compile_ahead(voters: int = 2) -> None:
     v, draw = torch.ones(70), Draw((1, 2), 3, 4, 5)
     plus, table = bits.new_planes(2, 2), np.ones(8, dtype=np.float32)
     parts = np.array([[0], [70], [0]])
+    scattered = bits.Scattered([v], parts[:2], len(v))
     # planes as they are, and as part of a wider chunk, which is another type to numba
     rows, wide = torch.ones(2, 70), torch.ones(2, 128)[:, :70]
     for some in (rows, wide):
@@ -70,6 +71,7 @@ def compile_ahead(voters: int = 2) -> None:
             zeros = "abstain" if len(some) == 2 else "plus"
             bits.pack(v, 0, zeros, draw, some)
             bits.pack_parts(v, parts, 0, zeros, draw, some)
+            bits.pack_parts(scattered, parts, 0, zeros, draw, some)
             bits.pack_scaled_parts(v, table, parts, 0, zeros, draw, some)
             bits.pack_stochastic(v, 1.0, 0, draw, some)
             bits.pack_stochastic_parts(v, v, parts, 0, draw, some)
@@ -100,6 +102,7 @@ def compile_ahead(voters: int = 2) -> None:
     bits.tile_sums(v, np.array([[0], [70], [0]]))
     bits.add_and_sum(v, v.clone(), table, np.array([[0], [70], [0]]))
     bits.first_nonfinite(v)
+    bits.first_nonfinite(scattered)
     bits.differing(plus[0], plus[1])
     _compile_messages(draw)
 

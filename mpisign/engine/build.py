@@ -8,6 +8,7 @@ from torch import Tensor
 from mpisign import exchange
 from mpisign.algorithms.method import Method
 from mpisign.bits.rng import Streams
+from mpisign.engine.header import numbers_of
 from mpisign.engine.stepper import Stepper
 from mpisign.engine.timing import Timer
 from mpisign.layout import Layout
@@ -36,6 +37,7 @@ def make_stepper(
     choices: one per stage of the algorithm. oracles, x, weights, timer: as a Stepper takes them. options: chunk,
     progress, reverse, node_size, gpu_aware and staged, as exchange.make_exchanges takes them.
     """
+    headers = [numbers_of(stage, layout) for stage in algorithm.stages]
     with WATCH("the making of the exchanges"):
-        exchanges = exchange.make_exchanges(choices, world, layout, algorithm, **options)
+        exchanges = exchange.make_exchanges(choices, world, layout, algorithm, headers=headers, **options)
     return kind(algorithm, layout, exchanges, world, streams, oracles, x, weights, timer)

@@ -1,39 +1,43 @@
 """What travels beside the messages of a step, and why a step or a run may end by it.
 
 One row per voter, float64: the first coordinate that is not finite or -1; its value, or else a request; the loss; the
-scales of its message, if it has any; and what its estimator tells the updates, if it does.
+scales of its message, if it has any; and what its estimator tells the updates, if it does. An exchange takes the rows
+along with its messages where it can; otherwise the world sends them.
 """
 
 import math
 
 import numpy as np
 
+from mpisign.algorithms.method import Algorithm
 from mpisign.errors import NumericalError
 from mpisign.layout import Layout
 
 FLAGS = 3  # numbers before the scales
 
 
-def first_bad(by_channel: list[np.ndarray]) -> np.ndarray:
+def numbers_of(algorithm: Algorithm, layout: Layout) -> int:
+    """How many numbers a voter's row has."""
+    scales = sum(len(g.layout.segments) for g in layout.groups if algorithm.of(g).sign.up().scaled)
+    return FLAGS + scales + algorithm.estimator.reports
+
+
+def first_bad(by_channel: list[list[int]]) -> list[int]:
     """The first bad coordinate of each voter by those of several channels, in their order; -1 where there is none."""
-    first = by_channel[0]
-    for later in by_channel[1:]:
-        first = np.where(first < 0, later, first)
-    return first
+    return [next((bad for bad in of_voter if bad >= 0), -1) for of_voter in zip(*by_channel, strict=True)]
 
 
-def pack_header(bad: np.ndarray, estimates, request: int, losses, rows_beside: list[list[np.ndarray]]) -> np.ndarray:
+def pack_header(bad: list[int], estimates, request: int, losses, rows_beside: list[list[np.ndarray]]) -> np.ndarray:
     """The rows of the local voters. bad: of each, its first bad coordinate. rows_beside: what follows the flags."""
-    rows = np.zeros((len(bad), FLAGS))
-    rows[:, 0], rows[:, 1], rows[:, 2] = bad, request, losses
-    for i in np.flatnonzero(bad >= 0):
-        rows[i, 1] = float(estimates[i][int(bad[i])])
+    told = [request if first < 0 else float(estimates[i][first]) for i, first in enumerate(bad)]
+    rows = np.array(list(zip(bad, told, losses, strict=True)), dtype=np.float64)
     return np.hstack([rows, *map(np.array, rows_beside)]) if rows_beside else rows
 
 
 def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int) -> None:
     """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite."""
-    if (header[:, 0] < 0).all() and np.isfinite(header[:, 2:]).all():
+    # a sum is finite only if all numbers are, that of a bad coordinate too; else they are looked at one by one
+    if math.isfinite(np.add.reduce(header, axis=None)):
         return
     for voter, (bad, value, loss, *scales) in enumerate(header):
         if bad >= 0:

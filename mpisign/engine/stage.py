@@ -5,17 +5,21 @@ A channel is what travels one way: the coordinates that vote, and those that are
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.estimators import Minibatch
 from mpisign.algorithms.method import Algorithm
+from mpisign.algorithms.signs import Sign
 from mpisign.algorithms.slots import Estimator, State, Step
 from mpisign.engine.timing import Phase
 from mpisign.exchange import Exchange
 from mpisign.layout import Group, Layout
+from mpisign.parallel.world import World
 from mpisign.problems import Oracle
+
+Estimates = Tensor | list[Tensor] | list[bits.Scattered]  # rows of a matrix, or a vector for each local voter
 
 
 class Channel:
@@ -33,12 +37,14 @@ class Channel:
         self.update_state = like.update_state if like else self.update.init(self.layout)
         self.scaled = self.sign.up().scaled
 
-    def of(self, vectors: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    def of(self, vectors: Estimates) -> Estimates:
         """This channel's coordinates of vectors (d,), or of the rows of a matrix (n, d)."""
+        if self.group.whole:
+            return vectors
         where = slice(self.group.lo, self.group.hi)
         return [v[where] for v in vectors] if isinstance(vectors, list) else vectors[..., where]
 
-    def search(self, v: Tensor) -> int:
+    def search(self, v: Tensor | bits.Scattered) -> int:
         """Index of the first value that is not finite, or -1; `mpisign bench` measures it apart."""
         return bits.first_nonfinite(v)
 
@@ -78,11 +84,18 @@ class Stage:
         # all voters are then asked, and their messages packed, as rows of one matrix
         alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
         self.together = batched and alike
+        # plain signs of plain gradients are packed where the gradients lie, if the oracle can tell where
+        self.in_place = type(algorithm.estimator) is Minibatch and all(type(c.sign) is Sign for c in self.channels)
         self.estimator_rows = like.estimator_rows if like else _rows(algorithm.estimator.init(layout), len(local))
         self.estimator_states = [
             {k: rows[i] for k, rows in self.estimator_rows.items()} | _tables(algorithm.estimator, oracle)
             for i, oracle in enumerate(oracles)
         ]
+
+    @property
+    def carrier(self) -> Exchange | World:
+        """Who sends headers, between start_header() and finish_header()."""
+        return self.exchange if self.exchange.carries else self.exchange.world
 
     @property
     def exchange(self) -> Exchange:
@@ -147,7 +160,7 @@ class Outbox:
     def __init__(
         self,
         channel: Channel,
-        estimates: Tensor | list[Tensor],
+        estimates: Estimates,
         signals: list[tuple],
         states: list[State],
         steps: list[Step],
@@ -180,14 +193,14 @@ class Outbox:
             exchange.send_chunk(c)
             exchange.progress()
 
-    def search_on(self) -> np.ndarray:
+    def search_on(self) -> list[int]:
         """Searches what is not packed yet; the first bad coordinate of each local voter in x, or -1."""
         for c in self._unsearched:
             for i, *_ in self._work:
                 self._note(i, None, *self._channel.exchange.chunks[c])
         self._unsearched.clear()
         lo = self._channel.group.lo
-        return np.array([index if index < 0 else index + lo for index in self.bad], dtype=np.float64)
+        return [index if index < 0 else index + lo for index in self.bad]
 
     def _note(self, i: int, bad: int | None, lo: int, hi: int) -> None:
         """Notes the first bad coordinate of a message (or of all of them, as rows), looking for it if nobody did."""

@@ -7,19 +7,21 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from mpisign import bits
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
 from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
-from mpisign.engine.stage import Channel, Outbox, Stage
+from mpisign.engine.stage import Channel, Estimates, Outbox, Stage
 from mpisign.engine.timing import Timer
 from mpisign.errors import NumericalError
 from mpisign.exchange import Exchange
@@ -62,7 +64,7 @@ class PendingStep:
 
     everyone: Step
     steps: list[Step]  # one a local voter, or only the first one's where all are asked together
-    estimates: Tensor | list[Tensor]
+    estimates: Estimates
     outboxes: list[Outbox]  # one a channel
 
     def at(self, rates: np.ndarray, own_decays: np.ndarray | None) -> "PendingStep":
@@ -133,19 +135,19 @@ class Stepper:
                     outbox(c)
             channel.exchange.flush()
         with self.timer("sign"):
-            self.world.start_header(self._headers(pending, request))
+            self.stage.carrier.start_header(self._headers(pending, request))
         self._header = None
         if self.x_before is not None:
             self.x_before.copy_(self.x)
         for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True):
             self._move(channel, outbox, pending, lambda channel=channel: self._agree(channel, check))
-        loss, most = self._mean(self._header[:, 2]), int(self._header[:, 1].max())
+        loss, most = self._mean(self._header[:, 2]), int(max(self._header[:, 1].tolist()))
         for channel in self.stage.channels:
             channel.update.finish(
                 channel.of(self.x), channel.update_state, channel.step(pending.everyone), self.objective
             )
         self.oracles[0].constrain(self.x)
-        zeros, clips = (sum(getattr(outbox, name) for outbox in pending.outboxes) for name in ("zeros", "clips"))
+        zeros, clips = (sum([getattr(outbox, k) for outbox in pending.outboxes]) for k in ("zeros", "clips"))
         self.t += 1
         return Outcome(loss, zeros, clips, most, self.stage)
 
@@ -161,7 +163,7 @@ class Stepper:
 
     def _mean(self, values: np.ndarray) -> float:
         """Weighted mean of one value per voter, added in their order."""
-        return float(np.add.accumulate(values * self.weights)[-1]) / self.world.n
+        return reduce(add, (values * self.weights).tolist()) / self.world.n
 
     def open(self, rates: np.ndarray) -> PendingStep | None:
         """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.needs_whole.
@@ -214,20 +216,20 @@ class Stepper:
             channel.exchange.open(counting)
         return PendingStep(everyone, steps, estimates, outboxes)
 
-    def _estimate_all(self, steps: list[Step]) -> Tensor | list[Tensor]:
+    def _estimate_all(self, steps: list[Step]) -> Estimates:
         """v of every local voter: rows of a matrix, or vectors of their own."""
         if not self.stage.together:
             return [self._estimate(i, step) for i, step in enumerate(steps)]
         self.batched.begin(self.t)
         return self.stage.algorithm.estimator.estimate(self.batched, self.x, self.stage.estimator_rows, steps[0])
 
-    def _estimate(self, i: int, step: Step) -> Tensor:
+    def _estimate(self, i: int, step: Step) -> Tensor | bits.Scattered:
         self.oracles[i].begin(step.t)
+        if self.stage.in_place and (gradient := self.oracles[i].gradient_in_place()) is not None:
+            return gradient
         return self.stage.algorithm.estimator.estimate(self.oracles[i], self.x, self.stage.estimator_states[i], step)
 
-    def _open_outbox(
-        self, channel: Channel, estimates: Tensor | list[Tensor], steps: list[Step], everyone: Step
-    ) -> Outbox:
+    def _open_outbox(self, channel: Channel, estimates: Estimates, steps: list[Step], everyone: Step) -> Outbox:
         """What all of a channel's v is needed for; returns what packs and sends its messages."""
         sign, states, steps = channel.sign, channel.sign_states, [channel.step(step) for step in steps]
         sign.agree(estimates, states, channel.step(everyone))
@@ -244,8 +246,12 @@ class Stepper:
         everyone, x, moving = channel.step(pending.everyone), channel.of(self.x), False
         verdicts = channel.exchange.verdicts(everyone, outbox, agree)
         while True:
-            with self.timer("exchange"), self._drained_behind(channel):
-                direction = next(verdicts, None)
+            with self.timer("exchange"):
+                try:
+                    direction = next(verdicts, None)
+                except NumericalError:
+                    self._drain_behind(channel)
+                    raise
             if direction is None:
                 break
             if (unit := channel.sign.unit(channel.sign_states[0])) is not None:
@@ -261,16 +267,11 @@ class Stepper:
                     for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
                         self.stage.algorithm.estimator.observe(direction, state, step)
 
-    @contextmanager
-    def _drained_behind(self, channel: Channel) -> Iterator[None]:
+    def _drain_behind(self, channel: Channel) -> None:
         """Where a channel's verdicts are refused, waits for what later channels have on their way."""
-        try:
-            yield
-        except NumericalError:
-            behind = self.stage.channels.index(channel) + 1
-            for one in self.stage.channels[behind:] if channel.exchange.collected else ():
-                one.exchange.drain()
-            raise
+        behind = self.stage.channels.index(channel) + 1
+        for one in self.stage.channels[behind:] if channel.exchange.collected else ():
+            one.exchange.drain()
 
     def _headers(self, pending: PendingStep, request: int) -> np.ndarray:
         losses = self.batched.loss if self.stage.together else [oracle.loss for oracle in self.oracles]
@@ -292,7 +293,7 @@ class Stepper:
     def _agree(self, channel: Channel, check: Check | None) -> np.ndarray | None:
         """Waits for all headers, once a step, and returns a channel's scales in them, if any."""
         if self._header is None:
-            self._header = self.world.finish_header()
+            self._header = self.stage.carrier.finish_header()
             try:
                 refuse_nonfinite(self._header[:, : self._header.shape[1] - self._reports], self.layout, self.t)
                 if check:

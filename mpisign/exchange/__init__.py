@@ -1,5 +1,6 @@
 """How messages travel: the exchanges, what they share, and the rules by which one is chosen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpisign.algorithms.formats import Format
@@ -124,12 +125,14 @@ def make_exchanges(
     node_size: int = 0,
     gpu_aware: bool = False,
     staged: bool | None = None,
+    headers: Sequence[int] = (),
 ) -> list[list[Exchange]]:
     """For each stage one exchange per group of the layout; those of one group cut x into the same chunks.
 
     chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. reverse:
     whether the last coordinates of a group travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
     the GPU, after a test. staged: whether words cross to the host first; by default where they lie on a GPU otherwise.
+    headers: for each stage, float64 numbers of a header, which its first exchange takes along if it can.
     """
     engine = None
     if isinstance(world, Mpi):
@@ -138,9 +141,10 @@ def make_exchanges(
         engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
     parts = min((REGISTRY[c.name].parts_of(world.n) for c in chosen if c.name != "local"), default=1)
-    for choice, stage in zip(chosen, algorithm.stages, strict=True):
+    for choice, stage, numbers in zip(chosen, algorithm.stages, headers or [0] * len(chosen), strict=True):
         built.append([])
         for group in layout.groups:
+            header = 0 if built[-1] else numbers
             slots, raw = stage.of(group), any(s.of(group).sign.up().raw for s in algorithm.stages)
             size = coordinates_of(chunk, group.layout.length, raw, parts)
             local = choice.name == "local" and (slots is stage or not engine)
@@ -148,9 +152,9 @@ def make_exchanges(
             arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
             if engine and kind:
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
-                built[-1].append(kind(*arguments, crosses if staged is None else staged))
+                built[-1].append(kind(*arguments, crosses if staged is None else staged, header))
             else:
-                built[-1].append(Local(*arguments, imitates=kind))
+                built[-1].append(Local(*arguments, header=header, imitates=kind))
             built[-1][-1].progress_engine = engine
     return built
 

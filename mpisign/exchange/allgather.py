@@ -1,12 +1,15 @@
 """`allgather`: everyone gets every message and counts all of it.
 
-    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective; of the lengths of messages that vary
+    1. send     Allgather of words: (n-1) * up bits per coordinate, one collective, which takes the headers along where
+                all is packed before any is counted; of the lengths of messages that vary
     2. receive  everyone holds n messages, those that vary by a second Allgather of just so many words; every rank
                 decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 
 For small d, where one latency is all that counts, and for n = 2, where it sends what `sharded` sends.
 """
+
+import math
 
 import numpy as np
 
@@ -32,9 +35,18 @@ class Allgather(Exchange):
         return [Spread("messages", s.n, bytes_of=lambda rank, to: sizes)]
 
     def prepare(self):
-        self._in = self.messages(self.up, self.world.n)
-
-        self._lengths = np.zeros(self.world.n, dtype=np.int64)
+        n, last = self.world.n, self.last_before_header if self.device.type == "cpu" else None
+        shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
+        # a row for each voter: its message, plane by plane, and in the last chunk its header
+        items = [(math.prod(shape), self.header if c == last else 0) for c, shape in enumerate(shapes)]
+        self._rows = self.ring([(n, words + more) for words, more in items], self.up.dtype)
+        pairs = zip(self._rows, items, shapes, strict=True)
+        self._in = [rows[:, :words].unflatten(1, shape).transpose(0, 1) for rows, (words, _), shape in pairs]
+        self._own = [message[:, self.world.rank] for message in self._in]  # where it belongs among all messages
+        self.carries, self._last = last is not None, last
+        if self.carries:
+            self._headers = self._rows[last].numpy()[:, items[last][0] :].view(np.float64)
+        self._lengths = np.zeros(n, dtype=np.int64)
 
     def bytes_a_step(self):
         if self.up.varies:
@@ -42,16 +54,27 @@ class Allgather(Exchange):
         return (self.world.n - 1) * sum(buffer.nbytes for buffer in self._in) // self.world.n, 0
 
     def outgoing(self, voter, c):
-        return self._in[c][:, self.world.rank]  # where it belongs among all messages
+        return self._own[c]
 
     # 1. send
     def send(self, c):
         if self.up.varies:
             self._lengths[self.world.rank] = self.up.length(self.outgoing(0, c))
             self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, self._lengths))
-            return
-        for plane in self._in[c]:
-            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, buffer(plane)))
+        elif c != self._last:
+            self._post(c)
+
+    def _post(self, c):
+        self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, buffer(self._rows[c])))
+
+    def start_header(self, rows):
+        self._headers[self.world.rank] = rows[0]
+        self._post(self._last)
+        self.world.traffic.up += (self.world.n - 1) * rows.nbytes
+
+    def finish_header(self):
+        self.wait(self._last, "Iallgather of messages and headers")
+        return self._headers
 
     # 2. receive
     def has_come(self, c):

@@ -16,6 +16,7 @@ collect.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -78,6 +79,7 @@ class Exchange:
     prefetch = 2  # messages on their way before the first is counted
     shared = 0  # bytes of memory that the ranks of this node share
     progress_engine = None  # what lets messages proceed, where any travel: a progress.ProgressEngine
+    carries = False  # whether it takes headers along: the world's start_header() and finish_header() are then its own
 
     @staticmethod
     def cost(s: costs.Sizes) -> tuple[int, int]:
@@ -94,6 +96,11 @@ class Exchange:
         """Ranks of n that a chunk is cut among at once: a message is such a part of it."""
         return n if cls.sharded else 1
 
+    @staticmethod
+    def header_cost(s: costs.Sizes, size: int) -> int:
+        """Bytes that all ranks together send for their headers of so many bytes each, by formula."""
+        return s.n * (s.n - 1) * size
+
     @classmethod
     def useful(cls, comm, node_size: int) -> bool:
         """Whether "auto" should try it on these ranks. Collective."""
@@ -109,13 +116,14 @@ class Exchange:
         reverse: bool = False,
         node_size: int = 0,
         staged: bool = False,
+        header: int = 0,
     ):
         """chunk: coordinates of a chunk, rounded up to a multiple of 4096. reverse: the last one travels first.
 
         node_size: ranks of a node, where nodes are not the hosts. staged: whether messages and verdicts lie on the
-        host, whatever the layout's device.
+        host, whatever the layout's device. header: float64 numbers of each voter that it may take along.
         """
-        self.world, self.layout, self.vote, self.node_size = world, layout, vote, node_size
+        self.world, self.layout, self.vote, self.node_size, self.header = world, layout, vote, node_size, header
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
         self.up, self.down = up, vote.down(up, world.n)
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
@@ -191,7 +199,7 @@ class Exchange:
         if self.progress_engine:
             self.progress_engine.pause()
 
-    @property
+    @cached_property
     def _waits(self) -> bool:
         """Whether headers must be in before a message is counted.
 
@@ -209,7 +217,7 @@ class Exchange:
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
         self._counting = counting
-        self.world.count_step(self.bytes_a_step(), (0, 0) if self.up.varies else self.method_bits)
+        self.world.count_step(self._bytes_a_step, (0, 0) if self.up.varies else self.method_bits)
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
         self._known = self.before is not None
@@ -339,6 +347,18 @@ class Exchange:
         """Bytes of words or floats that this rank sends in a step, up and down."""
         return 0, 0
 
+    @cached_property
+    def _bytes_a_step(self) -> tuple[int, int]:
+        return self.bytes_a_step()
+
+    def start_header(self, rows: np.ndarray) -> None:
+        """As the world's, of one that carries headers: all messages of initial_chunks are packed."""
+        raise NotImplementedError
+
+    def finish_header(self) -> np.ndarray:
+        """As the world's."""
+        raise NotImplementedError
+
     def drain(self) -> None:
         """Waits for all that is on its way, in a step that ends without moving x."""
         for c in self.initial_chunks[self._absorbed :]:
@@ -418,15 +438,21 @@ class Exchange:
         shape = self.down.shape(coordinates=coordinates)
         return self.array(math.prod(shape), self.down.dtype).view(shape)
 
-    @property
+    @cached_property
     def in_flight(self) -> int:
         """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
         return len(self.chunks) if self.overlapped else self.prefetch
 
-    @property
+    @cached_property
     def initial_chunks(self) -> range:
         """The chunks that travel before any is waited for."""
         return range(min(self.in_flight, len(self.chunks)))
+
+    @cached_property
+    def last_before_header(self) -> int | None:
+        """The chunk with which a header can go, as nothing is packed after it and nothing leaves before the header."""
+        whole = 0 < len(self.chunks) == len(self.initial_chunks) and not self.overlapped
+        return len(self.chunks) - 1 if whole and self.header and not self.up.varies else None
 
     def messages(self, form: Format, *between: int) -> list[Tensor]:
         """A buffer (planes, *between, items) per chunk."""

@@ -7,13 +7,18 @@
     3. publish  verdicts go into shared memory, and by Allgather to other nodes: (N-1)/N bits
     4. collect  everyone sees the whole verdict
 
+Headers lie in the window beside the words where there is one node and all is packed before any is counted.
+
 Nodes may have different numbers of ranks. Ranks of a node wait for each other by flags in shared memory that hold the
 step at which something was last done. Counts and verdicts have a communicator each, since which of them is ready first
 is a matter of time.
 """
 
 import os
+from functools import cached_property
 from itertools import chain, count
+
+import numpy as np
 
 from mpisign import bits
 from mpisign.algorithms.formats import Planes
@@ -61,15 +66,21 @@ class Hierarchical(Exchange):
             Spread("verdicts", s.n, size, bytes_of=lambda node, to: down[:, node]),
         ]
 
+    @staticmethod
+    def header_cost(s, size):
+        """Nothing where headers lie in the memory of the only node."""
+        together = len(s.nodes) == 1 and len(s.chunks) <= _prefetch(s.chunks, s.up)
+        return 0 if together else Exchange.header_cost(s, size)
+
     @classmethod
     def useful(cls, comm, node_size):
         return any(len(members) > 1 for members in nodes_of(comm, node_size).members)
 
     @property
     def prefetch(self):
-        return len(self.chunks) if self.up.planes == 1 else 8
+        return _prefetch(self.chunks, self.up)
 
-    @property
+    @cached_property
     def _nodes(self):
         return nodes_of(self.world.comm, self.node_size)
 
@@ -83,6 +94,8 @@ class Hierarchical(Exchange):
             [self._words(c, self._share(k, *self.chunks[c])) for k in range(len(nodes.members))] for c in chunks
         ]
         self._own_share = [share[nodes.index] for share in self._shares]
+        self._last = None if self._several else self.last_before_header
+        self.carries = self._last is not None
         self._allocate(self._planes[nodes.index])
         self._own = [self.verdict_of(hi - lo) for lo, hi, _ in self.shards]
         self._turn = 0
@@ -100,14 +113,23 @@ class Hierarchical(Exchange):
         came = [(sum(self._planes) * w,) for w in shares] if self._several else []
         verdicts = [(self.down.planes, w) for w in words]
         sizes = [self.held(shapes) for shapes in (messages, counts, came)] + [[p * w for p, w in verdicts]]
-        self._window = Shared(self.world.comm, self._nodes.node, list(chain(*sizes)), 5 * len(words) * self._g)
+        headers = 2 * self._g * self.header if self.carries else 0
+        flags = 5 * len(words) * self._g
+        self._window = Shared(self.world.comm, self._nodes.node, [*chain(*sizes), headers], flags)
         if self.layout.device.type != "cpu":
             pin(self, self._window.whole)
         arrays = iter(self._window.arrays)
         messages_held, counts_held, came_held, whole = ([next(arrays) for _ in part] for part in sizes)
         self._messages = self.cut_into(messages_held, messages)
+        self._out = [message[:, self._local] for message in self._messages]
         self._counts, self._came = self.cut_into(counts_held, counts), self.cut_into(came_held, came)
         self.decided = [flat.view(shape) for flat, shape in zip(whole, verdicts, strict=True)]
+        # this rank's share of all messages, and of the verdict
+        words = [slice(*self._words(c, self.shards[c][:2])) for c in range(len(self.chunks))]
+        self._share_of = [message[:, :, w] for message, w in zip(self._messages, words, strict=True)]
+        self._decided_here = [whole[:, w] for whole, w in zip(self.decided, words, strict=True)]
+        # of two steps: who is ahead may send its next header before others have read this one, but no later one
+        self._headers = next(arrays).numpy().view(np.float64).reshape(2, self._g, -1)
 
     def shard_of(self, rank, lo, hi):
         index, members = next((k, m) for k, m in enumerate(self._nodes.members) if rank in m)
@@ -138,19 +160,31 @@ class Hierarchical(Exchange):
             # of a single node, others may still be reading what is about to be packed over
             before = c - self.in_flight
             self._until(lambda: self._raised(DECIDED, before), f"the node's verdicts on chunk {before}")
-        return self._messages[c][:, self._local]
+        return self._out[c]
 
     # 1. send
     def send(self, c):
+        if c != self._last:
+            self._tell(c)
+
+    def _tell(self, c):
         self._raise(PACKED, c)
         self._sent = c + 1
+
+    def start_header(self, rows):
+        self._headers[self._turn % 2, self._local] = rows[0]
+        self._tell(self._last)
+
+    def finish_header(self):
+        self._until(lambda: self._counted > self._last, "the node's words and headers")
+        return self._headers[self._turn % 2].copy()
 
     # 2. receive
     def receive(self, c):
         self._until(lambda: self._counted > c, f"the node's words of chunk {c}")
         lo, hi, _ = shard = self.shards[c]
         if not self._several:
-            return Ballots(*shard, self.world.n, planes=self._messages[c][:, :, slice(*self._words(c, (lo, hi)))])
+            return Ballots(*shard, self.world.n, planes=self._share_of[c])
         self._until(lambda: self._raised(CAME, c, 1), f"the counts of chunk {c} from other nodes")
         return Ballots(*shard, self.world.n, counted=self._added_up(c, self._words(c, (lo, hi))))
 
@@ -195,7 +229,7 @@ class Hierarchical(Exchange):
 
     # 3. publish
     def publish(self, c):
-        self.decided[c][:, slice(*self._words(c, self.shards[c][:2]))] = self._own[c]
+        self._decided_here[c].copy_(self._own[c])
         self._raise(DECIDED, c)
         self._advance()
 
@@ -262,6 +296,7 @@ class Hierarchical(Exchange):
         return (kind * len(self.chunks) + c) * self._g
 
     def _until(self, ready, what):
+        self._work()
         if ready():
             return
         with self.world.watch(what):
@@ -286,9 +321,16 @@ class Hierarchical(Exchange):
         return self._window.nbytes
 
     def close(self):
-        for some in (self._messages, self._counts, self._came, self.decided):
+        views = (self._out, self._share_of, self._decided_here)
+        for some in (self._messages, self._counts, self._came, self.decided, *views):
             some.clear()
+        del self._headers
         self._window.close()
+
+
+def _prefetch(chunks, up):
+    """Messages on their way before the first is counted: of more planes than one, what memory allows."""
+    return len(chunks) if up.planes == 1 else 8
 
 
 def _places(sizes):

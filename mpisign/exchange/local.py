@@ -17,9 +17,9 @@ class Local(Exchange):
     name = "local"
     raw = True
 
-    def __init__(self, *arguments, imitates: type[Exchange] | None = None):
+    def __init__(self, *arguments, imitates: type[Exchange] | None = None, **options):
         self.imitates = imitates
-        super().__init__(*arguments)
+        super().__init__(*arguments, **options)
 
     @property
     def prefetch(self):
@@ -28,14 +28,17 @@ class Local(Exchange):
 
     def prepare(self):
         self._messages = self.messages(self.up, len(self.world.local))
+        self._of_voters = [message.unbind(1) for message in self._messages]
         sizes = Sizes(self.chunks, self.up, self.down, self.vote, self.world.n, self.node_size)
         self._bytes = self.imitates.cost(sizes) if self.imitates else (0, 0)
+        self._header_bytes = self.imitates.header_cost(sizes, 8 * self.header) if self.imitates else 0
+        self.carries = self.imitates is not None and bool(self.header)
 
     def bytes_a_step(self):
         return self._bytes
 
     def outgoing(self, voter, c):
-        return self._messages[c][:, voter]
+        return self._of_voters[c][voter]
 
     def outgoing_rows(self, c: int) -> Tensor:
         """The buffer (planes, n, items) for the messages of all voters in chunk c."""
@@ -43,6 +46,13 @@ class Local(Exchange):
 
     def send(self, c):
         pass
+
+    def start_header(self, rows):
+        self._headers = rows
+        self.world.traffic.up += self._header_bytes
+
+    def finish_header(self):
+        return self._headers
 
     def receive(self, c):
         if self.up.varies:

@@ -113,7 +113,7 @@ class Shared:
         self._window.Sync()
         node.Barrier()
         self._window.Sync()
-        self._flags = words[: ends[0]].reshape(flags, LINE)[:, 0]
+        self._flags = memoryview(words[: ends[0]].reshape(flags, LINE)[:, 0])
         self.whole = torch.from_numpy(words)
         self.arrays: list[Tensor] = [self.whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
         if not _open:
@@ -128,7 +128,7 @@ class Shared:
 
     def raised(self, first: int, count: int, value: int) -> bool:
         """Whether all of `count` flags stand at a value or beyond; what was written before them is then seen."""
-        if self._flags[first : first + count].min() < value:
+        if min(self._flags[first : first + count]) < value:
             return False
         self._window.Sync()
         return True

@@ -3,11 +3,12 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign import bits
 from mpisign.errors import MpisignError, UsageError
 from mpisign.layout import Layout
 from mpisign.optim.buffers import to_save
@@ -43,6 +44,7 @@ class Gradients:
         self._missed: tuple[int, ...] = ()  # those that were missing when it was last asked why
         self._of_model = {id(p) for p in named.model.parameters()} if named.model else set()
         self._views: dict[int, list[Tensor]] = {}
+        self._bounds = np.array([(s.offset, s.end) for s in layout.segments], dtype=np.int64).reshape(-1, 2).T
         self._generator: list[Tensor] | None = None
 
     @property
@@ -76,6 +78,17 @@ class Gradients:
         self.fault = self.fault or self._fault_of_gradients()
         return returned
 
+    def gradient_in_place(self) -> bits.Scattered | None:
+        """What backward left in p.grad, where it lies; None where it is to be copied, scaled, or filled up with zeros.
+
+        A kernel can read what is contiguous, on the CPU.
+        """
+        plain = self.fault is None and not self.missing and self.scale == 1.0 and self.x.device.type == "cpu"
+        grads = self._present if plain else []
+        if not grads or not all(g.dtype == torch.float32 and g.is_contiguous() for g in grads):
+            return None
+        return bits.Scattered(grads, self._bounds, self.layout.length)
+
     def gradient(self, x: Tensor, out: Tensor, again: bool = False) -> None:
         """The gradient at x, which is p.grad, or at another point of the same batch, written to out (flat)."""
         if self.fault is not None:
@@ -94,16 +107,20 @@ class Gradients:
         self.missing = tuple(k for k, grad in enumerate(self.grads) if grad is None)
 
     def _copy(self, out: Tensor) -> None:
-        views, grads = self.views(out), self.grads
+        views = self.views(out)
         if self.missing:
-            present = [k for k, grad in enumerate(grads) if grad is not None]
             for k in self.missing:
                 views[k].zero_()
-            views, grads = [views[k] for k in present], [grads[k] for k in present]
+            views = [view for view, grad in zip(views, self.grads, strict=True) if grad is not None]
         if views:
-            torch._foreach_copy_(views, cast(list[Tensor], grads))
+            torch._foreach_copy_(views, self._present)
         if self.scale != 1.0:
             out.mul_(self.scale)
+
+    @property
+    def _present(self) -> list[Tensor]:
+        """The gradients that are there."""
+        return [grad for grad in self.grads if grad is not None]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The segments of a flat vector, in order; made once."""

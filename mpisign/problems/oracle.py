@@ -67,6 +67,10 @@ class Oracle:
         """Turns to step t; gradients asked for from now on are of its batch."""
         self._t = t
 
+    def gradient_in_place(self) -> bits.Scattered | None:
+        """The gradient of this step's batch where it lies; None, as problems write it into a flat vector."""
+        return None
+
     def gradient(self, x: Tensor, out: Tensor, again: bool = False, batches: int = 1) -> None:
         """The gradient of this step's batch at x (flat), written to out (flat).
 

@@ -149,6 +149,26 @@ def test_factors_of_several_matrices_are_the_same(comm, compare, hyper):
     compare(setup, setup.algorithm("powersgd", **hyper), "dense", 6, LONG)
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", ["signsgd-mv", "dist-ef-signsgd", "signsgd-free"])
+@pytest.mark.parametrize("name", WORDS)
+def test_headers_go_with_messages_that_are_packed_before_any_is_counted(comm, everywhere, name, algorithm):
+    setup, n = Setup(Wide(), comm.Get_size()), comm.Get_size()
+    able = {LONG: ("allgather", "hierarchical"), SHORT: ("hierarchical",)}  # of many chunks allgather holds two
+    for (chunk, carriers), node_size in itertools.product(able.items(), (0, n - 1)):
+        rule = ("abstain", "zero") if chunk == SHORT else ("coin", "coin")
+        chosen = setup.algorithm(algorithm, *rule, **TABLE[algorithm].hyper)
+        stepper = setup.stepper(chosen, name, comm, chunk=chunk, node_size=node_size)
+        by = stepper.exchange.name  # hierarchical leaves to sharded what does not add up
+        carried = by in carriers and (by == "allgather" or not node_size)
+        everywhere((stepper.stage.carrier is stepper.exchange) == carried, f"{name}, chunks of {chunk} bytes")
+        for t in range(12):
+            time.sleep(np.random.default_rng([t, comm.Get_rank()]).choice([0.0, 0.0, 1e-3]))  # some run ahead
+            stepper.step(0.01, request=1000 * t + stepper.world.rank)
+            everywhere((stepper._header[:, 1] == 1000 * t + np.arange(n)).all(), f"requests: {stepper._header}")
+        stepper.close()
+
+
 @pytest.mark.mpi(min_size=3)
 def test_a_node_sends_its_counts_and_its_share(comm, everywhere):
     """(w(g) + 1)(N-1)/N bits a coordinate and node, for N nodes of g ranks each: what its first rank sends."""

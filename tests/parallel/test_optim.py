@@ -92,6 +92,41 @@ def test_the_bits_of_the_application(comm, everywhere, name, hyper):
     everywhere(digests_of(loop) == expected, f"{name} in a loop")
 
 
+ODD = {
+    "": lambda loop: None,
+    "transposed": lambda loop: turn(loop.parameters["layer0.weight"]),
+    "missing": lambda loop: setattr(loop.parameters["layer1.bias"], "grad", None),
+}
+
+
+def turn(p):
+    p.grad = p.grad.t().contiguous().t()
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("how", [{}, {"zeros": "abstain"}, {"exchange": "allgather"}, {"dense_steps": 2}], ids=str)
+def test_gradients_are_packed_where_they_lie(comm, everywhere, monkeypatch, how, odd):
+    """With the bits of a copy, which is made where one is missing, its memory is not in order, or floats travel."""
+    found, read = [], []
+    for in_place in (False, True):
+        loop = Loop(comm)
+        loop.make("signsgd-mv", **how)
+        if not in_place:
+            monkeypatch.setattr(loop.optimizer.gradients, "gradient_in_place", lambda: None)
+        digests = []
+        for _ in range(STEPS):
+            loop.closure()
+            ODD[odd](loop)
+            loop.optimizer.step()
+            loop.t += 1
+            digests.append(loop.digest())
+        found.append(digests)
+        g = loop.optimizer.stepper.stages[-1].estimator_states[0]["g"]
+        read.append(bool(g.any()) if "dense_steps" not in how else None)
+    everywhere(found[0] == found[1], f"the bits of a copy: {found}")
+    everywhere(read[0] is not False and read[1] in (bool(odd), None), f"g was filled: {read}")
+
+
 @pytest.mark.parametrize("dense", [False, True], ids=["all vote", "biases averaged"])
 @pytest.mark.parametrize(("name", "hyper"), [a for a in ALGORITHMS if a[0] not in ("ssvr-mv",)], ids=str)
 def test_overlap_changes_no_bit(comm, everywhere, name, hyper, dense):
@@ -180,7 +215,8 @@ def test_groups_have_rates_decays_and_averages(comm, everywhere):
 
 def test_schedulers_and_statistics(comm, everywhere):
     loop = Loop(comm)
-    optimizer = loop.make("signsgd-mv", zeros="coin", ties="coin")
+    # ranks that share memory need send nothing
+    optimizer = loop.make("signsgd-mv", zeros="coin", ties="coin", exchange="sharded")
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     before = loop.parameters["layer0.weight"].detach().clone()
     loop.step()
@@ -283,9 +319,10 @@ FAULTS = [
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("spoil", "kind", "words"), FAULTS, ids=[f[0].__name__ for f in FAULTS])
-def test_a_fault_on_one_rank_is_told_on_all(comm, everywhere, spoil, kind, words, overlap):
+@pytest.mark.parametrize("name", ["signum-mv", "signsgd-mv"])  # gradients are copied, or packed where they lie
+def test_a_fault_on_one_rank_is_told_on_all(comm, everywhere, spoil, kind, words, overlap, name):
     loop = Loop(comm)
-    loop.make("signum-mv", overlap=overlap)
+    loop.make(name, overlap=overlap)
     loop.step()
     if overlap and loop.n > 1 and spoil is spoil_nan:
         return  # a gradient that is changed after backward is told as such; see below

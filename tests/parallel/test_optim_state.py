@@ -96,7 +96,7 @@ def test_rates_that_differ_are_one_error_that_names_them(comm, everywhere, overl
     for name, value in (("lr", 0.25), ("weight_decay", 0.125)):
         model, optimizer = made(comm, overlap=overlap)
         go_on(model, optimizer, 2)
-        width, before = optimizer.stepper.world._header.shape[1], model[0].weight.detach().clone()
+        width, before = optimizer.stepper._header.shape[1], model[0].weight.detach().clone()
         everywhere(width == 3, "the header is as wide as without")
         if rank == last:
             optimizer.param_groups[0][name] = value

@@ -26,7 +26,7 @@ class Descent(Update):
             return
         lo, hi = direction.lo, direction.hi
         tables, decays = direction.tables(step.rates * self.factor), step.decays(self.weight_decay)
-        bits.apply(x[lo:hi], direction.planes, step.layout.parts(lo, hi), lo, tables, decays)
+        bits.apply(step.layout.part(x, lo, hi), direction.planes, step.layout.parts(lo, hi), lo, tables, decays)
 
 
 @dataclass(frozen=True)

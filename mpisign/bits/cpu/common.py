@@ -6,7 +6,9 @@ These are inlined into the kernels.
 import math
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import carray, njit, uint32, uint64
+
+from mpisign.bits.cpu.vectors import pointer
 
 RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")  # alike to a kernel: they differ in the draw
@@ -59,6 +61,12 @@ def coin_word(word, c, negate):
 def within(parts, k, at, length):
     """Where part k lies in a vector of that length that starts at coordinate `at`; empty where it lies outside."""
     return max(parts[0, k] - at, 0), min(parts[1, k] - at, length)
+
+
+@njit(inline="always")
+def piece(places, k, lo, hi):
+    """Coordinates lo to hi - 1 of a scattered vector, which lie in its k-th tensor; see Scattered.places."""
+    return carray(pointer(uint64(places[2, k] + 4 * lo)), hi - lo, np.float32)
 
 
 @njit(inline="always")

@@ -4,12 +4,12 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.cache import cached_njit
-from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, within
+from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, piece, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
 
 __all__ = [
     "add_and_sum", "add_levels", "add_normal", "add_normal_rows", "add_signed", "apply", "blend", "first_nonfinite",
-    "tile_maxima", "tile_sums", "uniform_rows",
+    "first_nonfinite_scattered", "tile_maxima", "tile_sums", "uniform_rows",
 ]  # fmt: skip
 
 
@@ -203,3 +203,18 @@ def _search(v, lo, hi):
 
 def first_nonfinite(v):
     return int(find_nonfinite(v))
+
+
+@cached_njit
+def _find_scattered(places, start, length):
+    for k in range(places.shape[1]):
+        lo, hi = within(places, k, start, length)
+        if lo < hi:
+            found = find_nonfinite(piece(places, k, start + lo, start + hi))
+            if found >= 0:
+                return lo + found
+    return -1
+
+
+def first_nonfinite_scattered(places, start, length):
+    return int(_find_scattered(places, start, length))

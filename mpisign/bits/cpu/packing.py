@@ -16,6 +16,7 @@ from mpisign.bits.cpu.common import (
     coin_word,
     counter_of,
     earlier,
+    piece,
     within,
 )
 from mpisign.bits.cpu.moving import add_signs, find_nonfinite
@@ -31,8 +32,8 @@ from mpisign.bits.cpu.vectors import (
 )
 
 __all__ = [
-    "pack", "pack_parts", "pack_rows", "pack_scaled_parts", "pack_stochastic", "pack_stochastic_parts",
-    "pack_stochastic_rows",
+    "pack", "pack_parts", "pack_rows", "pack_scaled_parts", "pack_scattered", "pack_stochastic",
+    "pack_stochastic_parts", "pack_stochastic_rows",
 ]  # fmt: skip
 
 
@@ -101,6 +102,21 @@ def _pack_parts(v, parts, at, rule, counter, negate, planes):
 
 
 @cached_njit
+def _pack_scattered(places, start, length, parts, at, rule, counter, negate, planes):
+    """_pack_parts of coordinates start to start + length - 1 of a scattered vector, a part lying in one tensor."""
+    zeros, bad, t = uint64(0), -1, 0
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, length)
+        if lo < hi:
+            while places[1, t] <= start + lo:
+                t += 1
+            v, words = piece(places, t, start + lo, start + hi), planes[:, lo // 64 : (hi + 63) // 64]
+            packed = _pack(v, (at + lo) // 64, rule, counter, negate, words)
+            zeros, bad = zeros + packed[0], earlier(bad, packed[1], lo)
+    return zeros, bad
+
+
+@cached_njit
 def _pack_rows(v, parts, at, rule, counter, negate, planes):
     zeros, own = uint64(0), counter.copy()
     for r in range(v.shape[0]):
@@ -123,6 +139,10 @@ def pack(v, at, zeros, draw, planes):
 
 def pack_parts(v, parts, at, zeros, draw, planes):
     return _plain(_pack_parts(v, parts, at, *_coin(zeros, draw), planes))
+
+
+def pack_scattered(places, start, length, parts, at, zeros, draw, planes):
+    return _plain(_pack_scattered(places, start, length, parts, at, *_coin(zeros, draw), planes))
 
 
 def pack_rows(v, parts, at, zeros, draw, planes):

@@ -116,6 +116,12 @@ def operation(result, *parameters, number=False):
     return decorate
 
 
+@operation(types.voidptr, ADDRESS)
+def pointer(b, address):
+    """An address as a pointer, which numba.carray makes an array of."""
+    return b.inttoptr(address, ir.IntType(8).as_pointer())
+
+
 # 64 floats -> a word
 
 
