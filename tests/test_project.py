@@ -20,7 +20,7 @@ from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, candidates, coordinates_of
 from mpisign.exchange.costs import Sizes, chunks_of
 from mpisign.exchange.schedule import Doubling, halving_doubling, ring
-from tests.running import BIN, run
+from tests.running import BIN, ROOT, run
 
 assert zoo
 pytestmark = pytest.mark.timeout(60)
@@ -275,6 +275,25 @@ def test_links_are_read_as_they_are_told():
     assert LinkModel.parse(str(link)) == link
     with pytest.raises(ValueError):
         LinkModel.parse("fast")
+
+
+def test_the_picture_and_its_table(tmp_path):
+    about = {"algorithm": "signsgd-mv", "d": 10**6, "topology": "star", "node size": 1, "link Gbit/s": 1.0}
+    table = Table("projection", project.COLUMNS, about | {"latency us": 25.0, "gradient s": 0.1})
+    for nodes in (8, 64):
+        for name, step in (("sharded", 101.0), (RING, 130.0)):
+            row = {"nodes": nodes, "exchange": name, "step ms": step, "+-": 0.5, "speed-up": nodes * 100 / step}
+            table.add(**row, **{"faster than ring": 30 / (step - 100)})
+    save(tmp_path / "p.h5", [table])
+    script, picture = ROOT / "analysis/projection.py", tmp_path / "p.png"
+    ended = run(BIN / "python", script, tmp_path / "p.h5", tmp_path / "p.h5", "--output", picture)
+    assert ended.code == 0, ended.err
+    assert picture.stat().st_size > 10_000
+    assert "| star, 1 Gbit/s, 25 us | 64 | sharded | 101 | 0.5 | - | - | 30 |" in (tmp_path / "p.md").read_text()
+    save(tmp_path / "other.h5", [Table("exchanges", {"n": ""})])
+    refused = run(BIN / "python", script, tmp_path / "other.h5", "--output", picture)
+    assert refused.code == 2
+    assert "no table 'projection' of mpisign bench --output, but: exchanges" in refused.err
 
 
 # With SimGrid

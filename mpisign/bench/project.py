@@ -5,8 +5,8 @@ is counted: kernels per coordinate, and a part of a microsecond for each message
 of the shorter of the two hides behind the longer; the sums of float32 hide nothing, as `mpisign bench peers` has them.
 
 Where there are too many messages to simulate, the shifts of an Alltoall (each sends to the rank so many further) are
-sampled. A shift is then simulated alone, with the part of the latency that it bears where a batch of them travels
-together, and all of them take n - 1 times as long.
+sampled: k of the 32 of a batch, evenly spaced, travel at once, with k/32 of the latency, and all take (n - 1)/k times
+as long. Batches begin at random.
 """
 
 import math
@@ -31,7 +31,7 @@ from mpisign.exchange.schedule import Doubling, Phase, halving_doubling, ring
 from mpisign.layout import WORD
 
 RING, HALVING = "float32 ring", "float32 halving-doubling"
-FLOWS = 1 << 12  # messages on their way together that are simulated as they are
+FLOWS = 1 << 11  # messages on their way together that are simulated as they are
 FASTER = 8  # the link of a second simulation, which tells what no bandwidth shortens
 COLUMNS = {
     "nodes": ",d", "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
@@ -174,26 +174,28 @@ class Simulator:
         if not sampled or all(p.same for p in sampled):
             return [list(range(self.sampling.shifts))] if sampled else [[]]
         generator, rounds = np.random.default_rng(self.sampling.seed), sampled[0].rounds
-        size = min(self.sampling.shifts, rounds)
-        return [generator.choice(rounds, size, replace=False).tolist() for _ in range(self.sampling.samples)]
+        batch = min(sampled[0].batch, rounds)
+        places = np.arange(min(self.sampling.shifts, batch)) * batch // min(self.sampling.shifts, batch)
+        starts = generator.choice(rounds, min(self.sampling.samples, rounds), replace=False)
+        return [((start + places) % rounds).tolist() for start in starts]
 
     def _sample(self, label: str, phases: list[Phase], rounds: list[int], n: int, node_size: int, faster=1.0) -> float:
         if not phases:
             return 0.0
-        together = 1 if phases[0].same else min(phases[0].batch, phases[0].rounds)
-        parts = [(p, rounds) for p in phases]
-        took = self._time(label, parts, n, node_size, faster, together)
-        return took * phases[0].rounds / len(rounds)
+        batch, parts = phases[0].batch, [(p, rounds) for p in phases]
+        # seconds are to be as many times fewer than those of all rounds as there are fewer rounds
+        latency = self.network.latency * min(batch, len(rounds)) / min(batch, phases[0].rounds)
+        return self._time(label, parts, n, node_size, faster, latency) * phases[0].rounds / len(rounds)
 
     def _time(
-        self, label: str, parts: list[Part], n: int, node_size: int, faster: float = 1.0, together: int = 0
+        self, label: str, parts: list[Part], n: int, node_size: int, faster: float = 1.0, latency: float | None = None
     ) -> float:
-        """together: of rounds that are simulated apart, as many as would share one latency; 0 to take all as it is."""
+        """latency: of a sample, in place of the network's."""
         network, nodes = self.network, -(-n // node_size)
         pairs = max(p.members * min(p.batch, len(rounds)) * len(p.sizes(0, rounds[0])) for p, rounds in parts)
         traffic = Traffic(
             tuple(parts), n, node_size, topology(network.topology, nodes), network.bandwidth * faster,
-            network.latency / max(together, 1), joined=bool(together) or pairs > FLOWS, apart=bool(together),
+            network.latency if latency is None else latency, joined=latency is not None or pairs > FLOWS,
         )  # fmt: skip
         self.said(f"{label}: {n:,} ranks on {nodes:,} nodes")
         if self.kept:

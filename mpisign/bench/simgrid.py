@@ -8,7 +8,9 @@ imports nor needs it. GOAL is the same trace for LogGOPSim and ATLAHS.
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +45,6 @@ class Traffic:
     """What is simulated at once: rounds of phases among n ranks, node_size to a node, on a network.
 
     bandwidth, latency: of each link. joined: whether messages of one rank to another that travel together are one.
-    apart: whether each round is waited for before the next, whatever the phase says.
     """
 
     parts: tuple[Part, ...]
@@ -53,13 +54,12 @@ class Traffic:
     bandwidth: float
     latency: float
     joined: bool = False
-    apart: bool = False
 
-    def batches(self, part: Part) -> Iterator[Sequence[int]]:
-        """The rounds that are posted together, before all of them are waited for."""
-        phase, rounds = part
-        size = 1 if self.apart else phase.batch
-        return (rounds[k : k + size] for k in range(0, len(rounds), size))
+
+def batches(part: Part) -> Iterator[Sequence[int]]:
+    """The rounds that are posted together, before all of them are waited for."""
+    phase, rounds = part
+    return (rounds[k : k + phase.batch] for k in range(0, len(rounds), phase.batch))
 
 
 def received(phase: Phase, rank: int, rounds: Iterable[int], joined: bool) -> Iterator[tuple[int, int]]:
@@ -87,7 +87,7 @@ def trace(traffic: Traffic) -> Iterator[str]:
     for rank in range(traffic.n):
         yield f"{rank} init\n"
         for tag, part in enumerate(traffic.parts):
-            for rounds in traffic.batches(part):
+            for rounds in batches(part):
                 yield from _posted(traffic, part[0], tag, rank, rounds)
         yield f"{rank} finalize\n"
 
@@ -105,7 +105,7 @@ def goal(traffic: Traffic) -> Iterator[str]:
         yield f"rank {rank} {{\nl0: calc 0\n"
         last = 0
         for tag, part in enumerate(traffic.parts):
-            for rounds in traffic.batches(part):
+            for rounds in batches(part):
                 arguments = (part[0], rank, rounds, traffic.joined)
                 posts = [f"recv {size}b from {other} tag {tag}" for other, size in received(*arguments)]
                 posts += [f"send {size}b to {other} tag {tag}" for other, size in sent(*arguments)]
@@ -171,21 +171,31 @@ def seconds(traffic: Traffic, limit: float) -> float:
 
 def run(command: list[str], folder: Path, limit: float) -> float:
     """What smpirun says of the trace in a folder, in seconds of a network that is not slowed down."""
+    code, said = _ended(command, folder, limit)
+    found = TIME.findall(said)
+    if code or not found:
+        told = " / ".join(said.strip().splitlines()[-3:])
+        raise MpisignError(f"{PROGRAM} ended with {code} and no time: {told}")
+    return max(map(float, found)) / SLOWER
+
+
+def _ended(command: list[str], folder: Path, limit: float) -> tuple[int, str]:
+    """The exit code and the output of a command, which ends with this process, whatever ends it."""
+    # smpirun is a script, whose simulator would live on: so all of its group is ended, by TERM too
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
         said, _ = process.communicate(timeout=limit)
+        return process.returncode, said
     except BaseException as error:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise UsageError(
-                f"{PROGRAM} did not end within --limit {limit:g} s; raise it, or simulate fewer nodes or --shifts"
+                f"{PROGRAM} did not end within --limit {limit:g}s; raise it, or simulate fewer nodes or --shifts"
             ) from None
         raise
-    found = TIME.findall(said)
-    if process.returncode or not found:
-        told = " / ".join(said.strip().splitlines()[-3:])
-        raise MpisignError(f"{PROGRAM} ended with {process.returncode} and no time: {told}")
-    return max(map(float, found)) / SLOWER
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -46,6 +46,7 @@ SIMULATION = several(
 CHECK = several(
     click.option("--check", "measured", multiple=True, type=click.Path(path_type=Path),
                  help="A file of bench exchange --output, whose times are to be foretold; more than once."),
+    click.option("--check-size", type=float, help="Only rows of so many coordinates."),
     click.option("--check-link", help="The links of those runs; by default as they measured them."),
     click.option("--check-latency", help="The same of their latency, which on a loaded host is mostly waiting."),
     click.option("--check-free", "free", multiple=True, type=click.Path(path_type=Path),
@@ -61,7 +62,7 @@ CHECK = several(
 @WORK
 @SIMULATION
 @CHECK
-def project_command(job, names, counts, kept, goal, output, measured, free, check_link, check_latency, **options):
+def project_command(job, names, counts, kept, goal, output, measured, free, **options):
     """Simulates the messages of a step on thousands of nodes, beside float32 all-reduces: needs SimGrid's smpirun.
 
     JOB is a job or a run file, whose algorithm and number of coordinates are taken. With --check alone nothing is
@@ -91,7 +92,7 @@ def project_command(job, names, counts, kept, goal, output, measured, free, chec
     simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
     tables = []
     if measured:
-        tables.append(_check(measured, free, check_link, check_latency, names, work, simulator))
+        tables.append(_check(measured, free, names, work, simulator, options))
     if job or options["size"]:
         subject, names = _subject(job, names, options)
         checked = errors(tables[0]) if tables else {}
@@ -221,21 +222,24 @@ def _sizes(config) -> tuple[int, int]:
     return layout.size, len(layout.segments)
 
 
-def _check(files, free, link: str | None, latency: str | None, names, work, simulator):
+def _check(files, free, names, work, simulator, options):
     """What was measured beside what would have been projected."""
     from mpisign.bench.project import Measured, Network, Subject, check
     from mpisign.bench.table import load
     from mpisign.engine.autotune import LinkModel
 
+    link, latency, size = (options[f"check_{name}"] for name in ("link", "latency", "size"))
+
     def rows_of(files):
         for table in (load(path, "exchanges") for path in files):
             for row in table.rows:
-                if (name := row["exchange"]) in (names or CHECKED):
+                if (name := row["exchange"]) in (names or CHECKED) and size in (None, row["d"]):
                     yield Measured(int(row["n"]), int(row["d"]), name, row["ms"], row["work ns"], table.about)
 
     rows = list(rows_of(files))
     if not rows:
-        raise UsageError(f"--check {files[0]}: none of its rows is of an exchange that is projected; see --exchange")
+        wanted = f" and of {size:g} coordinates" if size else ""
+        raise UsageError(f"--check {files[0]}: no row is of an exchange that is projected{wanted}; see --exchange")
 
     def subject_of(row) -> Subject:
         about = row.about
