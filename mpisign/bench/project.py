@@ -151,14 +151,15 @@ class Simulator:
         phases = [p for p in phases if p.rounds]
         sampled = [p for p in phases if self._sampled(p)]
         whole = [(p, range(p.rounds)) for p in phases if p not in sampled]
-        draws = self._draws(sampled)
+        groups = _with_as_many_rounds(sampled)
+        draws = list(zip(*map(self._draws, groups), strict=False)) or [()]
         fixed = self._time(label, whole, n, node_size) if whole else 0.0
-        times = [fixed + self._sample(f"{label}-{k}", sampled, draw, n, node_size) for k, draw in enumerate(draws)]
+        times = [fixed + self._samples(f"{label}-{k}", groups, draw, n, node_size) for k, draw in enumerate(draws)]
         seconds, deviation = fmean(times), stdev(times) if len(times) > 1 else 0.0
         latency = 0.0
         if split:
             fast = self._time(f"{label}-fast", whole, n, node_size, FASTER) if whole else 0.0
-            fast += self._sample(f"{label}-fast-0", sampled, draws[0], n, node_size, FASTER)
+            fast += self._samples(f"{label}-fast-0", groups, draws[0], n, node_size, FASTER)
             # seconds = latency + bytes / bandwidth, of the first sample; two points tell both
             latency = max(0.0, (fast * FASTER - times[0]) / (FASTER - 1)) * seconds / times[0]
         return Wire(seconds, deviation, latency, self._what(sampled, len(draws)))
@@ -170,18 +171,25 @@ class Simulator:
         return phase.alike and phase.members * min(phase.batch, phase.rounds) > FLOWS
 
     def _draws(self, sampled: list[Phase]) -> list[list[int]]:
-        """The rounds of each sample: one of them does where all are the same."""
-        if not sampled or all(p.same for p in sampled):
-            return [list(range(self.sampling.shifts))] if sampled else [[]]
+        """The rounds of each sample, of phases with as many: one sample does where all rounds are the same."""
+        if all(p.same for p in sampled):
+            return [list(range(self.sampling.shifts))]
         generator, rounds = np.random.default_rng(self.sampling.seed), sampled[0].rounds
         batch = min(sampled[0].batch, rounds)
         places = np.arange(min(self.sampling.shifts, batch)) * batch // min(self.sampling.shifts, batch)
         starts = generator.choice(rounds, min(self.sampling.samples, rounds), replace=False)
         return [((start + places) % rounds).tolist() for start in starts]
 
-    def _sample(self, label: str, phases: list[Phase], rounds: list[int], n: int, node_size: int, faster=1.0) -> float:
-        if not phases:
-            return 0.0
+    def _samples(
+        self, label: str, groups: list[list[Phase]], draw: Sequence[list[int]], n: int, node_size: int, faster=1.0
+    ) -> float:
+        """Seconds of all rounds of the sampled phases, by those that were drawn for each group of them."""
+        pairs = enumerate(zip(groups, draw, strict=True))
+        return sum(self._sample(f"{label}-{k}", phases, rounds, n, node_size, faster) for k, (phases, rounds) in pairs)
+
+    def _sample(
+        self, label: str, phases: list[Phase], rounds: list[int], n: int, node_size: int, faster: float
+    ) -> float:
         batch, parts = phases[0].batch, [(p, rounds) for p in phases]
         # seconds are to be as many times fewer than those of all rounds as there are fewer rounds
         latency = self.network.latency * min(batch, len(rounds)) / min(batch, phases[0].rounds)
@@ -208,6 +216,11 @@ class Simulator:
             return "all"
         each = "rounds" if sampled[0].same else f"shifts, {draws} times"
         return f"{min(self.sampling.shifts, sampled[0].rounds)} of {sampled[0].rounds:,} {each}"
+
+
+def _with_as_many_rounds(phases: list[Phase]) -> list[list[Phase]]:
+    """Phases by the number of their rounds: the same rounds of them can stand for all."""
+    return [[p for p in phases if p.rounds == rounds] for rounds in dict.fromkeys(p.rounds for p in phases)]
 
 
 @dataclass
