@@ -365,7 +365,8 @@ def check(
     network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
     are no limit: all that its cores do, where it was measured.
     """
-    table = Table("check", CHECKED)
+    cores = "by a run without a limit of links" if free else "kernels and messages"
+    table = Table("check", CHECKED, {"goodput": simgrid.GOODPUT, "cores": cores})
     for row in rows:
         subject, here = subject_of(row), replace(simulator, network=network_of(row))
         phases, chunks = subject.schedule(row.exchange, row.n)
