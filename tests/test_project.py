@@ -288,14 +288,17 @@ def test_the_picture_and_its_table(tmp_path):
     table = Table("projection", project.COLUMNS, about | {"latency us": 25.0, "gradient s": 0.1})
     for nodes in (8, 64):
         for name, step in (("sharded", 101.0), (RING, 130.0)):
-            row = {"nodes": nodes, "exchange": name, "step ms": step, "+-": 0.5, "speed-up": nodes * 100 / step}
+            row = {"n": nodes, "exchange": name, "step ms": step, "+-": 0.5, "efficiency": 100 / step}
             table.add(**row, **{"faster than ring": 30 / (step - 100)})
     save(tmp_path / "p.h5", [table])
     script, picture = ROOT / "analysis/projection.py", tmp_path / "p.png"
     ended = run(BIN / "python", script, tmp_path / "p.h5", tmp_path / "p.h5", "--output", picture)
     assert ended.code == 0, ended.err
     assert picture.stat().st_size > 10_000
-    assert "| star, 1 Gbit/s, 25 us | 64 | sharded | 101 | 0.5 | - | - | 30 |" in (tmp_path / "p.md").read_text()
+    assert (
+        "| star, 1 Gbit/s, 25 us | 64 | sharded | 101 | 0.5 | - | - | 30 | - | - | 99% |"
+        in (tmp_path / "p.md").read_text()
+    )
     save(tmp_path / "other.h5", [Table("exchanges", {"n": ""})])
     refused = run(BIN / "python", script, tmp_path / "other.h5", "--output", picture)
     assert refused.code == 2
