@@ -21,7 +21,7 @@ from mpisign.errors import MpisignError, UsageError, printable
 SHOWN = {
     "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
     "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
-    "pays below Gbit/s": "", "messages": ",d", "checked": "", "simulated": "",
+    "pays below Gbps": "", "messages": ",d", "checked": "", "simulated": "",
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ FASTER = 8  # the link of another simulation, which tells what no link shortens
 COLUMNS = {
     "nodes": ",d", "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
     "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
-    "pays below Gbit/s": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
+    "pays below Gbps": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
 }  # fmt: skip
 CHECKED = {
     "n": "d", "d": ",d", "exchange": "", "wire ms": ".3f", "core ms": ".3f", "projected ms": ".3f",
@@ -278,7 +278,7 @@ def project(
                 efficiency = work.gradient / (work.gradient + step)
                 row |= {"efficiency": efficiency, "speed-up": n * efficiency}
             if name not in (RING, HALVING):
-                row["pays below Gbit/s"] = _link(break_even(one, floats) * network.bandwidth)
+                row["pays below Gbps"] = _link(break_even(one, floats) * network.bandwidth)
             table.add(**row, checked=checked.get(name), **{"took s": took[name]})
     return table
 
@@ -365,8 +365,8 @@ def check(
     network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
     are no limit: all that its cores do, where it was measured.
     """
-    cores = "by a run without a limit of links" if free else "kernels and messages"
-    table = Table("check", CHECKED, {"goodput": simgrid.GOODPUT, "cores": cores})
+    core = "by runs without a limit of links" if free else "by kernels and messages"
+    table = Table("check", CHECKED, {"goodput": simgrid.GOODPUT, "core": core})
     for row in rows:
         subject, here = subject_of(row), replace(simulator, network=network_of(row))
         phases, chunks = subject.schedule(row.exchange, row.n)
