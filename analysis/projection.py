@@ -2,9 +2,9 @@
 
 python analysis/projection.py runs/projection/*.h5 --output projection.png
 
-Above, milliseconds of a step without its gradient against nodes; bars are the deviation over sampled shifts. Below, the
-speed-up over one rank where every rank has rows of its own (weak scaling), if a time was given for the gradient. The
-table of all files is written beside the picture.
+Above, milliseconds of a step without its gradient against ranks; bars are the deviation over sampled shifts. Below, the
+efficiency where every rank has rows of its own (weak scaling), if a time was given for the gradient: the speed-up over
+one rank, as a part of the number of ranks. The table of all files is written beside the picture.
 """
 
 import argparse
@@ -13,13 +13,15 @@ from pathlib import Path
 
 import style
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from mpisign.bench.table import Table, load
 from mpisign.errors import MpisignError, UsageError, printable
 
 SHOWN = {
-    "nodes": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
-    "faster than ring": ",.3g", "than halving": ",.3g", "efficiency": ".0%", "pays below Gbit/s": "",
+    "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
+    "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
+    "pays below Gbps": "", "messages": ",d", "checked": "", "simulated": "",
 }  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def panels(path: Path) -> Table:
 def network(table: Table) -> str:
     """The network of a projection, for a title."""
     about = table.about
-    ranks = f", {about['node size']} ranks a node" if about["node size"] != 1 else ""
+    ranks = f",\n{about['node size']} ranks per node" if about["node size"] != 1 else ""
     return f"{about['topology']}, {about['link Gbit/s']:g} Gbit/s, {about['latency us']:g} us{ranks}"
 
 
@@ -44,7 +46,7 @@ def cells(tables: list[Table]) -> list[dict[str, object]]:
     for table in tables:
         for row in table.rows:
             shown = {name: _shown(row.get(name), form) for name, form in SHOWN.items()}
-            rows.append({"network": network(table)} | shown)
+            rows.append({"network": network(table).replace("\n", " ")} | shown)
     return rows
 
 
@@ -56,23 +58,24 @@ def _shown(value: object, form: str) -> object:
 
 def picture(tables: list[Table]) -> Figure:
     """A column of panels per table."""
-    with_gradient = any(row["speed-up"] for table in tables for row in table.rows)
-    figure, grid = style.panels(1 + with_gradient, len(tables), 3.0, 2.7, sharex=True)
+    with_gradient = any(row["efficiency"] for table in tables for row in table.rows)
+    figure, grid = style.panels(1 + with_gradient, len(tables), 2.7, 2.5, sharex="col", sharey="row")
     names = list(dict.fromkeys(str(row["exchange"]) for table in tables for row in table.rows))
     looks = style.looks(names, marked=True)
     for column, table in zip(grid.T, tables, strict=True):
         column[0].set_title(network(table))
         for name in names:
             rows = [row for row in table.rows if row["exchange"] == name]
-            nodes, gradient = [row["nodes"] for row in rows], 1e3 * float(table.about["gradient s"])
+            ranks, gradient = [row["n"] for row in rows], 1e3 * float(table.about["gradient s"])
             steps = [row["step ms"] - gradient for row in rows]
-            column[0].errorbar(nodes, steps, [row["+-"] for row in rows], label=name, **looks[name])
-            if with_gradient:
-                column[1].plot(nodes, [row["speed-up"] for row in rows], label=name, **looks[name])
-        _scales(column, nodes)
+            if rows:
+                column[0].errorbar(ranks, steps, [row["+-"] for row in rows], label=name, **looks[name])
+            if rows and with_gradient:
+                column[1].plot(ranks, [row["efficiency"] for row in rows], label=name, **looks[name])
+        _scales(column, [row["n"] for row in table.rows])
     grid[0, 0].set_ylabel("ms of a step without its gradient")
     if with_gradient:
-        grid[1, 0].set_ylabel("speed-up")
+        grid[1, 0].set(ylabel="efficiency", ylim=(0, 1))
     about = tables[0].about
     gradient = f", a gradient of {1e3 * about['gradient s']:g} ms" if with_gradient else ""
     style.title(figure, f"{about['algorithm']}, d = {about['d']:,}{gradient}: simulated by SimGrid")
@@ -80,14 +83,16 @@ def picture(tables: list[Table]) -> Figure:
     return figure
 
 
-def _scales(column, nodes: list[float]) -> None:
+def _scales(column, ranks: list[float]) -> None:
     for axes in column:
-        axes.set(xscale="log", yscale="log")
-        axes.set_xticks(nodes, [f"{int(n):,}" for n in nodes])
+        axes.set_xscale("log")
+        axes.set_xticks(ranks, [f"{int(n):,}" for n in ranks])
         axes.minorticks_off()
-    if len(column) > 1:
-        column[1].plot(nodes, nodes, color="grey", linewidth=0.8, linestyle=":", label="perfect")
-    column[-1].set_xlabel("nodes")
+    column[0].set_yscale("log")
+    column[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    column[0].yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    column[0].yaxis.set_minor_locator(NullLocator())
+    column[-1].set_xlabel("ranks")
 
 
 def main() -> None:

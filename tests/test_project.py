@@ -255,19 +255,26 @@ def test_without_smpirun_one_line_names_the_package(monkeypatch, tmp_path):
 # Arithmetic without a simulation
 
 
+def by_rate(seconds, fixed=0.0):
+    """A wire of which a part no link shortens."""
+    faster = project.FASTER
+    fast, slow = ((seconds - fixed) / by + fixed for by in (faster, 1 / faster))
+    return Wire(seconds, 0.0, "all", fast, slow)
+
+
 def test_the_shorter_of_wire_and_core_hides_behind_the_longer():
-    wire = Wire(0.8, 0.0, 0.2, "all")
+    wire = by_rate(0.8, 0.2)
     assert Projection(wire, 0.4, 8).seconds() == pytest.approx(0.8 + 0.4 / 8)
     assert Projection(wire, 0.4, 1).seconds() == pytest.approx(1.2)
     assert Projection(wire, 0.4, 8).seconds(faster=6) == pytest.approx(0.4 + 0.3 / 8)
 
 
 def test_the_link_below_which_a_vote_pays():
-    vote = Projection(Wire(1.0, 0, 0, ""), 3.0, 10**9)
-    floats = [Projection(Wire(32.0, 0, 0, ""), 1.0, 1), Projection(Wire(64.0, 0, 0, ""), 1.0, 1)]
+    vote = Projection(by_rate(1.0), 3.0, 10**9)
+    floats = [Projection(by_rate(32.0), 1.0, 1), Projection(by_rate(64.0), 1.0, 1)]
     assert project.break_even(vote, floats) == pytest.approx(16.0)  # 32/16 + 1 = 3
-    assert project.break_even(Projection(Wire(1.0, 0, 0, ""), 0.5, 1), floats) == math.inf
-    assert project.break_even(Projection(Wire(99.0, 0, 0, ""), 0.5, 1), floats) == 0.0
+    assert project.break_even(Projection(by_rate(1.0), 0.5, 1), floats) == math.inf
+    assert project.break_even(Projection(by_rate(99.0), 0.5, 1), floats) == 0.0
 
 
 def test_links_are_read_as_they_are_told():
@@ -282,14 +289,17 @@ def test_the_picture_and_its_table(tmp_path):
     table = Table("projection", project.COLUMNS, about | {"latency us": 25.0, "gradient s": 0.1})
     for nodes in (8, 64):
         for name, step in (("sharded", 101.0), (RING, 130.0)):
-            row = {"nodes": nodes, "exchange": name, "step ms": step, "+-": 0.5, "speed-up": nodes * 100 / step}
+            row = {"n": nodes, "exchange": name, "step ms": step, "+-": 0.5, "efficiency": 100 / step}
             table.add(**row, **{"faster than ring": 30 / (step - 100)})
     save(tmp_path / "p.h5", [table])
     script, picture = ROOT / "analysis/projection.py", tmp_path / "p.png"
     ended = run(BIN / "python", script, tmp_path / "p.h5", tmp_path / "p.h5", "--output", picture)
     assert ended.code == 0, ended.err
     assert picture.stat().st_size > 10_000
-    assert "| star, 1 Gbit/s, 25 us | 64 | sharded | 101 | 0.5 | - | - | 30 |" in (tmp_path / "p.md").read_text()
+    assert (
+        "| star, 1 Gbit/s, 25 us | 64 | sharded | 101 | 0.5 | - | - | 30 | - | - | 99% |"
+        in (tmp_path / "p.md").read_text()
+    )
     save(tmp_path / "other.h5", [Table("exchanges", {"n": ""})])
     refused = run(BIN / "python", script, tmp_path / "other.h5", "--output", picture)
     assert refused.code == 2
@@ -311,12 +321,13 @@ def test_a_star_takes_what_its_links_say(name):
     took = simulator(latency=0).wire(name, phases, n, 1)
     sent = project.per_rank(phases)[0]
     assert took.seconds == pytest.approx(sent / (0.95 * GBIT), rel=0.02)
-    assert took.latency < 0.02 * took.seconds
+    assert took.at(1e9) < 0.02 * took.seconds
     slow = simulator(latency=1e-3).wire(name, phases, n, 1)
     rounds = sum(-(-p.rounds // p.batch) for p in phases)
     # two links a path, and each batch waits for the one before it
     assert slow.seconds - took.seconds == pytest.approx(2e-3 * rounds, rel=0.05)
-    assert slow.latency == pytest.approx(2e-3 * rounds, rel=0.1)
+    assert slow.at(1e9) == pytest.approx(2e-3 * rounds, rel=0.1)
+    assert slow.at(0.01) == pytest.approx(2e-3 * rounds + 100 * sent / (0.95 * GBIT), rel=0.02)
 
 
 @needs_smpirun
@@ -335,6 +346,7 @@ def test_nodes_share_their_link_and_oversubscription_costs():
     flat, counts = (simulator().wire(name, whole.schedule(name, 8)[0], 8, 2) for name in ("sharded", "hierarchical"))
     # of 4 nodes of 2: 2 * 2 * 6/8 bits leave a node, or (2 + 1) * 3/4
     assert flat.seconds / counts.seconds == pytest.approx(3 / 2.25, rel=0.03)
+    assert flat.slow / flat.seconds == pytest.approx(project.FASTER, rel=0.03)
     full, saved = (
         simulator(text).wire(text, subject(d=4_000_000).schedule("sharded", 4)[0], 4, 1)
         for text in ("fat-tree:2;2,2;1,2;1,1", "fat-tree:2;2,2;1,1;1,1")

@@ -85,10 +85,11 @@ NOT_RUN = {
     r"analysis/others/same_steps\.py": "needs clones: tests/test_analysis.py runs what needs none",
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
-    r"^mpisign (train|resume|sbatch|plan|simulate|data show)$": "names a command, without its arguments",
+    r"^mpisign (train|resume|sbatch|plan|simulate|data show|project)$": "names a command, without its arguments",
     r"^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"mpisign resume RUN --set problem\.path=PATH$": "the digits have no path: tests/test_moved_data.py moves data",
+    r"mpisign project ": "needs SimGrid: tests/test_project.py runs it where smpirun is installed",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
 # what the default run carries out; everything else by pytest --all

@@ -3,6 +3,7 @@
 # Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
 #
 #   analysis/studies/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes library (all by default)
+#                                            projected: what mpisign project foretells of links; needs SimGrid's smpirun
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 cd "$ROOT"
@@ -60,6 +61,17 @@ nodes() { # several ranks a host: what leaves a host, and the time
             measure "nodes-$rate-$hosts" analysis/links.sh $hosts $rate bench exchange \
                 --exchange sharded --exchange hierarchical -d 1e6 -d 8.4e6
         done
+    done
+}
+
+projected() { # the cores' part is the same step by TCP over loopback: hosts share the cores here
+    for rate in 200mbit 1gbit; do
+        local files=()
+        for n in 2 4 8; do
+            files+=(--check "runs/wire/exchange-$rate-n$n.h5" --check-free "runs/wire/exchange-tcp-n$n.h5")
+        done
+        measure "projected-$rate" $BIN/mpisign project "${files[@]}" --check-link $rate --check-latency 25us \
+            --check-size 8.4e6 --exchange sharded --exchange allgather
     done
 }
 

@@ -32,11 +32,11 @@ from mpisign.layout import WORD
 
 RING, HALVING = "float32 ring", "float32 halving-doubling"
 FLOWS = 1 << 11  # messages on their way together that are simulated as they are
-FASTER = 8  # the link of a second simulation, which tells what no bandwidth shortens
+FASTER = 8  # the link of another simulation, which tells what no link shortens
 COLUMNS = {
     "nodes": ",d", "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
     "faster than ring": ",.3g", "than halving": ",.3g", "speed-up": ",.4g", "efficiency": ".0%",
-    "pays below Gbit/s": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
+    "pays below Gbps": "", "MB": ",.4g", "messages": ",d", "checked": "", "simulated": "", "took s": ".0f",
 }  # fmt: skip
 CHECKED = {
     "n": "d", "d": ",d", "exchange": "", "wire ms": ".3f", "core ms": ".3f", "projected ms": ".3f",
@@ -122,16 +122,22 @@ def _carrier(name: str, stage: Algorithm, algorithm: str) -> type[Exchange]:
 
 @dataclass
 class Wire:
-    """Seconds on the wire, their deviation over samples (ddof = 1), and the part that no bandwidth shortens."""
+    """Seconds on the wire, and their deviation over samples (ddof = 1).
+
+    fast, slow: seconds behind links FASTER times as fast, and as slow.
+    """
 
     seconds: float
     deviation: float
-    latency: float
     simulated: str
+    fast: float
+    slow: float
 
     def at(self, faster: float) -> float:
-        """Seconds behind links that are so many times faster."""
-        return self.latency + (self.seconds - self.latency) / faster
+        """Seconds behind links that are so many times faster: a part that no link shortens, and one by its rate."""
+        other, ratio = (self.fast, FASTER) if faster >= 1 else (self.slow, 1 / FASTER)
+        by_rate = (self.seconds - other) / (1 - 1 / ratio)
+        return max(0.0, self.seconds + by_rate * (1 / faster - 1))
 
 
 @dataclass
@@ -147,7 +153,7 @@ class Simulator:
     said: Say = field(default=lambda text: None)
 
     def wire(self, label: str, phases: Sequence[Phase], n: int, node_size: int, split: bool = True) -> Wire:
-        """Seconds of the phases, one after the other. split: whether to find the part that no bandwidth shortens."""
+        """Seconds of the phases, one after the other. split: whether to find those of other links, too."""
         phases = [p for p in phases if p.rounds]
         sampled = [p for p in phases if self._sampled(p)]
         whole = [(p, range(p.rounds)) for p in phases if p not in sampled]
@@ -156,13 +162,17 @@ class Simulator:
         fixed = self._time(label, whole, n, node_size) if whole else 0.0
         times = [fixed + self._samples(f"{label}-{k}", groups, draw, n, node_size) for k, draw in enumerate(draws)]
         seconds, deviation = fmean(times), stdev(times) if len(times) > 1 else 0.0
-        latency = 0.0
-        if split:
-            fast = self._time(f"{label}-fast", whole, n, node_size, FASTER) if whole else 0.0
-            fast += self._samples(f"{label}-fast-0", groups, draws[0], n, node_size, FASTER)
-            # seconds = latency + bytes / bandwidth, of the first sample; two points tell both
-            latency = max(0.0, (fast * FASTER - times[0]) / (FASTER - 1)) * seconds / times[0]
-        return Wire(seconds, deviation, latency, self._what(sampled, len(draws)))
+
+        def behind(faster: float) -> float:
+            """Seconds behind other links, by the first sample."""
+            fixed = self._time(f"{label}-by-{faster:g}", whole, n, node_size, faster) if whole else 0.0
+            first = self._samples(f"{label}-by-{faster:g}-0", groups, draws[0], n, node_size, faster)
+            return (fixed + first) * seconds / times[0]
+
+        fast = behind(FASTER) if split else seconds
+        # a straight line, where nothing but links is between ranks
+        slow = behind(1 / FASTER) if split and node_size > 1 else seconds + FASTER * (seconds - fast)
+        return Wire(seconds, deviation, self._what(sampled, len(draws)), fast, slow)
 
     def _sampled(self, phase: Phase) -> bool:
         """Whether a part of its rounds is simulated, and stands for all."""
@@ -281,7 +291,7 @@ def project(
                 efficiency = work.gradient / (work.gradient + step)
                 row |= {"efficiency": efficiency, "speed-up": n * efficiency}
             if name not in (RING, HALVING):
-                row["pays below Gbit/s"] = _link(break_even(one, floats) * network.bandwidth)
+                row["pays below Gbps"] = _link(break_even(one, floats) * network.bandwidth)
             table.add(**row, checked=checked.get(name), **{"took s": took[name]})
     return table
 
@@ -368,7 +378,8 @@ def check(
     network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
     are no limit: all that its cores do, where it was measured.
     """
-    table = Table("check", CHECKED)
+    core = "by runs without a limit of links" if free else "by kernels and messages"
+    table = Table("check", CHECKED, {"goodput": simgrid.GOODPUT, "core": core})
     for row in rows:
         subject, here = subject_of(row), replace(simulator, network=network_of(row))
         phases, chunks = subject.schedule(row.exchange, row.n)

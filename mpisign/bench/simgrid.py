@@ -34,6 +34,9 @@ SETTINGS = (
     "network/crosstraffic:0",
     "network/TCP-gamma:1e15",
     "smpi/simulate-computation:no",
+    # a rank's thread in KiB: 8 MiB of each of 10,000 are more than many a machine grants
+    "contexts/stack-size:512",
+    "contexts/guard-size:0",
 )
 TIME = re.compile(r"Simulation time ([\d.e+-]+)")
 
@@ -174,8 +177,9 @@ def run(command: list[str], folder: Path, limit: float) -> float:
     code, said = _ended(command, folder, limit)
     found = TIME.findall(said)
     if code or not found:
-        told = " / ".join(said.strip().splitlines()[-3:])
-        raise MpisignError(f"{PROGRAM} ended with {code} and no time: {told}")
+        lines = said.strip().splitlines()
+        told = [line for line in lines if re.search(r"ERROR|CRITICAL|what\(\)", line)] or lines
+        raise MpisignError(f"{PROGRAM} ended with {code} and no time: {' / '.join(told[-3:])}")
     return max(map(float, found)) / SLOWER
 
 
