@@ -33,14 +33,19 @@ class Scratch:
 
     def __init__(self, device: torch.device | str = "cpu"):
         self._held: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._device = device
 
     def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         """An uninitialised array of that name, which is lent until it is asked for again."""
-        size, held = math.prod(shape), self._held.get(name)
-        if held is None or len(held) < size:
-            held = self._held[name] = torch.empty(size, dtype=dtype, device=self._device)
-        return held[:size].view(shape)
+        view = self._views.get((name, shape))
+        if view is None:
+            size, held = math.prod(shape), self._held.get(name)
+            if held is None or len(held) < size:
+                held = self._held[name] = torch.empty(size, dtype=dtype, device=self._device)
+                self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            view = self._views[name, shape] = held[:size].view(shape)
+        return view
 
     @property
     def nbytes(self) -> int:

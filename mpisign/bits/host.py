@@ -19,13 +19,10 @@ def _words(planes):
 def _joined(items, work):
     """What the slices of a vector found, as one."""
     total, first = 0, -1
-
-    def shifted(lo, hi):
-        count, bad = work(lo, hi)
-        return count, bad + lo if bad >= 0 else -1
-
-    for count, bad in in_slices(items, shifted):
-        total, first = total + count, first if first >= 0 else bad
+    for lo, (count, bad) in in_slices(items, lambda lo, hi: (lo, work(lo, hi))):
+        total += count
+        if first < 0 <= bad:
+            first = lo + bad
     return total, first
 
 

@@ -29,9 +29,9 @@ def in_slices(items: int, work: Callable[[int, int], object], each: int = 1) -> 
 
     each: coordinates that an item stands for.
     """
-    threads, grain = min(_threads, items * each // LEAST), GRAIN // each
-    if threads < 2:
+    if _threads == 1 or items * each < 2 * LEAST:
         return [work(0, items)]
+    threads, grain = min(_threads, items * each // LEAST), GRAIN // each
     ends = [items * k // threads // grain * grain for k in range(threads)] + [items]
     others = [_pool.submit(work, lo, hi) for lo, hi in pairwise(ends[1:])]
     first = work(0, ends[1])

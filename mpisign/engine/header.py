@@ -24,7 +24,10 @@ def numbers_of(algorithm: Algorithm, layout: Layout) -> int:
 
 def first_bad(by_channel: list[list[int]]) -> list[int]:
     """The first bad coordinate of each voter by those of several channels, in their order; -1 where there is none."""
-    return [next((bad for bad in of_voter if bad >= 0), -1) for of_voter in zip(*by_channel, strict=True)]
+    first, *others = by_channel
+    for later in others:
+        first = [bad if bad >= 0 else other for bad, other in zip(first, later, strict=True)]
+    return first
 
 
 def pack_header(bad: list[int], estimates, request: int, losses, rows_beside: list[list[np.ndarray]]) -> np.ndarray:

@@ -84,6 +84,8 @@ class Stage:
         # all voters are then asked, and their messages packed, as rows of one matrix
         alike = algorithm.estimator.elementwise and all(channel.sign.elementwise for channel in self.channels)
         self.together = batched and alike
+        self.reports = algorithm.estimator.reports
+        self.observes = type(algorithm.estimator).observe is not Estimator.observe and not self.together
         # plain signs of plain gradients are packed where the gradients lie, if the oracle can tell where
         self.in_place = type(algorithm.estimator) is Minibatch and all(type(c.sign) is Sign for c in self.channels)
         self.estimator_rows = like.estimator_rows if like else _rows(algorithm.estimator.init(layout), len(local))

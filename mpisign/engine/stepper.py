@@ -259,11 +259,11 @@ class Stepper:
             with self.timer("update"):
                 if not moving:
                     moving = True
-                    if self._reports:
-                        everyone = replace(everyone, reported=self._header[:, -self._reports :].copy())
+                    if reports := self.stage.reports:
+                        everyone = replace(everyone, reported=self._header[:, -reports:].copy())
                     channel.update.begin(x, channel.update_state, everyone, self.objective)
                 channel.update.apply(x, direction, channel.update_state, everyone)
-                if not self.stage.together:
+                if self.stage.observes:
                     for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
                         self.stage.algorithm.estimator.observe(direction, state, step)
 
@@ -281,29 +281,27 @@ class Stepper:
             for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True)
             if channel.scaled
         ]
-        if self._reports:
+        if reports := self.stage.reports:
             rows_beside.append([state["told"].numpy() for state in self.stage.estimator_states])
-            self.world.count_reported(self._reports)
+            self.world.count_reported(reports)
         return pack_header(bad, pending.estimates, request, losses, rows_beside)
-
-    @property
-    def _reports(self) -> int:
-        return self.stage.algorithm.estimator.reports
 
     def _agree(self, channel: Channel, check: Check | None) -> np.ndarray | None:
         """Waits for all headers, once a step, and returns a channel's scales in them, if any."""
         if self._header is None:
             self._header = self.stage.carrier.finish_header()
             try:
-                refuse_nonfinite(self._header[:, : self._header.shape[1] - self._reports], self.layout, self.t)
+                refuse_nonfinite(self._without_reports(), self.layout, self.t)
                 if check:
                     check(self._header[:, 1])
             except Exception:
                 for one in self.stage.channels:
                     one.exchange.drain()
                 raise
-        scales = self._header[:, FLAGS : self._header.shape[1] - self._reports]
-        return scales.astype(np.float32) if channel.scaled else None
+        return self._without_reports()[:, FLAGS:].astype(np.float32) if channel.scaled else None
+
+    def _without_reports(self) -> np.ndarray:
+        return self._header[:, : -self.stage.reports] if self.stage.reports else self._header
 
     def common(self) -> State:
         """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""

@@ -76,6 +76,10 @@ class Allgather(Exchange):
         self.wait(self._last, "Iallgather of messages and headers")
         return self._headers
 
+    def progress(self):
+        if any(self._requests):
+            super().progress()
+
     # 2. receive
     def has_come(self, c):
         return MPI.Request.Testall(self._requests[c])

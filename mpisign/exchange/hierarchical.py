@@ -247,7 +247,8 @@ class Hierarchical(Exchange):
 
     def progress(self):
         self._work()
-        super().progress()
+        if self._several or len(self.chunks) > 1:  # of a node's only chunk nobody has been told yet
+            super().progress()
 
     # Between nodes: what the first rank of a node does whenever it is asked
 
@@ -303,11 +304,11 @@ class Hierarchical(Exchange):
             for turn in count():
                 if ready():
                     break
-                # only the node's first rank has something on its way; what others sent before still needs a push
-                if self._nodes.up or turn % PUSH == 0:
-                    self.progress()
+                # only a first rank among several nodes has something on its way; what was sent before needs a push
+                self._work()
+                if (self._several and self._nodes.up) or turn % PUSH == PUSH - 1:
+                    super().progress()
                 else:
-                    self._work()
                     os.sched_yield()
 
     def memory(self):
