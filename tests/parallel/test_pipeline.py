@@ -124,7 +124,9 @@ def test_memory_is_bounded(comm, everywhere, carrier):
         plane = (trial.exchange.chunks[0][1]) / 8
         # besides, a share's tally, w planes of a chunk's n-th part: of no weight from a few chunks on
         tally = n.bit_length() / n * plane
-        bound = 0.5 * d + tally if carrier in ("sharded", "hierarchical") else 0.25 * d + 2 * (n + 2) * plane
+        # of a butterfly also the counts of half of x, two planes of them, there and on their way
+        shares = {"sharded": 0.5, "hierarchical": 0.5, "butterfly": 0.75}
+        bound = shares[carrier] * d + tally if carrier in shares else 0.25 * d + 2 * (n + 2) * plane
         slack = 2 * n * 4096 + 1024  # shares are of whole words, chunks of whole tiles
         everywhere(held <= bound + slack, f"{carrier} at d = {d}, chunks of {plane:.0f}: {held} bytes, not {bound}")
 
