@@ -49,7 +49,10 @@ def test_the_run_file_tells_what_the_run_was(main_run):
     assert run_["phases"]["rank"].tolist() == [0, 1, 2] * 4
     assert run_.partition["rows"].sum() == 1438
     assert run_.partition["class_counts"].sum() == 1438
-    assert (np.diff(run_["steps"]["bytes_up"]) > 0).all()
+    assert (np.diff(run_["steps"]["method_bytes_up"]) > 0).all()
+    # of a single node nothing travels, not even headers, if that is what was fastest
+    travels = run_.attributes["exchange"] != "hierarchical"
+    assert ((np.diff(run_["steps"]["bytes_up"]) > 0) == travels).all()
     assert ((run_["steps"]["agreement"] > 0.3) & (run_["steps"]["agreement"] <= 1)).all()
     assert run_["steps"]["gradient_evaluations"][-1] == 40 * 3 * 8
 
