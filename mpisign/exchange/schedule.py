@@ -91,21 +91,15 @@ class Spread(Phase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level(Phase):
-    """The same among groups of `radix` ranks, which are `stride` apart. bytes_of(rank, rank): as of Spread."""
+class Level(Spread):
+    """The same among groups of `radix` ranks, which are `stride` apart."""
 
     radix: int
     stride: int
-    bytes_of: Callable[[int, int], Sequence[int]]
-
-    batch, alike = BATCH, True
 
     @property
     def rounds(self):
         return self.radix - 1
-
-    def sizes(self, rank, k):
-        return self.bytes_of(rank, self._to(rank, k))
 
     def _to(self, member, k):
         return self._after(member, 1 + k)
