@@ -44,12 +44,3 @@ class Scattered:
             if lo <= i < hi:
                 return tensor.reshape(-1)[i - lo]
         return torch.zeros(())
-
-    def whole(self) -> Tensor:
-        """A new tensor of the same values."""
-        flat = torch.zeros(len(self))
-        for tensor, first, end in zip(self.tensors, *self.places[:2].tolist(), strict=True):
-            lo, hi = max(first, self.lo), min(end, self.hi)
-            if lo < hi:
-                flat[lo - self.lo : hi - self.lo] = tensor.reshape(-1)[lo - first : hi - first]
-        return flat
