@@ -120,7 +120,7 @@ class Dense(Table):
 
 
 class Exchange(Table):
-    """[exchange]: how messages travel. chunk: bytes of a plane in one; 0 for an eighth of x from 64 KiB to 1 MiB, and
+    """[exchange]: how messages travel. chunk: bytes of a plane in one; 0 for a quarter of x from 128 KiB to 1 MiB, and
     at least 16 KiB per rank.
 
     node_size: ranks of a node for `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.

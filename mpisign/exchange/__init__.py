@@ -21,7 +21,7 @@ from mpisign.parallel.world import Mpi, World
 _OWN = (sharded, allgather, allreduce, hierarchical, butterfly)  # their classes are in the registry
 
 # bytes of a plane where nobody says how many: in a chunk, and in what one rank of many gets of a chunk
-LEAST, MOST, PART = 1 << 16, 1 << 20, 1 << 14
+LEAST, MOST, PART = 1 << 17, 1 << 20, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def make_exchanges(
             check_aware(world.comm, layout.device)
         engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
+    chunk = chunk or MOST * (world.n == 1)  # nothing travels, so nothing is gained by parts
     parts = min((REGISTRY[c.name].parts_of(world.n) for c in chosen if c.name != "local"), default=1)
     for choice, stage, numbers in zip(chosen, algorithm.stages, headers or [0] * len(chosen), strict=True):
         built.append([])
@@ -162,12 +163,12 @@ def make_exchanges(
 def coordinates_of(chunk: int, length: int, raw: bool, parts: int = 1) -> int:
     """Coordinates of a chunk of so many bytes per plane, of which each of `parts` ranks gets its part.
 
-    By default an eighth of x, so that seven eighths of a rank's work overlap with the wire, but neither so little that
-    latency is what counts nor so much that it leaves the cache; and with many ranks at least 16 KiB for each, since
+    By default a quarter of x, so that three quarters of a rank's work overlap with the wire, but neither so little that
+    calls and latency are what counts nor so much that it leaves the cache; and with many ranks at least 16 KiB for each, since
     the n - 1 messages of a chunk must not cost more by their number than by their bytes.
     """
     each = 4.0 if raw else 1 / 8
-    usual = min(max(length // 8, int(LEAST / each)), int(MOST / each))
+    usual = min(max(length // 4, int(LEAST / each)), int(MOST / each))
     return int(chunk / each) or max(usual, int(PART * parts / each))
 
 
