@@ -164,8 +164,8 @@ def coordinates_of(chunk: int, length: int, raw: bool, parts: int = 1) -> int:
     """Coordinates of a chunk of so many bytes per plane, of which each of `parts` ranks gets its part.
 
     By default a quarter of x, so that three quarters of a rank's work overlap with the wire, but neither so little that
-    calls and latency are what counts nor so much that it leaves the cache; and with many ranks at least 16 KiB for each, since
-    the n - 1 messages of a chunk must not cost more by their number than by their bytes.
+    calls and latency are what counts nor so much that it leaves the cache; and with many ranks at least 16 KiB for
+    each, since the n - 1 messages of a chunk must not cost more by their number than by their bytes.
     """
     each = 4.0 if raw else 1 / 8
     usual = min(max(length // 4, int(LEAST / each)), int(MOST / each))
