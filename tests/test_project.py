@@ -49,9 +49,11 @@ CASES = [
     ("sharded", "dist-ef-signsgd", 50_000, 1024, 0),
     ("sharded", "signsgd-mv", 100, 0, 0),
     ("allgather", "signsgd-mv", 40_000, 1024, 0),
+    ("allgather", "strom", 40_000, 1024, 0),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 2),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 3),
     ("butterfly", "signsgd-mv", 40_000, 1024, 0),
+    ("butterfly", "strom", 40_000, 1024, 0),
     ("dense", "sgd", 9_999, 16384, 0),
 ]
 
@@ -206,6 +208,8 @@ BAD = [
     (("--nodes", "8,x"), "--nodes 'x': whole numbers from 1 to 100,000"),
     (("--nodes", "200000"), "--nodes '200000': whole numbers"),
     (("--nodes", "1"), "one rank sends nothing"),
+    (("--limit", "1e400s"), "--limit 1e400s: at most 1,000,000 of its unit, as in --limit 1us"),
+    (("--node-size", "200000"), "--node-size 200000: at most 50,000 (100,000 ranks in all on two nodes)"),
     (("--link", "10"), "--link 10: a number above 0 and its unit"),
     (("--link", "0gbit"), "--link 0gbit: a number above 0"),
     (("--latency", "1h"), "--latency 1h: a number, 0 or more, and its unit"),

@@ -10,6 +10,7 @@ from mpisign.errors import UsageError, choices
 
 POSITIVE = click.IntRange(min=1)
 LARGEST = 100_000  # ranks
+MOST = 1_000_000  # of a unit of time or rate
 VOTERS = 8  # whose votes are counted where kernels are measured
 CHECKED = ("sharded", "allgather", "hierarchical", "dense")  # where nobody says which
 RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
@@ -103,6 +104,8 @@ def project_command(job, names, counts, kept, goal, output, measured, free, **op
 
 
 def _nodes(text: str, node_size: int) -> list[int]:
+    if node_size > LARGEST // 2:
+        raise UsageError(f"--node-size {node_size}: at most {LARGEST // 2:,} ({LARGEST:,} ranks in all on two nodes)")
     counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     most = LARGEST // node_size
     if wrong := [part for part, count in zip(text.split(","), counts, strict=True) if not 1 <= count <= most]:
@@ -131,6 +134,8 @@ def _quantity(option: str, text: str, units: dict[str, float], example: str) -> 
     if not found or found[2] not in units or (least and not float(found[1])):
         above = " above 0" if least else ", 0 or more,"
         raise UsageError(f"{option} {text}: a number{above} and its unit ({choices(units)}), as in {option} {example}")
+    if float(found[1]) > MOST:
+        raise UsageError(f"{option} {text}: at most {MOST:,} of its unit, as in {option} {example}")
     return float(found[1]) * units[found[2]]
 
 

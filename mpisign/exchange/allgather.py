@@ -31,7 +31,7 @@ class Allgather(Exchange):
 
     @staticmethod
     def schedule(s):
-        sizes = message_sizes(s.up, [[c] for c in s.coordinates])[:, 0]
+        sizes = message_sizes(s.up, [[c] for c in s.coordinates], at_once=True)[:, 0]
         return [Spread("messages", s.n, bytes_of=lambda rank, to: sizes)]
 
     def prepare(self):
