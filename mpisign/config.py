@@ -121,7 +121,7 @@ class Dense(Table):
 
 class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one; 0 for a quarter of x from 128 KiB to 1 MiB, and
-    at least 16 KiB per rank.
+    at least 16 KiB per rank, or 1 MiB where one rank runs alone.
 
     node_size: ranks of a node for `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
     """

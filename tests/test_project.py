@@ -208,7 +208,7 @@ BAD = [
     (("--nodes", "8,x"), "--nodes 'x': whole numbers from 1 to 100,000"),
     (("--nodes", "200000"), "--nodes '200000': whole numbers"),
     (("--nodes", "1"), "one rank sends nothing"),
-    (("--limit", "1e400s"), "--limit 1e400s: at most 1,000,000 of its unit, as in --limit 1us"),
+    (("--limit", "1e400s"), "--limit 1e400s: at most 1,000,000s; for example --limit 1us"),
     (("--node-size", "200000"), "--node-size 200000: at most 50,000 (100,000 ranks in all on two nodes)"),
     (("--link", "10"), "--link 10: a number above 0 and its unit"),
     (("--link", "0gbit"), "--link 0gbit: a number above 0"),
@@ -220,6 +220,8 @@ BAD = [
     (("--goal",), "--goal writes GOAL text beside a trace"),
     (("-d", "0.5"), "-d 0.5: coordinates are a whole number"),
     (("jobs/quadratic.toml",), "both say how many coordinates"),
+    (("--check-link", "1gbit"), "--check-link says something of what was measured: add --check FILE"),
+    (("--check-free", "tcp.h5"), "--check-free says something of what was measured: add --check FILE"),
     (("--check", "missing.h5"), "no file missing.h5"),
 ]
 

@@ -42,8 +42,8 @@ def explain(error: click.ClickException) -> click.ClickException:
 
 
 def several(*options: Callable) -> Callable:
-    """A decorator that adds options, the last first, as decorators do."""
-    return lambda command: reduce(lambda decorated, option: option(decorated), options, command)
+    """A decorator that adds options, which help lists in this order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def with_help(group: click.Group) -> None:

@@ -10,8 +10,9 @@ from mpisign.errors import UsageError, choices
 
 POSITIVE = click.IntRange(min=1)
 LARGEST = 100_000  # ranks
-MOST = 1_000_000  # of a unit of time or rate
+MOST = 1_000_000  # of the largest unit of time or rate
 VOTERS = 8  # whose votes are counted where kernels are measured
+ABOUT_CHECK = ("check_size", "check_link", "check_latency", "check_free")
 CHECKED = ("sharded", "allgather", "hierarchical", "dense")  # where nobody says which
 RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
 TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -32,13 +33,15 @@ NETWORK = several(
 WORK = several(
     click.option("--gradient", default="0s", show_default=True, help="Time of a rank's gradient, as 50ms."),
     click.option("--work", type=float, help="ns per coordinate of a vote's kernels; measured here by default."),
-    click.option("--float-work", type=float, help="The same of a sum of float32 and its step; measured here."),
+    click.option(
+        "--float-work", type=float, help="ns per coordinate of a sum of float32 and its SGD step; measured here."
+    ),
     click.option("--message", default="300ns", show_default=True, help="Time of a core per message, at either end."),
 )
 SIMULATION = several(
-    click.option("--shifts", type=POSITIVE, default=4, show_default=True, help="Of a sample, where not all are taken."),
-    click.option("--samples", type=POSITIVE, default=4, show_default=True),
-    click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True),
+    click.option("--shifts", type=POSITIVE, default=4, show_default=True, help="Rounds of a sample, of many alike."),
+    click.option("--samples", type=POSITIVE, default=4, show_default=True, help="Of rounds; their spread is told."),
+    click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the samples."),
     click.option("--limit", default="600s", show_default=True, help="Time after which one simulation is given up."),
     click.option("--trace", "kept", type=click.Path(path_type=Path), help="A folder for traces and platforms."),
     click.option("--goal", is_flag=True, help="Writes GOAL text for LogGOPSim and ATLAHS beside each trace."),
@@ -47,11 +50,11 @@ SIMULATION = several(
 CHECK = several(
     click.option("--check", "measured", multiple=True, type=click.Path(path_type=Path),
                  help="A file of bench exchange --output, whose times are to be foretold; more than once."),
-    click.option("--check-size", type=float, help="Only rows of so many coordinates."),
-    click.option("--check-link", help="The links of those runs; by default as they measured them."),
-    click.option("--check-latency", help="The same of their latency, which on a loaded host is mostly waiting."),
-    click.option("--check-free", "free", multiple=True, type=click.Path(path_type=Path),
-                 help="The same without a limit of links: what its cores take, where simulated hosts share them."),
+    click.option("--check-size", type=float, help="Only rows of --check with so many coordinates."),
+    click.option("--check-link", help="Links of the runs of --check; by default as they measured them."),
+    click.option("--check-latency", help="Latency of those links; what a loaded host measures is mostly waiting."),
+    click.option("--check-free", multiple=True, type=click.Path(path_type=Path),
+                 help="A run of --check without a limit of links: what cores take that hosts share."),
 )  # fmt: skip
 
 
@@ -63,7 +66,7 @@ CHECK = several(
 @WORK
 @SIMULATION
 @CHECK
-def project_command(job, names, counts, kept, goal, output, measured, free, **options):
+def project_command(job, names, counts, kept, goal, output, measured, **options):
     """Simulates the messages of a step on thousands of nodes, beside float32 all-reduces: needs SimGrid's smpirun.
 
     JOB is a job or a run file, whose algorithm and number of coordinates are taken. With --check alone nothing is
@@ -80,6 +83,9 @@ def project_command(job, names, counts, kept, goal, output, measured, free, **op
 
     if not (job or options["size"] or measured):
         raise UsageError("what is to be projected? A job, a run file, or so many coordinates, as in -d 124e6")
+    if not measured and (given := [name for name in ABOUT_CHECK if options[name]]):
+        option = given[0].replace("_", "-")
+        raise UsageError(f"--{option} says something of what was measured: add --check FILE, or leave it out")
     nodes, work = _nodes(counts, options["node_size"]), _work(options)
     network = Network(options["topology"], _rate("--link", options["link"]), _time("--latency", options["latency"]))
     sampling = Sampling(options["shifts"], options["samples"], options["seed"])
@@ -93,7 +99,7 @@ def project_command(job, names, counts, kept, goal, output, measured, free, **op
     simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
     tables = []
     if measured:
-        tables.append(_check(measured, free, names, work, simulator, options))
+        tables.append(_check(measured, names, work, simulator, options))
     if job or options["size"]:
         subject, names = _subject(job, names, options)
         checked = errors(tables[0]) if tables else {}
@@ -134,9 +140,10 @@ def _quantity(option: str, text: str, units: dict[str, float], example: str) -> 
     if not found or found[2] not in units or (least and not float(found[1])):
         above = " above 0" if least else ", 0 or more,"
         raise UsageError(f"{option} {text}: a number{above} and its unit ({choices(units)}), as in {option} {example}")
-    if float(found[1]) > MOST:
-        raise UsageError(f"{option} {text}: at most {MOST:,} of its unit, as in {option} {example}")
-    return float(found[1]) * units[found[2]]
+    quantity, largest = float(found[1]) * units[found[2]], max(units, key=units.get)
+    if quantity > MOST * units[largest]:
+        raise UsageError(f"{option} {text}: at most {MOST:,}{largest}; for example {option} {example}")
+    return quantity
 
 
 def _work(options):
@@ -227,7 +234,7 @@ def _sizes(config) -> tuple[int, int]:
     return layout.size, len(layout.segments)
 
 
-def _check(files, free, names, work, simulator, options):
+def _check(files, names, work, simulator, options):
     """What was measured beside what would have been projected."""
     from mpisign.bench.project import Measured, Network, Subject, check
     from mpisign.bench.table import load
@@ -260,5 +267,5 @@ def _check(files, free, names, work, simulator, options):
         # a path through a star is two links
         return Network("star", bandwidth, _time("--check-latency", latency) if latency else found.latency / 2)
 
-    unlimited = {(row.n, row.d, row.exchange): row.milliseconds for row in rows_of(free)}
+    unlimited = {(row.n, row.d, row.exchange): row.milliseconds for row in rows_of(options["check_free"])}
     return check(rows, subject_of, network_of, work, simulator, unlimited)

@@ -140,7 +140,8 @@ def make_exchanges(
             check_aware(world.comm, layout.device)
         engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
-    chunk = chunk or MOST * (world.n == 1)  # nothing travels, so nothing is gained by parts
+    if world.n == 1:  # nothing travels, so nothing is gained by parts
+        chunk = chunk or MOST
     parts = min((REGISTRY[c.name].parts_of(world.n) for c in chosen if c.name != "local"), default=1)
     for choice, stage, numbers in zip(chosen, algorithm.stages, headers or [0] * len(chosen), strict=True):
         built.append([])
