@@ -280,6 +280,31 @@ def test_a_library_that_calls_exit_runs_no_destructors():
     assert (ended.code, ended.out) == (9, "")
 
 
+HELD = """
+import ctypes, os, sys, threading, time
+from mpisign.parallel import ending
+libc = ctypes.CDLL(None)
+late = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)(lambda *_: os.write(1, b"destructors "))
+def called_by_mpi():
+    with ending.no_exit():
+        if sys.argv[1] == "other's": libc.exit(9)
+        if sys.argv[1] == "own": ending.skip_destructors(), libc.exit(9)
+libc.on_exit(late, None)
+thread = threading.Thread(target=called_by_mpi, daemon=True)
+thread.start()
+thread.join(1)
+print(threading.active_count(), flush=True)
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize(("abort", "code", "out"), [("other's", 3, "2\n"), ("own", 9, ""), ("none", 3, "1\n")])
+def test_another_ranks_abort_runs_no_destructors_under_the_main_thread(abort, code, out):
+    """MPICH calls exit() in whichever thread hears of it; a rank's own abort ends it, and a thread may end."""
+    ended = run(sys.executable, "-c", HELD, abort)
+    assert (ended.code, ended.out) == (code, out)
+
+
 def test_interrupts_end_at_once_before_there_is_something_to_save_and_the_second_time(monkeypatch):
     ended, now = [], [0.0]
     monkeypatch.setattr(stopping, "_caught", [])

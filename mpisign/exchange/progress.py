@@ -11,6 +11,7 @@ import threading
 
 from mpisign.errors import UsageError
 from mpisign.exchange.late import MPI
+from mpisign.parallel.ending import no_exit
 
 PAUSE = 2e-4  # seconds between two calls of the helper
 LONG_PAUSE = 1e-3  # the same while gradients are worked out, often by the same cores
@@ -56,6 +57,7 @@ class Helper(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while self.needed.wait():
-            self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
-            self._pause.wait(self._seconds)
+        with no_exit():
+            while self.needed.wait():
+                self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+                self._pause.wait(self._seconds)

@@ -6,12 +6,14 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 GRACE = 5  # seconds that an end may take before the kernel sees to it
 PATIENCE = 2.0  # seconds that a message may take to leave
+SEMAPHORE = 128  # bytes, of which the GNU C library's takes a part on every machine
 
 _works: list[Callable[[], None]] = []
+_held = threading.local()  # the semaphore at which this thread waits if it calls exit()
 
 
 def at_end(work: Callable[[], None], first: bool = False) -> None:
@@ -64,9 +66,36 @@ def skip_destructors() -> None:
 
     Otherwise exit() runs the destructors of all libraries while other threads still use them, which may crash or hang.
     """
+    _let_exit()
     with contextlib.suppress(AttributeError):  # on_exit is the GNU C library's
         libc = ctypes.CDLL(None)
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Has exit() wait to be killed, if this thread calls it: for threads beside the main one that call MPI.
+
+    MPICH calls exit() wherever it hears that another rank aborts, whose launcher kills this one, too. Destructors that
+    run meanwhile under the main thread would make a crash of it, with an exit code that hides the other's.
+    """
+    with contextlib.suppress(AttributeError):  # the GNU C library's; what is registered is done before destructors
+        libc = ctypes.CDLL(None)
+        libc.calloc.restype = ctypes.c_void_p
+        semaphore = ctypes.c_void_p(libc.calloc(1, SEMAPHORE))  # for good: the thread outlives this call
+        libc.sem_init(semaphore, 0, 0)
+        wait = ctypes.cast(libc.sem_wait, ctypes.c_void_p)
+        libc.__cxa_thread_atexit_impl(wait, semaphore, wait)
+        _held.semaphore = semaphore
+    try:
+        yield
+    finally:
+        _let_exit()
+
+
+def _let_exit() -> None:
+    if semaphore := getattr(_held, "semaphore", None):
+        ctypes.CDLL(None).sem_post(semaphore)
 
 
 def die(number: int) -> None:

@@ -5,12 +5,14 @@ themselves. A wait that can never end ends the job at once, with both ranks name
 whose message then says where the other ranks are.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mpisign.parallel.ending import no_exit
 from mpisign.parallel.watchdog import WATCH, Clock
 
 PAUSE = 2e-3  # seconds between looks at a barrier
@@ -117,17 +119,18 @@ class RollCall(threading.Thread):
     # The thread
 
     def run(self) -> None:
+        with no_exit(), contextlib.suppress(Exception):  # MPI has ended or fails: the watchdog needs neither
+            self._attend()
+
+    def _attend(self) -> None:
         clock = Clock(WATCH, PERIOD)
-        try:
-            while not self._over.wait(PERIOD):
-                waits = clock.poll() and clock.seconds > PATIENCE
-                self._listen()
-                if self.rank < ASKERS and (waits or self._left):
-                    self._ask()
-                else:
-                    self._rounds, self._accused = 0, None
-        except Exception:
-            return  # MPI has ended or fails: the watchdog needs neither
+        while not self._over.wait(PERIOD):
+            waits = clock.poll() and clock.seconds > PATIENCE
+            self._listen()
+            if self.rank < ASKERS and (waits or self._left):
+                self._ask()
+            else:
+                self._rounds, self._accused = 0, None
 
     def _listen(self) -> None:
         while self._comm.iprobe():
