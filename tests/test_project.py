@@ -50,8 +50,11 @@ CASES = [
     ("sharded", "signsgd-mv", 100, 0, 0),
     ("allgather", "signsgd-mv", 40_000, 1024, 0),
     ("allgather", "strom", 40_000, 1024, 0),
+    ("allgather", "signsgd-mv", 40_000, 0, 0),
+    ("allgather", "ssdm", 40_000, 2560, 0),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 2),
     ("hierarchical", "signsgd-mv", 40_000, 1024, 3),
+    ("hierarchical", "signsgd-mv", 40_000, 1024, 4),
     ("butterfly", "signsgd-mv", 40_000, 1024, 0),
     ("butterfly", "strom", 40_000, 1024, 0),
     ("dense", "sgd", 9_999, 16384, 0),
@@ -82,7 +85,16 @@ def test_a_trace_has_the_messages_that_mpi_is_given(counted, case):
         # each rank's header goes to all others, of whom some pass it on
         sent = sum(size * k for (_, _, size), k in messages(phases, rank).items())
         assert sent == total, rank
-        assert sum(size * k for kind, _, size, k in given if kind == "headers") == 3 * headers[0].each
+        each = sum(p.each for p in headers)
+        assert sum(size * k for kind, _, size, k in given if kind == "headers") == 3 * each
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_headers_travel_alone_or_with_what_travels_anyway(case):
+    name, algorithm, d, chunk, node_size = case
+    phases, chunks = subject(algorithm, d, chunk, node_size or 1).schedule(name, 4)
+    together = (name == "allgather" and chunks <= 2) or node_size == 4
+    assert any(isinstance(p, Doubling) for p in phases) != together
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])

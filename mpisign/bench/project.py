@@ -27,7 +27,7 @@ from mpisign.engine.header import FLAGS
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import REGISTRY, Exchange, candidates, coordinates_of
 from mpisign.exchange.costs import Sizes, chunks_of
-from mpisign.exchange.schedule import Doubling, Phase, halving_doubling, ring
+from mpisign.exchange.schedule import Phase, halving_doubling, ring
 from mpisign.layout import WORD
 
 RING, HALVING = "float32 ring", "float32 halving-doubling"
@@ -99,10 +99,9 @@ class Subject:
         length = -(-self.d // WORD) * WORD
         size = coordinates_of(self.chunk, length, up.raw, kind.parts_of(n))
         chunks = chunks_of(length, size, up)
-        phases = kind.schedule(Sizes(chunks, up, stage.vote.down(up, n), stage.vote, n, self.node_size))
+        sizes = Sizes(chunks, up, stage.vote.down(up, n), stage.vote, n, self.node_size)
         numbers = FLAGS + (self.tensors if up.scaled else 0) + stage.estimator.reports
-        # headers travel behind the first messages
-        return [phases[0], Doubling("headers", n, each=8 * numbers), *phases[1:]], len(chunks)
+        return kind.with_headers(sizes, 8 * numbers), len(chunks)
 
 
 def _carrier(name: str, stage: Algorithm, algorithm: str) -> type[Exchange]:

@@ -10,6 +10,7 @@ For small d, where one latency is all that counts, and for n = 2, where it sends
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +34,16 @@ class Allgather(Exchange):
     def schedule(s):
         sizes = message_sizes(s.up, [[c] for c in s.coordinates], at_once=True)[:, 0]
         return [Spread("messages", s.n, bytes_of=lambda rank, to: sizes)]
+
+    @classmethod
+    def with_headers(cls, s, size):
+        """In the last message, where all of them are on their way before one is counted."""
+        if len(s.chunks) > cls.prefetch:
+            return super().with_headers(s, size)
+        (messages,) = cls.schedule(s)
+        sizes = [*messages.bytes_of(0, 1)]
+        sizes[-1] += size
+        return [replace(messages, bytes_of=lambda rank, to: sizes)]
 
     def prepare(self):
         n, last = self.world.n, self.last_before_header if self.device.type == "cpu" else None

@@ -30,7 +30,7 @@ from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError
 from mpisign.exchange import costs
 from mpisign.exchange.late import MPI
-from mpisign.exchange.schedule import Phase
+from mpisign.exchange.schedule import Doubling, Phase
 from mpisign.exchange.staging import Staging
 from mpisign.layout import WORD, Layout
 from mpisign.parallel.device import synchronize
@@ -90,6 +90,12 @@ class Exchange:
     def schedule(s: costs.Sizes) -> list[Phase]:
         """Who sends what to whom in a step, headers apart: what a projection simulates."""
         raise NotImplementedError
+
+    @classmethod
+    def with_headers(cls, s: costs.Sizes, size: int) -> list[Phase]:
+        """The schedule with each rank's header of so many bytes, here a message of its own behind the first ones."""
+        first, *others = cls.schedule(s)
+        return [first, Doubling("headers", s.n, each=size), *others]
 
     @classmethod
     def parts_of(cls, n: int) -> int:

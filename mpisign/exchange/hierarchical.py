@@ -69,8 +69,12 @@ class Hierarchical(Exchange):
     @staticmethod
     def header_cost(s, size):
         """Nothing where headers lie in the memory of the only node."""
-        together = len(s.nodes) == 1 and len(s.chunks) <= _prefetch(s.chunks, s.up)
-        return 0 if together else Exchange.header_cost(s, size)
+        return 0 if _together(s) else Exchange.header_cost(s, size)
+
+    @classmethod
+    def with_headers(cls, s, size):
+        """Of one node nothing travels."""
+        return cls.schedule(s) if _together(s) else super().with_headers(s, size)
 
     @classmethod
     def useful(cls, comm, node_size):
@@ -332,6 +336,11 @@ class Hierarchical(Exchange):
 def _prefetch(chunks, up):
     """Messages on their way before the first is counted: of more planes than one, what memory allows."""
     return len(chunks) if up.planes == 1 else 8
+
+
+def _together(s):
+    """Whether headers lie in the only node's window, as all chunks are packed before one is counted."""
+    return len(s.nodes) == 1 and len(s.chunks) <= _prefetch(s.chunks, s.up)
 
 
 def _places(sizes):
