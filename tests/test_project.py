@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from mpisign.algorithms import zoo
+from mpisign.algorithms.dense import with_averaging
 from mpisign.algorithms.registry import find
 from mpisign.bench import project, simgrid
 from mpisign.bench.project import HALVING, RING, Network, Projection, Sampling, Simulator, Subject, Wire, Work
@@ -15,11 +16,13 @@ from mpisign.bench.simgrid import Traffic
 from mpisign.bench.table import Table, load, save
 from mpisign.bench.topology import topology
 from mpisign.cli import cli
+from mpisign.cli import project as project_command
 from mpisign.engine.autotune import LinkModel
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY, candidates, coordinates_of
 from mpisign.exchange.costs import Sizes, chunks_of
-from mpisign.exchange.schedule import Doubling, halving_doubling, ring
+from mpisign.exchange.schedule import Doubling, Level, halving_doubling, ring
+from mpisign.layout import Layout, SegmentOptions
 from tests.running import BIN, ROOT, run
 
 assert zoo
@@ -32,7 +35,7 @@ GBIT = 1e9 / 8
 
 def subject(name="signsgd-mv", d=40_000, chunk=0, node_size=1):
     stage = find(name).build().stages[-1]
-    return Subject(d, 1, lambda n: stage.with_rules("auto", "auto", n), name, chunk, node_size)
+    return Subject(Layout({"x": (d,)}), lambda n: stage.with_rules("auto", "auto", n), name, chunk, node_size)
 
 
 def messages(phases, rank):
@@ -235,6 +238,7 @@ BAD = [
     (("--check-link", "1gbit"), "--check-link says something of what was measured: add --check FILE"),
     (("--check-free", "tcp.h5"), "--check-free says something of what was measured: add --check FILE"),
     (("--check", "missing.h5"), "no file missing.h5"),
+    (("--check", "missing.h5", "-d", "1e5", "--topology", "ring"), "--topology ring: use one of"),
 ]
 
 
@@ -374,17 +378,16 @@ def test_nodes_share_their_link_and_oversubscription_costs():
 
 @needs_smpirun
 def test_the_command_prints_saves_and_checks_itself(tmp_path, capsys):
-    measured = Table("exchanges", dict.fromkeys(("n", "d", "exchange", "ms", "work ns"), ""))
+    measured = Table("exchanges", dict.fromkeys(("n", "d", "exchange", "chunk", "ms", "work ns"), ""))
     measured.about |= {
         "algorithm": "signsgd-mv",
         "link": str(LinkModel(50e-6, 0.19 * GBIT)),
-        "chunk": 0,
-        "node_size": 0,
+        "node_size": 1,
     }
     ideal = {2: 42.0, 4: 63.0}  # ms of 2(n-1)/n bits at 200 Mbit/s
     for n, ms in ideal.items():
-        measured.add(n=n, d=8_400_000, exchange="sharded", ms=ms, **{"work ns": 0.5})
-        measured.add(n=n, d=8_400_000, exchange="allreduce", ms=1.0, **{"work ns": 0.5})
+        for name, value in (("sharded", ms), ("allreduce", 1.0)):
+            measured.add(n=n, d=8_400_000, exchange=name, chunk=262_656, ms=value, **{"work ns": 0.5})
     save(tmp_path / "measured.h5", [measured])
     check = ("--check", tmp_path / "measured.h5", "--check-link", "200mbit")
     here("-d", "1e6", "--nodes", "2,8", "--gradient", "10ms", *check, "--output", tmp_path / "p.h5")
@@ -410,6 +413,55 @@ def test_the_command_prints_saves_and_checks_itself(tmp_path, capsys):
     for row in load(tmp_path / "c.h5", "check").rows:
         assert row["core ms"] == 100
         assert row["projected ms"] == pytest.approx(100 + row["wire ms"] / 4)  # x travels in four chunks
+    measured.rows[0]["chunk"] = 131_072
+    save(tmp_path / "free.h5", [measured])
+    with pytest.raises(UsageError, match=r"--check-free: no row is of sharded on 2 ranks .* chunks of 262,656 bytes"):
+        here(*check, "--check-free", tmp_path / "free.h5")
+
+
+def test_a_job_is_projected_as_it_runs(tmp_path):
+    """Its exchange, chunks, nodes, and the parameters that it averages: from the job, and from its run file."""
+    given = ("problem.name=quadratic", "problem.dimension=5000", "algorithm.name=ssdm", "run.steps=1")
+    exchange = ("exchange.name=hierarchical", "exchange.chunk=512", "exchange.node_size=4")
+    file = tmp_path / "run.h5"
+    settings = [word for one in (*given, *exchange, f"run.file={file}") for word in ("--set", one)]
+    cli.main(["simulate", "-n", "8", str(ROOT / "jobs/quadratic.toml"), *settings], standalone_mode=False)
+    none = {"name": None, "size": None, "chunk": None, "node_size": None}
+    whole, names = project_command._subject(file, (), none)
+    assert (names, whole.chunk, whole.node_size, whole.d) == (("hierarchical",), 512, 4, 5000)
+    other, names = project_command._subject(file, ("sharded",), none | {"chunk": 1024, "node_size": 2})
+    assert (names, other.chunk, other.node_size) == (("sharded",), 1024, 2)
+
+
+def test_averaged_parameters_travel_as_floats():
+    stage = with_averaging(find("ef-signsgd").build()).stages[-1]
+    options = {"b": SegmentOptions(vote=False)}
+    mixed = Subject(Layout({"a": (30_000,), "b": (1000,)}, options), lambda n: stage.with_rules("auto", "auto", n), "")
+    alone = Subject(Layout({"a": (30_000,)}), mixed.algorithm, "")
+    both, voted = mixed.schedule("sharded", 4)[0], alone.schedule("sharded", 4)[0]
+    assert [p.name for p in both[: len(voted)]] == [p.name for p in voted]
+    # 3/4 of 1000 float32 go out, and 3 times a quarter of their mean, plus the scale of another tensor's header
+    assert project.per_rank(both[len(voted) :])[0] == pytest.approx(2 * 3 / 4 * 4000, rel=0.1)
+
+
+def test_what_voters_agree_on_is_told_to_be_left_out():
+    assert subject("terngrad").left_out() == "the largest value of each tensor, a float32 up and down"
+    assert not subject("signsgd-mv").left_out()
+
+
+def test_levels_of_unlike_radices_are_sampled_as_often():
+    """Each sample takes shifts of every level; a level of two rounds has two samples, which come again."""
+    sampling = Sampling(shifts=1, samples=4)
+    simulator = Simulator(Network("star", GBIT, 1e-6), sampling, 60.0, dry=True)
+    radices = (("a", 3, 1), ("b", 40, 3))
+    phases = [Level(name, 120, radix=r, stride=s, bytes_of=lambda *_: [8]) for name, r, s in radices]
+    draws = []
+    simulator._sampled = lambda phase: True
+    simulator._samples = lambda label, groups, draw, *rest: draws.append(draw) or 1.0
+    found = simulator.wire("x", phases, 120, 1, split=False)
+    assert len(draws) == 4
+    assert {len(draw) for draw in draws} == {2}
+    assert found.simulated == "1 of 2 shifts, 2 times; 1 of 39 shifts, 4 times"
 
 
 @needs_smpirun

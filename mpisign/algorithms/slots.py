@@ -189,6 +189,11 @@ class SignRule(_Stateful):
     def agree(self, estimates: Sequence[Tensor], states: list[State], step: Step) -> None:
         """What all voters must agree on before they pack, through step.world; one call for the local voters."""
 
+    @property
+    def agrees(self) -> bool:
+        """Whether it has voters agree on anything."""
+        return type(self).agree is not SignRule.agree
+
     def unit(self, state: State) -> np.ndarray | None:
         """What the direction is in units of, float32 (segments,), where all voters agreed on that; else None."""
         return None

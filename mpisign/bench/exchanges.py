@@ -10,13 +10,14 @@ from mpisign.bench.table import Say, Table, machine
 from mpisign.bench.timing import Times, hosts, in_turns, resident
 from mpisign.engine.autotune import DryStepper, autotune, measure_link, predict
 from mpisign.exchange import Choice, candidates, choose
+from mpisign.exchange.nodes import nodes_of
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Mpi
 
 COLUMNS = {
-    "n": "d", "d": ",d", "exchange": "", "ms": ".3f", "predicted ms": ".3f", "error": "+.0%", "ideal ms": ".3f",
-    "bits": ".4f", "bits by the OS": ".4f", "bits a host": ".4f", "work ns": ".3f", "bytes a coordinate": ".3f",
-    "auto": "",
+    "n": "d", "d": ",d", "exchange": "", "chunk": ",d", "ms": ".3f", "predicted ms": ".3f", "error": "+.0%",
+    "ideal ms": ".3f", "bits": ".4f", "bits by the OS": ".4f", "bits a host": ".4f", "work ns": ".3f",
+    "bytes a coordinate": ".3f", "auto": "",
 }  # fmt: skip
 PHASES = {"phase": "", "ms": ".3f", "share": ".0%"}
 
@@ -28,11 +29,13 @@ def exchanges(
 
     predicted ms: by the probe that `auto` makes. ideal ms: bytes by formula over the link's bandwidth. bits a host: by
     the OS, over each host's link. work ns: of the kernels, per coordinate and rank. bytes a coordinate: memory of the
-    exchange's buffers on this rank. kwargs: of the trial.
+    exchange's buffers on this rank. chunk: bytes of a plane in each but the last. kwargs: of the trial.
     """
     link = measure_link(ranks.comm)
     about = {"algorithm": algorithm.name, "median of": repeats, "mpi": ranks.library, "hosts": ranks.hosts}
-    table = Table("exchanges", COLUMNS, about | {"link": str(link)} | kwargs | machine())
+    about |= {"link": str(link)} | kwargs
+    about["node_size"] = max(map(len, nodes_of(ranks.comm, kwargs.get("node_size", 0)).members))  # as it was found
+    table = Table("exchanges", COLUMNS, about | machine())
     for d in sizes:
         auto = autotune(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)[0].name
         fitting = [name for name in names or candidates(algorithm) if name in candidates(algorithm)]
@@ -55,7 +58,9 @@ def _row(trial: "Watched", times: Times, repeats: int, ranks: Ranks, d: int) -> 
     sent, work = trial.world.traffic.up + trial.world.traffic.down, median(trial.work)
     counted, work = (ranks.comm.allreduce(value) / ranks.size for value in (sent / (repeats + 1), work))
     by_system = times.sent if times.sent and times.sent > counted / 2 else None
+    lo, hi = trial.exchange.chunks[0]
     return {
+        "chunk": (hi - lo) * (32 if trial.exchange.raw else 1) // 8,
         "ms": times.median * 1e3,
         "bits": counted * 8 / d,
         "bits by the OS": by_system and by_system * 8 / d,

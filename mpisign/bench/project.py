@@ -23,12 +23,12 @@ from mpisign.bench import simgrid
 from mpisign.bench.simgrid import Part, Traffic
 from mpisign.bench.table import Say, Table
 from mpisign.bench.topology import topology
-from mpisign.engine.header import FLAGS
+from mpisign.engine.header import numbers_of
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import REGISTRY, Exchange, candidates, coordinates_of
 from mpisign.exchange.costs import Sizes, chunks_of
 from mpisign.exchange.schedule import Phase, halving_doubling, ring
-from mpisign.layout import WORD
+from mpisign.layout import Group, Layout
 
 RING, HALVING = "float32 ring", "float32 halving-doubling"
 FLOWS = 1 << 11  # messages on their way together that are simulated as they are
@@ -78,14 +78,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is projected: d coordinates in so many tensors, and the algorithm that n voters run."""
+    """What is projected: a step on so many parameters, and the algorithm that n voters run."""
 
-    d: int
-    tensors: int
+    layout: Layout
     algorithm: Callable[[int], Algorithm]
     name: str
     chunk: int = 0
     node_size: int = 1
+
+    @property
+    def d(self) -> int:
+        """Coordinates."""
+        return self.layout.size
 
     def schedule(self, name: str, n: int) -> tuple[list[Phase], int]:
         """The phases of a step by an exchange or a sum of float32, and the number of chunks.
@@ -95,27 +99,41 @@ class Subject:
         if name in (RING, HALVING):
             return (ring if name == RING else halving_doubling)(self.d, n), 1
         stage = self.algorithm(n)
-        kind, up = _carrier(name, stage, self.name), stage.sign.up()
-        length = -(-self.d // WORD) * WORD
-        size = coordinates_of(self.chunk, length, up.raw, kind.parts_of(n))
-        chunks = chunks_of(length, size, up)
-        sizes = Sizes(chunks, up, stage.vote.down(up, n), stage.vote, n, self.node_size)
-        numbers = FLAGS + (self.tensors if up.scaled else 0) + stage.estimator.reports
-        return kind.with_headers(sizes, 8 * numbers), len(chunks)
+        kind = _carrier(name, stage, self.name)
+        first, *averaged = self.layout.groups
+        sizes = self._sizes(kind, stage.of(first), first, n)
+        phases = kind.with_headers(sizes, 8 * numbers_of(stage, self.layout))
+        for group in averaged:
+            phases += REGISTRY["dense"].schedule(self._sizes(kind, stage.of(group), group, n))
+        return phases, len(sizes.chunks)
+
+    def _sizes(self, kind: type[Exchange], slots: Algorithm, group: Group, n: int) -> Sizes:
+        up, length = slots.sign.up(), group.layout.length
+        chunks = chunks_of(length, coordinates_of(self.chunk, length, up.raw, kind.parts_of(n)), up)
+        return Sizes(chunks, up, slots.vote.down(up, n), slots.vote, n, self.node_size)
+
+    def left_out(self) -> str:
+        """What travels in a step beside messages, verdicts and headers, and is not projected."""
+        stage = self.algorithm(2)
+        agreeing = [slot for slot in (stage.estimator, stage.sign) if slot.agrees]
+        return "; ".join(slot.side_information() for slot in agreeing)
 
 
 def _carrier(name: str, stage: Algorithm, algorithm: str) -> type[Exchange]:
     able = [each for each in candidates(stage) if each in REGISTRY]
+    if not able:
+        raise UsageError(
+            f"{algorithm} can't be projected: nothing travels beside what its voters agree on; take another --algorithm"
+        )
+    if stage.sign.up().varies:
+        raise UsageError(
+            f"{algorithm} can't be projected: how much its voters send is known only in a run; take another --algorithm"
+        )
     fitting = [each for each in able if REGISTRY[each].schedule is not Exchange.schedule]
-    if stage.sign.up().varies or not fitting:
-        raise UsageError(
-            f"{algorithm} can't be projected: how much its voters send is known only in a run, or nothing is; "
-            "take another --algorithm"
-        )
+    if name not in able:
+        raise UsageError(f"--exchange {name}: can't carry {algorithm}; use one of: {choices(fitting)}")
     if name not in fitting:
-        raise UsageError(
-            f"--exchange {name}: can't carry {algorithm}, or can't be projected; use one of: {choices(fitting)}"
-        )
+        raise UsageError(f"--exchange {name}: does not tell what it sends; use one of: {choices(fitting)}")
     return REGISTRY[name]
 
 
@@ -154,10 +172,14 @@ class Simulator:
     def wire(self, label: str, phases: Sequence[Phase], n: int, node_size: int, split: bool = True) -> Wire:
         """Seconds of the phases, one after the other. split: whether to find those of other links, too."""
         phases = [p for p in phases if p.rounds]
+        if not phases:
+            return Wire(0.0, 0.0, "all", 0.0, 0.0)
         sampled = [p for p in phases if self._sampled(p)]
         whole = [(p, range(p.rounds)) for p in phases if p not in sampled]
         groups = _with_as_many_rounds(sampled)
-        draws = list(zip(*map(self._draws, groups), strict=False)) or [()]
+        drawn = [self._draws(phases) for phases in groups]
+        # of phases with few rounds the same samples come again
+        draws = [[each[k % len(each)] for each in drawn] for k in range(max(map(len, drawn), default=1))]
         fixed = self._time(label, whole, n, node_size) if whole else 0.0
         times = [fixed + self._samples(f"{label}-{k}", groups, draw, n, node_size) for k, draw in enumerate(draws)]
         seconds, deviation = fmean(times), stdev(times) if len(times) > 1 else 0.0
@@ -171,7 +193,7 @@ class Simulator:
         fast = behind(FASTER) if split else seconds
         # a straight line, where nothing but links is between ranks
         slow = behind(1 / FASTER) if split and node_size > 1 else seconds + FASTER * (seconds - fast)
-        return Wire(seconds, deviation, self._what(sampled, len(draws)), fast, slow)
+        return Wire(seconds, deviation, self._what(groups, drawn), fast, slow)
 
     def _sampled(self, phase: Phase) -> bool:
         """Whether a part of its rounds is simulated, and stands for all."""
@@ -179,7 +201,7 @@ class Simulator:
             return phase.rounds > self.sampling.shifts
         return phase.alike and phase.members * min(phase.batch, phase.rounds) > FLOWS
 
-    def _draws(self, sampled: list[Phase]) -> list[list[int]]:
+    def _draws(self, sampled: Sequence[Phase]) -> list[list[int]]:
         """The rounds of each sample, of phases with as many: one sample does where all rounds are the same."""
         if all(p.same for p in sampled):
             return [list(range(self.sampling.shifts))]
@@ -220,11 +242,12 @@ class Simulator:
             return simgrid.run(command, self.kept / label, self.limit) if not self.dry else 1.0
         return simgrid.seconds(traffic, self.limit)
 
-    def _what(self, sampled: list[Phase], draws: int) -> str:
-        if not sampled:
-            return "all"
-        each = "rounds" if sampled[0].same else f"shifts, {draws} times"
-        return f"{min(self.sampling.shifts, sampled[0].rounds)} of {sampled[0].rounds:,} {each}"
+    def _what(self, groups: Sequence[Sequence[Phase]], drawn: Sequence[list]) -> str:
+        told = []
+        for (first, *_), samples in zip(groups, drawn, strict=True):
+            each = "rounds" if first.same else f"shifts, {len(samples)} times"
+            told.append(f"{min(self.sampling.shifts, first.rounds)} of {first.rounds:,} {each}")
+        return "; ".join(told) or "all"
 
 
 def _with_as_many_rounds(phases: list[Phase]) -> list[list[Phase]]:
@@ -261,7 +284,7 @@ def project(
     network, sampling = simulator.network, simulator.sampling
     about = {"algorithm": subject.name, "d": subject.d, "topology": network.topology, "node size": subject.node_size}
     about |= {"link Gbit/s": _short(network.bandwidth * 8e-9), "latency us": _short(network.latency * 1e6)}
-    about |= _told(work)
+    about |= _told(work) | ({"left out": left} if (left := subject.left_out()) else {})
     table = Table("projection", COLUMNS, about | {"goodput": simgrid.GOODPUT, "seed": sampling.seed})
     for nodes in counts:
         n = nodes * subject.node_size
@@ -309,7 +332,7 @@ def _short(value: float) -> float:
 
 
 def per_rank(phases: Iterable[Phase]) -> tuple[int, int]:
-    """Bytes and messages that the rank sends which sends most: one of the first two."""
+    """Bytes and messages that a rank sends: of the first two the one with more, since shares may differ by a grain."""
     totals = []
     for rank in (0, 1):
         sizes = [size for p in phases for k in range(p.rounds) for _, size in simgrid.sent(p, rank, [k], False)]
@@ -361,7 +384,14 @@ class Measured:
     exchange: str
     milliseconds: float
     work: float  # nanoseconds per coordinate
+    chunk: int  # bytes of a plane
+    node_size: int
     about: dict[str, object]
+
+    @property
+    def step(self) -> tuple:
+        """What was measured, wherever it was."""
+        return self.n, self.d, self.exchange, str(self.about["algorithm"]), self.chunk
 
 
 def check(
@@ -374,8 +404,8 @@ def check(
 ) -> Table:
     """What would have been projected for each row that was measured, with the kernels' time that was measured there.
 
-    network_of: the links between those ranks. free: milliseconds of the same step, by (n, d, exchange), on links that
-    are no limit: all that its cores do, where it was measured.
+    network_of: the links between those ranks. free: milliseconds of each step on links that are no limit, all that its
+    cores do; none where that was not measured.
     """
     core = "by runs without a limit of links" if free else "by kernels and messages"
     table = Table("check", CHECKED, {"goodput": simgrid.GOODPUT, "core": core})
@@ -385,7 +415,8 @@ def check(
         label = f"check-{row.exchange}-n{row.n}-d{row.d}"
         wire = here.wire(label, phases, row.n, subject.node_size, split=False)
         core = core_seconds(row.d, row.exchange, per_rank(phases)[1], replace(work, vote=row.work))
-        core = free.get((row.n, row.d, row.exchange), 1e3 * core) / 1e3
+        if free:
+            core = free[row.step] / 1e3
         projected = Projection(wire, core, chunks).seconds() * 1e3
         shown = {"n": row.n, "d": row.d, "exchange": row.exchange, "measured ms": row.milliseconds}
         shown |= {"wire ms": wire.seconds * 1e3, "core ms": core * 1e3, "projected ms": projected}

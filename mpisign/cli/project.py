@@ -20,11 +20,11 @@ TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 SUBJECT = several(
     click.option("-d", "size", type=float, help="Coordinates, in place of a JOB."),
     click.option("--algorithm", "name", help="Whose messages travel; signsgd-mv, where there is no JOB."),
-    click.option("--chunk", type=click.IntRange(min=0), default=0, help="Bytes of a plane in one message."),
+    click.option("--chunk", type=click.IntRange(min=0), help="Bytes of a plane in one message; by default the JOB's."),
 )
 NETWORK = several(
     click.option("--nodes", "counts", default="8,64,512,4096", show_default=True, help="One or more, by commas."),
-    click.option("--node-size", type=POSITIVE, default=1, show_default=True, help="Ranks of a node."),
+    click.option("--node-size", type=POSITIVE, help="Ranks of a node; by default the JOB's, or 1."),
     click.option("--topology", default="fat-tree", show_default=True,
                  help="star, fat-tree, fat-tree:4 (4:1 oversubscribed), dragonfly, torus; or SimGrid's parameters."),
     click.option("--link", default="100gbit", show_default=True, help="Rate of each link, as tc says it."),
@@ -60,7 +60,7 @@ CHECK = several(
 
 @click.command("project")
 @click.argument("job", required=False, type=click.Path(path_type=Path))
-@click.option("--exchange", "names", multiple=True, help="More than once; sharded by default, and hierarchical.")
+@click.option("--exchange", "names", multiple=True, help="More than once; the JOB's, or sharded and hierarchical.")
 @SUBJECT
 @NETWORK
 @WORK
@@ -69,8 +69,8 @@ CHECK = several(
 def project_command(job, names, counts, kept, goal, output, measured, **options):
     """Simulates the messages of a step on thousands of nodes, beside float32 all-reduces: needs SimGrid's smpirun.
 
-    JOB is a job or a run file, whose algorithm and number of coordinates are taken. With --check alone nothing is
-    projected but what was measured.
+    JOB is a job or a run file, of which parameters, algorithm (its last stage) and [exchange] are taken. With --check
+    alone nothing is projected but what was measured.
 
     \b
     mpisign project -d 124e6 --nodes 8,1024 --topology fat-tree:4 --link 100gbit --latency 1us
@@ -78,6 +78,7 @@ def project_command(job, names, counts, kept, goal, output, measured, **options)
     """
     from mpisign.bench import simgrid
     from mpisign.bench.project import Network, Sampling, Simulator, errors, project
+    from mpisign.bench.topology import topology
     from mpisign.cli.bench import say_progress, tell
     from mpisign.run.setup import use_threads
 
@@ -86,7 +87,7 @@ def project_command(job, names, counts, kept, goal, output, measured, **options)
     if not measured and (given := [name for name in ABOUT_CHECK if options[name]]):
         option = given[0].replace("_", "-")
         raise UsageError(f"--{option} says something of what was measured: add --check FILE, or leave it out")
-    nodes, work = _nodes(counts, options["node_size"]), _work(options)
+    work = _work(options)
     network = Network(options["topology"], _rate("--link", options["link"]), _time("--latency", options["latency"]))
     sampling = Sampling(options["shifts"], options["samples"], options["seed"])
     if goal and not kept:
@@ -98,10 +99,14 @@ def project_command(job, names, counts, kept, goal, output, measured, **options)
     limit = _time("--limit", options["limit"])
     simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
     tables = []
+    wanted = _subject(job, names, options) if job or options["size"] else None
+    nodes = _nodes(counts, wanted[0].node_size if wanted else options["node_size"] or 1)
+    for count in nodes:
+        topology(network.topology, count)  # refuses what can't be before anything takes its time
     if measured:
         tables.append(_check(measured, names, work, simulator, options))
-    if job or options["size"]:
-        subject, names = _subject(job, names, options)
+    if wanted:
+        subject, names = wanted
         checked = errors(tables[0]) if tables else {}
         tables.append(project(subject, names, nodes, _measured(work, options, subject), simulator, checked))
     if lacking:
@@ -170,18 +175,24 @@ def _measured(work, options, subject):
 
 def _subject(job: Path | None, names: tuple[str, ...], options: dict):
     """What is projected, and by which exchanges."""
+    from dataclasses import replace
+
     from mpisign.bench.project import Subject
     from mpisign.cli.bench import whole_sizes
+    from mpisign.exchange import REGISTRY
+    from mpisign.layout import Layout
 
     if job and options["size"]:
         raise UsageError(f"-d {options['size']:g} and {job} both say how many coordinates there are; leave one out")
     if job:
-        d, tensors, algorithm, name = _of_job(job, options["name"])
+        subject, name = _of_job(job, options["name"])
+        names = names or ((name,) if name in REGISTRY else ())
     else:
-        (d,), tensors, name = whole_sizes((options["size"],)), 1, options["name"] or "signsgd-mv"
-        algorithm = _of_zoo(name)
-    subject = Subject(d, tensors, algorithm, name, options["chunk"], options["node_size"])
-    return subject, names or _usual(algorithm(2), options["node_size"])
+        (d,), name = whole_sizes((options["size"],)), options["name"] or "signsgd-mv"
+        subject = Subject(Layout({"x": (d,)}), _of_zoo(name), name)
+    given = {key: options[key] for key in ("chunk", "node_size") if options[key] is not None}
+    subject = replace(subject, **given)
+    return subject, names or _usual(subject.algorithm(2), subject.node_size)
 
 
 def _usual(stage, node_size: int) -> tuple[str, ...]:
@@ -201,9 +212,12 @@ def _of_zoo(name: str):
 
 
 def _of_job(path: Path, name: str | None):
-    """Coordinates, tensors, the algorithm for any number of voters and its name, by a job or a run file."""
+    """What a job, or the job of a run file, projects; and the exchange that it names."""
     from mpisign import config as configuration
+    from mpisign.bench.project import Subject
+    from mpisign.layout import Layout
     from mpisign.run.plan import resolve
+    from mpisign.run.setup import segment_options
 
     if name:
         raise UsageError(f"--algorithm {name}: {path} says which; leave one out")
@@ -211,27 +225,29 @@ def _of_job(path: Path, name: str | None):
         from mpisign.storage.reader import Run
 
         run = Run(path)
-        config, sizes = configuration.make(run.config, f"{path}: "), run.layout["size"]
-        d, tensors = int(run.attributes["d"]), len(sizes)
+        config = configuration.make(run.config, f"{path}: ")
+        sizes = {name.decode(): (int(size),) for name, size in zip(run.layout["name"], run.layout["size"], strict=True)}
+        layout = Layout(sizes, segment_options(resolve(config, int(run.attributes["n"])), sizes))
     else:
         config = configuration.load(path)
-        d, tensors = _sizes(config)
+        layout = _layout(config)
 
     def algorithm(n: int):
         return resolve(config.updated(run={"voters": n}), n).algorithm.stages[-1]
 
-    return d, tensors, algorithm, config.algorithm.name
+    exchange = config.exchange
+    subject = Subject(layout, algorithm, config.algorithm.name, exchange.chunk, exchange.node_size or 1)
+    return subject, exchange.name
 
 
-def _sizes(config) -> tuple[int, int]:
-    """Coordinates and tensors of a job: its problem is made for one voter, rows and all."""
+def _layout(config):
+    """The parameters of a job: its problem is made for one voter, rows and all."""
     from mpisign.parallel import mpi
     from mpisign.run.plan import resolve
     from mpisign.run.setup import set_up
 
     alone = config.updated(run={"voters": 1}, exchange={"name": "auto"})
-    layout = set_up(resolve(alone, 1), mpi.alone(1), 1).stepper.layout
-    return layout.size, len(layout.segments)
+    return set_up(resolve(alone, 1), mpi.alone(1), 1).stepper.layout
 
 
 def _check(files, names, work, simulator, options):
@@ -239,6 +255,7 @@ def _check(files, names, work, simulator, options):
     from mpisign.bench.project import Measured, Network, Subject, check
     from mpisign.bench.table import load
     from mpisign.engine.autotune import LinkModel
+    from mpisign.layout import Layout
 
     link, latency, size = (options[f"check_{name}"] for name in ("link", "latency", "size"))
 
@@ -246,7 +263,10 @@ def _check(files, names, work, simulator, options):
         for table in (load(path, "exchanges") for path in files):
             for row in table.rows:
                 if (name := row["exchange"]) in (names or CHECKED) and size in (None, row["d"]):
-                    yield Measured(int(row["n"]), int(row["d"]), name, row["ms"], row["work ns"], table.about)
+                    if not row.get("chunk"):
+                        raise UsageError(f"--check {files[0]}: it does not tell its chunks; measure again")
+                    n, d, chunk, node_size = int(row["n"]), int(row["d"]), int(row["chunk"]), table.about["node_size"]
+                    yield Measured(n, d, name, row["ms"], row["work ns"], chunk, int(node_size), table.about)
 
     rows = list(rows_of(files))
     if not rows:
@@ -254,9 +274,8 @@ def _check(files, names, work, simulator, options):
         raise UsageError(f"--check {files[0]}: no row is of an exchange that is projected{wanted}; see --exchange")
 
     def subject_of(row) -> Subject:
-        about = row.about
-        sizes = int(about.get("chunk", 0)), int(about.get("node_size", 0)) or 1
-        return Subject(row.d, 1, _of_zoo(str(about["algorithm"])), str(about["algorithm"]), *sizes)
+        name = str(row.about["algorithm"])
+        return Subject(Layout({"x": (row.d,)}), _of_zoo(name), name, row.chunk, row.node_size)
 
     def network_of(row) -> Network:
         try:
@@ -267,5 +286,11 @@ def _check(files, names, work, simulator, options):
         # a path through a star is two links
         return Network("star", bandwidth, _time("--check-latency", latency) if latency else found.latency / 2)
 
-    unlimited = {(row.n, row.d, row.exchange): row.milliseconds for row in rows_of(options["check_free"])}
+    unlimited = {row.step: row.milliseconds for row in rows_of(options["check_free"])}
+    if unlimited and (lacking := [row for row in rows if row.step not in unlimited]):
+        row = lacking[0]
+        raise UsageError(
+            f"--check-free: no row is of {row.exchange} on {row.n} ranks with d = {row.d:,} and chunks of "
+            f"{row.chunk:,} bytes, as in --check; measure the same there, or leave --check-free out"
+        )
     return check(rows, subject_of, network_of, work, simulator, unlimited)

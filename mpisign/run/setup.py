@@ -58,7 +58,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     share = _share(plan, ranks, voters, streams)
     start = _initial(plan, streams, ranks)
     device = device_for(plan.problem, plan.config.run.device, ranks)
-    layout = Layout({name: tuple(p.shape) for name, p in start.items()}, _segment_options(plan, start), device)
+    layout = Layout({name: tuple(p.shape) for name, p in start.items()}, segment_options(plan, start), device)
     plan.algorithm.check(layout)
     x = layout.flatten(start)
     broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
@@ -107,7 +107,7 @@ def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
             ) from error
 
 
-def _segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOptions]:
+def segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOptions]:
     """Groups of the parameters that [dense] takes out of the vote; all ranks know the same names."""
     patterns = plan.config.dense.parameters
     if idle := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
