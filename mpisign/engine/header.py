@@ -6,6 +6,7 @@ along with its messages where it can; otherwise the world sends them.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,14 +38,17 @@ def pack_header(bad: list[int], estimates, request: int, losses, rows_beside: li
     return np.hstack([rows, *map(np.array, rows_beside)]) if rows_beside else rows
 
 
-def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int) -> None:
-    """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite."""
+def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int, voters: Sequence[int]) -> None:
+    """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite.
+
+    voters: the numbers of those whose headers they are.
+    """
     # a sum is finite only if all numbers are, that of a bad coordinate too; else they are looked at one by one
     with np.errstate(all="ignore"):
         total = np.add.reduce(header, axis=None)
     if math.isfinite(total):
         return
-    for voter, (bad, value, loss, *scales) in enumerate(header):
+    for voter, (bad, value, loss, *scales) in zip(voters, header, strict=True):
         if bad >= 0:
             what = f"the estimate of parameter {layout.name_of(int(bad))} is {value}"
         elif not math.isfinite(loss):

@@ -29,7 +29,7 @@ def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress
     Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
     """
     mine = _rank_arrays(stepper)
-    attributes = {"step": stepper.t, "begun": stepper.begun, "n": stepper.world.n, "d": stepper.layout.size}
+    attributes = {"step": stepper.t, "begun": stepper.begun, "n": len(stepper.weights), "d": stepper.layout.size}
     attributes["definition"] = repr(stepper.algorithm)
     texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
     with ranks.agreed():
@@ -59,7 +59,8 @@ def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tup
         return _take_common(stepper, ranks, None), None
     with opened:
         for rank, names in reversed(list(enumerate(everyone))):
-            arrays = {name: _of_rank(opened, name, rank, stepper) for name in names}
+            kept = [name for name in names if not _without_state(opened, name)]
+            arrays = {name: _of_rank(opened, name, rank, stepper) for name in kept}
             if rank:
                 mpi.send_arrays(ranks.comm, arrays, rank)
         _take(stepper, arrays)
@@ -153,6 +154,12 @@ def _shards(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]
     return []
 
 
+def _without_state(opened: Checkpoint, name: str) -> bool:
+    """Whether an array is one of a voter that was lost when this checkpoint was written: it then begins anew."""
+    slot, _, voter = name.rpartition("/")
+    return voter.isdecimal() and int(voter) in opened.lost and not slot.endswith("vote")
+
+
 def _take(stepper: Stepper, arrays: Arrays) -> None:
     own = stepper.states()
     for name, array in arrays.items():
@@ -192,7 +199,8 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
     arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
     for names in everyone:
         counted = {name for name in names if _shards(name, 0, stepper)}
-        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in names.items()}
+        kept = {name: value for name, value in names.items() if not _without_state(opened, name)}
+        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in kept.items()}
     verdict = (length // WORD,), np.dtype(np.int64)
     maybe = {f"{stepper.prefix(k)}verdict": verdict for k in range(len(stepper.stages))} | {"kept/x": x}
     _check_arrays(opened, arrays | {name: kind for name, kind in maybe.items() if name in opened})

@@ -91,12 +91,12 @@ class Stepper:
     ):
         """exchanges: for each stage of the algorithm, one per group of the layout. oracles: one per local voter.
 
-        x: flat float32, the same bits on every rank. weights: (n,) of the voters in the loss and in means of raw
-        floats, adding up to n; all 1 by default. begun: steps already behind x, taken by another run.
+        x: flat float32, the same bits on every rank. weights: of the voters by number in the loss and in means of raw
+        floats, those of `world.voters` adding up to n; all 1 by default. begun: steps behind x, taken by another run.
         """
         self.algorithm, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
-        self.weights = np.ones(world.n) if weights is None else weights
+        self.weights = np.ones(world.voters[-1] + 1) if weights is None else weights
         self.timer = timer or Timer()
         self.t = self.begun = begun
         self.batched = batch_oracles(oracles)
@@ -163,7 +163,7 @@ class Stepper:
 
     def _mean(self, values: np.ndarray) -> float:
         """Weighted mean of one value per voter, added in their order."""
-        return reduce(add, (values * self.weights).tolist()) / self.world.n
+        return reduce(add, (values * self.weights[[*self.world.voters]]).tolist()) / self.world.n
 
     def open(self, rates: np.ndarray) -> PendingStep | None:
         """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.needs_whole.
@@ -291,7 +291,7 @@ class Stepper:
         if self._header is None:
             self._header = self.stage.carrier.finish_header()
             try:
-                refuse_nonfinite(self._without_reports(), self.layout, self.t)
+                refuse_nonfinite(self._without_reports(), self.layout, self.t, self.world.voters)
                 if check:
                     check(self._header[:, 1])
             except Exception:

@@ -422,7 +422,7 @@ class Exchange:
         lengths: words of all voters' messages, in their order.
         """
         n = self.world.n
-        sent = sum(8 * (1 + lengths[voter]) for voter in self.world.local) * (n - 1)
+        sent = sum(8 * (1 + lengths[self.world.voters.index(voter)]) for voter in self.world.local) * (n - 1)
         # a word of each message is the number of its entries, which is no part of the method
         self.world.count_step((sent, 0), (64 * (n - 1) * sum(length - 1 for length in lengths), 0))
 

@@ -83,6 +83,8 @@ def end_all(text: str, code: int = 1) -> None:
 def finish_at_once(code: int) -> None:
     """Ends this process in order towards MPI, and without what Python and its libraries do at the end."""
     ending.attempt(sys.stdout.flush, ending.PATIENCE)
+    if mpi.has_lost():  # another one may be lost meanwhile
+        ending.attempt(ending.end, mpi.FINALIZE)
     ending.end()
     mpi.finalize()
     os._exit(code)
@@ -90,6 +92,8 @@ def finish_at_once(code: int) -> None:
 
 def finish(code: int) -> NoReturn:
     """Ends this process in order, as Python does, but MPI before it: a rank that is stopped there is waited for."""
+    if mpi.has_lost():
+        finish_at_once(code)
     ending.end()
     mpi.finalize()
     sys.exit(code)
@@ -180,8 +184,14 @@ def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
     return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
 
 
+def dismiss_rolls() -> None:
+    """Ends the roll calls, as a rank was lost with which no call that all make will end."""
+    while _rolls:
+        _rolls.pop().dismiss()
+
+
 def _depart(roll: RollCall, patient: bool) -> None:
-    if mpi.is_running():
+    if mpi.is_running() and roll in _rolls:
         why = _exits[-1] if _exits else "its program ended"
         with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
             roll.say_goodbye(why)

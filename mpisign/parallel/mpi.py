@@ -111,6 +111,7 @@ class Ranks:
 
 
 _started: Ranks | None = None
+_lost = False
 
 
 def start(threads: int = 0, limit: float = 0.0) -> Ranks:
@@ -148,6 +149,20 @@ def start(threads: int = 0, limit: float = 0.0) -> Ranks:
     refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
     _started = _around(MPI.COMM_WORLD, threads)
     return _started
+
+
+def go_on_among(comm, threads: int) -> Ranks:
+    """The ranks of a communicator of those that are alive, after others were lost. Collective."""
+    global _started, _lost
+    _lost = True
+    comm.Set_errhandler(_library().ERRORS_RETURN)
+    _started = _around(comm, threads)
+    return _started
+
+
+def has_lost() -> bool:
+    """Whether ranks were lost, for which MPI's end would wait."""
+    return _lost
 
 
 def place() -> tuple[int, int]:
@@ -275,8 +290,8 @@ def is_running() -> bool:
 
 
 def finalize() -> None:
-    """Ends MPI, if it runs."""
-    if is_running():
+    """Ends MPI, if it runs and no rank was lost, for which its end would wait."""
+    if is_running() and not _lost:
         ending.end_within(FINALIZE)
         _library().Finalize()
         ending.end_within(0)

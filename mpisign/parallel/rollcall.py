@@ -96,6 +96,14 @@ class RollCall(threading.Thread):
         if self.is_alive():
             self.join()  # MPI is not to be called any more
 
+    def dismiss(self) -> None:
+        """Takes no further part, nor waits for anybody. The communicators are left to MPI: others may be gone."""
+        self._over.set()
+        for comm in (self._comm, self._last):
+            comm.Revoke()
+        if self.is_alive():
+            self.join()
+
     @staticmethod
     def _wait(comm: Any) -> None:
         request = comm.Ibarrier()

@@ -40,11 +40,15 @@ class Cost:
 
 
 class World:
-    """n voters, of which `local` run in this process."""
+    """n voters, of which `local` run in this process.
+
+    voters: the numbers of all that vote, in their order, from which those of lost ranks are missing.
+    """
 
     n: int
     rank: int = 0
     local: tuple[int, ...]
+    voters: tuple[int, ...]
 
     def __init__(self):
         self.traffic, self.cost = Traffic(), Cost()
@@ -154,10 +158,11 @@ def ordered_total(rows: np.ndarray) -> list[float]:
 class Local(World):
     """All voters in this process; nothing travels, but bytes are counted as if each voter were a rank."""
 
-    def __init__(self, n: int = 1):
+    def __init__(self, n: int = 1, voters: tuple[int, ...] = ()):
+        """voters: their numbers, by default 0 to n - 1."""
         super().__init__()
-        self.n = n
-        self.local = tuple(range(n))
+        self.voters = self.local = voters or tuple(range(n))
+        self.n = len(self.voters)
 
     def start_header(self, rows):
         self._rows = rows
@@ -195,11 +200,13 @@ class Local(World):
 class Mpi(World):
     """One voter a rank of an MPI communicator (an mpi4py Intracomm; nothing here imports MPI)."""
 
-    def __init__(self, comm):
+    def __init__(self, comm, voters: tuple[int, ...] = ()):
+        """voters: those of the ranks, by default as they are numbered themselves."""
         super().__init__()
         self.comm = comm
         self.n, self.rank = comm.Get_size(), comm.Get_rank()
-        self.local = (self.rank,)
+        self.voters = voters or tuple(range(self.n))
+        self.local = (self.voters[self.rank],)
         self._header = None
 
     @cached_property

@@ -7,6 +7,7 @@ import math
 
 from mpisign.bits.rng import Streams
 from mpisign.engine import state
+from mpisign.engine.stepper import Outcome, Stepper
 from mpisign.errors import Stopped, UsageError
 from mpisign.parallel import leaving, stopping
 from mpisign.parallel.mpi import Ranks
@@ -19,6 +20,8 @@ from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
 from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
 from mpisign.run.setup import set_up, use_threads
+from mpisign.run.survive import Survivors
+from mpisign.run.survivors_log import SurvivorsLog
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 
@@ -32,22 +35,23 @@ class Job:
     def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
         """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints."""
         setup = set_up(plan, ranks, voters)
-        self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
+        self.ranks, self.stepper, self.config, self.plan = ranks, setup.stepper, setup.plan.config, setup.plan
         self.steps = self.config.run.steps
         self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())
-        self.log = RunLog(setup, ranks, quiet, verbose)
+        self.survives = self.config.run.lost_ranks == "vote on" and ranks.size > 1
+        self.log = (SurvivorsLog if self.survives else RunLog)(setup, ranks, quiet, verbose)
+        self.lock: Lock | None = None
 
     def run(self, dry_run: bool = False, options: ResumeOptions = FRESH) -> None:
         """Takes all steps, or only tells what they would cost."""
         if dry_run:
             self.log.print_costs()
             return
-        lock = None
         try:
             # the process of a job that is queued again may still be on its way out
-            lock = self._lock(PATIENCE if options.resume == "auto" else 0.0)
-            if lock and lock.note:
-                self.log.printer.line(f"note: {lock.note}")
+            self.lock = self._lock(PATIENCE if options.resume == "auto" else 0.0)
+            if self.lock and self.lock.note:
+                self.log.printer.line(f"note: {self.lock.note}")
             start = self._begin(options)
             if start.kind == "done":
                 self.log.printer.line(start.note)
@@ -55,8 +59,8 @@ class Job:
                 self._run(start)
             self.log.summarise()
         finally:
-            if lock:
-                lock.release()
+            if self.lock:
+                self.lock.release()
 
     def _lock(self, patience: float) -> Lock | None:
         with self.ranks.agreed():
@@ -100,11 +104,16 @@ class Job:
         # the main thread sits in MPI when the watchdog ends the job, so the run file is free
         unregister = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
         try:
+            self.checkpoints = CheckpointManager(self.config, self.ranks, self.stepper, log)
+            self.probe = Probe(self.stepper, self.config.probe)
+            self._together = self._survivors().together if self.survives else lambda work: work()
             if start.kind != "resume":
-                log.evaluate(math.nan, self.schedule(self.stepper.t))
+                self._together(lambda: log.evaluate(math.nan, self.schedule(self.stepper.t)))
             WATCH.least = 0.0  # the run has started
             self._loop()
-            log.complete()
+            self._together(log.complete)
+            if self.survives:  # the last event was held back
+                self.ranks.agree(log.writer.failure)
         except Stopped as stopped:
             log.writer.event("stop", self.stepper.t, str(stopped))
             raise
@@ -115,30 +124,49 @@ class Job:
             unregister()
             log.close()
 
+    def _survivors(self) -> Survivors:
+        return Survivors(self.stepper, self.plan, self.log, self.ranks, self._go_on)
+
+    def _go_on(self, stepper: Stepper, ranks: Ranks) -> None:
+        """Takes what survivors go on with in place of what was there."""
+        self.stepper, self.ranks = stepper, ranks
+        self.checkpoints.go_on(stepper, ranks)
+        self.probe = Probe(stepper, self.config.probe)
+        if ranks.root and not self.lock:
+            self.lock = Lock(self.log.path, PATIENCE)
+
     def _loop(self) -> None:
-        run, log, stepper = self.config.run, self.log, self.stepper
-        eval_every = run.eval_every or max(1, self.steps // EVALUATIONS)
+        run = self.config.run
         # the step before which the iterate that a theorem speaks of is taken, uniform over the run
-        output = int(Streams(run.seed).draw("output", 0).generator().integers(self.steps))
-        checkpoints = CheckpointManager(self.config, self.ranks, stepper, log)
-        probe = Probe(stepper, self.config.probe)
-        for t in range(stepper.t, self.steps):
-            lr, taken, last = self.schedule(t), t + 1, t + 1 == self.steps
-            recording = taken % run.record_every == 0 or last
-            if run.keep == "uniform" and t == output:
-                log.keep(t)
-            if probing := probe.due(taken):
-                probe.begin()
-            outcome = stepper.step(lr, counting=recording, request=checkpoints.request())
-            if probing:
-                log.probed(probe.end())
-            with stepper.timer("record"):
-                if recording:
-                    log.record(outcome, lr)
-                if taken % run.check_every == 0 or last:
-                    log.check()
-            if taken % eval_every == 0 or last:
-                log.evaluate(outcome.loss, lr)
-            else:
-                log.printer.update(taken, outcome.loss, lr)
-            checkpoints.edge(Request(outcome.request), last)
+        self.output = int(Streams(run.seed).draw("output", 0).generator().integers(self.steps))
+        while self.stepper.t < self.steps:
+            outcome = self._together(self._step)
+            request, last = Request(outcome.request), self.stepper.t == self.steps
+            if self.checkpoints.due(request, last):
+                self._together(lambda request=request: self.checkpoints.edge(request))
+            if request.stops and not last:
+                self.checkpoints.stop(request)
+
+    def _step(self) -> Outcome:
+        """Takes the next step and tells of it; all that it leaves are arrays of the Stepper and rows."""
+        run, log, stepper, probe = self.config.run, self.log, self.stepper, self.probe
+        t, lr, taken = stepper.t, self.schedule(stepper.t), stepper.t + 1
+        last, eval_every = taken == self.steps, run.eval_every or max(1, self.steps // EVALUATIONS)
+        recording = taken % run.record_every == 0 or last
+        if run.keep == "uniform" and t == self.output:
+            log.keep(t)
+        if probing := probe.due(taken):
+            probe.begin()
+        outcome = stepper.step(lr, counting=recording, request=self.checkpoints.request())
+        if probing:
+            log.probed(probe.end())
+        with stepper.timer("record"):
+            if recording:
+                log.record(outcome, lr)
+            if taken % run.check_every == 0 or last:
+                log.check()
+        if taken % eval_every == 0 or last:
+            log.evaluate(outcome.loss, lr)
+        else:
+            log.printer.update(taken, outcome.loss, lr)
+        return outcome

@@ -40,12 +40,18 @@ class RunLog:
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
         self.world, self.oracles = self.stepper.world, self.stepper.oracles
         self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
-        self.printer = progress.make(ranks.root and not quiet, self.config.run.steps, launched=bool(mpi.launch().by))
+        self.printer = self._make_printer()
         self.writer = NoWriter()
-        self.path = run_path(self.config, self.world.n)
+        self.voters = self.world.n  # to begin with
+        self.path = run_path(self.config, self.voters)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
         self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this segment of the run
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
+        self.counted: tuple[dict[str, float], dict[str, float]] = {}, {}  # at last, by this process and by all
+
+    def _make_printer(self) -> progress.Silent:
+        shown = self.ranks.root and not self.quiet
+        return progress.make(shown, self.config.run.steps, launched=bool(mpi.launch().by))
 
     # Start and end
 
@@ -133,7 +139,8 @@ class RunLog:
         """Compares replicas and writes the phases' seconds of every rank."""
         self.stepper.check_replicas()
         measured = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
-        for rank, (*seconds, memory) in enumerate(self.world.gather(np.array(measured))):
+        rows = self.world.gather(np.array(measured))
+        for rank, (*seconds, memory) in zip(self.world.voters, rows, strict=False):
             row = dict(zip(PHASES, seconds, strict=True)) | {"memory": int(memory)}
             self._add("phases", step=self.stepper.t, rank=rank, **row)
 
@@ -162,7 +169,7 @@ class RunLog:
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
         gathered = statistics(self.stepper) if gathered is None else gathered
-        if self.ranks.root:
+        if self.ranks.root or self.config.run.lost_ranks == "vote on":  # root may be lost
             self.kept, self.kept_step = {k: a.clone() for k, a in self._point(gathered).items()}, step
 
     def _point(self, gathered: State) -> State:
@@ -197,6 +204,7 @@ class RunLog:
         for name in ("evaluations", "values", "clipped"):
             now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
         total = self.world.sums(now) | {"method_up": cost.up, "method_down": cost.down}
+        self.counted = now, total
         return {name: self.before[name] + value for name, value in total.items()}
 
     # What is written once
@@ -212,7 +220,7 @@ class RunLog:
             "exchange": ", ".join(choice.name for choice in plan.choices),
             "exchange_reason": "; ".join(choice.reason for choice in plan.choices),
             "exchange_details": "; ".join(choice.details for choice in plan.choices if choice.details),
-            "n": self.world.n,
+            "n": self.voters,
             "d": self.stepper.layout.size,
             "seed": str(self.config.run.seed),
             "data": self.share.data,
@@ -231,7 +239,7 @@ class RunLog:
 
     def _widths(self) -> dict[str, int]:
         traced = self.stepper.layout.size if self.config.run.trace else 0
-        return {"coordinate": traced, "voter": self.world.n, "bin": len(SNR_EDGES) + 1}
+        return {"coordinate": traced, "voter": self.voters, "bin": len(SNR_EDGES) + 1}
 
     def _segment(self) -> dict[str, object]:
         packages = [f"{p} {version(p)}" for p in ("torch", "numpy", "mpi4py", "h5py", "numba")]

@@ -16,7 +16,10 @@ from mpisign.storage.schema import COUNTED
 
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
 FREE = {
-    "run": ("file", "overwrite", "recorder", "max_minutes", "watchdog", "threads", "epochs", "evaluations"),
+    "run": (
+        *("file", "overwrite", "recorder", "max_minutes", "watchdog", "lost_ranks"),
+        *("threads", "epochs", "evaluations"),
+    ),
     "exchange": None,
     "checkpoint": None,
     "probe": None,
@@ -54,7 +57,9 @@ class Start:
         """For the run file: where this segment of the run comes from."""
         what = "x and the step from" if self.kind == "init" else "from"
         source = f"{what} {self.opened.path}" if self.opened else ""
-        return "; ".join(part for part in (source, self.note) if part)
+        lost = self.opened.lost if self.opened and self.kind == "resume" else []
+        back = f"voter(s) {', '.join(map(str, lost))}, lost before, begin anew: without a state" if lost else ""
+        return "; ".join(part for part in (source, self.note, back) if part)
 
     def changes(self, segment: dict[str, object]) -> str:
         """What is not as it was in the segment before, of all that may change a bit."""
@@ -64,12 +69,17 @@ class Start:
 
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
         """The tables of the run so far, up to the checkpoint's step; of events and segments all."""
-        tables = {}
-        for table in (*COUNTED, "events", "segments"):
-            columns = self.run[table]
-            kept = columns["step"] <= self.opened.step if table in COUNTED else slice(None)
-            tables[table] = {name: column[kept] for name, column in columns.items()}
-        return tables
+        return rows_until(self.run, dict.fromkeys(COUNTED, self.opened.step))
+
+
+def rows_until(run: Run, last: dict[str, int]) -> dict[str, dict[str, np.ndarray]]:
+    """The tables of a run, those that a checkpoint counts up to the last steps given; of events and segments all."""
+    tables = {}
+    for table in (*COUNTED, "events", "segments"):
+        columns = run[table]
+        kept = columns["step"] <= last[table] if table in COUNTED else slice(None)
+        tables[table] = {name: column[kept] for name, column in columns.items()}
+    return tables
 
 
 def refuse_existing(config: Config, voters: int) -> None:

@@ -16,28 +16,38 @@ class CheckpointManager:
 
     def __init__(self, config: Config, ranks: Ranks, stepper: Stepper, log: RunLog):
         self.config, self.ranks, self.stepper, self.log = config, ranks, stepper, log
-        self.table = table = config.checkpoint
-        self.requests = Requests(config.run.max_minutes, table.margin_seconds, table.every_minutes, clock=ranks.root)
+        self.table = config.checkpoint
+        self.requests = self._requests(clock=ranks.root)
+
+    def _requests(self, clock: bool) -> Requests:
+        table = self.table
+        return Requests(self.config.run.max_minutes, table.margin_seconds, table.every_minutes, clock=clock)
 
     def request(self) -> Request:
         """What this rank asks for at the step to come."""
         return Request.STORAGE if self.log.writer.failure else self.requests.now()
 
-    def edge(self, request: Request, last: bool) -> None:
-        """What all ranks do after a step. last: the run is over anyway.
+    def go_on(self, stepper: Stepper, ranks: Ranks) -> None:
+        """Goes on for those that outlived others. Clocks of a new root count from now."""
+        if ranks.root and not self.ranks.root:
+            self.requests = self._requests(clock=True)
+        self.stepper, self.ranks = stepper, ranks
 
-        Raises Stopped or StorageError on all ranks.
-        """
-        if last:
-            return
+    def due(self, request: Request, last: bool) -> bool:
+        """Whether all ranks save after this step. last: the run is over anyway."""
+        every = self.table.every_steps
+        return not last and (request != Request.NONE or bool(every and self.stepper.t % every == 0))
+
+    def edge(self, request: Request) -> None:
+        """What all ranks do after a step where they save. Raises StorageError on all ranks."""
         if request == Request.STORAGE:
             self._stop_if_full()
-        every = self.table.every_steps
-        if request != Request.NONE or (every and self.stepper.t % every == 0):
-            self.save()
-        if request.stops:
-            kind = Interrupted if request == Request.INT else Stopped
-            raise kind(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
+        self.save()
+
+    def stop(self, request: Request) -> None:
+        """Raises Stopped on all ranks."""
+        kind = Interrupted if request == Request.INT else Stopped
+        raise kind(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
 
     def save(self) -> None:
         """Writes a checkpoint, and drops the oldest beyond checkpoint.keep. Collective."""

@@ -18,6 +18,7 @@ from mpisign.run.job import Job
 from mpisign.run.plan import resolve
 from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, so_far
 from mpisign.run.setup import use_threads
+from mpisign.run.survive import for_survivors
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
@@ -29,7 +30,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     Stopped if the run was asked to stop and saved a checkpoint.
     """
     promised = mpi.launch().size
-    plan = resolve(config, promised)
+    plan = for_survivors(resolve(config, promised))
     if config.run.device != "cpu":
         take_gpu()
     limit = config.run.watchdog and max(config.run.watchdog, START)
@@ -39,7 +40,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
     if ranks.size != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
-        plan = resolve(config, ranks.size)
+        plan = for_survivors(resolve(config, ranks.size))
     use_threads(ranks.threads)
     load_kernels(ranks)
     Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, options)

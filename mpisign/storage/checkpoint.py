@@ -112,6 +112,11 @@ class Checkpoint:
         if not isinstance(hdf5.find(self._file, "arrays"), h5py.Group):
             raise Malformed("/arrays is no group")
 
+    @property
+    def lost(self) -> list[int]:
+        """The voters that were lost when it was written, of which it holds nothing."""
+        return self.progress.get("lost", [])
+
     def _array(self, name: str) -> h5py.Dataset:
         try:
             data = hdf5.dataset(self._file, f"arrays/{name}", NUMBERS)
@@ -204,6 +209,9 @@ def _progress(text: str) -> dict[str, Any]:
     valid = all(isinstance(t, dict) and all(_number(v) and v >= 0 for v in t.values()) for t in counted)
     if not (valid and (progress.get("best", "") is None or _number(progress.get("best")))):
         raise Malformed(f"/progress: not what a run counts: {printable(text[:80])}")
+    lost = progress.get("lost", [])
+    if not (isinstance(lost, list) and all(type(voter) is int and voter >= 0 for voter in lost)):
+        raise Malformed(f"/progress: not the numbers of lost voters: {printable(str(lost)[:80])}")
     return progress
 
 

@@ -134,7 +134,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "kind",
             "S16",
             "",
-            "start, checkpoint, resume, stop, error, complete; a run is complete if its last event is",
+            "start, checkpoint, resume, lost (a voter), stop, error, complete; a run is complete if its last event is",
         ),
         Column("text", "S400", "", ""),
     ),

@@ -1,0 +1,72 @@
+"""A Stepper as it was before a step, so that the step can be taken back, and taken again by those who are left."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mpisign.algorithms.slots import State
+from mpisign.engine.stepper import Stepper
+
+Shards = list[tuple[int, int, int]]
+Unite = Callable[[Tensor], None]  # fills in, on all ranks, what each knows of an array that is zero elsewhere
+
+
+class Snapshot:
+    """Copies of all arrays of a Stepper, in memory that is taken once, and of its step."""
+
+    def __init__(self, stepper: Stepper):
+        self._arrays: State = {name: torch.empty_like(a) for name, a in _arrays(stepper).items()}
+        self._before: list[Tensor | None] = [None] * len(stepper.stages)
+        self.take(stepper)
+
+    def take(self, stepper: Stepper) -> None:
+        """Copies the arrays as they are now."""
+        for name, array in _arrays(stepper).items():
+            self._arrays[name].copy_(array)
+        for k, stage in enumerate(stepper.stages):
+            before = stage.exchange.before
+            self._before[k] = None if before is None else before.clone()
+        self.t, self.begun = stepper.t, stepper.begun
+        self._rank = stepper.world.rank
+
+    def restore(self, stepper: Stepper, old: Stepper, unite: Unite) -> None:
+        """Makes a Stepper what `old` was; it may have lost voters since. Collective, where what a vote keeps is spread.
+
+        What the vote kept for coordinates that a lost rank counted is zero from now on.
+        """
+        arrays, counted = _arrays(stepper), _counted(old)
+        for name in arrays.keys() - counted.keys():
+            arrays[name].copy_(self._arrays[name])
+        for k, (stage, former) in enumerate(zip(stepper.stages, old.stages, strict=True)):
+            for name, array in stage.counted().items():
+                name = f"{Stepper.prefix(k)}{name}"
+                if former.exchange.sharded:
+                    length = former.exchange.layout.length
+                    whole = torch.zeros(*array.shape[:-1], length, dtype=array.dtype)
+                    _place(whole, self._arrays[name].cpu(), former.exchange.shards_of(self._rank), into=True)
+                    unite(whole)
+                else:
+                    whole = self._arrays[name].cpu()
+                part = torch.empty_like(array, device="cpu")
+                _place(whole, part, stage.exchange.shards_of(stepper.world.rank), into=False)
+                array.copy_(part)
+            stage.exchange.before = self._before[k]
+        stepper.resume_at(self.t, self.begun)
+
+
+def _place(whole: Tensor, shards: Tensor, where: Shards, into: bool) -> None:
+    """Copies the shards of an array into the whole of it, or out of it."""
+    for lo, hi, at in where:
+        one, other = whole[..., lo:hi], shards[..., at : at + hi - lo]
+        one.copy_(other) if into else other.copy_(one)
+
+
+def _counted(stepper: Stepper) -> State:
+    """What the votes of all stages keep on this rank."""
+    pairs = enumerate(stepper.stages)
+    return {f"{stepper.prefix(k)}{name}": array for k, stage in pairs for name, array in stage.counted().items()}
+
+
+def _arrays(stepper: Stepper) -> State:
+    return stepper.states() | _counted(stepper)

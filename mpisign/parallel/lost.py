@@ -1,0 +1,97 @@
+"""Lost ranks under Open MPI's ULFM: how the living find out, agree, and go on among themselves.
+
+A process that dies leaves errors, not silence: calls that need it raise, on some ranks sooner than on others. Whoever
+meets one revokes the communicator, which raises it on all the others, too; then the living make a communicator of
+their own. MPICH has no such thing.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from mpisign.errors import UsageError
+from mpisign.parallel import leaving, mpi
+from mpisign.parallel.launchers import OPEN_MPI, launch
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
+
+ENABLED = "OMPI_MCA_mpi_ft_enable"  # what `mpirun --with-ft ulfm` sets for its ranks
+PATIENCE = 5.0  # seconds in which requests on a revoked communicator have to end
+KEPT: list[Any] = []  # what such requests may still write into, as they have not ended
+
+
+def require_survivors() -> None:
+    """Raises UsageError where ranks can't outlive one another; to be called before MPI starts."""
+    here = launch()
+    if here.size == 1 or (here.by == OPEN_MPI and os.environ.get(ENABLED) == "1"):
+        return
+    raise UsageError(
+        'run.lost_ranks = "vote on" needs Open MPI 5 or newer, started by its own mpirun --with-ft ulfm, but these '
+        f"ranks were started by {here.by} without it; start them so (MPICH and srun can't), or leave "
+        'run.lost_ranks = "stop": mpisign resume then goes on from the last checkpoint'
+    )
+
+
+def is_loss(error: BaseException, comm: Any) -> bool:
+    """Whether an error is that of a rank that was lost, here or, by a revoked communicator, elsewhere."""
+    MPI = mpi._library()
+    if not isinstance(error, MPI.Exception) or comm is None:
+        return False
+    if error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+        return True
+    # a Waitall only says that the error stands in a status
+    return comm.Is_revoked() or comm.Get_failed().Get_size() > 0
+
+
+def all_here(comm: Any, well: bool) -> bool:
+    """Whether all ranks of a communicator, which may be revoked, are alive and well: the same on all. Collective.
+
+    Whoever is not well has to ask, too: the others wait for its answer.
+    """
+    if comm is None:
+        return well
+    MPI = mpi._library()
+    try:
+        with WATCH("the agreement of all ranks on a step"):
+            return bool(comm.Agree(int(well)))
+    except MPI.Exception as error:
+        if not is_loss(error, comm):
+            raise
+        return False
+
+
+def shrink(comm: Any) -> Any:
+    """A communicator of those of comm that are alive, in their order. Collective over them."""
+    leaving.dismiss_rolls()
+    with WATCH("the living finding each other"):
+        return comm.Shrink()
+
+
+def revoke(*comms: Any) -> None:
+    """Has all that any rank waits for on these communicators end with an error, now and later."""
+    for comm in comms:
+        comm.Revoke()
+
+
+def drain(requests: Iterable[Any], buffers: object) -> None:
+    """Waits until no request of a revoked communicator is on its way; keeps `buffers` for good if one does not end."""
+    until = time.monotonic() + PATIENCE
+    for request in requests:
+        with contextlib.suppress(Exception):  # that of the loss, which is known
+            while not request.Test():
+                if time.monotonic() > until:
+                    KEPT.append((request, buffers))
+                    break
+                time.sleep(mpi.PAUSE)
+
+
+def unite(ranks: Ranks, array: np.ndarray) -> None:
+    """Fills in, on all ranks, what each of them knows of an array that is zero elsewhere."""
+    if ranks.comm:
+        with WATCH("what the living know of the vote"):
+            for piece in mpi._pieces(array):
+                ranks.comm.Allreduce(mpi._library().IN_PLACE, piece, op=mpi._library().BOR)

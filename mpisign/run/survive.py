@@ -1,0 +1,133 @@
+"""A run whose ranks outlive one another: a step counts once all that are alive have taken it.
+
+Before a step everything that it changes is copied. It is taken, and recorded, on probation: rows are held back. Then
+all agree that they are here. If one is lost meanwhile, wherever, the living take the step back, make exchanges among
+themselves, and take it again: voters keep their numbers, thus their draws, and a vote counts those who vote.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mpisign.engine.build import make_stepper
+from mpisign.engine.snapshot import Snapshot
+from mpisign.engine.stepper import Stepper
+from mpisign.errors import UsageError, choices
+from mpisign.exchange import Choice
+from mpisign.parallel import leaving, lost, mpi
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Local, Mpi, World
+from mpisign.run.plan import Plan
+from mpisign.run.survivors_log import SurvivorsLog
+
+EXCHANGES = ("sharded", "allgather", "allreduce", "dense", "dense-mpi")  # which wait for other ranks in MPI alone
+Done = TypeVar("Done")
+FAILED = object()
+
+
+def for_survivors(plan: Plan) -> Plan:
+    """The plan of a job whose ranks may outlive one another: its exchanges stay as the rule chose them.
+
+    Raises UsageError for what can't do without a rank.
+    """
+    config, key = plan.config, 'run.lost_ranks = "vote on"'
+    if config.run.lost_ranks == "stop":
+        return plan
+    lost.require_survivors()
+    if other := [c.name for c in plan.choices if c.name not in (*EXCHANGES, "local")]:
+        raise UsageError(f"{key} does not go with exchange.name = {other[0]!r}; take one of: {choices(EXCHANGES)}")
+    for table, key_in_it, fits in (
+        ("exchange", "progress", "calls"),
+        ("probe", "every", 0),
+        ("adversary", "voters", 0),
+    ):
+        if (value := getattr(getattr(config, table), key_in_it)) != fits:
+            raise UsageError(f"{key} does not go with {table}.{key_in_it} = {value!r}; set it to {fits!r}")
+    return replace(plan, choices=tuple(replace(choice, open=False) for choice in plan.choices))
+
+
+class Survivors:
+    """Does a job's work on probation, and again without the ranks that were lost meanwhile."""
+
+    def __init__(
+        self, stepper: Stepper, plan: Plan, log: SurvivorsLog, ranks: Ranks, moved: Callable[[Stepper, Ranks], None]
+    ):
+        """log: of a run whose file is open. moved: told of the Stepper and ranks that go on."""
+        self.stepper, self.ranks, self._plan, self._log, self._moved = stepper, ranks, plan, log, moved
+        self._snapshot = Snapshot(stepper)
+
+    def together(self, work: Callable[[], Done]) -> Done:
+        """Does work that all ranks share until all that are alive agree that it is done; then its rows are written."""
+        self._snapshot.take(self.stepper)
+        self._log.mark()
+        while True:
+            done = self._tried(work, self.ranks.comm)
+            if lost.all_here(self.ranks.comm, done is not FAILED):
+                break
+            self._log.take_back()
+            self._go_on()
+        self._log.release()
+        return done
+
+    def _tried(self, work: Callable[[], Done], comm: Any) -> Any:
+        """What work returns, or FAILED if a rank of comm was lost meanwhile, of which all its ranks then hear."""
+        try:
+            return work()
+        except Exception as error:
+            if not lost.is_loss(error, comm):
+                raise
+            lost.revoke(comm, *self._beside())
+            return FAILED
+
+    def _beside(self) -> list[Any]:
+        """Communicators on which a step may wait besides that of the ranks."""
+        own = vars(self.stepper.world)
+        return [own["second_comm"]] if "second_comm" in own else []
+
+    def _go_on(self) -> None:
+        """Goes on among the living, of whom more may be lost meanwhile."""
+        before, comm = self.stepper, self.ranks.comm
+        lost.revoke(comm, *self._beside())
+        while True:
+            comm = lost.shrink(comm)
+            found = self._tried(lambda comm=comm: self._among(comm, before), comm)
+            if lost.all_here(comm, found is not FAILED):
+                break
+            lost.revoke(comm)
+        self.ranks, self.stepper, left = found
+        self._snapshot = Snapshot(self.stepper)
+        self._moved(self.stepper, self.ranks)
+        self._log.go_on(self.stepper, self.ranks, left)
+
+    def _among(self, comm: Any, before: Stepper) -> tuple[Ranks, Stepper, dict[str, float]]:
+        """Ranks of a communicator of the living, their Stepper, and what they had counted. Collective."""
+        ranks = mpi.go_on_among(comm, self.ranks.threads)
+        leaving.watch_over(ranks, self._plan.config.run.watchdog, "run.watchdog")
+        world = self._living(ranks, before.world)
+        after = among(world, before, self._plan)
+        self._snapshot.restore(after, before, lambda whole: lost.unite(ranks, whole.numpy()))
+        return ranks, after, self._log.counts_of_living(world)
+
+    def _living(self, ranks: Ranks, world: Mpi) -> World:
+        """The voters that are left, with their numbers; what a former step has on its way ends first."""
+        for channel in (channel for stage in self.stepper.stages for channel in stage.channels):
+            lost.drain([r for some in channel.exchange._requests for r in some], channel.exchange)
+        lost.drain([world._request] if hasattr(world, "_request") else [], world)
+        voters = tuple(ranks.allgather(world.local[0], "the voters that are left"))
+        living = Mpi(ranks.comm, voters) if ranks.size > 1 else Local(voters=voters)
+        living.traffic, living.cost = world.traffic, world.cost
+        return living
+
+
+def among(world: World, before: Stepper, plan: Plan) -> Stepper:
+    """A Stepper as `before`, of the voters of another world; its arrays are still to be filled in. Collective."""
+    chosen = plan.choices if world.n > 1 else tuple(Choice("local", "one voter is left") for _ in plan.choices)
+    weights = np.zeros_like(before.weights)
+    weights[[*world.voters]] = before.weights[[*world.voters]]
+    weights *= world.n / weights.sum()
+    oracles = [oracle for oracle in before.oracles if oracle.voter in world.local]
+    settings = plan.config.exchange.model_dump(exclude={"name"})
+    parts = (before.layout, world, before.streams, oracles, before.x, weights, before.timer)
+    return make_stepper(plan.algorithm, chosen, *parts, **settings)

@@ -1,0 +1,73 @@
+"""A RunLog on probation, which goes on when ranks are lost: on a new root, with a run file begun by another."""
+
+from dataclasses import replace
+
+from mpisign.engine.stepper import Stepper
+from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import World
+from mpisign.run.recording import RunLog
+from mpisign.run.resume import COUNTED, Start, rows_until, so_far
+from mpisign.storage.tentative import Remembering, Tentative
+
+
+class SurvivorsLog(RunLog):
+    """Holds back what work in progress tells, on all ranks, until it is released."""
+
+    def open(self, start: Start) -> None:
+        super().open(start)
+        self.writer = Tentative(self.writer if self.ranks.root else Remembering())
+
+    def progress(self) -> dict[str, object]:
+        gone = [voter for voter in range(self.voters) if voter not in self.world.voters]
+        return super().progress() | ({"lost": gone} if gone else {})
+
+    def mark(self) -> None:
+        """Notes what take_back() goes back to."""
+        self._mark = dict(self.rows), self.best, self.kept, self.kept_step, self.counted, replace(self.world.cost)
+
+    def take_back(self) -> None:
+        """Forgets what was told since mark(); bytes that were sent and gradients that were taken still count."""
+        rows, self.best, self.kept, self.kept_step, self.counted, cost = self._mark
+        self.rows, self.world.cost = dict(rows), replace(cost)
+        self.writer.drop()
+
+    def release(self) -> None:
+        """Writes what was told since mark()."""
+        self.writer.release()
+
+    def counts_of_living(self, world: World) -> dict[str, float]:
+        """What the living had counted when all ranks did so at last. Collective over them."""
+        own, _ = self.counted
+        with world.uncounted():
+            return world.sums(own) if own else {}
+
+    def go_on(self, stepper: Stepper, ranks: Ranks, left: dict[str, float]) -> None:
+        """Goes on among the living. left: what counts_of_living() told; what the lost had counted stays counted."""
+        gone = [voter for voter in self.world.voters if voter not in stepper.world.voters]
+        succeeds = ranks.root and not self.ranks.root
+        self.stepper, self.world, self.ranks = stepper, stepper.world, ranks
+        own, total = self.counted
+        self.before |= {name: self.before[name] + total[name] - value for name, value in left.items()}
+        self.counted = own, left
+        if succeeds:
+            self._succeed()
+        voters = ", ".join(map(str, self.world.voters))
+        text = f"voter(s) {', '.join(map(str, gone))} lost in step {stepper.t + 1}; {self.world.n} vote on: {voters}"
+        self._add("segments", step=stepper.t, **self._segment())
+        self.writer.event("lost", stepper.t, text)
+        self.printer.line(text)
+        self.release()
+        self.mark()
+
+    def _succeed(self) -> None:
+        """Makes this rank the one that writes: a new file with the rows of the old one, and those not in it yet."""
+        missing = {table: self.writer.writer.remembered(table) for table in COUNTED}
+        run = so_far(self.path)
+        last = {table: rows[0]["step"] - 1 if rows else self.stepper.t for table, rows in missing.items()}
+        tables = rows_until(run, last)
+        self._make_writer(Start("resume", run=run), tables)
+        self.writer = Tentative(self.writer)
+        for table, rows in missing.items():
+            for row in rows:
+                self._add(table, **row)
+        self.printer = self._make_printer()
