@@ -1,0 +1,98 @@
+"""Ranks that are lost: the others vote on, by the bits of a simulation of the same history."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mpisign.storage import checkpoint
+from mpisign.storage.reader import Run, load_parameters
+from tests.dying import STOPPED, simulated
+from tests.running import BIN, run, train
+from tests.test_commands import refused
+
+JOB = (
+    "problem.name=tests.dying:Dying",
+    *("run.steps=40", "run.record_every=1", "run.check_every=5", "run.eval_every=10", "run.watchdog=60"),
+    *("exchange.name=sharded", "schedule.lr=0.01"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _open_mpi():
+    """Only Open MPI's ranks can outlive one another."""
+    vendor = pytest.importorskip("mpi4py.MPI").get_vendor()[0]
+    if vendor != "Open MPI":
+        pytest.skip(f"{vendor} ends all ranks with the first; make test-openmpi")
+
+
+def survive(file, *settings, n=4, code=0):
+    """A job of ranks that outlive one another."""
+    every = (*JOB, "run.lost_ranks=vote on", f"run.file={file}", *settings)
+    flags = [part for setting in every for part in ("--set", setting)]
+    ended = run(BIN / "mpirun", "--with-ft", "ulfm", "-n", n, BIN / "mpisign", "train", *flags, timeout=240)
+    assert ended.code == code, ended.err
+    return ended
+
+
+def check(file, settings, lost, n=4):
+    """The run told of each loss at its step, has every row once, and ended with the simulation's bits."""
+    assert Run(file).complete
+    assert Run(file)["steps"]["step"].tolist() == list(range(1, 41))
+    events = Run(file)["events"]
+    told = events["text"][events["kind"] == "lost"].tolist()
+    found = [re.match(r"voter\(s\) ([\d, ]+) lost in step (\d+); (\d+) vote on: ([\d, ]+)", text) for text in told]
+    assert {int(m[2]): [*map(int, m[1].split(","))] for m in found} == lost
+    assert Run(file)["segments"]["n"].tolist() == [n, *(int(m[3]) for m in found)]
+    kept, wanted = load_parameters(file.with_suffix(".model")), simulated((*JOB, *settings), n, lost)
+    assert all(np.array_equal(kept[name], wanted[name].numpy()) for name in wanted)
+    return events["kind"].tolist()
+
+
+HISTORIES = [
+    ("signum-mv", "2:21", {21: [2]}),
+    ("dist-ef-signsgd", "1:13", {13: [1]}),
+    ("adam", "3:9", {9: [3]}),
+    ("signum-mv", "2:11 1:22", {11: [2], 21: [1]}),  # the second one's gradient of step 11 was taken twice
+    ("signum-mv", "3:7 1:7", {7: [1, 3]}),
+    ("dist-ef-signsgd", "0:13", {13: [0]}),
+    ("signum-mv", "0:6 1:17 2:28", {6: [0], 16: [1], 26: [2]}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "deaths", "lost"), HISTORIES)
+def test_survivors_vote_on(algorithm, deaths, lost, tmp_path):
+    how = (f"algorithm.name={algorithm}", "exchange.name=dense" if algorithm == "adam" else "exchange.name=sharded")
+    survive(tmp_path / "r.h5", *how, f"problem.deaths={deaths}")
+    kinds = check(tmp_path / "r.h5", how, lost)
+    assert kinds == ["start", *["lost"] * len(lost), "complete"]
+
+
+@pytest.mark.parametrize("exchange", ["allgather", "allreduce"])
+def test_by_other_exchanges_too(exchange, tmp_path):
+    survive(tmp_path / "r.h5", f"exchange.name={exchange}", "problem.deaths=1:15")
+    check(tmp_path / "r.h5", (), {15: [1]})
+
+
+def test_a_straggler_is_not_lost(tmp_path):
+    survive(tmp_path / "r.h5", "problem.stops=1:12")
+    assert check(tmp_path / "r.h5", (), {}) == ["start", "complete"]
+    assert Run(tmp_path / "r.h5")["steps"]["seconds"][-1] >= STOPPED
+
+
+def test_a_checkpoint_names_the_lost_who_begin_anew_when_it_is_resumed(tmp_path):
+    file = tmp_path / "r.h5"
+    survive(file, "problem.deaths=2:11 1:32", "checkpoint.every_steps=10", "checkpoint.keep=9")
+    check(file, (), {11: [2], 31: [1]})
+    whole, after = checkpoint.saved(file)[2], checkpoint.saved(file)[1]
+    with checkpoint.Checkpoint(whole) as opened:
+        assert opened.lost == []
+    with checkpoint.Checkpoint(after) as opened:
+        assert (opened.lost, opened.attributes["n"]) == ([2], 4)
+        assert {name.rpartition("/")[2] for name in opened.names() if name.startswith("sign/")} <= {"0", "1", "3"}
+
+
+def test_what_cant_survive_is_refused_before_anything_is_written(tmp_path):
+    ended = train(*JOB, "run.lost_ranks=vote on", f"run.file={tmp_path}/r.h5", n=2)
+    refused(ended, 'run.lost_ranks = "vote on"', "mpirun --with-ft ulfm", "mpisign resume")
+    assert not [*tmp_path.iterdir()]
