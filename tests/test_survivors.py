@@ -18,6 +18,9 @@ JOB = (
 )
 
 
+pytestmark = pytest.mark.timeout(400)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _open_mpi():
     """Only Open MPI's ranks can outlive one another."""

@@ -1,8 +1,8 @@
 """What it costs a step that ranks may outlive one another: mpirun --with-ft ulfm -n 2 python -m mpi4py -m
 tests.two_phases.
 
-For each size, in turns within one process: steps as they are, and steps with a copy of all that they change before and an
-agreement of all ranks after. Least squares on 4 rows, so that a gradient costs little.
+For each size, in turns within one process: steps as they are, steps with a copy of all that they change before, and
+those with an agreement of all ranks after, too. Least squares on 8 rows, so that a gradient costs little.
 """
 
 import os

@@ -61,7 +61,8 @@ class SurvivorsLog(RunLog):
 
     def _succeed(self) -> None:
         """Makes this rank the one that writes: a new file with the rows of the old one, and those not in it yet."""
-        missing = {table: self.writer.writer.remembered(table) for table in COUNTED}
+        remembering = self.writer.writer
+        missing = {table: remembering.remembered(table) for table in COUNTED}
         run = so_far(self.path)
         last = {table: rows[0]["step"] - 1 if rows else self.stepper.t for table, rows in missing.items()}
         tables = rows_until(run, last)
@@ -70,4 +71,9 @@ class SurvivorsLog(RunLog):
         for table, rows in missing.items():
             for row in rows:
                 self._add(table, **row)
+        for table, key in (("events", "kind"), ("segments", "n")):
+            there = {*zip(run[table]["step"].tolist(), run[table][key].tolist(), strict=True)}
+            for row in remembering.remembered(table):
+                if (row["step"], row[key]) not in there:
+                    self.writer.append(table, **row)
         self.printer = self._make_printer()

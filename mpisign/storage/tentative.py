@@ -22,6 +22,9 @@ class Remembering(NoWriter):
             _, old, gone = self._rows.pop(0)
             self._forgotten[old] = gone["step"]
 
+    def event(self, kind, step, text=""):
+        self.append("events", step=step, time=time.time(), kind=kind, text=text)
+
     def remembered(self, table: str) -> list[dict[str, Any]]:
         """The rows of late, from the first step of which none was forgotten."""
         return [row for _, of, row in self._rows if of == table and row["step"] > self._forgotten.get(table, -1)]
