@@ -27,7 +27,9 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def job(run: Run) -> Job:
-    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
+    """The keys of a run's job; run.voters as 8-6-8 where their number has changed."""
+    keys: Job = {f"{table}.{key}": value for table, own in run.config.items() for key, value in own.items()}
+    return keys | ({"run.voters": run.voters} if len(run.stretches) > 1 else {})
 
 
 def settings(run: Run) -> Job:

@@ -2,10 +2,12 @@
 
 import re
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from mpisign import config
 from mpisign.algorithms import Algorithm, Estimator
 from mpisign.algorithms.estimators import Minibatch
 from mpisign.algorithms.registry import find
@@ -14,17 +16,26 @@ from mpisign.algorithms.slots import Vote
 from mpisign.algorithms.updates import Descent
 from mpisign.engine import state
 from mpisign.engine.regroup import Regrouped, bound
+from mpisign.errors import UsageError
 from mpisign.parallel import mpi
+from mpisign.run.resume import ResumeOptions
+from mpisign.run.train import resume, simulate
+from mpisign.storage import checkpoint
 from mpisign.storage.checkpoint import Checkpoint
+from mpisign.storage.reader import Run
 from tests.building import PROGRESS, Setup, digest
+from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.problems import Awkward, Layered
+from tests.running import mpisign, train
 from tests.table import FORMS_BY_ROW, TABLE
+from tests.test_commands import refused
 
 METHODS = ("signum-mv", "dist-ef-signsgd", "ssvr-mv", "adam")
 STEPS = ("run.steps=24", "run.record_every=2", "run.check_every=6", "run.eval_every=4", "run.trace=true")
-AWKWARD = ("problem.name=tests.problems:Awkward", "problem.size=300", *STEPS, "exchange.name=sharded")
+ROWS = ("problem.name=tests.problems:Awkward", "problem.size=300", "problem.batch_size=2", "partition.kind=iid")
+AWKWARD = (*ROWS, *STEPS)
 SAVING = ("checkpoint.every_steps=8", "checkpoint.keep=9")
-ROWS = {"n": 8, "batch_size": 2}
 
 
 def rate(name, t):
@@ -193,3 +204,123 @@ def test_slots_of_other_packages_are_found_by_what_they_keep():
     assert "'reputation'" in bound(Algorithm(Minibatch(), Sign(), _Reputation(), Descent()), 8, 6)
     assert "own rows" in bound(Algorithm(_Rows(), Sign(), Vote(), Descent()), 8, 6)
     assert not bound(Algorithm(Minibatch(), Sign(), Vote(), Descent()), 8, 6)
+
+
+# Runs that change their number of voters twice
+
+
+def method(name):
+    """Settings of a method; bytes are compared, too: those of one exchange."""
+    return f"algorithm.name={name}", f"exchange.name={'dense' if name == 'adam' else 'sharded'}"
+
+
+def here(file, n, *settings, options=ResumeOptions()):  # noqa: B008
+    simulate(config.load(None, (*AWKWARD, *SAVING, *settings, f"run.file={file}")), n, quiet=True, options=options)
+
+
+def killed(file):
+    """The run as if it had been killed at its end: it is not complete, and its checkpoints are there."""
+    with h5py.File(file, "r+") as opened:
+        for column in opened["events"].values():
+            column.resize(len(column) - 1, axis=0)
+    assert not Run(file).complete
+
+
+def goes_on(file, n, step, *settings, **how):
+    """The run in this process with n voters from the checkpoint of that step, to its end."""
+    killed(file)
+    resume(file, (f"run.voters={n}", *settings), checkpoint.path_at(file, step), ranks_changed=True, **how)
+
+
+def twice(file, first, then, *settings):
+    """A run of `first` voters, of `then` from step 8 on, and of `first` again from step 16 on."""
+    here(file, first, *settings)
+    goes_on(file, then, 8)
+    goes_on(file, first, 16)
+    return file
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_changes_give_the_same_bits(name, tmp_path):
+    one, other = (twice(tmp_path / f"{k}.h5", 8, 6, *method(name)) for k in ("one", "other"))
+    assert not differing(one, other)
+    run = Run(one)
+    assert run.complete
+    assert run.stretches == [(0, 8), (8, 6), (16, 8)]
+    assert run["steps"]["step"].tolist() == [*range(2, 25, 2)]
+    told = [t for k, t in zip(run["events"]["kind"], run["events"]["text"], strict=True) if k == "ranks"]
+    assert [t.partition(";")[0] for t in told] == ["from 8 to 6 voters", "from 6 to 8 voters"]
+    assert run["events"]["step"][run["events"]["kind"] == "ranks"].tolist() == [8, 16]
+    # it is neither the run that nobody disturbed nor another one
+    here(whole := tmp_path / "whole.h5", 8, *method(name))
+    x, undisturbed = run["trace"]["x"], Run(whole)["trace"]["x"]
+    at = run["trace"]["step"] <= 8
+    np.testing.assert_array_equal(x[at], undisturbed[at])
+    assert not np.array_equal(x[~at], undisturbed[~at])
+
+
+@pytest.mark.parametrize("name", rest_is_slow(METHODS, ["dist-ef-signsgd"]))
+def test_mpirun_and_simulate_change_alike(name, tmp_path):
+    simulated = twice(tmp_path / "simulated.h5", 3, 2, *method(name))
+    file = tmp_path / "run.h5"
+    ended = train(*AWKWARD, *SAVING, *method(name), f"run.file={file}", n=3)
+    assert ended.code == 0, ended.err
+    for n, step in ((2, 8), (3, 16)):
+        killed(file)
+        ended = mpisign("resume", file, "--ranks-changed", "--from", checkpoint.path_at(file, step), n=n)
+        assert ended.code == 0, ended.err
+    assert not differing(simulated, file)
+    assert Run(file).voters == Run(simulated).voters == "3-2-3"
+
+
+def test_counters_go_on_without_a_jump(tmp_path):
+    file = twice(tmp_path / "r.h5", 8, 6, *method("signum-mv"), "probe.every=2", "run.record_every=1")
+    steps, eight, six = Run(file)["steps"], tmp_path / "8.h5", tmp_path / "6.h5"
+    here(eight, 8, *method("signum-mv"), "run.record_every=1")
+    here(six, 6, *method("signum-mv"), "run.record_every=1")
+    n = Run(file).voters_at(steps["step"])
+    assert n.tolist() == [8] * 8 + [6] * 8 + [8] * 8
+    of = {8: Run(eight)["steps"], 6: Run(six)["steps"]}
+    for name, slack in (("bytes_up", 1.5), ("bytes_down", 1.5), ("method_bytes_up", 1e-6), ("epoch", 1e-12)):
+        each = {k: float(columns[name][-1]) / 24 for k, columns in of.items()}
+        wanted = np.cumsum([each[k] for k in n])
+        np.testing.assert_allclose(steps[name], wanted, atol=slack, rtol=0, err_msg=name)
+    assert steps["gradient_evaluations"].tolist() == np.cumsum(2 * n).tolist()
+    assert (np.diff(steps["seconds"]) >= 0).all()
+    probes = Run(file)["probes"]
+    present = np.isfinite(probes["voter_success"]).sum(axis=1)
+    assert present.tolist() == Run(file).voters_at(probes["step"]).tolist()
+    shown = mpisign("show", file)
+    assert "voters: 8, 6 from step 8 on, 8 from step 16 on" in shown.out
+    assert "from 8 to 6 voters; residuals: their mean kept; rows dealt anew; batches of" in shown.out
+    assert " 8-6-8 " in mpisign("show", tmp_path).out
+
+
+def test_a_later_checkpoint_may_have_left_no_rows(tmp_path):
+    """What a segment takes the place of is gone: n at a step is that of the rows as they stand."""
+    file = twice(tmp_path / "r.h5", 8, 6)
+    goes_on(file, 7, 8)
+    assert Run(file).stretches == [(0, 8), (8, 7)]
+    assert Run(file)["segments"]["n"].tolist() == [8, 6, 8, 7]
+
+
+def test_it_is_refused_unless_asked_for(tmp_path):
+    file = tmp_path / "r.h5"
+    here(file, 3)
+    killed(file)
+    before = file.read_bytes()
+    refused(mpisign("resume", file, n=2), "run.voters = 3", "2 rank(s)", f"mpisign resume {file} --ranks-changed")
+    with pytest.raises(UsageError, match=r"run.voters = 3 in .* 5 rank\(s\).*--ranks-changed"):
+        resume(file, ("run.voters=5",))
+    with pytest.raises(UsageError, match=r"run.voters = 3 in .* 5 rank\(s\).*--ranks-changed"):
+        here(file, 5, options=ResumeOptions("auto"))
+    # where the run went on with others, but was killed before it saved that, its checkpoint has the number before
+    goes_on(file, 2, 16)
+    killed(file)
+    for lost in checkpoint.saved(file)[:1]:
+        lost.unlink()
+    with pytest.raises(UsageError, match=r"checkpoint of 3 voters, but this job has 2.*--ranks-changed"):
+        resume(file, checkpoint=checkpoint.path_at(file, 8))
+    goes_on(file, 2, 8)
+    assert Run(file).stretches == [(0, 3), (8, 2)]
+    assert before != file.read_bytes()
