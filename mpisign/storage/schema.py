@@ -6,8 +6,8 @@
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns
-                 where a run went on with another number of ranks, n, exchange, data and these are those of the last one,
-                 and a mean over ranks that is counted is the sum of the means over the ranks that there were
+                 Of a run that went on with another number of ranks, n, exchange, data and these tell the latest; what is
+                 counted as a mean over ranks is then the sum of the means over the ranks that there were.
     /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest. The last of them,
@@ -136,8 +136,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "kind",
             "S16",
             "",
-            "start, checkpoint, resume, ranks (another number of them), stop, error, complete; a run is complete if its "
-            "last event is",
+            "start, checkpoint, resume, ranks (another number), stop, error, complete; a run is complete if its last "
+            "event is",
         ),
         Column("text", "S400", "", ""),
     ),
