@@ -73,10 +73,8 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     given = options.parse_args()
-    rows = [
-        "| method | residuals | 8 voters | 8, 6 and 8 voters | largest difference at one seed |",
-        "|---|---|---|---|---|",
-    ]
+    head = ("method", "residuals", "8 voters", "8, 6 and 8 voters", "largest difference at one seed")
+    rows = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
     for method in given.methods:
         for residuals in ("keep", "drop") if method == "dist-ef-signsgd" else ("keep",):
             ends: tuple[list[float], list[float]] = ([], [])

@@ -6,8 +6,8 @@
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns
-                 Of a run that went on with another number of ranks, n, exchange, data and these tell the latest; what is
-                 counted as a mean over ranks is then the sum of the means over the ranks that there were.
+                 Of a run that went on with another number of ranks, n, exchange, data and these tell the latest; what
+                 is counted as a mean over ranks is then the sum of the means over the ranks that there were.
     /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest. The last of them,
