@@ -324,3 +324,134 @@ def test_it_is_refused_unless_asked_for(tmp_path):
     goes_on(file, 2, 8)
     assert Run(file).stretches == [(0, 3), (8, 2)]
     assert before != file.read_bytes()
+
+
+def job(tmp_path, *settings):
+    """A job of its own length, epochs, for runs that are queued again."""
+    file = tmp_path / "job.toml"
+    lines = ["[run]", "epochs = 3", "eval_every = 5", "trace = true", "[problem]", 'name = "tests.problems:Awkward"']
+    lines += ["size = 300", *settings, "[checkpoint]", "every_steps = 4", "keep = 9", "ranks_changed = true"]
+    file.write_text("\n".join([*lines, "[schedule]", 'kind = "cosine"']))
+    return file
+
+
+def queued_again(tmp_path, n, *settings, file=None):
+    named = (f"run.file={file or tmp_path / 'r.h5'}", *settings)
+    simulate(config.load(tmp_path / "job.toml", named), n, quiet=True, options=ResumeOptions("auto"))
+    return Run(tmp_path / "r.h5")
+
+
+def test_a_job_that_is_queued_again_goes_on_with_the_ranks_it_gets(tmp_path):
+    job(tmp_path, "global_batch_size = 12")
+    whole = queued_again(tmp_path, 4)
+    assert (whole.config["problem"]["batch_size"], whole.config["run"]["steps"]) == (3, 10)
+    for n, step, batch in ((6, 8, 2), (1, 4, 12), (3, 8, 4)):
+        killed(whole.path)
+        for file in checkpoint.saved(whole.path):
+            if file > checkpoint.path_at(whole.path, step):
+                file.unlink()
+        run = queued_again(tmp_path, n)
+        # the batch of all voters, the length and the rules for sign(0) and ties are those that the run began with
+        assert run.config["problem"]["batch_size"] == batch
+        assert run.config["run"]["steps"] == run["steps"]["step"][-1] == 10
+        assert (run.config["algorithm"]["zeros"], run.config["algorithm"]["ties"]) == ("coin", "coin")
+        assert run.complete
+        assert f"batches of {batch} rows per voter, 12 of all together" in " ".join(run["events"]["text"])
+        assert run["eval"]["epoch"][-1] == pytest.approx(3)
+    assert run.stretches == [(0, 4), (4, 1), (8, 3)]
+    with pytest.raises(UsageError, match=r"global_batch_size = 12 can't be dealt evenly to 5"):
+        queued_again(tmp_path, 5)
+    killed(run.path)
+    with pytest.raises(UsageError, match=r"another job: schedule\.lr"):
+        queued_again(tmp_path, 2, "schedule.lr=0.5")
+    with pytest.raises(UsageError, match=r"another job: run\.steps"):
+        queued_again(tmp_path, 2, "run.epochs=7")
+
+
+def test_the_batch_per_rank_is_kept_where_the_job_states_that(tmp_path):
+    job(tmp_path, "batch_size = 2")
+    run = queued_again(tmp_path, 4)
+    assert run.config["run"]["steps"] == 15
+    killed(run.path)
+    run = queued_again(tmp_path, 2)
+    assert (run.config["problem"]["batch_size"], run.config["run"]["steps"]) == (2, 15)
+    at = checkpoint.Checkpoint(checkpoint.saved(run.path)[0]).step
+    assert run["eval"]["epoch"][-1] == pytest.approx((at * 8 + (15 - at) * 4) / 40)
+    # who goes on by hand may keep the batch of all voters instead
+    killed(run.path)
+    resume(run.path, ("run.voters=4", "problem.global_batch_size=4"))
+    assert Run(run.path).config["problem"]["batch_size"] == 1
+
+
+def test_a_file_named_by_the_number_of_ranks_is_refused(tmp_path):
+    job(tmp_path)
+    with pytest.raises(UsageError, match=r"ranks_changed = true, but run.file = .*leave \{n\} out"):
+        queued_again(tmp_path, 4, file=tmp_path / "r-{n}.h5")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("algorithm.name=sag", "exchange.name=dense"), "sag can't go on with 2 voters after 3: Sag keeps"),
+        (("algorithm.name=diana", "exchange.name=allgather"), "diana can't go on .*MemoryMean keeps the mean"),
+        ((*method("signum-mv"), "adversary.voters=1"), r"\[adversary\] has 1 of 3 voters lie"),
+        (
+            ("algorithm.name=signsgd-mv", "run.preset=theory", "theory.gap=1.0", "theory.smoothness_l1=4.0"),
+            'run.preset = "theory" chose rate',
+        ),
+    ],
+)
+def test_what_cant_go_on_says_why(settings, words, tmp_path):
+    file = tmp_path / "r.h5"
+    here(file, 3, *settings)
+    killed(file)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match=words):
+        resume(file, ("run.voters=2",), ranks_changed=True)
+    assert file.read_bytes() == before
+    resume(file, ("run.voters=3",), ranks_changed=True)
+    assert Run(file).complete
+
+
+def test_data_are_compared_as_they_were_dealt(tmp_path):
+    """The fingerprint of a run is one of the rows of its voters: those of other voters have another."""
+
+    def rows(name, shift=0):
+        (tmp_path / name).write_text("\n".join(f"{1 + k % 2} 1:{(-1) ** k} 2:0.{(k + shift) % 7}" for k in range(40)))
+
+    rows("one")
+    settings = ("problem.name=logistic", f"problem.path={tmp_path}/one", "run.steps=8", "checkpoint.every_steps=4")
+    file = tmp_path / "r.h5"
+    simulate(config.load(None, (*settings, "partition.kind=iid", f"run.file={file}")), 3, quiet=True)
+    killed(file)
+    rows("one", shift=1)
+    with pytest.raises(UsageError, match="began with other data"):
+        resume(file, ("run.voters=2",), ranks_changed=True)
+    (tmp_path / "one").unlink()
+    rows("two")
+    resume(file, ("run.voters=2", f"problem.path={tmp_path}/two"), ranks_changed=True)
+    run = Run(file)
+    assert run.complete
+    assert run.stretches == [(0, 3), (4, 2)]
+    assert run.partition["rows"].tolist() == [20, 20]
+
+
+class Gathering(Awkward):
+    """A model with running statistics."""
+
+    def statistics(self):
+        return {"mean": torch.zeros(3), "count": torch.zeros(1, dtype=torch.int64)}
+
+
+def test_statistics_of_new_voters_begin_with_the_mean(tmp_path):
+    first = stepped("signum-mv", {}, 3, steps=0, problem=Gathering)
+    for oracle in first.oracles:
+        oracle.statistics["mean"] += torch.tensor([1.0, 2.0, 4.0]) * (oracle.voter + 1)
+        oracle.statistics["count"] += 5 + oracle.voter
+    more = of_voters(switched(first, 5, tmp_path / "c.h5", problem=Gathering))[0]
+    assert more["oracle/mean", 1].tolist() == [2, 4, 8]
+    assert more["oracle/mean", 4].tolist() == [2, 4, 8]
+    assert more["oracle/count", 4].tolist() == [6]
+    fewer = of_voters(switched(first, 2, tmp_path / "c.h5", problem=Gathering))[0]
+    assert fewer["oracle/mean", 1].tolist() == [2, 4, 8]
+    assert fewer["oracle/count", 0].tolist() == [5]

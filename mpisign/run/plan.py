@@ -70,10 +70,8 @@ def resolve(config: Config, voters: int) -> Plan:
         algorithm=hyperparameters | algorithm.rules,
         schedule={"lr": config.schedule.lr or entry.lr},
     )
-    configuration.run_path(full, voters)  # a name that can't be is told before any data are read
-    if config.checkpoint.ranks_changed and configuration.run_path(full, voters + 1) != configuration.run_path(
-        full, voters
-    ):
+    file = configuration.run_path(full, voters)  # a name that can't be is told before any data are read
+    if config.checkpoint.ranks_changed and file != configuration.run_path(full, voters + 1):
         raise UsageError(
             f"checkpoint.ranks_changed = true, but run.file = {config.run.file!r} names the number of ranks: with "
             "another one the run would not be found; leave {n} out, as in run.file=runs/mine.h5"

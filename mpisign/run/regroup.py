@@ -7,6 +7,7 @@ that of a run which had so many voters from its start: a pass over the rows begi
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mpisign.config import Config, run_path
@@ -33,10 +34,12 @@ def continued(plan: Plan, config: Config, ranks: Ranks, voters: int, options: Re
     found = ranks.share(found)
     if found.get("n", voters) == voters:
         return plan
-    return replace(resolve(config.updated(**found["tables"]), voters), before=found["n"])
+    with ranks.agreed():
+        plan = resolve(config.updated(**found["tables"]), voters)
+    return replace(plan, before=found["n"])
 
 
-def _run_so_far(path, config: Config) -> dict[str, Any]:
+def _run_so_far(path: Path, config: Config) -> dict[str, Any]:
     run = so_far(path)
     stored = run.config
     algorithm = {
@@ -48,7 +51,7 @@ def _run_so_far(path, config: Config) -> dict[str, Any]:
     # so many epochs are another number of steps by now; other epochs are another job
     lengths = {name: getattr(config.run, name) for name in ("epochs", "evaluations")}
     if not config.run.steps and all(stored["run"].get(name, value) == value for name, value in lengths.items()):
-        tables["run"] = {"steps": stored["run"]["steps"], "epochs": None, "evaluations": None}
+        tables["run"] = {"steps": stored["run"]["steps"]}
     return {"n": run.attributes["n"], "tables": tables}
 
 
@@ -66,26 +69,15 @@ def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: Resu
                 f"{opened.path}: a checkpoint of {before} voters, but this job has {n}, each with its own state; "
                 f"start {before}, or go on with {n}: mpisign resume RUN --ranks-changed"
             )
-        if why := _bound(stepper, config, before):
+        if why := bound(stepper.algorithm, before, n):
             raise UsageError(
-                f"{opened.path}: a run of {before} voters can't go on with {n}: {why}; start {before}, or a new run "
-                f"from its x: mpisign train --init-from {opened.path}"
+                f"{opened.path}: {config.algorithm.name} can't go on with {n} voters after {before}: {why}; start "
+                f"{before}, or a new run from its x: mpisign train --init-from {opened.path}"
             )
     except UsageError:
         opened.close()
         raise
     return Regrouped(opened, stepper, config.checkpoint.residuals == "keep")
-
-
-def _bound(stepper: Stepper, config: Config, before: int) -> str:
-    """Why a run can't go on with other voters; "" if it can."""
-    if liars := config.adversary.voters:
-        return f"[adversary] has {liars} of {before} voters lie, and of another number they would be another share"
-    if config.run.preset == "theory":
-        return 'run.preset = "theory" chose rates and hyperparameters by formulas for that many voters'
-    if why := bound(stepper.algorithm, before, stepper.world.n):
-        return f"algorithm {config.algorithm.name}: {why}"
-    return ""
 
 
 def told(before: int, config: Config) -> str:

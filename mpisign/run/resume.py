@@ -107,8 +107,8 @@ def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -
         return _anew(options, path, config)
     run = so_far(path)
     before, n = str(run.attributes.get("data", "")), int(run.attributes["n"])
-    if (changed := n != config.run.voters) and not may_regroup(options, config):
-        raise another_number(path, n, config.run.voters)
+    if changed := n != config.run.voters:
+        _check_regrouping(options, path, config, n)
     if before and data and before != data:
         raise UsageError(
             f"{path} began with other data: the rows that are read now are not those of then; give the data of then, "
@@ -132,6 +132,19 @@ def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -
             "mpisign train --overwrite, and see [checkpoint]"
         )
     return _newest(options, files, run)
+
+
+def _check_regrouping(options: ResumeOptions, path: Path, config: Config, before: int) -> None:
+    """Raises UsageError where a run may not go on with other voters, or its job says what is of one number of them."""
+    if not may_regroup(options, config):
+        raise another_number(path, before, config.run.voters)
+    why = ""
+    if liars := config.adversary.voters:
+        why = f"[adversary] has {liars} of {before} voters lie, which would be another share"
+    elif config.run.preset == "theory":
+        why = f'run.preset = "theory" chose rate and hyperparameters by formulas for {before} voters'
+    if why:
+        raise UsageError(f"{path} can't go on with {config.run.voters} voters after {before}: {why}; start {before}")
 
 
 def another_number(path: Path, before: int, now: int) -> UsageError:

@@ -88,7 +88,7 @@ def resume(
     stored, parsed = so_far(path), [configuration.parse(s) for s in (*settings, "run.overwrite=false")]
     simulated, before = mpi.launch().size == 1 and stored.simulated, int(stored.attributes["n"])
     wanted = {f"{table}.{key}": value for table, key, value in parsed}.get("run.voters", before)
-    voters = wanted if simulated else mpi.launch().size
+    voters = (wanted or before) if simulated else mpi.launch().size
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
