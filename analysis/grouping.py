@@ -27,14 +27,15 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def job(run: Run) -> Job:
-    """The keys of a run's job; run.voters as 8-6-8 where their number has changed."""
-    keys: Job = {f"{table}.{key}": value for table, own in run.config.items() for key, value in own.items()}
-    return keys | ({"run.voters": run.voters} if len(run.stretches) > 1 else {})
+    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
 
 
 def settings(run: Run) -> Job:
-    """The job without what tells points of one grid apart: the rate, the seed, the file."""
-    keys = job(run)
+    """The job without what tells points of one grid apart: the rate, the seed, the file.
+
+    And how often the number of voters has changed: such a run is none of those with one number.
+    """
+    keys = job(run) | {"run.regroupings": len(run.stretches) - 1}
     if keys.keys() & {"run.evaluations", "run.epochs"}:
         keys.pop("run.steps", None)  # follows from the other
     return {key: value for key, value in keys.items() if key not in IGNORED}
