@@ -134,12 +134,18 @@ class Exchange(Table):
 
 
 class Checkpoint(Table):
-    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop."""
+    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop.
+
+    ranks_changed: whether a run may go on with another number of ranks. residuals: of error feedback then; their mean
+    is kept, or what leavers owe is dropped.
+    """
 
     every_steps: int = Field(0, ge=0)
     every_minutes: float = Field(10.0, ge=0)
     keep: int = Field(2, ge=1)
     margin_seconds: float = Field(60.0, ge=0)
+    ranks_changed: bool = False
+    residuals: Literal["keep", "drop"] = "keep"
 
 
 class Probe(Table):

@@ -110,6 +110,7 @@ class LearnedWeights(_Signs):
 
     needs_ballots = True
     stateful = True
+    bound = "what each voter's past agreement weighs, and new voters have no past"
 
     def init(self, layout, owned, voters):
         return {"score": torch.zeros(voters, owned)}
@@ -324,6 +325,7 @@ class MemoryMean(_Residual):
 
     array = "memory"
     needs_ballots = True
+    bound = "the mean of what each voter remembers, and that of other voters is another"
 
     def down(self, up, voters):
         return RAW

@@ -4,6 +4,7 @@ setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 """
 
 import math
+from dataclasses import replace
 
 from mpisign.bits.rng import Streams
 from mpisign.engine import state
@@ -15,6 +16,7 @@ from mpisign.parallel.watchdog import WATCH
 from mpisign.run.plan import Plan
 from mpisign.run.probe import Probe
 from mpisign.run.recording import RunLog
+from mpisign.run.regroup import taken_up, told
 from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
 from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
@@ -71,17 +73,28 @@ class Job:
         start, ranks = Start("new"), self.ranks
         with ranks.agreed():
             if ranks.root:
-                start = decide(options, self.log.path, self.config, self.log.share.data)
+                share = self.log.share
+                start = decide(options, self.log.path, self.config, share.data_before or share.data)
         kind = ranks.share(start.kind)
         if kind == "resume":
             self._keep_threads(start.run)
-            self.log.restore_counters(*state.load_state(start.opened, self.stepper, ranks))
+            start = self._restore(start, options)
         elif kind == "init":
             state.start_from(start.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:
                 text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
                 raise UsageError(text, agreed=True)
         return start if ranks.root else Start(kind)
+
+    def _restore(self, start: Start, options: ResumeOptions) -> Start:
+        """Fills the Stepper from the checkpoint that root has opened, whose voters may be others."""
+        ranks, opened, n = self.ranks, start.opened, self.stepper.world.n
+        with ranks.agreed():
+            if ranks.root:
+                opened = taken_up(start.opened, self.stepper, self.config, options)
+        before = ranks.share(start.opened and int(start.opened.attributes["n"]))
+        self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), before)
+        return replace(start, regrouped=told(before, self.config)) if before != n else start
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""

@@ -28,6 +28,7 @@ class Plan:
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
     preset: str | None = None  # what run.preset chose, and by which theorem
+    before: int = 0  # voters of the run so far, where these were others
 
 
 def resolve(config: Config, voters: int) -> Plan:
@@ -69,7 +70,12 @@ def resolve(config: Config, voters: int) -> Plan:
         algorithm=hyperparameters | algorithm.rules,
         schedule={"lr": config.schedule.lr or entry.lr},
     )
-    configuration.run_path(full, voters)  # a name that can't be is told before any data are read
+    file = configuration.run_path(full, voters)  # a name that can't be is told before any data are read
+    if config.checkpoint.ranks_changed and file != configuration.run_path(full, voters + 1):
+        raise UsageError(
+            f"checkpoint.ranks_changed = true, but run.file = {config.run.file!r} names the number of ranks: with "
+            "another one the run would not be found; leave {n} out, as in run.file=runs/mine.h5"
+        )
     return Plan(full, entry, algorithm, problem, chosen)
 
 

@@ -24,7 +24,7 @@ from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle, device_for
-from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint
+from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
 from mpisign.run.plan import Plan, with_theory
@@ -79,6 +79,11 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
     share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
     if config.problem.arguments.keys() & set(MOVABLE):  # data that may lie elsewhere when the run goes on
         share.data = fingerprint(share, ranks)
+        if plan.before:
+            with ranks.agreed():
+                if ranks.root:
+                    generator = streams.draw("partition", 0).generator()
+                    share.data_before = fingerprint_as_dealt(plan.problem, plan.before, generator, **partition)
     _check_size(plan, ranks, voters)
     return share
 
