@@ -87,6 +87,8 @@ def compile_ahead(voters: int = 2) -> None:
     for some in (bits.new_planes(voters, 2), bits.new_planes(voters, 3)[:, :2]):
         bits.count(some, counts)
         bits.add(counts, counts.clone())
+        weights = (3, *[1] * (voters - 1))
+        bits.count_weighted(some, weights, bits.new_planes(bits.width(sum(weights)), some.shape[1]))
     bits.add(counts, bits.new_planes(1, 3)[:, :2])
     bits.spread(plus[0], voters, fields)
     bits.gather(fields, voters, counts)
