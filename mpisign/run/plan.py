@@ -58,6 +58,7 @@ def resolve(config: Config, voters: int) -> Plan:
             problem.compile()
     _check_needs(entry, algorithm, problem, config)
     _check_adversary(entry, algorithm, config.adversary, voters)
+    _check_weights(entry, algorithm, config, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
@@ -74,12 +75,39 @@ def resolve(config: Config, voters: int) -> Plan:
 
 
 def _with_batches(config: Config, voters: int) -> Config:
-    """The job with each rank's part of the global batch, if it states one."""
-    whole = config.problem.global_batch_size
+    """The job with each rank's part of the global batch, if it states one.
+
+    Raises UsageError for sizes of another number of ranks, and for a whole that can't be dealt to them.
+    """
+    whole, sizes = config.problem.global_batch_size, config.problem.batch_sizes
+    key = f"problem.global_batch_size = {whole}"
+    if sizes == "speed":
+        if whole < voters:
+            raise UsageError(f'problem.batch_sizes = "speed": {key} is to be dealt to {voters} ranks; set it higher')
+        return config
+    if sizes:
+        check_each("problem.batch_sizes", sizes, voters)
+        if whole and whole != sum(sizes):
+            raise UsageError(f"{key}, but problem.batch_sizes = {sizes} add up to {sum(sizes)}; give one of them")
+        return config
     if whole % voters:
-        key = f"problem.global_batch_size = {whole}"
-        raise UsageError(f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}")
+        raise UsageError(
+            f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}, or give each rank its own by "
+            "problem.batch_sizes"
+        )
     return config.updated(problem={"batch_size": whole // voters} if whole else {})
+
+
+def check_each(key: str, values: list[int], voters: int) -> None:
+    """Raises UsageError unless there is one value for each voter."""
+    if len(values) != voters:
+        raise UsageError(f"{key} = {values} has {len(values)} value(s), but there are {voters} voter(s); give one each")
+
+
+def with_weights(plan: Plan, weights: tuple[int, ...]) -> Plan:
+    """The plan with so many votes for each voter, and the exchange that carries such a vote best."""
+    algorithm = plan.algorithm.with_weights(weights)
+    return replace(plan, algorithm=algorithm, choices=choose(plan.config.exchange.name, algorithm, len(weights)))
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:
@@ -133,6 +161,21 @@ def _check_needs(entry: Entry, algorithm: Method, problem: Problem, config: Conf
                 f"{key}: problem {name!r} has no rows whose full gradient could be taken, nor one by a formula; "
                 "leave it out"
             )
+
+
+def _check_weights(entry: Entry, algorithm: Method, config: Config, voters: int) -> None:
+    """Refuses weights of another number of voters, and of a vote that does not decide by its tally alone."""
+    weights = config.algorithm.weights
+    if weights is None:
+        return
+    if not algorithm.weighable:
+        fitting = choices(e.name for e in entries() if e.build().weighable)
+        raise UsageError(
+            f"algorithm.weights = {weights!r}: what {entry.name} decides is no majority or mean of signs, in which a "
+            f"voter could have several votes; leave it out, or use one of: {fitting}"
+        )
+    if isinstance(weights, list):
+        check_each("algorithm.weights", weights, voters)
 
 
 def _check_adversary(entry: Entry, algorithm: Method, lies: Adversary, voters: int) -> None:

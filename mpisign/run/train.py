@@ -42,7 +42,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
         plan = resolve(config, ranks.size)
     use_threads(ranks.threads)
     load_kernels(ranks)
-    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, options)
+    Job(plan, ranks, ranks.size, verbose=verbose, resuming=options.resume != "never").run(dry_run, options)
 
 
 def simulate(
@@ -66,7 +66,7 @@ def simulate(
     plan = resolve(config.updated(run={"voters": voters}), voters)
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
-    Job(plan, ranks, voters, quiet, verbose).run(dry_run, options)
+    Job(plan, ranks, voters, quiet, verbose, options.resume != "never").run(dry_run, options)
 
 
 def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None, verbose: bool = False) -> None:
