@@ -10,7 +10,7 @@ from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithms.formats import RAW, Format
 from mpisign.algorithms.method import Method
-from mpisign.algorithms.registry import Entry, entries, find
+from mpisign.algorithms.registry import Entry, check_weights, entries, find
 from mpisign.algorithms.theory import Setting
 from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
@@ -58,7 +58,8 @@ def resolve(config: Config, voters: int) -> Plan:
             problem.compile()
     _check_needs(entry, algorithm, problem, config)
     _check_adversary(entry, algorithm, config.adversary, voters)
-    _check_weights(entry, algorithm, config, voters)
+    if (weights := config.algorithm.weights) is not None:
+        check_weights("algorithm.weights", weights, algorithm, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
@@ -86,7 +87,9 @@ def _with_batches(config: Config, voters: int) -> Config:
             raise UsageError(f'problem.batch_sizes = "speed": {key} is to be dealt to {voters} ranks; set it higher')
         return config
     if sizes:
-        check_each("problem.batch_sizes", sizes, voters)
+        if len(sizes) != voters:
+            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {voters} voter(s)"
+            raise UsageError(f"{text}; give one each")
         if whole and whole != sum(sizes):
             raise UsageError(f"{key}, but problem.batch_sizes = {sizes} add up to {sum(sizes)}; give one of them")
         return config
@@ -96,12 +99,6 @@ def _with_batches(config: Config, voters: int) -> Config:
             "problem.batch_sizes"
         )
     return config.updated(problem={"batch_size": whole // voters} if whole else {})
-
-
-def check_each(key: str, values: list[int], voters: int) -> None:
-    """Raises UsageError unless there is one value for each voter."""
-    if len(values) != voters:
-        raise UsageError(f"{key} = {values} has {len(values)} value(s), but there are {voters} voter(s); give one each")
 
 
 def with_weights(plan: Plan, weights: tuple[int, ...]) -> Plan:
@@ -161,21 +158,6 @@ def _check_needs(entry: Entry, algorithm: Method, problem: Problem, config: Conf
                 f"{key}: problem {name!r} has no rows whose full gradient could be taken, nor one by a formula; "
                 "leave it out"
             )
-
-
-def _check_weights(entry: Entry, algorithm: Method, config: Config, voters: int) -> None:
-    """Refuses weights of another number of voters, and of a vote that does not decide by its tally alone."""
-    weights = config.algorithm.weights
-    if weights is None:
-        return
-    if not algorithm.weighable:
-        fitting = choices(e.name for e in entries() if e.build().weighable)
-        raise UsageError(
-            f"algorithm.weights = {weights!r}: what {entry.name} decides is no majority or mean of signs, in which a "
-            f"voter could have several votes; leave it out, or use one of: {fitting}"
-        )
-    if isinstance(weights, list):
-        check_each("algorithm.weights", weights, voters)
 
 
 def _check_adversary(entry: Entry, algorithm: Method, lies: Adversary, voters: int) -> None:
