@@ -73,12 +73,14 @@ class Run(Table):
 class Problem(OpenTable):
     """[problem]: what is minimised, and how a rank samples its rows.
 
-    batch_size: of a rank. global_batch_size: of all ranks together, which sets batch_size; 0 for none.
+    batch_size: of a rank. global_batch_size: of all ranks together, which sets batch_size; 0 for none. batch_sizes: of
+    each rank, instead of batch_size, or by measured "speed".
     """
 
     name: str = "digits"
     batch_size: int = Field(32, ge=0)
     global_batch_size: int = Field(0, ge=0)
+    batch_sizes: Literal["speed"] | list[Annotated[int, Field(ge=1)]] | None = None
     sampling: Literal["auto", "reshuffle", "replacement"] = "auto"
 
 
@@ -99,6 +101,7 @@ class Algorithm(OpenTable):
     ties: Literal["auto", "coin", "random", "plus", "minus", "zero"] = "auto"
     accumulate: int = Field(1, ge=1, le=1 << 20)
     clip: float = Field(0.0, ge=0)
+    weights: Literal["rows", "batches"] | list[Annotated[int, Field(ge=1, le=15)]] | None = None
 
 
 class Schedule(Table):

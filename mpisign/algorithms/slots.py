@@ -253,11 +253,20 @@ class Vote:
     stateful = False  # whether it keeps arrays for the coordinates that a rank counts
     in_x = False  # whether the scales of its direction are in units of x, the learning rate included
     bound = ""  # why its arrays are of no use to the vote of other voters: what it keeps; "" where they are
+    weighable = False  # whether it decides by the tally alone, so that a voter may have several votes
 
     @property
     def rules(self) -> dict[str, str]:
         """Its rule for ties, as "ties"; nothing if it never meets one."""
         return {}
+
+    def weights_of(self, voters: Sequence[int]) -> tuple[int, ...]:
+        """How many votes each of these voters has; () where every voter has one."""
+        return ()
+
+    def votes_of(self, voters: Sequence[int]) -> int:
+        """How many votes these voters have together."""
+        return sum(self.weights_of(voters)) or len(voters)
 
     def with_ties(self, rule: str) -> Self:
         """The same by another rule for ties, if it has any."""

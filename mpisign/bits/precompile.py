@@ -110,6 +110,8 @@ def _calls(voters: int) -> Iterator[Callable[[], object]]:
     for some in (bits.new_planes(voters, 2), bits.new_planes(voters, 3)[:, :2]):
         yield partial(bits.count, some, counts)
         yield partial(bits.add, counts, counts.clone())
+        weights = (3, *[1] * (voters - 1))
+        yield partial(bits.count_weighted, some, weights, bits.new_planes(bits.width(sum(weights)), some.shape[1]))
     yield partial(bits.add, counts, bits.new_planes(1, 3)[:, :2])
     yield partial(bits.spread, plus[0], voters, fields)
     yield partial(bits.gather, fields, voters, counts)

@@ -21,6 +21,7 @@ from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
 from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
 from mpisign.run.setup import set_up, use_threads
+from mpisign.run.speed import sizes_of_then
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 
@@ -31,8 +32,16 @@ PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run
 class Job:
     """One run: everything that lives from the first step to the last."""
 
-    def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
-        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints."""
+    def __init__(
+        self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False, resuming: bool = False
+    ):
+        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints.
+
+        resuming: whether it may go on with a run, and so with what that measured.
+        """
+        if resuming and plan.config.problem.batch_sizes == "speed":
+            sizes = sizes_of_then(plan.config, voters, ranks) or "speed"
+            plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
         setup = set_up(plan, ranks, voters)
         self.ranks, self.stepper, self.config = ranks, setup.stepper, setup.plan.config
         self.steps = self.config.run.steps

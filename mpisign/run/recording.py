@@ -283,6 +283,8 @@ class RunLog:
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
             say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
+            say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:
             liars = f"the first {lies.voters} of {self.world.n} voters"
             say(f"adversary: {liars} lie ({lies.kind}, factor {lies.factor:g})")

@@ -44,7 +44,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     use_threads(ranks.threads)
     load_kernels(ranks)
     plan = continued(plan, config, ranks, ranks.size, options)
-    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, options)
+    Job(plan, ranks, ranks.size, verbose=verbose, resuming=options.resume != "never").run(dry_run, options)
 
 
 def simulate(
@@ -70,7 +70,7 @@ def simulate(
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
     plan = continued(plan, config, ranks, voters, options)
-    Job(plan, ranks, voters, quiet, verbose).run(dry_run, options)
+    Job(plan, ranks, voters, quiet, verbose, options.resume != "never").run(dry_run, options)
 
 
 def resume(
