@@ -1,5 +1,6 @@
 """Jobs whose voters are not alike: votes by rows, batches of each rank's own, listed or by measured speed."""
 
+import itertools
 import json
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ from mpisign.run.plan import resolve
 from mpisign.run.speed import deal
 from mpisign.storage.reader import Run, load_parameters
 from tests.cover import rest_is_slow
-from tests.running import mpisign, train
+from tests.running import BIN, ROOT, mpisign, run, train
 from tests.test_commands import refused
 from tests.test_simulate import here, simulate
 
@@ -158,3 +159,21 @@ def test_older_runs_have_the_same_job(tmp_path):
     stored = Run(file).config
     assert "weights" not in stored["algorithm"]
     assert "batch_sizes" not in stored["problem"]
+
+
+def test_the_study_tells_weighed_votes_from_plain_ones(tmp_path):
+    found = {}
+    for seed, (weights, setting) in itertools.product(
+        (1, 2), (("alike", ()), ("by rows", ('algorithm.weights="rows"',)))
+    ):
+        file = tmp_path / f"{seed}-{weights}.h5"
+        here(*settings_of(file, f"run.seed={seed}", *setting), n=3)
+        found.setdefault(weights, []).append(Run(file)["eval"]["test_accuracy"][-1])
+    ended = run(BIN / "python", ROOT / "analysis/studies/weights.py", tmp_path)
+    lines = [line for line in ended.out.splitlines() if line.startswith("| `signum-mv`")]
+    for line, (weights, values) in zip(lines[:2], found.items(), strict=True):
+        assert line.startswith(f"| `signum-mv` | {weights} | " + " | ".join(f"{value:.3f}" for value in values))
+    assert lines[1].endswith(
+        f"{np.mean(found['by rows']) - np.mean(found['alike']):+.3f} +- "
+        f"{np.std(np.subtract(found['by rows'], found['alike']), ddof=1):.3f} |"
+    )

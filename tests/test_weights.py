@@ -12,8 +12,11 @@ from mpisign.algorithms.messages import Ballots
 from mpisign.algorithms.votes import Average, Majority, PresentMajority, RandomisedMajority
 from mpisign.algorithms.weights import MOST, Weighted, in_lowest_terms, weights_of
 from mpisign.bits.rng import NO_VOTER, Streams
+from mpisign.exchange import REGISTRY
+from mpisign.exchange.costs import Sizes
 from tests.building import Setup, digest
 from tests.problems import Awkward
+from tests.test_project import messages
 
 # entries whose vote knows the tally alone, with every form of message: one plane, two, and codes
 WEIGHABLE = [
@@ -112,3 +115,18 @@ def test_equal_weights_change_nothing():
     assert algorithm.with_weights((7, 7, 7, 7)) is algorithm
     assert algorithm.with_weights((6, 3, 3, 3)).vote == Weighted(Majority("coin"), (2, 1, 1, 1))
     assert not setup.algorithm("dist-ef-signsgd").weighable
+
+
+@pytest.mark.parametrize("node_size", [0, 3])
+@pytest.mark.parametrize("carrier", ["sharded", "allgather", "allreduce", "hierarchical", "butterfly"])
+def test_what_a_schedule_sends_is_what_it_costs(carrier, node_size):
+    """And that of counts on the way is more than without weights."""
+    algorithm, bytes_of = Setup(Awkward(size=77), 8).algorithm("signum-mv"), []
+    for vote in (algorithm.vote, algorithm.with_weights(WEIGHTS[8]).vote):
+        sizes = Sizes([(0, 8192), (8192, 30_080)], Planes(1), Planes(1), vote, 8, node_size)
+        phases, cost = REGISTRY[carrier].schedule(sizes), sum(REGISTRY[carrier].cost(sizes))
+        sent = sum(size * k for rank in range(8) for (_, _, size), k in messages(phases, rank).items())
+        assert sent == pytest.approx(cost, abs=16 * 8 if carrier == "allreduce" else 0)
+        bytes_of.append(cost)
+    wider = carrier in ("allreduce", "butterfly") or (carrier == "hierarchical" and node_size)
+    assert (bytes_of[1] > bytes_of[0]) == bool(wider)
