@@ -270,11 +270,11 @@ def test_the_same_changes_give_the_same_bits(name, tmp_path):
 def test_mpirun_and_simulate_change_alike(name, tmp_path):
     simulated = twice(tmp_path / "simulated.h5", 3, 2, *method(name))
     file = tmp_path / "run.h5"
-    ended = train(*AWKWARD, *SAVING, *method(name), f"run.file={file}", n=3)
+    ended = train(*AWKWARD, *SAVING, *method(name), f"run.file={file}", n=3, timeout=180)
     assert ended.code == 0, ended.err
     for n, step in ((2, 8), (3, 16)):
         killed(file)
-        ended = mpisign("resume", file, "--ranks-changed", "--from", checkpoint.path_at(file, step), n=n)
+        ended = mpisign("resume", file, "--ranks-changed", "--from", checkpoint.path_at(file, step), n=n, timeout=180)
         assert ended.code == 0, ended.err
     assert not differing(simulated, file)
     assert Run(file).voters == Run(simulated).voters == "3-2-3"
