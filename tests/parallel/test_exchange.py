@@ -102,7 +102,7 @@ WEIGHED = [("signum-mv", "coin"), ("signum-mv", "abstain"), ("dlion-avg", "absta
 
 
 @pytest.mark.mpi(min_size=2)
-@pytest.mark.parametrize("chunk", [512, 1 << 20])
+@pytest.mark.parametrize("chunk", rest_is_slow((512, 1 << 20), (512,)))
 @pytest.mark.parametrize(("algorithm", "zeros"), WEIGHED)
 @pytest.mark.parametrize("name", WORDS)
 def test_voters_of_unequal_weight(comm, compare, name, algorithm, zeros, chunk):
