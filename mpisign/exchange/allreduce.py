@@ -16,10 +16,11 @@ import torch
 
 from mpisign import bits
 from mpisign.algorithms.messages import Ballots, Tally
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import ring
+from mpisign.exchange.staging import buffer
 
 
 class _Summed(Exchange):

@@ -498,8 +498,3 @@ class Exchange:
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self.state.values(), *self.arrays())
         }
         return self.scratch.nbytes + sum(storages.values())
-
-
-def buffer(tensor: Tensor) -> np.ndarray | Tensor:
-    """What mpi4py is given for a tensor: an array over its memory, or, on a GPU that MPI knows of, the tensor."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor

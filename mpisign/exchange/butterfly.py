@@ -28,11 +28,12 @@ from mpisign import bits
 from mpisign.algorithms.formats import Format, Planes
 from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.algorithms.slots import Vote
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Level, message_sizes
+from mpisign.exchange.staging import buffer
 from mpisign.layout import WORD
 
 RADIX = 16  # ranks of a level that are aimed at: 30 messages for 256 ranks, and 2.2 bits
