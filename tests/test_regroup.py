@@ -390,6 +390,22 @@ def test_the_batch_per_rank_is_kept_where_the_job_states_that(tmp_path):
     assert Run(run.path).config["problem"]["batch_size"] == 1
 
 
+def test_batches_and_votes_that_are_listed_are_listed_anew(tmp_path):
+    file, listed = tmp_path / "run.h5", ("problem.batch_sizes=[1,2,3]", "algorithm.weights=[3,1,1]")
+    here(file, 3, "algorithm.name=signum-mv", "problem.batch_size=0", *listed)
+    with pytest.raises(UsageError, match=r"has 3 value\(s\), but there are 2 voter\(s\)"):
+        goes_on(file, 2, 8)
+    resume(
+        file, ("run.voters=2", "problem.batch_sizes=[4,2]", "algorithm.weights=[1,2]"),
+        checkpoint.path_at(file, 8), ranks_changed=True,
+    )  # fmt: skip
+    run = Run(file)
+    assert run.complete
+    assert (run.config["problem"]["batch_sizes"], run.config["algorithm"]["weights"]) == ([4, 2], [1, 2])
+    assert "weights=(1, 2)" in str(run.attributes["definition"])
+    assert "batches of [4, 2] rows" in run["events"]["text"][run["events"]["kind"] == "ranks"][0]
+
+
 def test_a_file_named_by_the_number_of_ranks_is_refused(tmp_path):
     job(tmp_path)
     with pytest.raises(UsageError, match=r"ranks_changed = true, but run.file = .*leave \{n\} out"):
@@ -462,3 +478,14 @@ def test_statistics_of_new_voters_begin_with_the_mean(tmp_path):
     fewer = of_voters(switched(first, 2, tmp_path / "c.h5", problem=Gathering))[0]
     assert fewer["oracle/mean", 1].tolist() == [2, 4, 8]
     assert fewer["oracle/count", 0].tolist() == [5]
+
+
+def test_votes_by_rows_are_of_rows_as_they_are_dealt_now(tmp_path):
+    file, dealt = tmp_path / "run.h5", ("partition.kind=dirichlet", "partition.alpha=0.3", "run.seed=1")
+    digits = ("problem.name=digits", "problem.hidden=[8]", "problem.batch_size=4", "algorithm.name=signum-mv")
+    settings = (*STEPS[:-1], *SAVING, *digits, *dealt, "algorithm.weights=rows", f"run.file={file}")
+    simulate(config.load(None, settings), 5, quiet=True)
+    before = str(Run(file).attributes["definition"])
+    goes_on(file, 3, 8)
+    after = str(Run(file).attributes["definition"])
+    assert ("Weighted" in before, "Weighted" in after, before != after) == (True, True, True)

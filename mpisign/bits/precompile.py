@@ -68,11 +68,13 @@ def compile_ahead(voters: int = 2, first: float = 0.0) -> None:
 
 
 def compile_at_once() -> None:
-    """The same by as many processes as there are cores, and then here."""
+    """The same by as many processes as there are cores, of which this is one."""
     processes = min(len(os.sched_getaffinity(0)), MOST)
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        list(pool.map(partial(compile_ahead, 2), [k / processes for k in range(processes)]))
-    compile_ahead()
+    with ProcessPoolExecutor(MOST, get_context("spawn")) as pool:
+        others = [pool.submit(compile_ahead, 2, k / processes) for k in range(1, processes)]
+        compile_ahead()
+        for other in others:
+            other.result()
 
 
 def _calls(voters: int) -> Iterator[Callable[[], object]]:

@@ -34,6 +34,7 @@ from mpisign.engine.stepper import Stepper
 from mpisign.layout import TILE, Layout
 from mpisign.storage.checkpoint import Checkpoint
 
+WEIGHED = re.compile(r"Weighted\(vote=(.+?), weights=\([\d, ]+\)\)")  # in a definition
 OF_VOTER = re.compile(
     r"(?P<stage>(?:stage(?P<number>\d+)/)?)(?P<slot>estimator|sign|oracle)/(?P<name>.+)/(?P<voter>\d+)"
 )
@@ -72,7 +73,11 @@ class Regrouped:
     def __init__(self, opened: Checkpoint, stepper: Stepper, keep_debts: bool = True):
         self.path, self.layout, self.config, self.progress = opened.path, opened.layout, opened.config, opened.progress
         self.before, self.n = int(opened.attributes["n"]), stepper.world.n
-        self.attributes = opened.attributes | {"n": self.n}
+        definition, own = opened.attributes["definition"], repr(stepper.algorithm)
+        # votes of each voter are those of the rows, batches or list of now
+        if WEIGHED.sub(r"\1", definition) == WEIGHED.sub(r"\1", own):
+            definition = own
+        self.attributes = opened.attributes | {"n": self.n, "definition": definition}
         self._opened, self._stages, self._keep_debts = opened, stepper.algorithm.stages, keep_debts
         self._shares: dict[str, np.ndarray] = {}  # of what leavers owe, a survivor's part
 

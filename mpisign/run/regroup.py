@@ -82,7 +82,8 @@ def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: Resu
 
 def told(before: int, config: Config) -> str:
     """For the run file: what has changed."""
-    size, whole = config.problem.batch_size, config.problem.global_batch_size
-    batches = f"batches of {size or 'all its'} rows per voter" + (f", {whole} of all together" if whole else "")
+    sizes, whole = config.problem.batch_sizes, config.problem.global_batch_size
+    size = f"{sizes} rows" if sizes else f"{config.problem.batch_size or 'all its'} rows per voter"
+    batches = f"batches of {size}" + (f", {whole} of all together" if whole else "")
     residuals = "their mean kept" if config.checkpoint.residuals == "keep" else "those of leavers dropped"
     return f"from {before} to {config.run.voters} voters; residuals: {residuals}; rows dealt anew; {batches}"

@@ -23,7 +23,11 @@ FREE = {
 }
 MOVABLE = ("path", "test_path")  # of [problem]: where data lie, which may change if what is read there does not
 # what else may change where the number of voters does
-REGROUPED = {"run": ("voters",), "problem": ("batch_size", "global_batch_size")}
+REGROUPED = {
+    "run": ("voters",),
+    "problem": ("batch_size", "batch_sizes", "global_batch_size"),
+    "algorithm": ("weights",),
+}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,19 @@ MOST = 255  # votes that eight planes can count
 
 
 @triton.jit
+def _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES: tl.constexpr):
+    """Stores a count's planes, of which there may be fewer than eight."""
+    tl.store(planes + word, p0, mask=inside)
+    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
+    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
+    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
+    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
+    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
+    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
+    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
+
+
+@triton.jit
 def _count(ballots, ballot, planes, plane, voters, words, PLANES: tl.constexpr, WORDS: tl.constexpr):
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     inside = word < words
@@ -30,14 +43,7 @@ def _count(ballots, ballot, planes, plane, voters, words, PLANES: tl.constexpr, 
         p5, carry = p5 ^ carry, p5 & carry
         p6, carry = p6 ^ carry, p6 & carry
         p7 = p7 ^ carry
-    tl.store(planes + word, p0, mask=inside)
-    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
-    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
-    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
-    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
-    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
-    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
-    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
+    _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES)
 
 
 def count(ballots: Tensor, planes: Tensor):
@@ -75,14 +81,7 @@ def _count_weighted(
         p5, carry = _full_add(p5, carry, votes, weight, 5)
         p6, carry = _full_add(p6, carry, votes, weight, 6)
         p7, carry = _full_add(p7, carry, votes, weight, 7)
-    tl.store(planes + word, p0, mask=inside)
-    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
-    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
-    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
-    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
-    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
-    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
-    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
+    _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES)
 
 
 def count_weighted(ballots: Tensor, weights: tuple[int, ...], planes: Tensor):
