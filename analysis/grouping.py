@@ -31,8 +31,11 @@ def job(run: Run) -> Job:
 
 
 def settings(run: Run) -> Job:
-    """The job without what tells points of one grid apart: the rate, the seed, the file."""
-    keys = job(run)
+    """The job without what tells points of one grid apart: the rate, the seed, the file.
+
+    And how often the number of voters has changed: such a run is none of those with one number.
+    """
+    keys = job(run) | {"run.regroupings": len(run.stretches) - 1}
     if keys.keys() & {"run.evaluations", "run.epochs"}:
         keys.pop("run.steps", None)  # follows from the other
     return {key: value for key, value in keys.items() if key not in IGNORED}

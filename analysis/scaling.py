@@ -57,6 +57,8 @@ def unusable(run: Run) -> str:
     """Why a run tells nothing of scaling; "" if it does."""
     if run.simulated:
         return "a simulation, whose seconds say nothing of scaling; use mpirun or srun"
+    if len(run.stretches) > 1:
+        return f"its number of voters has changed ({run.voters})"
     rows = len(np.unique(run["phases"]["step"]))
     return f"{rows} rows of /phases are too few; set run.check_every lower" if rows < 3 else grouping.no_steps(run)
 

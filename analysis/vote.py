@@ -46,7 +46,8 @@ def picture(runs: list[Run]) -> Figure:
 
 
 def _heat(figure: Figure, panels: np.ndarray, run: Run) -> None:
-    probes, n = run["probes"], run.attributes["n"]
+    probes = run["probes"]
+    n = probes["voter_success"].shape[1]  # of the most voters that there were
     for panel, (column, label) in zip(panels[:2], VOTERS.items(), strict=True):
         image = panel.pcolormesh(*_edges(probes["step"], n), probes[column].T, cmap="cividis", vmin=0, vmax=1)
         panel.set_ylabel("voter")

@@ -74,12 +74,14 @@ class Run(Table):
 class Problem(OpenTable):
     """[problem]: what is minimised, and how a rank samples its rows.
 
-    batch_size: of a rank. global_batch_size: of all ranks together, which sets batch_size; 0 for none.
+    batch_size: of a rank. global_batch_size: of all ranks together, which sets batch_size; 0 for none. batch_sizes: of
+    each rank, instead of batch_size, or by measured "speed".
     """
 
     name: str = "digits"
     batch_size: int = Field(32, ge=0)
     global_batch_size: int = Field(0, ge=0)
+    batch_sizes: Literal["speed"] | list[Annotated[int, Field(ge=1)]] | None = None
     sampling: Literal["auto", "reshuffle", "replacement"] = "auto"
 
 
@@ -100,6 +102,7 @@ class Algorithm(OpenTable):
     ties: Literal["auto", "coin", "random", "plus", "minus", "zero"] = "auto"
     accumulate: int = Field(1, ge=1, le=1 << 20)
     clip: float = Field(0.0, ge=0)
+    weights: Literal["rows", "batches"] | list[Annotated[int, Field(ge=1, le=15)]] | None = None
 
 
 class Schedule(Table):
@@ -135,12 +138,18 @@ class Exchange(Table):
 
 
 class Checkpoint(Table):
-    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop."""
+    """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop.
+
+    ranks_changed: whether a run may go on with another number of ranks. residuals: of error feedback then; their mean
+    is kept, or what leavers owe is dropped.
+    """
 
     every_steps: int = Field(0, ge=0)
     every_minutes: float = Field(10.0, ge=0)
     keep: int = Field(2, ge=1)
     margin_seconds: float = Field(60.0, ge=0)
+    ranks_changed: bool = False
+    residuals: Literal["keep", "drop"] = "keep"
 
 
 class Probe(Table):

@@ -31,6 +31,7 @@ def forms():
         yield packing._stochastic, PACK | {"radii": F} | ENDS | DRAW, {"EACH": each, "TWO": two} | NUMBERS
     count = {"ballots": W, "ballot": "i64", "planes": W, "plane": "i64", "voters": "i32", "words": "i64"}
     yield deciding._count, count, {"PLANES": 4} | NUMBERS
+    yield deciding._count_weighted, count | {"weights": "*i32"}, {"PLANES": 4} | NUMBERS
     vote = {"plus": W, "plus_plane": "i64", "minus": W, "minus_plane": "i64", "verdict": W, "verdict_plane": "i64"}
     vote |= {"sums": L, "voters": "i32", "words": "i64", "first": "i64"} | DRAW
     for rule, abstain in ((0, False), (2, True)):

@@ -21,7 +21,8 @@ rules = st.sampled_from(["coin", "random", "plus", "minus", "abstain"])
 # which arguments of reference's functions are tensors; all else stays as it is
 TENSORS = {
     "pack": (0, 4), "pack_parts": (0, 5), "pack_scaled_parts": (0, 6), "pack_stochastic": (0, 4),
-    "pack_stochastic_parts": (0, 6), "count": (0, 1), "add": (0, 1), "majority": (0, 1, 6), "codes": (0, 1, 3),
+    "pack_stochastic_parts": (0, 6), "count": (0, 1), "count_weighted": (0, 2), "add": (0, 1),
+    "majority": (0, 1, 6), "codes": (0, 1, 3),
     "randomised_majority": (0, 1, 5), "agreement": (0, 1), "apply": (0, 1), "blend": (0, 1), "add_signed": (0, 1),
     "add_levels": (0, 1), "differing": (0, 1), "spread": (0, 2), "gather": (0, 2), "weighted_majority": (0, 1, 7),
     "pack_quantised": (0, 4), "add_quantised": (0, 1), "pack_two_means": (0, 4), "add_two_means": (0, 1),
@@ -142,6 +143,8 @@ def test_rows_of_several_voters(device, zeros):
 def test_votes(assert_same, ballots, abstain, at, draw, ties):
     n, words = ballots.shape
     assert_same("count", ballots, planes(n.bit_length(), 64 * words))
+    weights = tuple(np.random.default_rng(at).integers(1, 16, n).tolist())
+    assert_same("count_weighted", ballots, weights, planes(sum(weights).bit_length(), 64 * words))
     plus, minus = counted(ballots), None
     if abstain:
         present = ballot_box(np.random.default_rng(1), n, words, "random")

@@ -86,6 +86,13 @@ def test_count(ballots):
     assert_same("count", ballots, planes(len(ballots).bit_length(), 64 * ballots.shape[1]))
 
 
+@given(boxes, st.integers(1, 300), st.integers(0, 2**32))
+def test_count_weighted(ballots, most, seed):
+    """A voter of weight w counts as w voters do."""
+    weights = tuple(np.random.default_rng(seed).integers(1, most, len(ballots), endpoint=True).tolist())
+    assert_same("count_weighted", ballots, weights, planes(sum(weights).bit_length(), 64 * ballots.shape[1]))
+
+
 @given(boxes, st.integers(1, 40), st.integers(0, 2**32))
 def test_add(ballots, others, seed):
     """A count of so many others, in as many planes as it needs, is added to a count."""
@@ -100,6 +107,7 @@ def test_add(ballots, others, seed):
 def test_count_of_more_words_than_a_block():
     ballots = ballot_box(np.random.default_rng(0), 5, 1300, "random")
     assert_same("count", ballots, planes(3, 64 * 1300))
+    assert_same("count_weighted", ballots, (15, 1, 7, 8, 2), planes(6, 64 * 1300))
 
 
 @given(boxes, st.booleans(), origins, draws, st.sampled_from(["coin", "random", "plus", "minus", "zero"]))
@@ -208,6 +216,7 @@ def test_threads_change_no_bit(three_threads):
         ("pack_stochastic_parts", v, one * 2, False, parts, 640, draw, words),
         ("pack_stochastic_parts", v, np.abs(v), True, parts, 640, draw, words),
         ("count", votes, counted),
+        ("count_weighted", votes, (1, 3, 1, 1, 1), counted),
         ("majority", counted, None, 5, 640, "coin", coin, planes(1, 64 * votes.shape[1])),
         ("apply", v, words, parts, 640, np.tile(table, (7, 1)), one * np.float32(0.9)),
         ("blend", v, v[::-1].copy(), 0.9, 0.1),

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from mpisign.errors import NumericalError
+from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.files import older
 from tests.running import ROOT
+from tests.test_regroup import killed
 from tests.test_simulate import here
 
 sys.path.insert(0, str(ROOT / "analysis"))
@@ -73,6 +75,10 @@ def mixed(whole, tmp_path_factory):
         del file["steps"]["flips"], file["probes"]["voter_success"]
     without_keys(one, folder / "no-rate.h5", "lr = ", "kind = ", "batch_size = ", "accumulate = ")
     shutil.copy(one, folder / "again.h5")
+    saving = ("checkpoint.every_steps=10", "probe.every=10", f"run.file={folder}/changed.h5")
+    here(*QUADRATIC, "algorithm.name=signum-mv", "schedule.lr=0.1", *saving, n=3)
+    killed(folder / "changed.h5")
+    resume(folder / "changed.h5", ("run.voters=2",), ranks_changed=True)
     return folder
 
 
@@ -138,6 +144,17 @@ def test_rates_and_seeds_of_one_method_have_lines_of_their_own(whole, mixed):
     many = plot.labels([*runs, *runs[:4], *runs[:4]])
     assert many[0] == "signum-mv, lr=0.05 (6 seeds)"
     assert len(set(many)) == 3
+
+
+def test_a_run_whose_voters_changed_is_none_of_those_with_one_number(whole, mixed):
+    plot, scaling = importlib.import_module("plot"), importlib.import_module("scaling")
+    runs = [Run(path) for path in (whole / "0.1-1.h5", mixed / "changed.h5")]
+    assert plot.labels(runs)[1].startswith("signum-mv, voters=2, regroupings=1")
+    assert scaling.unusable(runs[1])
+    probed = runs[1]["probes"]["voter_success"]
+    assert np.isnan(probed[-1]).tolist() == [False, False, True]
+    figure = importlib.import_module("vote").picture(runs[1:])
+    assert len(figure.axes) >= 6
 
 
 def test_hyperparameters_of_one_method_have_rows_of_their_own(tmp_path, whole):

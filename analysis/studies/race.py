@@ -40,7 +40,8 @@ def seconds(run: Run, target: float) -> float:
     if row is None:
         return np.inf
     phases = run["phases"]
-    evaluating = phases["evaluate"][phases["step"] <= run["eval"]["step"][row]].sum() / run.attributes["n"]
+    before = phases["step"] <= run["eval"]["step"][row]
+    evaluating = (phases["evaluate"] / run.voters_at(phases["step"]))[before].sum()
     return float(run["eval"]["seconds"][row] - evaluating)
 
 

@@ -8,6 +8,7 @@ from mpisign.algorithms.messages import Ballots, Direction
 from mpisign.algorithms.method import Algorithm, Cycle, Phases, Stages
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.slots import Estimator, Packed, SignRule, State, Step, Update, Vote
+from mpisign.algorithms.weights import weights_of
 
 __all__ = [
     "Algorithm",
@@ -33,4 +34,5 @@ __all__ = [
     "Vote",
     "Whole",
     "algorithm",
+    "weights_of",
 ]

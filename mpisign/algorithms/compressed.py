@@ -75,7 +75,7 @@ class MaskedMomentum(SignRule):
     nesterov: bool = False
     clip: float = 0.0
 
-    needs_whole, vectors = "momentum and estimate added up", ("u", "v")
+    needs_whole, vectors, debts = "momentum and estimate added up", ("u", "v"), ("v",)
 
     def up(self):
         return self.form

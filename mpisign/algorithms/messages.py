@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counted votes as binary numbers in planes (w(n), W); minus only where voters may abstain."""
+    """Counted votes as binary numbers in planes (w(votes), W); minus only where voters may abstain.
+
+    votes: of all voters together, one each unless the vote weighs them.
+    """
 
     plus: Tensor
     minus: Tensor | None
-    voters: int
+    votes: int
 
 
 class Scratch:
@@ -63,6 +66,7 @@ class Ballots:
     planes: Tensor | None = None  # (planes or 1, n, items), as their format lays them out
     scales: np.ndarray | None = None  # (n, segments) float32
     counted: Tally | None = None
+    weights: tuple[int, ...] = ()  # votes of each voter; () for one each
     form: Format | None = None  # of the messages; None for planes
     step: "Step | None" = None  # in which they were sent
     scratch: Scratch = field(default_factory=Scratch)
@@ -72,17 +76,23 @@ class Ballots:
     def tally(self) -> Tally:
         if self.counted is not None:
             return self.counted
-        planes, width = self._signs(), bits.width(self.voters)
-        signs = planes[0]
+        planes, cast = self._signs(), sum(self.weights) or self.voters
+        signs, width = planes[0], bits.width(cast)
         plus = self.scratch("plus", width, signs.shape[1])
         if len(planes) == 1:
-            bits.count(signs, plus)
-            return Tally(plus, None, self.voters)
+            self._count(signs, plus)
+            return Tally(plus, None, cast)
         present, minus = planes[1], self.scratch("minus", width, signs.shape[1])
         votes = torch.bitwise_and(signs, present, out=self.scratch("votes", *signs.shape))
-        bits.count(votes, plus)
-        bits.count(votes.bitwise_xor_(present), minus)
-        return Tally(plus, minus, self.voters)
+        self._count(votes, plus)
+        self._count(votes.bitwise_xor_(present), minus)
+        return Tally(plus, minus, cast)
+
+    def _count(self, ballots: Tensor, planes: Tensor) -> None:
+        if self.weights:
+            bits.count_weighted(ballots, self.weights, planes)
+        else:
+            bits.count(ballots, planes)
 
     def _signs(self) -> Tensor:
         """The planes (1 or 2, n, words) of signs, and of who has one."""
@@ -123,7 +133,7 @@ class Ballots:
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
         t = self.tally
-        return self.statistics or bits.agreement(t.plus, t.minus, t.voters)
+        return self.statistics or bits.agreement(t.plus, t.minus, t.votes)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Self
 
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
+from mpisign.algorithms.weights import Weighted, in_lowest_terms
 from mpisign.errors import UsageError
 from mpisign.layout import Group, Layout
 
@@ -52,6 +53,15 @@ class Method:
             stage.estimator.check(layout)
 
     def named(self, name: str) -> Self:
+        raise NotImplementedError
+
+    @property
+    def weighable(self) -> bool:
+        """Whether voters may have several votes in any of its stages."""
+        return any(stage.vote.weighable for stage in self.stages)
+
+    def with_weights(self, weights: tuple[int, ...]) -> Self:
+        """The same with so many votes for each voter, in the stages that take a vote by its tally alone."""
         raise NotImplementedError
 
     def with_rules(self, zeros: str, ties: str, voters: int) -> Self:
@@ -113,6 +123,11 @@ class Algorithm(Method):
     def named(self, name):
         return replace(self, name=name)
 
+    def with_weights(self, weights):
+        if not self.vote.weighable or len(set(weights)) == 1:
+            return self
+        return replace(self, vote=Weighted(self.vote, in_lowest_terms(weights)))
+
     def with_rules(self, zeros, ties, voters):
         for rule, wanted, slot in (("zeros", zeros, self.sign), ("ties", ties, self.vote)):
             if wanted != "auto" and rule not in slot.rules:
@@ -150,6 +165,9 @@ class _Several(Method):
 
     def named(self, name):
         return self.with_stages(tuple(stage.named(name) for stage in self.stages), name)
+
+    def with_weights(self, weights):
+        return self.with_stages(tuple(stage.with_weights(weights) for stage in self.stages), self.name)
 
     def with_rules(self, zeros, ties, voters):
         def ruled(stage: Algorithm) -> Algorithm:

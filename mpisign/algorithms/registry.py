@@ -1,7 +1,7 @@
 """The zoo's register: each entry's function, paper, rate, and what is known of it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mpisign import plugins
 from mpisign.algorithms.method import Method
+from mpisign.errors import UsageError, choices
 
 # ranges of hyperparameters, for the signatures of the zoo: checked when a job is read
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -64,6 +65,22 @@ def find(name: str) -> Entry:
     Raises UsageError listing the names there are.
     """
     return plugins.find("algorithm", name, REGISTRY)
+
+
+def check_weights(key: str, weights: str | Sequence[int], algorithm: Method, voters: int) -> None:
+    """Raises UsageError where voters can't have several votes, and for a list that has not one weight for each.
+
+    key: where the weights stand; weights: a rule by its name, or a list.
+    """
+    if not algorithm.weighable:
+        fitting = choices(e.name for e in entries() if e.build().weighable)
+        raise UsageError(
+            f"{key} = {weights!r}: what {algorithm.name} decides is no majority or mean of signs, in which a voter "
+            f"could have several votes; leave it out, or use one of: {fitting}"
+        )
+    if not isinstance(weights, str) and len(weights) != voters:
+        text = f"{key} = {list(weights)} has {len(weights)} value(s), but there are {voters} voter(s)"
+        raise UsageError(f"{text}; give one each")
 
 
 def entries() -> list[Entry]:

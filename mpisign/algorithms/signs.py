@@ -92,6 +92,10 @@ class StochasticSign(Signs):
         return self.radius != "norm"
 
     @property
+    def alike(self):
+        return ("radii",) if self.radius == "max" else ()
+
+    @property
     def needs_whole(self):
         return {"norm": "its own norm", "max": "the radii that all voters share"}.get(self.radius, "")
 
@@ -259,7 +263,7 @@ class ErrorFeedback(SignRule):
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
 
-    needs_whole, vectors = "residual and estimate added up", ("residual",)
+    needs_whole, vectors, debts = "residual and estimate added up", ("residual",), ("residual",)
 
     @property
     def rules(self):

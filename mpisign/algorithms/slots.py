@@ -81,6 +81,11 @@ class _Stateful:
 
     vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays of layout.length
     numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,)
+    # how a voter's arrays go along where a run goes on with other voters, see engine/regroup.py: a survivor keeps its
+    # own and a new voter begins with zeros, except for those named here
+    alike: ClassVar[tuple[str, ...]] = ()  # the same for all voters, and for new ones too
+    debts: ClassVar[tuple[str, ...]] = ()  # what a voter has not sent yet and still owes to the mean of all messages
+    bound: ClassVar[str] = ""  # why its arrays are of no use to other voters: what it keeps; "" where they are
 
     def init(self, layout: Layout) -> State:
         kept = {name: layout.zeros() for name in self.vectors}
@@ -247,11 +252,21 @@ class Vote:
     shares = False  # whether shared() has anything for the shards to agree on
     stateful = False  # whether it keeps arrays for the coordinates that a rank counts
     in_x = False  # whether the scales of its direction are in units of x, the learning rate included
+    bound = ""  # why its arrays are of no use to the vote of other voters: what it keeps; "" where they are
+    weighable = False  # whether it decides by the tally alone, so that a voter may have several votes
 
     @property
     def rules(self) -> dict[str, str]:
         """Its rule for ties, as "ties"; nothing if it never meets one."""
         return {}
+
+    def weights_of(self, voters: Sequence[int]) -> tuple[int, ...]:
+        """How many votes each of these voters has; () where every voter has one."""
+        return ()
+
+    def votes_of(self, voters: Sequence[int]) -> int:
+        """How many votes these voters have together."""
+        return sum(self.weights_of(voters)) or len(voters)
 
     def with_ties(self, rule: str) -> Self:
         """The same by another rule for ties, if it has any."""

@@ -42,41 +42,49 @@ class Majority(_Signs):
 
     ties: str = "coin"
 
+    weighable = True
+
     def verdict(self, ballots, scales, state, out, step):
         if ballots.voters == 1 and ballots.planes is not None and out.shape[0] == ballots.planes.shape[0]:
             out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
             return
         t, coin = ballots.tally, step.coin("tie", self.ties)
-        ballots.statistics = bits.majority(t.plus, t.minus, t.voters, ballots.lo, self.ties, coin, out)
+        ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, self.ties, coin, out)
 
 
 @dataclass(frozen=True)
 class PresentMajority(Vote):
     """The sign of the tally of those who sent one; none where nobody did, or where it is tied."""
 
+    weighable = True
+
     def down(self, up, voters):
         return Planes(2)
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
-        ballots.statistics = bits.majority(t.plus, t.minus, t.voters, ballots.lo, "zero", step.coin("tie"), out)
+        ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, "zero", step.coin("tie"), out)
 
 
 @dataclass(frozen=True)
 class RandomisedMajority(Vote):
     """+1 with probability (1 + tally/n)/2, drawn once for everybody: unbiased for the mean of the signs."""
 
+    weighable = True
+
     def down(self, up, voters):
         return Planes(planes=1)
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
-        bits.randomised_majority(t.plus, t.minus, t.voters, ballots.lo, step.draw("server"), out)
+        bits.randomised_majority(t.plus, t.minus, t.votes, ballots.lo, step.draw("server"), out)
 
 
 @dataclass(frozen=True)
 class Average(Vote):
     """tally/n, exactly: ceil(log2(n+1)) bits down, one more where voters may abstain."""
+
+    weighable = True
 
     def down(self, up, voters):
         return Planes(planes=bits.width(voters) + (up.planes - 1))
@@ -89,7 +97,7 @@ class Average(Vote):
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
-        bits.codes(t.plus, t.minus, t.voters, out)
+        bits.codes(t.plus, t.minus, t.votes, out)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class LearnedWeights(_Signs):
 
     needs_ballots = True
     stateful = True
+    bound = "what each voter's past agreement weighs, and new voters have no past"
 
     def init(self, layout, owned, voters):
         return {"score": torch.zeros(voters, owned)}
@@ -324,6 +333,7 @@ class MemoryMean(_Residual):
 
     array = "memory"
     needs_ballots = True
+    bound = "the mean of what each voter remembers, and that of other voters is another"
 
     def down(self, up, voters):
         return RAW

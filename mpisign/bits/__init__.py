@@ -117,6 +117,11 @@ def count(ballots: Tensor, planes: Tensor) -> None:
     _of(ballots).count(ballots, planes)
 
 
+def count_weighted(ballots: Tensor, weights: tuple[int, ...], planes: Tensor) -> None:
+    """Ballots (n, W) counted as if that of voter r were there weights[r] times: planes (w(sum of weights), W)."""
+    _of(ballots).count_weighted(ballots, weights, planes)
+
+
 def add(planes: Tensor, more: Tensor) -> None:
     """planes += more: binary numbers, lowest plane first; more has no more planes, and the sums fit."""
     _of(planes).add(planes, more)

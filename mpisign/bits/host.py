@@ -91,6 +91,11 @@ def count(ballots, planes):
     in_slices(votes.shape[1], lambda lo, hi: cpu.count(votes[:, lo:hi], counts[:, lo:hi]), each=64)
 
 
+def count_weighted(ballots, weights, planes):
+    votes, counts = _words(ballots), _words(planes)
+    in_slices(votes.shape[1], lambda lo, hi: cpu.count_weighted(votes[:, lo:hi], weights, counts[:, lo:hi]), each=64)
+
+
 def add(planes, more):
     to, of = _words(planes), _words(more)
     in_slices(to.shape[1], lambda lo, hi: cpu.add(to[:, lo:hi], of[:, lo:hi]), each=64)

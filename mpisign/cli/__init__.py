@@ -78,15 +78,20 @@ def train(job, **options):
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--from", "checkpoint", type=click.Path(path_type=Path), help="A checkpoint other than the newest.")
+@click.option("--ranks-changed", is_flag=True, help="Goes on on as many ranks as there are; see jobs/README.md.")
 @setting_option("Overrides what moves no bit of x, as in checkpoint.keep=5.")
 @MAX_TIME
 @VERBOSE
-def resume(run, checkpoint, settings, max_time, verbose):
-    """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit."""
+def resume(run, checkpoint, ranks_changed, settings, max_time, verbose):
+    """Goes on with the run in the file RUN, on as many ranks as it had, bit for bit.
+
+    With --ranks-changed on another number of them: x, step and schedule are kept, voters that are left keep their
+    states, rows are dealt anew.
+    """
     stopping.catch_signals(leaving.interrupted)
     from mpisign.run.train import resume
 
-    resume(run, (*settings, *_limit(max_time)), checkpoint, verbose)
+    resume(run, (*settings, *_limit(max_time)), checkpoint, verbose, ranks_changed)
 
 
 @cli.command()

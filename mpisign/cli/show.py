@@ -45,8 +45,8 @@ def _row(run: Run, folder: Path) -> tuple[str, ...]:
     summary, wanted = run.summary(), run.config["run"].get("steps")
     figures = (summary.get(name) for name in ("final_loss", "test_accuracy", "bits_per_coordinate"))
     steps = f"{summary['steps']}" + (f"/{wanted}" if wanted else "")
-    name, named = str(run.path.relative_to(folder)), (str(summary[k]) for k in ("algorithm", "problem", "n"))
-    return (name, *named, steps, run.state, *("-" if x is None else f"{x:.4g}" for x in figures))
+    name, named = str(run.path.relative_to(folder)), (str(summary[k]) for k in ("algorithm", "problem"))
+    return (name, *named, run.voters, steps, run.state, *("-" if x is None else f"{x:.4g}" for x in figures))
 
 
 def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:
@@ -106,7 +106,7 @@ def _partition(run: Run) -> list[str]:
 
 def _phases(run: Run) -> list[str]:
     phases = run["phases"]
-    total = {name: float(np.sum(phases[name])) / max(run.attributes["n"], 1) for name in PHASES}
+    total = {name: float(np.sum(phases[name] / run.voters_at(phases["step"]))) for name in PHASES}
     whole = sum(total.values())
     if not whole:
         return []

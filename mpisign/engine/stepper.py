@@ -45,13 +45,13 @@ class Outcome:
     def totals(self, world: World, **more: float) -> dict[str, Any]:
         """Counts of a step that counted, over all ranks, and the sums of `more`. Collective.
 
-        agreement: mean over coordinates of |tally|/n, in [0, 1]; NaN where no signs are sent. ties, flips, zeros and
-        clips: coordinates, whole numbers.
+        agreement: mean over coordinates of |tally|/votes, in [0, 1]; NaN where no signs are sent. ties, flips, zeros
+        and clips: coordinates, whole numbers.
         """
         exchange = self.stage.exchange
         counts = vars(exchange.counts) | {"zeros": self.zeros, "clips": self.clips}
         total = world.sums(counts | more)
-        agreement = total.pop("agreement") / (world.n * exchange.layout.size)
+        agreement = total.pop("agreement") / (exchange.votes * exchange.layout.size)
         if not self.stage.algorithm.sign.up().signs:
             agreement = math.nan
         whole = {name: int(total.pop(name)) for name in ("ties", "flips", "zeros", "clips")}

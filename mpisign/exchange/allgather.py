@@ -15,10 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 from mpisign.algorithms.messages import Ballots
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Spread, message_sizes
+from mpisign.exchange.staging import buffer
 
 
 @exchange("allgather")

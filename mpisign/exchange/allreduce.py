@@ -3,7 +3,8 @@
 `allreduce` gives every coordinate a field of w(n) = ceil(log2(n+1)) bits in 64-bit words, so that an
 ordinary integer SUM counts votes and no carry crosses a field:
 
-    1. send     bits -> fields; Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits per coordinate
+    1. send     bits -> fields, times the voter's weight if it has one (w is then that of the sum of all weights);
+                Allreduce SUM of words: 2(n-1)/n * 64/floor(64/w) bits per coordinate
     2. receive  fields -> a tally in bit planes; every rank decides the whole chunk alike
     3. publish, 4. collect: nothing is left to do
 
@@ -15,10 +16,11 @@ import torch
 
 from mpisign import bits
 from mpisign.algorithms.messages import Ballots, Tally
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import ring
+from mpisign.exchange.staging import buffer
 
 
 class _Summed(Exchange):
@@ -40,7 +42,7 @@ class _Summed(Exchange):
 
 def _fields(s):
     """Words that hold all fields of a rank."""
-    return s.up.planes * sum(bits.fields_for(c, s.n) for c in s.coordinates)
+    return s.up.planes * sum(bits.fields_for(c, s.votes) for c in s.coordinates)
 
 
 @exchange("allreduce")
@@ -56,12 +58,12 @@ class Allreduce(_Summed):
         return ring(_fields(s), s.n, 8)
 
     def prepare(self):
-        shapes = [(self.up.planes, bits.fields_for(hi - lo, self.world.n)) for lo, hi in self.chunks]
+        shapes = [(self.up.planes, bits.fields_for(hi - lo, self.votes)) for lo, hi in self.chunks]
         self._out, self._sums = self.messages(self.up), self.ring(shapes, torch.int64)
 
     # 1. send
     def send(self, c):
-        planes = self._out[c]
+        planes, own = self._out[c], self.vote.weights_of([self.world.rank])
         sets = planes
         if len(planes) == 2:
             # with abstentions: count of +1 and count of -1, each among those present
@@ -69,19 +71,21 @@ class Allreduce(_Summed):
             torch.bitwise_and(planes[0], planes[1], out=sets[0])
             torch.bitwise_xor(sets[0], planes[1], out=sets[1])
         for plane, fields in zip(sets, self._sums[c], strict=True):
-            bits.spread(plane, self.world.n, fields)
+            bits.spread(plane, self.votes, fields)
+            if own:
+                fields.mul_(own[0])  # of a field that holds 0 or 1; that of all weights fits too
             self._post(c, fields)
 
     # 2. receive
     def receive(self, c):
         self.wait(c, "Iallreduce")
-        n, words = self.world.n, self._out[c].shape[1]
-        counted = []
+        words, counted = self._out[c].shape[1], []
         for name, total in zip(("plus", "minus"), self._sums[c], strict=False):
-            planes = self.scratch(name, bits.width(n), words)
-            bits.gather(total, n, planes)
+            planes = self.scratch(name, bits.width(self.votes), words)
+            bits.gather(total, self.votes, planes)
             counted.append(planes)
-        return Ballots(*self.shards[c], n, counted=Tally(counted[0], counted[1] if counted[1:] else None, n))
+        tally = Tally(counted[0], counted[1] if counted[1:] else None, self.votes)
+        return Ballots(*self.shards[c], self.world.n, counted=tally)
 
 
 @exchange("dense-mpi")

@@ -27,7 +27,7 @@ from mpisign import bits
 from mpisign.algorithms.formats import Format
 from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
-from mpisign.errors import NumericalError
+from mpisign.errors import NumericalError, UsageError
 from mpisign.exchange import costs
 from mpisign.exchange.late import MPI
 from mpisign.exchange.schedule import Doubling, Phase
@@ -132,6 +132,8 @@ class Exchange:
         self.world, self.layout, self.vote, self.node_size, self.header = world, layout, vote, node_size, header
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
         self.up, self.down = up, vote.down(up, world.n)
+        voters = range(world.n)
+        self.votes, self._weights = vote.votes_of(voters), vote.weights_of(voters)  # n and () if all count alike
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, world.n)
         self.chunks = costs.chunks_of(layout.length, chunk, up)
@@ -275,6 +277,9 @@ class Exchange:
         ballots = self.receive(c)
         self._absorbed = c + 1
         ballots.scales, ballots.scratch, ballots.form, ballots.step = scales, self.scratch, self.up, step
+        ballots.weights = self._weights
+        if ballots.counted and ballots.counted.votes != self.votes:
+            raise UsageError(f"exchange {self.name} counts voters without their weights; take another", agreed=True)
         self.vote.absorb(ballots, self.state, step)
         if self.vote.shares:
             self._tiles.append(self.vote.shared(ballots, self.state, step))
@@ -334,7 +339,7 @@ class Exchange:
         # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
         pads = self.layout.pads(ballots.lo, ballots.hi)
         one_plane = self.up.planes == 1
-        self.counts.agreement += agreement - (self.world.n * pads if one_plane else 0)
+        self.counts.agreement += agreement - (self.votes * pads if one_plane else 0)
         self.counts.ties += ties - (0 if one_plane else pads)
 
     def _count_flips(self, c: int, known: bool) -> None:
@@ -493,8 +498,3 @@ class Exchange:
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self.state.values(), *self.arrays())
         }
         return self.scratch.nbytes + sum(storages.values())
-
-
-def buffer(tensor: Tensor) -> np.ndarray | Tensor:
-    """What mpi4py is given for a tensor: an array over its memory, or, on a GPU that MPI knows of, the tensor."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate, count
+from math import prod
 from operator import mul
 
 from torch import Tensor
@@ -26,11 +27,13 @@ from torch import Tensor
 from mpisign import bits
 from mpisign.algorithms.formats import Format, Planes
 from mpisign.algorithms.messages import Ballots, Tally
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.algorithms.slots import Vote
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Level, message_sizes
+from mpisign.exchange.staging import buffer
 from mpisign.layout import WORD
 
 RADIX = 16  # ranks of a level that are aimed at: 30 messages for 256 ranks, and 2.2 bits
@@ -102,7 +105,7 @@ class Butterfly(Exchange):
     def cost(s):
         """At each level all ranks send what they hold but their part, and down they send that part to the others."""
         radices, up, holders = radices_of(s.n), 0, s.n  # how many ranks hold each coordinate
-        for level, planes in enumerate(_planes(s.up.planes, radices)[:-1]):
+        for level, planes in enumerate(_planes(s.up.planes, radices, s.vote)[:-1]):
             up += planes * (holders - holders // radices[level]) * sum(s.coordinates) // 8
             holders //= radices[level]
         return up, (s.n - 1) * s.message(s.down)
@@ -110,7 +113,7 @@ class Butterfly(Exchange):
     @staticmethod
     def schedule(s):
         radices, grain = radices_of(s.n), grain_of(s.vote, s.up, s.down)
-        planes, strides = _planes(s.up.planes, radices), [1, *accumulate(radices, mul)]
+        planes, strides = _planes(s.up.planes, radices, s.vote), [1, *accumulate(radices, mul)]
 
         @cache
         def own(rank: int, level: int) -> list[list[int]]:
@@ -141,7 +144,7 @@ class Butterfly(Exchange):
     def prepare(self):
         self._levels = levels_of(self.world.comm)
         radices, chunks = self._levels.radices, range(len(self.chunks))
-        self._planes, self._last = _planes(self.up.planes, radices), len(radices) - 1
+        self._planes, self._last = _planes(self.up.planes, radices, self.vote), len(radices) - 1
         # of each chunk and level, in words: the parts that the level's ranks go on with, and this rank's own
         self._parts = [[self._parts_of(c, level) for level in range(len(radices))] for c in chunks]
         self._own_parts = [[self._words(c, p) for p in self._path(self.world.rank, *self.chunks[c])] for c in chunks]
@@ -218,18 +221,21 @@ class Butterfly(Exchange):
         if not self._last:
             return Ballots(*self.shards[c], self.world.n, planes=self._in[0][c])
         plus, *minus = self._added_up(c, self._last)
-        tally = Tally(plus, minus[0] if minus else None, self.world.n)
+        tally = Tally(plus, minus[0] if minus else None, self.votes)
         return Ballots(*self.shards[c], self.world.n, counted=tally)
 
     def _added_up(self, c: int, level: int) -> list[Tensor]:
         """Counts (w, words) of all votes that are known after a level, of +1 and, where voters may abstain, of -1."""
         came, sets = self._in[level][c], self.up.planes
         if level == 0:
-            tally = Ballots(0, 0, 0, self._levels.radices[0], planes=came, scratch=self.scratch).tally
+            radix = self._levels.radices[0]
+            first = self.world.rank // radix * radix
+            weights = self.vote.weights_of(range(first, first + radix))
+            tally = Ballots(0, 0, 0, radix, planes=came, weights=weights, scratch=self.scratch).tally
             return [tally.plus] if tally.minus is None else [tally.plus, tally.minus]
         ranks, planes, words = came.shape
         blocks = came.view(ranks, sets, planes // sets, words)
-        shape = sets, bits.width(self._levels.counted[level]), words
+        shape = sets, self._planes[level + 1] // sets, words
         totals = self.scratch(f"counted after level {level}", *shape).zero_()
         for block in blocks:
             for total, more in zip(totals, block, strict=True):
@@ -243,7 +249,8 @@ class Butterfly(Exchange):
         for lo, hi in parts:
             block = flat[planes * (lo - start) : planes * (hi - start)].view(len(sets), planes // len(sets), hi - lo)
             for counts, into in zip(sets, block, strict=True):
-                into.copy_(counts[:, lo - start : hi - start])
+                into[: len(counts)] = counts[:, lo - start : hi - start]
+                into[len(counts) :] = 0  # planes that votes of heavier ranks need
         sizes, own = [planes * (hi - lo) for lo, hi in parts], planes * (end - first)
         sides = [buffer(flat), (sizes, _places(sizes)), MPI.INT64_T], [
             buffer(self._in[level][c]), ([own] * len(parts), _places([own] * len(parts))), MPI.INT64_T,
@@ -308,9 +315,13 @@ class Butterfly(Exchange):
         return super().arrays() + [t for some in lists for t in some]
 
 
-def _planes(messages: int, radices: tuple[int, ...]) -> list[int]:
-    """Planes of what travels at each level, and of the tally: messages, then counts of ever more votes."""
-    return [messages, *(messages * bits.width(counted) for counted in accumulate(radices, mul))]
+def _planes(messages: int, radices: tuple[int, ...], vote: Vote) -> list[int]:
+    """Planes of what travels at each level, and of the tally: messages, then counts of ever more votes.
+
+    Ranks that were counted together follow each other; the planes are those of the heaviest of such groups.
+    """
+    groups = ((range(at, at + size) for at in range(0, prod(radices), size)) for size in accumulate(radices, mul))
+    return [messages, *(messages * bits.width(max(map(vote.votes_of, group))) for group in groups)]
 
 
 def _places(sizes: list[int]) -> list[int]:

@@ -20,7 +20,9 @@ class Sizes:
         self.chunks, self.coordinates = chunks, [hi - lo for lo, hi in chunks]
         self.up, self.down, self.vote, self.n = up, down, vote, voters
         size = node_size or voters
-        self.nodes = [min(size, voters - first) for first in range(0, voters, size)]
+        members = [range(first, min(first + size, voters)) for first in range(0, voters, size)]
+        self.nodes = [len(node) for node in members]
+        self.votes, self.votes_of_nodes = vote.votes_of(range(voters)), [vote.votes_of(node) for node in members]
 
     def shares(self, parts: int) -> list[list[int]]:
         """Coordinates of each part's share, for every chunk."""

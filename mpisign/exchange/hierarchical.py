@@ -48,21 +48,21 @@ class Hierarchical(Exchange):
     def cost(s):
         """Every node sends its counts of all but its share up, and its share of the verdict to all other nodes."""
         up = down = 0
-        for k, size in enumerate(s.nodes):
+        for k, votes in enumerate(s.votes_of_nodes):
             for lo, hi in s.chunks:
                 first, end = cut(lo, hi, grain_of(s.vote, s.up, s.down), len(s.nodes), k)
-                up += s.up.planes * bits.width(size) * (hi - lo - (end - first)) // 8
+                up += s.up.planes * bits.width(votes) * (hi - lo - (end - first)) // 8
                 down += s.down.planes * (end - first) * (len(s.nodes) - 1) // 8
         return up, down
 
     @staticmethod
     def schedule(s):
         shares, size = s.shares(len(s.nodes)), s.nodes[0]
-        planes = {g: Planes(s.up.planes * bits.width(g)) for g in set(s.nodes)}
-        up = {g: message_sizes(form, shares, at_once=True) for g, form in planes.items()}
+        planes = {votes: Planes(s.up.planes * bits.width(votes)) for votes in set(s.votes_of_nodes)}
+        up = {votes: message_sizes(form, shares, at_once=True) for votes, form in planes.items()}
         down = message_sizes(s.down, shares)
         return [
-            Spread("counts", s.n, size, bytes_of=lambda node, to: up[s.nodes[node]][:, to]),
+            Spread("counts", s.n, size, bytes_of=lambda node, to: up[s.votes_of_nodes[node]][:, to]),
             Spread("verdicts", s.n, size, bytes_of=lambda node, to: down[:, node]),
         ]
 
@@ -92,7 +92,7 @@ class Hierarchical(Exchange):
         nodes, chunks = self._nodes, range(len(self.chunks))
         self._g, self._local, self._several = nodes.node.Get_size(), nodes.node.Get_rank(), len(nodes.members) > 1
         # of each node's counts: of +1, and where voters may abstain of -1 as well
-        self._planes = [self.up.planes * bits.width(len(members)) for members in nodes.members]
+        self._planes = [self.up.planes * bits.width(self.vote.votes_of(members)) for members in nodes.members]
         # words of every node's share of each chunk: (first, end) in the chunk
         self._shares = [
             [self._words(c, self._share(k, *self.chunks[c])) for k in range(len(nodes.members))] for c in chunks
@@ -203,10 +203,11 @@ class Hierarchical(Exchange):
     def _count(self, c):
         """Counts this rank's part of every node's share of chunk c."""
         whole, planes = self._messages[c], self._planes[self._nodes.index]
+        weights = self.vote.weights_of(self._nodes.members[self._nodes.index])
         for start, end in self._shares[c]:
             block = self._counts[c][planes * start : planes * end].view(planes, end - start)
             lo, hi = cut(start, end, 1, self._g, self._local)
-            tally = Ballots(0, 0, 0, self._g, planes=whole[:, :, lo:hi], scratch=self.scratch).tally
+            tally = Ballots(0, 0, 0, self._g, planes=whole[:, :, lo:hi], weights=weights, scratch=self.scratch).tally
             block[: len(tally.plus), lo - start : hi - start] = tally.plus
             if tally.minus is not None:
                 block[len(tally.plus) :, lo - start : hi - start] = tally.minus
@@ -217,7 +218,7 @@ class Hierarchical(Exchange):
         sets, at = self.up.planes, 0
         start, end = self._own_share[c]
         total = [
-            self.scratch(name, bits.width(self.world.n), words[1] - words[0]).zero_()
+            self.scratch(name, bits.width(self.votes), words[1] - words[0]).zero_()
             for name in ("all plus", "all minus")[:sets]
         ]
         for planes in self._planes:
@@ -226,7 +227,7 @@ class Hierarchical(Exchange):
             for counts, more in zip(total, block, strict=True):
                 bits.add(counts, more[:, words[0] - start : words[1] - start])
             at += size
-        return Tally(total[0], total[1] if total[1:] else None, self.world.n)
+        return Tally(total[0], total[1] if total[1:] else None, self.votes)
 
     def own_verdict(self, c):
         return self._own[c]

@@ -12,11 +12,12 @@ order by one rank for each coordinate, so `dense` promises the bits that a libra
 import numpy as np
 
 from mpisign.algorithms.messages import Ballots
-from mpisign.exchange.base import Exchange, buffer
+from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of
 from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Spread, message_sizes
+from mpisign.exchange.staging import buffer
 from mpisign.layout import TILE
 
 

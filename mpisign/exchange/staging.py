@@ -6,6 +6,7 @@ that the next chunk can be packed meanwhile; its verdict is copied to the device
 
 import weakref
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,3 +58,8 @@ def pin(owner: object, memory: Tensor) -> None:
     # what can't be locked still works, only slower
     if not int(runtime.cudaHostRegister(place, memory.nbytes, 0)):
         weakref.finalize(owner, runtime.cudaHostUnregister, place)
+
+
+def buffer(tensor: Tensor) -> np.ndarray | Tensor:
+    """What mpi4py is given for a tensor: an array over its memory, or, on a GPU that MPI knows of, the tensor."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor

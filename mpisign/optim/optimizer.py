@@ -1,6 +1,7 @@
 """SignOptimizer: torch's interface around the Stepper."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -21,7 +22,16 @@ from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.collective import collective
 from mpisign.optim.gradients import Closure, Gradients
-from mpisign.optim.options import Settings, algorithm_of, check_group, decay_of, numbers_of, rate_of, settings_of
+from mpisign.optim.options import (
+    Settings,
+    algorithm_of,
+    check_group,
+    decay_of,
+    numbers_of,
+    rate_of,
+    settings_of,
+    weighted,
+)
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named
 from mpisign.optim.stateful import Stateful
@@ -53,10 +63,12 @@ class SignOptimizer(Stateful):
     entry's own if it is None. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
     nothing launched several. seed: of coins and stochastic signs; the same on all ranks. zeros, ties, exchange, chunk,
     progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
-    dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. check_every: steps between
-    comparisons of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take
-    an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job,
-    0 for none. model: names parameters that were given without, and all else that it holds comes from root too.
+    dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. weights: the votes of every
+    rank, 1 to 15, the same list on all, such as mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by
+    default. check_every: steps between comparisons of the replicas, 0 for none. statistics_every: steps between counts
+    of agreement and ties, which take an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank
+    that waits for others ends the job, 0 for none. model: names parameters that were given without, and all else that
+    it holds comes from root too.
 
     Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
     settings that differ.
@@ -79,6 +91,7 @@ class SignOptimizer(Stateful):
         overlap: bool = False,
         dense_steps: int = 0,
         dense_lr: Number | None = None,
+        weights: Sequence[int] = (),
         check_every: int = 100,
         statistics_every: int = 1,
         watchdog: float = 1800.0,
@@ -96,9 +109,10 @@ class SignOptimizer(Stateful):
         with ranks.agreed():
             settings = settings_of(
                 seed=seed, exchange=exchange, chunk=chunk, progress=progress, overlap=overlap, dense_steps=dense_steps,
-                check_every=check_every, statistics_every=statistics_every,
+                check_every=check_every, statistics_every=statistics_every, weights=weights,
             )  # fmt: skip
             slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
+            slots = weighted(slots, settings.weights, ranks.size)
             live = lr if isinstance(lr, Tensor) else None  # torch's way to a rate that changes in place
             rate = rate_of("lr", rate if lr is None else lr)
             names = named(params, model, include_frozen)

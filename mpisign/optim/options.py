@@ -13,7 +13,8 @@ from torch import Tensor
 from mpisign import config as configuration
 from mpisign.algorithms import zoo
 from mpisign.algorithms.method import Method
-from mpisign.algorithms.registry import entries, find
+from mpisign.algorithms.registry import check_weights, entries, find
+from mpisign.algorithms.weights import MOST
 from mpisign.errors import UsageError, choices
 from mpisign.optim.values import at_least_zero, flag, number
 
@@ -35,11 +36,16 @@ class Settings(pydantic.BaseModel):
     dense_steps: int = Field(ge=0, le=10**15)
     check_every: int = Field(ge=0)
     statistics_every: int = Field(ge=0)
+    weights: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = ()
 
 
 def settings_of(**kwargs: Any) -> Settings:
     """Checks the settings; raises UsageError naming the first that is wrong."""
-    return configuration.validate(Settings, {name: number(value) for name, value in kwargs.items()}, "")
+    values = {
+        name: tuple(map(number, value)) if isinstance(value, (list, tuple, np.ndarray)) else number(value)
+        for name, value in kwargs.items()
+    }
+    return configuration.validate(Settings, values, "")
 
 
 def algorithm_of(
@@ -63,6 +69,14 @@ def algorithm_of(
             f"with `mpisign train`, or use one of: {choices(fitting)}"
         )
     return built.with_rules(zeros, ties, voters), entry.lr
+
+
+def weighted(algorithm: Method, weights: tuple[int, ...], voters: int) -> Method:
+    """The algorithm with so many votes for each voter; () for one each. Raises UsageError where it can't have them."""
+    if not weights:
+        return algorithm
+    check_weights("weights", weights, algorithm, voters)
+    return algorithm.with_weights(weights)
 
 
 def _own_spelling(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:

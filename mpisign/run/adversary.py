@@ -100,9 +100,11 @@ class Adversary:
 
     def _majority(self, honest: Tensor, lo: int) -> Tensor:
         count, _, words = honest.shape
-        tally = Ballots(lo, lo + WORD * words, 0, count, planes=honest.transpose(0, 1).contiguous()).tally
+        weights = self.stepper.exchange.vote.weights_of(range(self.voters, self.voters + count))
+        planes = honest.transpose(0, 1).contiguous()
+        tally = Ballots(lo, lo + WORD * words, 0, count, planes=planes, weights=weights).tally
         verdict = bits.new_planes(1, words)
-        bits.majority(tally.plus, tally.minus, count, lo, "random", self._draw(), verdict)
+        bits.majority(tally.plus, tally.minus, tally.votes, lo, "random", self._draw(), verdict)
         return verdict[0]
 
     def _change_floats(self, message: Tensor, honest: Tensor | None, layout: Layout, lo: int, hi: int, voter: int):

@@ -7,6 +7,7 @@ from itertools import accumulate, takewhile
 import numpy as np
 
 from mpisign.algorithms.method import Method, evaluations_at, per_step, values_at
+from mpisign.algorithms.weights import weights_of
 from mpisign.config import Config
 from mpisign.engine.stage import Stage
 from mpisign.engine.stepper import Stepper
@@ -18,10 +19,32 @@ FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 
 def _batches(config: Config, share: LocalData) -> list[tuple[int, int]]:
     """(rows of a gradient, rows owned) of every voter; one draw each without rows."""
-    accumulate, size = config.algorithm.accumulate, config.problem.batch_size
+    accumulate, sizes = config.algorithm.accumulate, batch_sizes(config, len(share.rows))
     if not share.rows.any():
         return [(accumulate, 0)] * len(share.rows)
-    return [(min(size or int(rows), int(rows)) * accumulate, int(rows)) for rows in share.rows]
+    pairs = zip(sizes, share.rows.tolist(), strict=True)
+    return [(min(size or rows, rows) * accumulate, rows) for size, rows in pairs]
+
+
+def batch_sizes(config: Config, voters: int) -> list[int]:
+    """Rows of a minibatch that each voter asks for; 0 for all that it owns."""
+    return config.problem.batch_sizes or [config.problem.batch_size] * voters
+
+
+def votes(config: Config, share: LocalData) -> tuple[int, ...]:
+    """Votes of each voter, by what the job says: by the rows that it owns, or that its batches have; or as listed.
+
+    Raises UsageError where a problem has no rows to count.
+    """
+    wanted = config.algorithm.weights
+    if isinstance(wanted, list):
+        return tuple(wanted)
+    if not share.rows.any():
+        raise UsageError(
+            f'algorithm.weights = "{wanted}": problem {config.problem.name!r} has no rows; list the weights',
+            agreed=True,
+        )
+    return weights_of([owned if wanted == "rows" else batch for batch, owned in _batches(config, share)])
 
 
 def batches_per_pass(config: Config, share: LocalData) -> int:

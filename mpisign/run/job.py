@@ -4,6 +4,7 @@ setup (rows, layout, x, Stepper) -> run file -> steps -> summary
 """
 
 import math
+from dataclasses import replace
 
 from mpisign.bits.rng import Streams
 from mpisign.engine import state
@@ -16,10 +17,12 @@ from mpisign.parallel.watchdog import WATCH
 from mpisign.run.plan import Plan
 from mpisign.run.probe import Probe
 from mpisign.run.recording import RunLog
+from mpisign.run.regroup import taken_up, told
 from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
 from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
 from mpisign.run.setup import set_up, use_threads
+from mpisign.run.speed import sizes_of_then
 from mpisign.run.survive import Survivors
 from mpisign.run.survivors_log import SurvivorsLog
 from mpisign.storage.lock import Lock
@@ -32,8 +35,16 @@ PATIENCE = 60.0  # seconds that `--resume auto` waits for whoever writes the run
 class Job:
     """One run: everything that lives from the first step to the last."""
 
-    def __init__(self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False):
-        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints."""
+    def __init__(
+        self, plan: Plan, ranks: Ranks, voters: int, quiet: bool = False, verbose: bool = False, resuming: bool = False
+    ):
+        """voters: one per rank, or any number in a process without MPI. quiet, verbose: what root prints.
+
+        resuming: whether it may go on with a run, and so with what that measured.
+        """
+        if resuming and plan.config.problem.batch_sizes == "speed":
+            sizes = sizes_of_then(plan.config, voters, ranks) or "speed"
+            plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
         setup = set_up(plan, ranks, voters)
         self.ranks, self.stepper, self.config, self.plan = ranks, setup.stepper, setup.plan.config, setup.plan
         self.steps = self.config.run.steps
@@ -75,17 +86,28 @@ class Job:
         start, ranks = Start("new"), self.ranks
         with ranks.agreed():
             if ranks.root:
-                start = decide(options, self.log.path, self.config, self.log.share.data)
+                share = self.log.share
+                start = decide(options, self.log.path, self.config, share.data_before or share.data)
         kind = ranks.share(start.kind)
         if kind == "resume":
             self._keep_threads(start.run)
-            self.log.restore_counters(*state.load_state(start.opened, self.stepper, ranks))
+            start = self._restore(start, options)
         elif kind == "init":
             state.start_from(start.opened, self.stepper, ranks)
             if self.stepper.t >= self.steps:
                 text = f"the checkpoint is of step {self.stepper.t}, but run.steps = {self.steps}; set it higher"
                 raise UsageError(text, agreed=True)
         return start if ranks.root else Start(kind)
+
+    def _restore(self, start: Start, options: ResumeOptions) -> Start:
+        """Fills the Stepper from the checkpoint that root has opened, whose voters may be others."""
+        ranks, opened, n = self.ranks, start.opened, self.stepper.world.n
+        with ranks.agreed():
+            if ranks.root:
+                opened = taken_up(start.opened, self.stepper, self.config, options)
+        before = ranks.share(start.opened and int(start.opened.attributes["n"]))
+        self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), before)
+        return replace(start, regrouped=told(before, self.config)) if before != n else start
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""

@@ -10,7 +10,7 @@ from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithms.formats import RAW, Format
 from mpisign.algorithms.method import Method
-from mpisign.algorithms.registry import Entry, entries, find
+from mpisign.algorithms.registry import Entry, check_weights, entries, find
 from mpisign.algorithms.theory import Setting
 from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
@@ -28,6 +28,7 @@ class Plan:
     problem: Problem
     choices: tuple[Choice, ...]  # one a stage of the algorithm
     preset: str | None = None  # what run.preset chose, and by which theorem
+    before: int = 0  # voters of the run so far, where these were others
 
 
 def resolve(config: Config, voters: int) -> Plan:
@@ -58,6 +59,8 @@ def resolve(config: Config, voters: int) -> Plan:
             problem.compile()
     _check_needs(entry, algorithm, problem, config)
     _check_adversary(entry, algorithm, config.adversary, voters)
+    if (weights := config.algorithm.weights) is not None:
+        check_weights("algorithm.weights", weights, algorithm, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
     chosen = choose(config.exchange.name, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
@@ -69,17 +72,45 @@ def resolve(config: Config, voters: int) -> Plan:
         algorithm=hyperparameters | algorithm.rules,
         schedule={"lr": config.schedule.lr or entry.lr},
     )
-    configuration.run_path(full, voters)  # a name that can't be is told before any data are read
+    file = configuration.run_path(full, voters)  # a name that can't be is told before any data are read
+    if config.checkpoint.ranks_changed and file != configuration.run_path(full, voters + 1):
+        raise UsageError(
+            f"checkpoint.ranks_changed = true, but run.file = {config.run.file!r} names the number of ranks: with "
+            "another one the run would not be found; leave {n} out, as in run.file=runs/mine.h5"
+        )
     return Plan(full, entry, algorithm, problem, chosen)
 
 
 def _with_batches(config: Config, voters: int) -> Config:
-    """The job with each rank's part of the global batch, if it states one."""
-    whole = config.problem.global_batch_size
+    """The job with each rank's part of the global batch, if it states one.
+
+    Raises UsageError for sizes of another number of ranks, and for a whole that can't be dealt to them.
+    """
+    whole, sizes = config.problem.global_batch_size, config.problem.batch_sizes
+    key = f"problem.global_batch_size = {whole}"
+    if sizes == "speed":
+        if whole < voters:
+            raise UsageError(f'problem.batch_sizes = "speed": {key} is to be dealt to {voters} ranks; set it higher')
+        return config
+    if sizes:
+        if len(sizes) != voters:
+            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {voters} voter(s)"
+            raise UsageError(f"{text}; give one each")
+        if whole and whole != sum(sizes):
+            raise UsageError(f"{key}, but problem.batch_sizes = {sizes} add up to {sum(sizes)}; give one of them")
+        return config
     if whole % voters:
-        key = f"problem.global_batch_size = {whole}"
-        raise UsageError(f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}")
+        raise UsageError(
+            f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}, or give each rank its own by "
+            "problem.batch_sizes"
+        )
     return config.updated(problem={"batch_size": whole // voters} if whole else {})
+
+
+def with_weights(plan: Plan, weights: tuple[int, ...]) -> Plan:
+    """The plan with so many votes for each voter, and the exchange that carries such a vote best."""
+    algorithm = plan.algorithm.with_weights(weights)
+    return replace(plan, algorithm=algorithm, choices=choose(plan.config.exchange.name, algorithm, len(weights)))
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:

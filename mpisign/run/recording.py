@@ -24,11 +24,12 @@ from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run, summary_lines
-from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES
+from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES, TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
+PER_RANK = ("up", "down", "other", *METHOD)  # sums over all ranks of which their mean is told
 
 
 class RunLog:
@@ -42,10 +43,11 @@ class RunLog:
         self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
         self.printer = self._make_printer()
         self.writer = NoWriter()
-        self.voters = self.world.n  # to begin with
-        self.path = run_path(self.config, self.voters)
+        self.path = run_path(self.config, self.world.n)
         self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
         self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this segment of the run
+        self.seen = (0, 0)  # steps before this segment, and rows of minibatches in them
+        self.voters = self.world.n  # most of any segment
         self.rows = dict.fromkeys(COUNTED, 0)  # of each table of the run file; root's are right
         self.counted: tuple[dict[str, float], dict[str, float]] = {}, {}  # at last, by this process and by all
 
@@ -68,12 +70,17 @@ class RunLog:
         self.writer.event("resume" if going_on else "start", self.stepper.t, text)
         if text:
             self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
+        if start.regrouped:
+            self.writer.event("ranks", self.stepper.t, start.regrouped)
+            self.printer.line(start.regrouped)
         self.clock = Timer()
 
     def _make_writer(self, start: Start, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
         """On root. tables: the rows so far of a run that goes on."""
         run, contents = self.config.run, (self._attributes(), self.config.text(), self._arrays())
         settings = {"overwrite": run.overwrite or start.run is not None, "mode": run.recorder}
+        if tables:
+            self.voters = max(self.world.n, *tables["segments"]["n"])
         self.writer = RunWriter(self.path, *contents, **settings, widths=self._widths(), tables=tables)
         if tables is None:
             checkpoint.remove_all(self.path)
@@ -111,11 +118,18 @@ class RunLog:
         seconds = self.before["seconds"] + self.clock.elapsed()
         kept = {"best": self.best if math.isfinite(self.best) else None, "kept_step": self.kept_step}
         rows = {t: self.rows[t] for t in COUNTED}
-        return {"counters": totals | {"seconds": seconds}, **kept, "rows": rows, "data": self.share.data}
+        counted = {"counters": totals | {"seconds": seconds}, "seen": self._rows_seen()}
+        return counted | kept | {"rows": rows, "data": self.share.data}
 
-    def restore_counters(self, progress: dict, kept: State | None) -> None:
-        """Goes on counting from what progress() told."""
+    def restore_counters(self, progress: dict, kept: State | None, before: int) -> None:
+        """Goes on counting from what progress() told. before: how many voters counted it."""
         self.before |= dict.fromkeys(METHOD, math.nan) | progress["counters"]
+        if before != self.world.n:
+            # means over ranks are told: those of each stretch add up
+            for name in PER_RANK:
+                self.before[name] *= self.world.n / before
+        if "seen" in progress:
+            self.seen = self.stepper.t, progress["seen"]
         self.best = math.inf if progress["best"] is None else progress["best"]
         self.kept, self.kept_step = self.kept if kept is None else kept, progress["kept_step"]
 
@@ -164,7 +178,10 @@ class RunLog:
 
     def probed(self, row: Mapping[str, object]) -> None:
         """A row of /probes for the step just taken."""
-        self._add("probes", step=self.stepper.t, epoch=self._epoch(), **row)
+        # voters that only another segment of the run has
+        absent = np.full(self.voters - self.world.n, math.nan)
+        own = {c.name: np.append(row[c.name], absent) for c in TABLES["probes"] if c.each == "voter"}
+        self._add("probes", step=self.stepper.t, epoch=self._epoch(), **{**row, **own})
 
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
@@ -194,8 +211,12 @@ class RunLog:
 
     def _epoch(self) -> float:
         """Rows of minibatches so far, over all rows."""
-        seen = self.stepper.algorithm.minibatches(self.stepper.t) * self.rows_per_minibatch
-        return seen / max(self.share.rows.sum(), 1)
+        return self._rows_seen() / max(self.share.rows.sum(), 1)
+
+    def _rows_seen(self) -> int:
+        """Rows of minibatches so far, of all voters together."""
+        (steps, rows), minibatches = self.seen, self.stepper.algorithm.minibatches
+        return rows + (minibatches(self.stepper.t) - minibatches(steps)) * self.rows_per_minibatch
 
     def _totals(self) -> dict[str, float]:
         """Bytes, the method's bits, gradients taken and gradients clipped, over all ranks, since the run began."""
@@ -269,6 +290,8 @@ class RunLog:
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
             say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
+            say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:
             liars = f"the first {lies.voters} of {self.world.n} voters"
             say(f"adversary: {liars} lie ({lies.kind}, factor {lies.factor:g})")

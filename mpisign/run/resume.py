@@ -25,6 +25,12 @@ FREE = {
     "probe": None,
 }
 MOVABLE = ("path", "test_path")  # of [problem]: where data lie, which may change if what is read there does not
+# what else may change where the number of voters does
+REGROUPED = {
+    "run": ("voters",),
+    "problem": ("batch_size", "batch_sizes", "global_batch_size"),
+    "algorithm": ("weights",),
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,14 @@ class ResumeOptions:
     """What the user asked for.
 
     resume: "must" go on; go on if there is something to go on with ("auto"); or "never". checkpoint: to go on from,
-    instead of the newest. init_from: a checkpoint to take x and the step from.
+    instead of the newest. init_from: a checkpoint to take x and the step from. ranks_changed: go on with another number
+    of voters, too; see regroup.py.
     """
 
     resume: Literal["never", "auto", "must"] = "never"
     checkpoint: Path | None = None
     init_from: Path | None = None
+    ranks_changed: bool = False
 
 
 FRESH = ResumeOptions()
@@ -45,12 +53,16 @@ FRESH = ResumeOptions()
 
 @dataclass(frozen=True)
 class Start:
-    """What will be done: kind, the checkpoint it needs, the run so far, and what the user should know."""
+    """What will be done: kind, the checkpoint it needs, the run so far, and what the user should know.
+
+    regrouped: what to tell where the checkpoint is of another number of voters.
+    """
 
     kind: Literal["new", "resume", "init", "done"]
     opened: Checkpoint | None = None
     run: Run | None = None
     note: str = ""
+    regrouped: str = ""
 
     @property
     def text(self) -> str:
@@ -82,6 +94,11 @@ def rows_until(run: Run, last: dict[str, int]) -> dict[str, dict[str, np.ndarray
     return tables
 
 
+def may_regroup(options: ResumeOptions, config: Config) -> bool:
+    """Whether a run may go on with another number of voters."""
+    return options.ranks_changed or config.checkpoint.ranks_changed
+
+
 def refuse_existing(config: Config, voters: int) -> None:
     """Raises UsageError, on all ranks alike, if a new run of this job would find its file taken by another run.
 
@@ -97,18 +114,21 @@ def refuse_existing(config: Config, voters: int) -> None:
 def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -> Start:
     """How the run at this path begins. config: every default filled in. data: fingerprint of the rows, if taken.
 
+    Where the run had another number of voters, the fingerprint is that of the rows as they were dealt to those.
     Raises UsageError where it can't go on: no run, another job, other data, no whole checkpoint.
     """
     if options.resume == "never" or (options.resume == "auto" and not path.exists()):
         return _anew(options, path, config)
     run = so_far(path)
-    before = str(run.attributes.get("data", ""))
+    before, n = str(run.attributes.get("data", "")), int(run.attributes["n"])
+    if changed := n != config.run.voters:
+        _check_regrouping(options, path, config, n)
     if before and data and before != data:
         raise UsageError(
             f"{path} began with other data: the rows that are read now are not those of then; give the data of then, "
             "as by --set problem.path=..., or start a new run (train --init-from takes x along)"
         )
-    if other := differences(run.config, config.written, moved=bool(before and before == data)):
+    if other := differences(run.config, config.written, bool(before and before == data), changed):
         raise UsageError(
             f"{path} is a run of another job: {'; '.join(other[:3])}; set run.file=... to write another, "
             "or --overwrite without --resume to replace it"
@@ -126,6 +146,27 @@ def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -
             "mpisign train --overwrite, and see [checkpoint]"
         )
     return _newest(options, files, run)
+
+
+def _check_regrouping(options: ResumeOptions, path: Path, config: Config, before: int) -> None:
+    """Raises UsageError where a run may not go on with other voters, or its job says what is of one number of them."""
+    if not may_regroup(options, config):
+        raise another_number(path, before, config.run.voters)
+    why = ""
+    if liars := config.adversary.voters:
+        why = f"[adversary] has {liars} of {before} voters lie, which would be another share"
+    elif config.run.preset == "theory":
+        why = f'run.preset = "theory" chose rate and hyperparameters by formulas for {before} voters'
+    if why:
+        raise UsageError(f"{path} can't go on with {config.run.voters} voters after {before}: {why}; start {before}")
+
+
+def another_number(path: Path, before: int, now: int) -> UsageError:
+    """The error of a run that would go on with another number of voters, though nobody asked for that."""
+    return UsageError(
+        f"run.voters = {before} in {path}, but there are {now} rank(s); start as many as it had, or go on with {now}: "
+        f"mpisign resume {path} --ranks-changed (in a job, checkpoint.ranks_changed = true)"
+    )
 
 
 def so_far(path: Path) -> Run:
@@ -148,16 +189,20 @@ def _anew(options: ResumeOptions, path: Path, config: Config, run: Run | None = 
     return Start("new", run=run, note=note)
 
 
-def differences(stored: dict[str, dict], wanted: dict[str, dict], moved: bool = False) -> list[str]:
+def differences(
+    stored: dict[str, dict], wanted: dict[str, dict], moved: bool = False, regrouped: bool = False
+) -> list[str]:
     """What two jobs, with every default written out, do not share, leaving aside what moves no bit of x.
 
-    moved: whether their data are the same, wherever they lie.
+    moved: whether their data are the same, wherever they lie. regrouped: whether their voters are others.
     """
     differing = []
     for table in dict.fromkeys((*stored, *wanted)):
         one, other, free = stored.get(table, {}), wanted.get(table, {}), FREE.get(table, ())
         if moved and table == "problem":
             free = (*free, *MOVABLE)
+        if regrouped and table in REGROUPED:
+            free = (*free, *REGROUPED[table])
         for key in dict.fromkeys((*one, *other)) if free is not None else ():
             if key not in free and one.get(key) != other.get(key):
                 values = f"{one.get(key, 'unset')!r} there and {other.get(key, 'unset')!r} here"
@@ -195,7 +240,8 @@ def _open(file: Path, run: Run) -> Checkpoint:
 def _check_belongs(opened: Checkpoint, run: Run) -> None:
     data = run.attributes.get("data", "")
     moved = bool(data) and opened.progress.get("data") == data
-    if other := differences(run.config, opened.config, moved):
+    # a run that went on with other voters may have stopped before it saved them
+    if other := differences(run.config, opened.config, moved, opened.attributes["n"] != run.attributes["n"]):
         raise UsageError(f"{opened.path} is a checkpoint of another job than {run.path}: {'; '.join(other[:3])}")
     if "rows" not in opened.progress:
         raise UsageError(f"{opened.path}: a checkpoint of an optimiser in a script, not of a run")

@@ -24,11 +24,12 @@ from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle, device_for
-from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint
+from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
-from mpisign.run.plan import Plan, with_theory
+from mpisign.run.plan import Plan, with_theory, with_weights
 from mpisign.run.resume import MOVABLE
+from mpisign.run.speed import by_speed
 
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
@@ -62,6 +63,9 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
     plan.algorithm.check(layout)
     x = layout.flatten(start)
     broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
+    if plan.config.problem.batch_sizes == "speed":
+        sizes = by_speed(plan, share, layout, x, streams, ranks)
+        plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
     if plan.config.adversary.voters:
@@ -79,6 +83,11 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
     share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
     if config.problem.arguments.keys() & set(MOVABLE):  # data that may lie elsewhere when the run goes on
         share.data = fingerprint(share, ranks)
+        if plan.before:
+            with ranks.agreed():
+                if ranks.root:
+                    generator = streams.draw("partition", 0).generator()
+                    share.data_before = fingerprint_as_dealt(plan.problem, plan.before, generator, **partition)
     _check_size(plan, ranks, voters)
     return share
 
@@ -130,6 +139,8 @@ def _completed(plan: Plan, share: LocalData, voters: int, d: int) -> tuple[Plan,
     plan = replace(plan, config=config)
     if config.run.preset == "theory":
         plan = with_theory(plan, steps, voters, d, budget.batches_per_pass(config, share))
+    if config.algorithm.weights is not None:
+        plan = with_weights(plan, budget.votes(config, share))
     return replace(plan, config=plan.config.updated(run={"steps": steps})), rows_per_minibatch
 
 
@@ -153,8 +164,10 @@ def _oracles(
     plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
 ) -> list[Oracle]:
     algorithm, problem = plan.config.algorithm, plan.config.problem
-    settings = {"batch_size": problem.batch_size, "sampling": problem.sampling}
-    settings |= {"accumulate": algorithm.accumulate, "clip": algorithm.clip}
+    settings = {"sampling": problem.sampling, "accumulate": algorithm.accumulate, "clip": algorithm.clip}
     settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
-    pairs = zip(local, share.train, strict=True)
-    return [Oracle(plan.problem, layout, rows, voter, streams, **settings) for voter, rows in pairs]
+    sizes = budget.batch_sizes(plan.config, len(share.rows))
+    return [
+        Oracle(plan.problem, layout, rows, voter, streams, batch_size=sizes[voter], **settings)
+        for voter, rows in zip(local, share.train, strict=True)
+    ]

@@ -16,7 +16,8 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import START, WATCH
 from mpisign.run.job import Job
 from mpisign.run.plan import resolve
-from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, so_far
+from mpisign.run.regroup import continued
+from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, another_number, may_regroup, so_far
 from mpisign.run.setup import use_threads
 from mpisign.run.survive import for_survivors
 
@@ -43,7 +44,8 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
         plan = for_survivors(resolve(config, ranks.size))
     use_threads(ranks.threads)
     load_kernels(ranks)
-    Job(plan, ranks, ranks.size, verbose=verbose).run(dry_run, options)
+    plan = continued(plan, config, ranks, ranks.size, options)
+    Job(plan, ranks, ranks.size, verbose=verbose, resuming=options.resume != "never").run(dry_run, options)
 
 
 def simulate(
@@ -64,31 +66,46 @@ def simulate(
     if not voters:
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
     memory.require_memory(voters * A_VOTER, f"{voters} voters", "simulate fewer")
-    plan = resolve(config.updated(run={"voters": voters}), voters)
+    config = config.updated(run={"voters": voters})
+    plan = resolve(config, voters)
     ranks = mpi.alone(voters, config.run.threads)
     use_threads(ranks.threads)
-    Job(plan, ranks, voters, quiet, verbose).run(dry_run, options)
+    plan = continued(plan, config, ranks, voters, options)
+    Job(plan, ranks, voters, quiet, verbose, options.resume != "never").run(dry_run, options)
 
 
-def resume(path: Path, settings: tuple[str, ...] = (), checkpoint: Path | None = None, verbose: bool = False) -> None:
+def resume(
+    path: Path,
+    settings: tuple[str, ...] = (),
+    checkpoint: Path | None = None,
+    verbose: bool = False,
+    ranks_changed: bool = False,
+) -> None:
     """Goes on with the run in a run file, as it was started: over MPI, or simulated.
 
     settings: `table.key=value` for what moves no bit of x. checkpoint: to go on from, instead of the newest.
+    ranks_changed: on as many ranks as there are now, or with as many simulated voters as the setting run.voters says.
     """
-    stored = so_far(path)
+    stored, parsed = so_far(path), [configuration.parse(s) for s in (*settings, "run.overwrite=false")]
+    simulated, before = mpi.launch().size == 1 and stored.simulated, int(stored.attributes["n"])
+    wanted = {f"{table}.{key}": value for table, key, value in parsed}.get("run.voters", before)
+    voters = (wanted or before) if simulated else mpi.launch().size
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
-    if (chosen := str(stored.attributes["exchange"])) in REGISTRY:
+    if (chosen := str(stored.attributes["exchange"])) in REGISTRY and voters == before:
         tables["exchange"]["name"] = chosen  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one
     problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
-    for table, key, value in (configuration.parse(s) for s in (*settings, "run.overwrite=false")):
+    for table, key, value in parsed:
         tables.setdefault(table, {})[key] = value
-    tables["run"]["file"] = configuration.literal(path)
-    config, options = configuration.make(tables, f"{path}: "), ResumeOptions("must", checkpoint)
-    if mpi.launch().size == 1 and stored.simulated:
+    tables["run"] |= {"file": configuration.literal(path), "voters": voters}
+    config = configuration.make(tables, f"{path}: ")
+    options = ResumeOptions("must", checkpoint, ranks_changed=ranks_changed)
+    if config.run.voters != before and not may_regroup(options, config):
+        raise another_number(path, before, config.run.voters)
+    if simulated:
         simulate(config, options=options, verbose=verbose)
     else:
         train(config, options=options, verbose=verbose)

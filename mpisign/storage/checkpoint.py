@@ -205,7 +205,8 @@ def _progress(text: str) -> dict[str, Any]:
     if isinstance(progress, dict) and "groups" in progress:
         return progress  # of a user's optimiser, which knows what it saved
     progress = progress if isinstance(progress, dict) else {}
-    counted = [progress.get("counters"), progress.get("rows"), {"kept_step": progress.get("kept_step")}]
+    whole = {"kept_step": progress.get("kept_step"), "seen": progress.get("seen", 0)}
+    counted = [progress.get("counters"), progress.get("rows"), whole]
     valid = all(isinstance(t, dict) and all(_number(v) and v >= 0 for v in t.values()) for t in counted)
     if not (valid and (progress.get("best", "") is None or _number(progress.get("best")))):
         raise Malformed(f"/progress: not what a run counts: {printable(text[:80])}")

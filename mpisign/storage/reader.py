@@ -132,6 +132,30 @@ class Run:
         return "running" if lock.held(self.path) else "killed"
 
     @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """(steps before it, voters) of every stretch that the run went with one number of voters, as its rows stand.
+
+        The attribute n and /partition are those of the last one.
+        """
+        found: list[tuple[int, int]] = []
+        for step, n in zip(self["segments"]["step"].tolist(), self["segments"]["n"].tolist(), strict=True):
+            # what a segment takes the place of has left no rows
+            found = [one for one in found if one[0] < step]
+            if not found or found[-1][1] != n:
+                found.append((step, n))
+        return found or [(0, int(self.attributes["n"]))]
+
+    @property
+    def voters(self) -> str:
+        """How many voters the run had, one stretch after the other: 8, or 8-6-8."""
+        return "-".join(str(n) for _, n in self.stretches)
+
+    def voters_at(self, steps: np.ndarray) -> np.ndarray:
+        """How many voters took each of these steps, counted from 1: int64, of the same shape."""
+        begun, n = np.array(self.stretches, dtype=np.int64).T
+        return n[np.maximum(np.searchsorted(begun, steps) - 1, 0)]
+
+    @property
     def bits_per_coordinate(self) -> float:
         """The method's own bits of a rank and step, both ways, over d: the same whatever the machine and exchange.
 
@@ -168,7 +192,7 @@ class Run:
     @property
     def bytes_note(self) -> str:
         """Why hardly anything, or nothing, was sent; "" where bytes speak for themselves."""
-        if self.attributes["n"] == 1:
+        if self.voters == "1":
             return "one voter: nothing travels"
         notes = []
         if self.simulated:
@@ -218,6 +242,9 @@ class Run:
             "d": a["d"],
             "steps": int(steps["step"][-1]) if len(steps["step"]) else 0,
         }
+        if len(stretches := self.stretches) > 1:
+            first, *later = stretches
+            lines["voters"] = ", ".join([str(first[1]), *(f"{n} from step {step} on" for step, n in later)])
         if len(evals["step"]):
             accuracy = evals["test_accuracy"]
             if np.isfinite(accuracy[-1]):

@@ -6,6 +6,8 @@
     /config      text: the job as TOML, every default written out
     /layout      name, shape, offset, size of each parameter
     /partition   rows (n,), class_counts (n, classes): what each rank owns
+                 Of a run that went on with another number of ranks, n, exchange, data and these tell the latest; what
+                 is counted as a mean over ranks is then the sum of the means over the ranks that there were.
     /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest. The last of them,
@@ -120,7 +122,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("dissimilarity", "f8", "", "sqrt(mean over voters of |g_j - g|_2^2) / |g|_2"),
         Column("critical", "f8", "", "share of coordinates with |g_i|/sigma_i above 2/sqrt(3)"),
         Column("snr", "i8", "coordinates", "histogram of |g_i|/sigma_i by schema.SNR_EDGES", "bin"),
-        Column("voter_success", "f8", "", "share of coordinates whose sign is that of g, a voter", "voter"),
+        Column("voter_success", "f8", "", "share of coordinates whose sign is that of g, a voter, or NaN", "voter"),
         Column("voter_agreement", "f8", "", "share of decided coordinates where it sent what was decided", "voter"),
     ),
     "trace": (
@@ -134,7 +136,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "kind",
             "S16",
             "",
-            "start, checkpoint, resume, lost (a voter), stop, error, complete; a run is complete if its last event is",
+            "start, checkpoint, resume, lost (hosts or a voter), ranks (another number), stop, error, complete; a run "
+            "is complete if its last event is",
         ),
         Column("text", "S400", "", ""),
     ),

@@ -9,6 +9,7 @@ rewritten aside now and then. A file that can't be written any more, as on a ful
 import contextlib
 import glob
 import io
+import math
 import os
 import re
 import secrets
@@ -208,7 +209,10 @@ def _names(table: str) -> list[str]:
 def _before(column: Column, columns: Mapping[str, np.ndarray], row: tuple[int, ...]) -> np.ndarray:
     """A column of the run so far as it is stored; what an older version did not write is not known."""
     if column.name in columns and len(columns[column.name]):
-        return _column(columns[column.name], column.dtype)
+        values = _column(columns[column.name], column.dtype)
+        # a row may have values for more voters than it had when there were fewer
+        absent = row[0] - values.shape[1] if row else 0
+        return np.pad(values, ((0, 0), (0, absent)), constant_values=math.nan) if absent else values
     return missing(column.dtype, (len(columns.get("step", ())), *row))
 
 

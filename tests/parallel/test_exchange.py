@@ -96,6 +96,22 @@ def test_votes_without_ties(comm, compare, name, zeros):
         compare(setup, setup.algorithm(algorithm, zeros, **TABLE[algorithm].hyper), name, 4, 1 << 20)
 
 
+# with unlike sums in the groups of ranks that count together
+HEAVY = (3, 1, 15, 2, 2, 9, 1, 4)
+WEIGHED = [("signum-mv", "coin"), ("signum-mv", "abstain"), ("dlion-avg", "abstain"), ("ssvr-mv", "auto")]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("chunk", rest_is_slow((512, 1 << 20), (512,)))
+@pytest.mark.parametrize(("algorithm", "zeros"), WEIGHED)
+@pytest.mark.parametrize("name", WORDS)
+def test_voters_of_unequal_weight(comm, compare, name, algorithm, zeros, chunk):
+    """Counts are of so many more votes: by fields, by counts of nodes and of levels, and by single words."""
+    setup = Setup(Awkward(), comm.Get_size())
+    chosen = setup.algorithm(algorithm, zeros, **TABLE[algorithm].hyper).with_weights(HEAVY[: setup.n])
+    compare(setup, chosen, name, 4, chunk, NODES.get(setup.n, 0) if name == "hierarchical" else 0)
+
+
 def allowed(algorithm, n=VOTERS):
     """The exchanges that give the same bits, but for those that fall back to another one of them."""
     fitting = {name for stage in algorithm.stages for name in exchange.candidates(stage)}

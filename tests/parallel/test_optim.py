@@ -92,6 +92,29 @@ def test_the_bits_of_the_application(comm, everywhere, name, hyper):
     everywhere(digests_of(loop) == expected, f"{name} in a loop")
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_ranks_may_have_several_votes(comm, everywhere, overlap):
+    """With the bits of the application; a list that is not the same on all ranks, or not of them, is refused."""
+    loop, weights = Loop(comm), [15, 4, 1, 7, 2, 2, 9, 3][: comm.Get_size()]
+    loop.make("signum-mv", weights=weights, overlap=overlap)
+    stepper = loop.setup.stepper(loop.setup.algorithm("signum-mv").with_weights(tuple(weights)), "auto", comm)
+    plain = loop.setup.stepper(loop.setup.algorithm("signum-mv"), "auto", comm)
+    expected = []
+    for _ in range(STEPS):
+        stepper.step(0.01)
+        plain.step(0.01)
+        expected.append(digest(stepper))
+    everywhere(digests_of(loop) == expected and expected[-1] != digest(plain), "votes are weighed")
+    for wrong, word in (([*weights, 1], "one each"), ([0, *weights[1:]], "weights"), (3, "weights = 3")):
+        with pytest.raises(UsageError, match=word):
+            Loop(comm).make("signum-mv", weights=wrong)
+    with pytest.raises(UsageError, match="weights"):
+        Loop(comm).make("signum-mv", weights=[1 + loop.rank] * loop.n)
+    with pytest.raises(UsageError, match="dist-ef-signsgd"):
+        Loop(comm).make("dist-ef-signsgd", weights=weights)
+
+
 ODD = {
     "": lambda loop: None,
     "transposed": lambda loop: turn(loop.parameters["layer0.weight"]),

@@ -1,8 +1,10 @@
 """A checkpoint is a matter of voters: written under one exchange, taken up under another, or in one process."""
 
 import pytest
+import torch
 
 from mpisign.engine import state
+from mpisign.engine.regroup import Regrouped
 from mpisign.errors import StorageError, UsageError
 from mpisign.parallel import mpi
 from mpisign.storage import checkpoint
@@ -56,6 +58,32 @@ def test_any_exchange_goes_on_from_it(name, comm, everywhere, folder):
             flips.append(stepper.exchange.counts.flips)
         everywhere(digest(first) == digest(same) == digest(other) == digest(here), f"step {t} is the same")
         everywhere(not ranks.root or len(set(flips)) == 1, f"flips of step {t} are the same")
+
+
+@pytest.mark.parametrize("more", [2, -1])
+@pytest.mark.parametrize("name", ["sto-signsgd", "dvr-q", "onebit-adam", "dist-ef-signsgd", "ssvr-mv"])
+def test_other_voters_go_on_from_it_as_a_simulation_does(name, more, comm, everywhere, folder):
+    """A checkpoint of so many more voters than there are ranks, taken up by these and by as many in one process."""
+    ranks, n = mpi.start(), comm.Get_size()
+    setup, file = Setup(Awkward(), n), folder / f"{name}{more}.h5"
+    algorithm = setup.algorithm(name, **ALGORITHMS.get(name, {}))
+    if ranks.root:
+        before = Setup(Awkward(), max(n + more, 1)).stepper(algorithm)
+        for t in range(5):
+            before.step(rate(t))
+        state.save_state(file, before, mpi.alone(before.world.n), "[run]\n", PROGRESS, None)
+    comm.Barrier()
+    over, here = setup.stepper(algorithm, "sharded", comm), setup.stepper(algorithm)
+    keep = name != "onebit-adam"
+    state.load_state(Regrouped(Checkpoint(file), over, keep) if ranks.root else None, over, ranks)
+    state.load_state(Regrouped(Checkpoint(file), here, keep), here, mpi.alone(n))
+    mine = over.states().keys() - {k for k in over.states() if "vote/" in k}
+    alike = all(torch.equal(over.states()[k], here.states()[k]) for k in mine)
+    everywhere(alike, "each rank has the arrays of its voter")
+    for t in range(5, 9):
+        over.step(rate(t))
+        here.step(rate(t))
+        everywhere(digest(over) == digest(here), f"step {t} is the same")
 
 
 def test_what_does_not_fit_is_refused_by_all(comm, everywhere, folder):

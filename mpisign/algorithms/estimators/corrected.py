@@ -80,6 +80,7 @@ class _Snapshots(Estimator):
 
     every: int
     needs = FINITE_SUM | TWO_POINTS
+    bound = "the full gradient of a voter's own rows at a snapshot, and rows are dealt anew"
 
     def renew(self, oracle, x, state, step) -> bool:
         """Takes a snapshot if it is due."""

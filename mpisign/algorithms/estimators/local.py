@@ -64,7 +64,7 @@ class LocalAdam(_Local):
     epsilon: float = 1e-8
     correction: float = 1.0
 
-    vectors = ("g", "point", "m", "variance", "v")
+    vectors, alike = ("g", "point", "m", "variance", "v"), ("m", "variance")
 
     def estimate(self, oracle, x, state, step):
         m, v, layout = state["m"], state["v"].zero_(), step.layout

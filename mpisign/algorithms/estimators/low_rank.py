@@ -30,6 +30,7 @@ class LowRank(Estimator):
     warm_start: bool = True
 
     averages, streams, vectors = False, "g", ("g", "residual")
+    alike, debts = ("factors",), ("residual",)
 
     def side_information(self):
         return (

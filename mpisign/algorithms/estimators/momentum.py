@@ -39,6 +39,14 @@ class Momentum(Estimator):
         return self.of.tables
 
     @property
+    def alike(self):
+        return self.of.alike
+
+    @property
+    def bound(self):
+        return self.of.bound
+
+    @property
     def sampling(self):
         return self.of.sampling
 
@@ -101,7 +109,7 @@ class DecidedMomentum(Estimator):
 
     beta: float = 0.9
 
-    averages, vectors = False, ("g", "m", "v")
+    averages, vectors, alike = False, ("g", "m", "v"), ("m",)
 
     def estimate(self, oracle, x, state, step):
         g, v = state["g"], state["v"]

@@ -51,7 +51,11 @@ class Differences(Estimator):
     same_batch: bool = True
 
     reports, averages = 2, False  # what was decided must be signs of all of x
-    vectors = ("g", "g_before", "decided")
+    vectors, alike = ("g", "g_before", "decided"), ("decided",)
+
+    @property
+    def bound(self):
+        return "" if self.same_batch else "the gradient before, by which all later steps are set; new voters have none"
 
     @property
     def needs(self):

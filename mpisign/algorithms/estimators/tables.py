@@ -20,6 +20,7 @@ class _Table(Estimator):
     """Keeps `slopes`, the latest derivative of each row, and `total`, the sum of the gradients that they stand for."""
 
     needs, vectors = LINEAR, ("change", "v")
+    bound = "a derivative for each of a voter's own rows, and rows are dealt anew"
 
     def init(self, layout):
         # float64, as rounding of ever so many changes adds up

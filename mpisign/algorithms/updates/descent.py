@@ -37,6 +37,7 @@ class BetterPoint(Descent):
     """
 
     needs, vectors, numbers = frozenset({"function values"}), ("before",), ("value",)
+    bound = "f as the voters of then weigh it, to which later values are compared"
 
     def begin(self, x, state, step, objective):
         state["before"].copy_(x)

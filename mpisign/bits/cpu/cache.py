@@ -19,9 +19,11 @@ from pathlib import Path
 
 import llvmlite
 import numba
+from llvmlite import binding
 from numba import njit
 from numba.core import caching, serialize
 from numba.core.compiler import CompileResult
+from numba.core.runtime import _nrt_python
 
 MAGIC = b"mpisign kernel 1\n"
 SOURCES = Path(__file__).parent
@@ -89,6 +91,16 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
 
 
+@cache
+def _link_runtime() -> None:
+    """Tells LLVM where numba's runtime lies, which is all of its start that compiled kernels need.
+
+    The rest, which compiles that runtime and imports what the compiler knows of, costs half a second of every process.
+    """
+    for name, address in _nrt_python.c_helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+
+
 class KernelCache(caching._Cache):
     """numba's idea of the cache of one function."""
 
@@ -109,7 +121,7 @@ class KernelCache(caching._Cache):
 
     def load_overload(self, sig, target_context):
         """The compiled function for a signature, or None."""
-        target_context.refresh()
+        _link_runtime()
         name = self._file(sig, target_context.codegen())
         for folder in folders():
             if (payload := _read(folder, name)) is None:

@@ -12,8 +12,8 @@ from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, co
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
 __all__ = [
-    "add", "agreement", "codes", "count", "differing", "gather", "majority", "randomised_majority", "spread",
-    "weighted_majority",
+    "add", "agreement", "codes", "count", "count_weighted", "differing", "gather", "majority", "randomised_majority",
+    "spread", "weighted_majority",
 ]  # fmt: skip
 
 TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
@@ -66,6 +66,19 @@ def count(ballots, planes):
             more = np.empty((len(group).bit_length(), total.shape[1]), dtype=np.uint64)
             _counter(len(group))(group, more)
             add(total, more)
+
+
+def count_weighted(ballots, weights, planes):
+    # the voters whose weight has bit k are counted together, and that count is added from plane k on
+    ones_of = [np.array([[ALL * (weight >> k & 1)] for weight in weights]) for k in range(max(weights).bit_length())]
+    for lo in range(0, ballots.shape[1], 1024):
+        block, total = ballots[:, lo : lo + 1024], planes[:, lo : lo + 1024]
+        chosen, counted = np.empty_like(block), np.empty((len(block).bit_length(), block.shape[1]), dtype=np.uint64)
+        total[:] = 0
+        for k, ones_of_bit in enumerate(ones_of):
+            np.bitwise_and(block, ones_of_bit, out=chosen)
+            count(chosen, counted)
+            add(total[k:], counted)
 
 
 @njit(inline="always")

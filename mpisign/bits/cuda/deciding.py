@@ -8,9 +8,22 @@ from torch import Tensor
 from mpisign.bits.cuda import fallback
 from mpisign.bits.cuda.common import COINS, DRAW, RULES, WORDS, coin_words, draw_of, ones, programs, words_of
 
-__all__ = ["count", "majority"]
+__all__ = ["count", "count_weighted", "majority"]
 
-MOST = 255  # voters that eight planes can count
+MOST = 255  # votes that eight planes can count
+
+
+@triton.jit
+def _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES: tl.constexpr):
+    """Stores a count's planes, of which there may be fewer than eight."""
+    tl.store(planes + word, p0, mask=inside)
+    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
+    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
+    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
+    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
+    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
+    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
+    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
 
 
 @triton.jit
@@ -30,14 +43,7 @@ def _count(ballots, ballot, planes, plane, voters, words, PLANES: tl.constexpr, 
         p5, carry = p5 ^ carry, p5 & carry
         p6, carry = p6 ^ carry, p6 & carry
         p7 = p7 ^ carry
-    tl.store(planes + word, p0, mask=inside)
-    tl.store(planes + plane + word, p1, mask=inside & (PLANES > 1))
-    tl.store(planes + 2 * plane + word, p2, mask=inside & (PLANES > 2))
-    tl.store(planes + 3 * plane + word, p3, mask=inside & (PLANES > 3))
-    tl.store(planes + 4 * plane + word, p4, mask=inside & (PLANES > 4))
-    tl.store(planes + 5 * plane + word, p5, mask=inside & (PLANES > 5))
-    tl.store(planes + 6 * plane + word, p6, mask=inside & (PLANES > 6))
-    tl.store(planes + 7 * plane + word, p7, mask=inside & (PLANES > 7))
+    _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES)
 
 
 def count(ballots: Tensor, planes: Tensor):
@@ -47,6 +53,45 @@ def count(ballots: Tensor, planes: Tensor):
     votes, counts = words_of(ballots), words_of(planes)
     arguments = (votes, votes.stride(0), counts, counts.stride(0), len(votes), votes.shape[1])
     _count[(programs(votes.shape[1]),)](*arguments, PLANES=len(counts), WORDS=WORDS.value)
+
+
+@triton.jit
+def _full_add(p, carry, word, weight, k: tl.constexpr):
+    """Adds words to plane k if the weight has that bit, and the carry from the plane below; and the carry from it."""
+    votes = word & -((weight >> k) & 1)
+    half = p ^ votes
+    return half ^ carry, (p & votes) | (half & carry)
+
+
+@triton.jit
+def _count_weighted(
+    ballots, ballot, weights, planes, plane, voters, words, PLANES: tl.constexpr, WORDS: tl.constexpr
+):  # fmt: skip
+    word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    inside = word < words
+    p0 = tl.zeros((WORDS,), tl.int32)
+    p1, p2, p3, p4, p5, p6, p7 = p0, p0, p0, p0, p0, p0, p0
+    for r in range(voters):
+        votes, weight = tl.load(ballots + r * ballot + word, mask=inside, other=0), tl.load(weights + r)
+        p0, carry = _full_add(p0, tl.zeros((WORDS,), tl.int32), votes, weight, 0)
+        p1, carry = _full_add(p1, carry, votes, weight, 1)
+        p2, carry = _full_add(p2, carry, votes, weight, 2)
+        p3, carry = _full_add(p3, carry, votes, weight, 3)
+        p4, carry = _full_add(p4, carry, votes, weight, 4)
+        p5, carry = _full_add(p5, carry, votes, weight, 5)
+        p6, carry = _full_add(p6, carry, votes, weight, 6)
+        p7, carry = _full_add(p7, carry, votes, weight, 7)
+    _store(planes, plane, word, inside, p0, p1, p2, p3, p4, p5, p6, p7, PLANES)
+
+
+def count_weighted(ballots: Tensor, weights: tuple[int, ...], planes: Tensor):
+    if sum(weights) > MOST or not ballots.shape[1]:
+        fallback.count_weighted(ballots, weights, planes)
+        return
+    votes, counts = words_of(ballots), words_of(planes)
+    of_voters = torch.tensor(weights, dtype=torch.int32, device=ballots.device)
+    arguments = (votes, votes.stride(0), of_voters, counts, counts.stride(0), len(votes), votes.shape[1])
+    _count_weighted[(programs(votes.shape[1]),)](*arguments, PLANES=len(counts), WORDS=WORDS.value)
 
 
 @triton.jit(do_not_specialize=(*DRAW, "voters"))

@@ -7,8 +7,8 @@ import numpy as np
 from mpisign.bits.reference.common import WORD, coin, to_bits, to_words
 
 __all__ = [
-    "add", "agreement", "codes", "count", "differing", "gather", "majority", "numbers", "randomised_majority",
-    "spread", "tally", "weighted_majority",
+    "add", "agreement", "codes", "count", "count_weighted", "differing", "gather", "majority", "numbers",
+    "randomised_majority", "spread", "tally", "weighted_majority",
 ]  # fmt: skip
 
 
@@ -17,6 +17,11 @@ def count(ballots, planes):
     total = np.array([to_bits(b, ballots.shape[1] * WORD) for b in ballots]).sum(axis=0)
     for k, plane in enumerate(planes):
         plane[:] = to_words(total >> k & 1 == 1)
+
+
+def count_weighted(ballots, weights, planes):
+    """The count of as many copies of each of ballots (n, W) as its weight says."""
+    count(np.repeat(ballots, weights, axis=0), planes)
 
 
 def add(planes, more):

@@ -25,6 +25,7 @@ class LocalData:
     class_counts: np.ndarray  # (n, classes), or (n, 0)
     kind: str = "iid"  # of the partition
     data: str = ""  # fingerprint of all rows, where it was taken
+    data_before: str = ""  # that of the same rows as they were dealt to other voters, where a run had others so far
 
 
 def distribute_rows(
@@ -68,6 +69,20 @@ def fingerprint(share: LocalData, ranks: Ranks) -> str:
     everyone = ranks.gather(own)
     whole = hashlib.blake2b(b"".join(d for part in everyone for d in part), digest_size=16) if ranks.root else None
     return ranks.share(whole and whole.hexdigest())
+
+
+def fingerprint_as_dealt(
+    problem: Problem, voters: int, generator: np.random.Generator, gives_way: bool = False, **settings
+) -> str:
+    """The fingerprint that a run of so many voters has: this process reads all rows, and deals them to one at a time.
+
+    Arguments as those of distribute_rows(). Raises UsageError if the rows can't be read or dealt.
+    """
+    tables, parts, _ = _read(problem, voters, generator, gives_way, settings)
+    whole = hashlib.blake2b(digest_size=16)
+    for voter in range(voters if tables else 0):
+        whole.update(_digest(*_rows_of(tables, parts, voter, voters)))
+    return whole.hexdigest()
 
 
 def _digest(*parts: Rows | None) -> bytes:
