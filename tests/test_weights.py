@@ -87,11 +87,11 @@ def test_a_weight_of_w_is_w_equal_voters(weights, words, planes, seed):
             (weighing, Ballots(0, 64 * words, 0, n, planes=messages, weights=tuple(weights))),
             (vote, Ballots(0, 64 * words, 0, sum(weights), planes=copies)),
         ):
-            out = bits.new_planes(by.down(up, box.planes.shape[1]).planes, words)
+            out = bits.new_planes(by.down(up, sum(weights)).planes, words)
             by.verdict(box, None, {}, out, Moment())
             found.append((out.tolist(), box.agreement()))
         assert found[0] == found[1]
-        assert np.array_equal(weighing.levels(up, n), vote.levels(up, sum(weights)))
+        assert np.array_equal(weighing.levels(up, sum(weights)), vote.levels(up, sum(weights)))
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=20))

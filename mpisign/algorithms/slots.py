@@ -272,12 +272,13 @@ class Vote:
         """The same by another rule for ties, if it has any."""
         return self
 
-    def down(self, up: Format, voters: int) -> Format:
+    def down(self, up: Format, votes: int) -> Format:
+        """What comes down where so many votes are cast, of one voter each if none has several."""
         raise NotImplementedError
 
-    def levels(self, up: Format, voters: int) -> np.ndarray | None:
+    def levels(self, up: Format, votes: int) -> np.ndarray | None:
         """What each code of the verdict means, float64 (2**planes,); None for floats."""
-        return LEVELS.get(self.down(up, voters).planes)
+        return LEVELS.get(self.down(up, votes).planes)
 
     def init(self, layout: Layout, owned: int, voters: int) -> State:
         """State for the `owned` coordinates that this rank counts."""

@@ -27,7 +27,7 @@ class _Signs(Vote):
     def with_ties(self, rule):
         return replace(self, ties=rule)
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return Planes(planes=2 if self.ties == "zero" else 1)
 
     def _pack(self, values, span, out, step):
@@ -58,7 +58,7 @@ class PresentMajority(Vote):
 
     weighable = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return Planes(2)
 
     def verdict(self, ballots, scales, state, out, step):
@@ -72,7 +72,7 @@ class RandomisedMajority(Vote):
 
     weighable = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return Planes(planes=1)
 
     def verdict(self, ballots, scales, state, out, step):
@@ -86,14 +86,14 @@ class Average(Vote):
 
     weighable = True
 
-    def down(self, up, voters):
-        return Planes(planes=bits.width(voters) + (up.planes - 1))
+    def down(self, up, votes):
+        return Planes(planes=bits.width(votes) + (up.planes - 1))
 
-    def levels(self, up, voters):
-        codes = np.arange(2 ** self.down(up, voters).planes)
+    def levels(self, up, votes):
+        codes = np.arange(2 ** self.down(up, votes).planes)
         if up.planes == 1:
-            return (2 * codes - voters) / voters
-        return (codes - (2 ** bits.width(voters) - 1)) / voters
+            return (2 * codes - votes) / votes
+        return (codes - (2 ** bits.width(votes) - 1)) / votes
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
@@ -186,8 +186,8 @@ class ServerErrorFeedback(_Residual, _Signs):
     needs_ballots = True
     shares = True
 
-    def down(self, up, voters):
-        return replace(super().down(up, voters), scaled=True)
+    def down(self, up, votes):
+        return replace(super().down(up, votes), scaled=True)
 
     def absorb(self, ballots, state, step):
         for span, _, e in self._spans(ballots, state, step):
@@ -242,7 +242,7 @@ class TrackedQuantised(_Tracking):
 
     shares = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return Planes(planes=1, scaled=True)
 
     def shared(self, ballots, state, step):
@@ -260,7 +260,7 @@ class TrackedQuantised(_Tracking):
 class Mean(Vote):
     """The mean of raw floats or of codes, summed in voter order."""
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):
@@ -278,7 +278,7 @@ class ScaledMean(Vote):
 
     needs_ballots = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):
@@ -294,7 +294,7 @@ class CompressedMean(Vote):
 
     needs_ballots = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return self.form
 
     def verdict(self, ballots, scales, state, out, step):
@@ -314,7 +314,7 @@ class CompressedFeedback(_Residual):
 
     needs_ballots = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return self.form
 
     def verdict(self, ballots, scales, state, out, step):
@@ -335,7 +335,7 @@ class MemoryMean(_Residual):
     needs_ballots = True
     bound = "the mean of what each voter remembers, and that of other voters is another"
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):
@@ -352,7 +352,7 @@ class Unanimous(Vote):
 
     needs_ballots = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return up
 
     def verdict(self, ballots, scales, state, out, step):
@@ -365,7 +365,7 @@ class Median(Vote):
 
     needs_ballots = True
 
-    def down(self, up, voters):
+    def down(self, up, votes):
         return RAW
 
     def verdict(self, ballots, scales, state, out, step):

@@ -42,11 +42,11 @@ class Weighted(Vote):
     def weights_of(self, voters):
         return tuple(self.weights[voter] for voter in voters)
 
-    def down(self, up, voters):
-        return self.vote.down(up, sum(self.weights))
+    def down(self, up, votes):
+        return self.vote.down(up, votes)
 
-    def levels(self, up, voters):
-        return self.vote.levels(up, sum(self.weights))
+    def levels(self, up, votes):
+        return self.vote.levels(up, votes)
 
     def verdict(self, ballots, scales, state, out, step):
         self.vote.verdict(ballots, scales, state, out, step)

@@ -57,8 +57,8 @@ def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say
 def method_bits(algorithm: Algorithm, n: int) -> float:
     """Bits per coordinate and rank, up and down, by the definition of the method."""
     layout = Layout({"x": (SAMPLE,)})
-    up = algorithm.sign.up()
-    return sum(of_method(layout, up, algorithm.vote.down(up, n), n)) / n / SAMPLE
+    up, votes = algorithm.sign.up(), algorithm.vote.votes_of(range(n))
+    return sum(of_method(layout, up, algorithm.vote.down(up, votes), n)) / n / SAMPLE
 
 
 def work(algorithm: Algorithm, n: int) -> float:

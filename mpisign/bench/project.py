@@ -110,7 +110,8 @@ class Subject:
     def _sizes(self, kind: type[Exchange], slots: Algorithm, group: Group, n: int) -> Sizes:
         up, length = slots.sign.up(), group.layout.length
         chunks = chunks_of(length, coordinates_of(self.chunk, length, up.raw, kind.parts_of(n)), up)
-        return Sizes(chunks, up, slots.vote.down(up, n), slots.vote, n, self.node_size)
+        down = slots.vote.down(up, slots.vote.votes_of(range(n)))
+        return Sizes(chunks, up, down, slots.vote, n, self.node_size)
 
     def left_out(self) -> str:
         """What travels in a step beside messages, verdicts and headers, and is not projected."""

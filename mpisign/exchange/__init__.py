@@ -82,7 +82,7 @@ def _by_rule(up: Format, vote: Vote, voters: int, free: bool) -> Choice:
         return Choice("dense", "fewest bytes for raw floats")
     if up.varies:
         return Choice("allgather", "how much a voter sends is known only when it is sent")
-    down = vote.down(up, voters)
+    down = vote.down(up, vote.votes_of(range(voters)))
     # a vote's arrays are spread over the ranks where they count
     free = free and not vote.stateful
     if (down.raw or (up.coded and not down.coded)) and (voters - 1) * up.bits < down.bits:

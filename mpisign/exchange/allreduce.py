@@ -63,7 +63,7 @@ class Allreduce(_Summed):
 
     # 1. send
     def send(self, c):
-        planes, own = self._out[c], self.vote.weights_of([self.world.rank])
+        planes, own = self._out[c], self.vote.weights_of(self.world.local)
         sets = planes
         if len(planes) == 2:
             # with abstentions: count of +1 and count of -1, each among those present

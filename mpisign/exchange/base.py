@@ -131,11 +131,11 @@ class Exchange:
         """
         self.world, self.layout, self.vote, self.node_size, self.header = world, layout, vote, node_size, header
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
-        self.up, self.down = up, vote.down(up, world.n)
-        voters = range(world.n)
-        self.votes, self._weights = vote.votes_of(voters), vote.weights_of(voters)  # n and () if all count alike
+        # n and () if all count alike
+        self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)
+        self.up, self.down = up, vote.down(up, self.votes)
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
-        self.levels = vote.levels(up, world.n)
+        self.levels = vote.levels(up, self.votes)
         self.chunks = costs.chunks_of(layout.length, chunk, up)
         if reverse:
             self.chunks.reverse()
