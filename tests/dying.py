@@ -39,13 +39,18 @@ class Dying(Awkward):
         return super().gradient(parameters, batch, gradients)
 
 
-def simulated(settings: tuple[str, ...], n: int, lost: dict[int, list[int]]) -> dict[str, torch.Tensor]:
-    """Parameters at the end of a job whose voters were lost in these steps, counted from 1; all in one process."""
+def simulated(settings: tuple[str, ...], n: int, lost: dict[int, list[int]], back: int = 0) -> dict[str, torch.Tensor]:
+    """Parameters at the end of a job whose voters were lost in these steps, counted from 1; all in one process.
+
+    back: a step from which on all vote again, those that were lost with zeros for a state.
+    """
     setup = set_up(resolve(config.load(None, settings), n), mpi.alone(n, 1), n)
     stepper, table = setup.stepper, setup.plan.config.schedule.model_dump()
     steps = setup.plan.config.run.steps
     schedule = Schedule(steps=steps, **table)
     for step in range(1, steps + 1):
+        if step == back:
+            stepper = _whole(stepper, set_up(setup.plan, mpi.alone(n, 1), n).stepper)
         if step in lost:
             stepper = _without(stepper, lost[step], setup)
         stepper.step(schedule(stepper.t))
@@ -66,3 +71,13 @@ def _without(stepper: Stepper, lost: list[int], setup: Setup) -> Stepper:
     after = among(world, stepper, setup.plan)
     before.restore(after, stepper, lambda whole: None)
     return after
+
+
+def _whole(stepper: Stepper, anew: Stepper) -> Stepper:
+    """All voters at the step of those that are left, who keep their states."""
+    kept = stepper.states()
+    for name, array in anew.states().items():
+        if name in kept:
+            array.copy_(kept[name])
+    anew.resume_at(stepper.t, stepper.begun)
+    return anew

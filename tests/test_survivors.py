@@ -31,11 +31,19 @@ def _open_mpi():
 
 def survive(file, *settings, n=4, code=0):
     """A job of ranks that outlive one another."""
-    every = (*JOB, "run.lost_ranks=vote on", f"run.file={file}", *settings)
-    flags = [part for setting in every for part in ("--set", setting)]
-    ended = run(BIN / "mpirun", "--with-ft", "ulfm", "-n", n, BIN / "mpisign", "train", *flags, timeout=240)
+    ended = start("train", *settings_of(file, *settings), n=n)
     assert ended.code == code, ended.err
     return ended
+
+
+def start(command, *arguments, n=4):
+    """A command of mpisign on ranks that can outlive one another."""
+    return run(BIN / "mpirun", "--with-ft", "ulfm", "-n", n, BIN / "mpisign", command, *arguments, timeout=240)
+
+
+def settings_of(file, *settings):
+    every = (*JOB, "run.lost_ranks=vote on", f"run.file={file}", *settings)
+    return [part for setting in every for part in ("--set", setting)]
 
 
 def check(file, settings, lost, n=4):
@@ -89,9 +97,9 @@ def test_a_checkpoint_names_the_lost_who_begin_anew_when_it_is_resumed(tmp_path)
     check(file, (), {11: [2], 31: [1]})
     whole, after = checkpoint.saved(file)[2], checkpoint.saved(file)[1]
     with checkpoint.Checkpoint(whole) as opened:
-        assert opened.lost == []
+        assert opened.voters == [0, 1, 2, 3]
     with checkpoint.Checkpoint(after) as opened:
-        assert (opened.lost, opened.attributes["n"]) == ([2], 4)
+        assert (opened.voters, opened.attributes["n"]) == ([0, 1, 3], 4)
         assert {name.rpartition("/")[2] for name in opened.names() if name.startswith("sign/")} <= {"0", "1", "3"}
 
 
@@ -99,3 +107,41 @@ def test_what_cant_survive_is_refused_before_anything_is_written(tmp_path):
     ended = train(*JOB, "run.lost_ranks=vote on", f"run.file={tmp_path}/r.h5", n=2)
     refused(ended, 'run.lost_ranks = "vote on"', "mpirun --with-ft ulfm", "mpisign resume")
     assert not [*tmp_path.iterdir()]
+
+
+def test_bytes_told_are_means_over_the_ranks_there_were(tmp_path):
+    survive(tmp_path / "r.h5", "problem.deaths=2:21")
+    sent = np.diff(Run(tmp_path / "r.h5")["steps"]["method_bytes_up"])
+    assert len({*sent[:19]}) == len({*sent[20:]}) == 1
+    assert sent.min() > 0
+
+
+def test_voters_that_were_lost_begin_anew_when_a_run_is_resumed(tmp_path):
+    file, every = tmp_path / "r.h5", "checkpoint.every_steps=10"
+    deaths = "problem.deaths=2:11 0:26 1:26 3:26"  # gradients are counted anew by who goes on from step 20
+    start("train", *settings_of(file, every, deaths))  # mpirun's exit code is 0 even then
+    assert not Run(file).complete
+    with checkpoint.Checkpoint(checkpoint.saved(file)[0]) as opened:
+        assert (opened.step, opened.voters) == (20, [0, 1, 3])
+    assert start("resume", file).code == 0
+    assert Run(file).complete
+    assert Run(file)["steps"]["step"].tolist() == list(range(1, 41))
+    assert Run(file)["segments"]["n"].tolist() == [4, 3, 4, 3]
+    (told,) = Run(file)["events"]["text"][Run(file)["events"]["kind"] == "ranks"]
+    assert told.startswith("from 3 to 4 voters; new: 2; ")
+    kept, wanted = (
+        load_parameters(file.with_suffix(".model")),
+        simulated(JOB, 4, {11: [2], 31: [2]}, back=21),
+    )
+    assert all(np.array_equal(kept[name], wanted[name].numpy()) for name in wanted)
+
+
+def test_a_vote_is_weighed_by_who_is_left(tmp_path):
+    how = ("algorithm.name=signum-mv", "algorithm.weights=[3, 1, 2, 1]", "problem.deaths=0:15")
+    survive(tmp_path / "r.h5", *how)
+    check(tmp_path / "r.h5", how[:2], {15: [0]})
+
+
+def test_a_method_that_keeps_something_of_all_voters_is_refused(tmp_path):
+    ended = survive(tmp_path / "r.h5", "algorithm.name=diana", "exchange.name=auto", code=2)
+    refused(ended, 'run.lost_ranks = "vote on"', "diana can't go on without a voter")

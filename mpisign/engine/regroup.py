@@ -1,7 +1,8 @@
 """A checkpoint of n voters, taken up by m: what goes along, and which methods keep what can't.
 
-Voters go by their numbers: those below n and m survive, those from m on leave, those from n on are new. x, the arrays
-of updates and those of votes, which lie in coordinate order, are nobody's own, and go along. Of a voter's arrays,
+Voters go by their numbers: those below n and m survive, those from m on leave, those from n on are new, and so are
+those that were lost before it was written. x, the arrays of updates and those of votes, which lie in coordinate order,
+are nobody's own, and go along. Of a voter's arrays,
 
     most            stay with it: momentum, an estimate, radii of its own; a new voter begins with zeros
     `alike`         are the same for all voters: a new one takes them over
@@ -18,8 +19,8 @@ arXiv:1905.10936, section 4]. So that it does not jump when a message comes to w
     e'_i = m/n * (e_i + 1/s * sum of the e_j of those who leave),    0 for a new voter,
 
 and sum_i e'_i / m = sum_i e_i / n: each debt is paid as it would have been, a leaver's by the survivors in equal parts.
-With `keep_debts` = False survivors keep their e_i as they are, and what leavers owe is lost. The residual that a vote
-keeps is in units of the direction itself, and stays as it is.
+(n are those whose residuals there are.) With `keep_debts` = False survivors keep their e_i as they are, and what
+leavers owe is lost. The residual that a vote keeps is in units of the direction itself, and stays as it is.
 """
 
 import re
@@ -66,13 +67,13 @@ def _shapes(vote: Vote, voters: int) -> dict[str, tuple[int, ...]]:
 class Regrouped:
     """A checkpoint as other voters read it: state.load_state() takes one for the other.
 
-    opened: of another number of voters, by an algorithm that is not bound() to them. keep_debts: whether the mean
-    residual stays what it was.
+    opened: of other voters, by an algorithm that is not bound() to them. keep_debts: whether the mean residual stays
+    what it was.
     """
 
     def __init__(self, opened: Checkpoint, stepper: Stepper, keep_debts: bool = True):
         self.path, self.layout, self.config, self.progress = opened.path, opened.layout, opened.config, opened.progress
-        self.before, self.n = int(opened.attributes["n"]), stepper.world.n
+        self._before, self.n = opened.voters, stepper.world.n
         definition, own = opened.attributes["definition"], repr(stepper.algorithm)
         # votes of each voter are those of the rows, batches or list of now
         if WEIGHED.sub(r"\1", definition) == WEIGHED.sub(r"\1", own):
@@ -88,7 +89,7 @@ class Regrouped:
         of = OF_VOTER.fullmatch(name)
         if of is None or (of["slot"] != "oracle" and of["name"] in self._slot(of).alike):
             return self._opened[self._source(name)]
-        new = int(of["voter"]) >= self.before
+        new = int(of["voter"]) not in self._before
         if of["slot"] == "oracle":
             return self._mean(self._base(of)) if new else self._opened[name]
         if new:
@@ -108,9 +109,9 @@ class Regrouped:
         return self._opened.part(name, lo, hi)
 
     def _source(self, name: str) -> str:
-        """The array that one is made from: of a new voter, that of voter 0."""
+        """The array that one is made from: of a new voter, that of the first one there is."""
         of = OF_VOTER.fullmatch(name)
-        return f"{self._base(of)}/0" if of and int(of["voter"]) >= self.before else name
+        return f"{self._base(of)}/{self._before[0]}" if of and int(of["voter"]) not in self._before else name
 
     @staticmethod
     def _base(of: re.Match) -> str:
@@ -121,18 +122,18 @@ class Regrouped:
 
     def _debt(self, of: re.Match) -> np.ndarray:
         """A survivor's residual: float64 sums in the order of voters, rounded once."""
-        base, survivors = self._base(of), min(self.before, self.n)
-        own = self._opened[of[0]]
+        base, own = self._base(of), self._opened[of[0]]
         if base not in self._shares:
             owed = np.zeros(own.shape)
-            for voter in range(survivors, self.before):
+            leavers = [voter for voter in self._before if voter >= self.n]
+            for voter in leavers:
                 owed += self._opened[f"{base}/{voter}"]
-            self._shares[base] = owed / survivors
-        return (self.n / self.before * (own + self._shares[base])).astype(own.dtype)
+            self._shares[base] = owed / (len(self._before) - len(leavers))
+        return (self.n / len(self._before) * (own + self._shares[base])).astype(own.dtype)
 
     def _mean(self, base: str) -> np.ndarray:
         """Over the voters of the checkpoint, in their order; rounded where whole numbers are counted."""
-        arrays = [self._opened[f"{base}/{voter}"] for voter in range(self.before)]
+        arrays = [self._opened[f"{base}/{voter}"] for voter in self._before]
         mean = np.sum([a.astype(np.float64) for a in arrays], axis=0) / len(arrays)
         return (np.rint(mean) if arrays[0].dtype.kind in "iu" else mean).astype(arrays[0].dtype)
 

@@ -59,8 +59,7 @@ def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tup
         return _take_common(stepper, ranks, None), None
     with opened:
         for rank, names in reversed(list(enumerate(everyone))):
-            kept = [name for name in names if not _without_state(opened, name)]
-            arrays = {name: _of_rank(opened, name, rank, stepper) for name in kept}
+            arrays = {name: _of_rank(opened, name, rank, stepper) for name in names}
             if rank:
                 mpi.send_arrays(ranks.comm, arrays, rank)
         _take(stepper, arrays)
@@ -154,12 +153,6 @@ def _shards(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]
     return []
 
 
-def _without_state(opened: Checkpoint, name: str) -> bool:
-    """Whether an array is one of a voter that was lost when this checkpoint was written: it then begins anew."""
-    slot, _, voter = name.rpartition("/")
-    return voter.isdecimal() and int(voter) in opened.lost and not slot.endswith("vote")
-
-
 def _take(stepper: Stepper, arrays: Arrays) -> None:
     own = stepper.states()
     for name, array in arrays.items():
@@ -199,8 +192,7 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
     arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
     for names in everyone:
         counted = {name for name in names if _shards(name, 0, stepper)}
-        kept = {name: value for name, value in names.items() if not _without_state(opened, name)}
-        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in kept.items()}
+        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in names.items()}
     verdict = (length // WORD,), np.dtype(np.int64)
     maybe = {f"{stepper.prefix(k)}verdict": verdict for k in range(len(stepper.stages))} | {"kept/x": x}
     _check_arrays(opened, arrays | {name: kind for name, kind in maybe.items() if name in opened})

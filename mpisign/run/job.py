@@ -105,9 +105,9 @@ class Job:
         with ranks.agreed():
             if ranks.root:
                 opened = taken_up(start.opened, self.stepper, self.config, options)
-        before = ranks.share(start.opened and int(start.opened.attributes["n"]))
-        self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), before)
-        return replace(start, regrouped=told(before, self.config)) if before != n else start
+        before = ranks.share(start.opened and start.opened.voters)
+        self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), len(before))
+        return replace(start, regrouped=told(before, self.config)) if before != [*range(n)] else start
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""

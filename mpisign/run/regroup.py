@@ -56,22 +56,23 @@ def _run_so_far(path: Path, config: Config) -> dict[str, Any]:
 
 
 def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: ResumeOptions) -> Checkpoint | Regrouped:
-    """A checkpoint as the voters of a Stepper read it, whose number may be another.
+    """A checkpoint as the voters of a Stepper read it, who may be others: in number, or as some were lost before.
 
     Raises UsageError, with the checkpoint closed, where that was not asked for, or can't be.
     """
     before, n = int(opened.attributes["n"]), stepper.world.n
-    if before == n:
+    there = opened.voters
+    if there == [*range(n)]:
         return opened
     try:
-        if not may_regroup(options, config):
+        if before != n and not may_regroup(options, config):
             raise UsageError(
                 f"{opened.path}: a checkpoint of {before} voters, but this job has {n}, each with its own state; "
                 f"start {before}, or go on with {n}: mpisign resume RUN --ranks-changed"
             )
         if why := bound(stepper.algorithm, before, n):
             raise UsageError(
-                f"{opened.path}: {config.algorithm.name} can't go on with {n} voters after {before}: {why}; start "
+                f"{opened.path}: {config.algorithm.name} can't go on with {n} voters after {len(there)}: {why}; start "
                 f"{before}, or a new run from its x: mpisign train --init-from {opened.path}"
             )
     except UsageError:
@@ -80,10 +81,12 @@ def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: Resu
     return Regrouped(opened, stepper, config.checkpoint.residuals == "keep")
 
 
-def told(before: int, config: Config) -> str:
-    """For the run file: what has changed."""
+def told(before: list[int], config: Config) -> str:
+    """For the run file: what has changed. before: the voters so far."""
     sizes, whole = config.problem.batch_sizes, config.problem.global_batch_size
     size = f"{sizes} rows" if sizes else f"{config.problem.batch_size or 'all its'} rows per voter"
     batches = f"batches of {size}" + (f", {whole} of all together" if whole else "")
     residuals = "their mean kept" if config.checkpoint.residuals == "keep" else "those of leavers dropped"
-    return f"from {before} to {config.run.voters} voters; residuals: {residuals}; rows dealt anew; {batches}"
+    new = [str(voter) for voter in range(config.run.voters) if voter not in before]
+    change = f"from {len(before)} to {config.run.voters} voters" + (f"; new: {', '.join(new)}" if new else "")
+    return f"{change}; residuals: {residuals}; rows dealt anew; {batches}"

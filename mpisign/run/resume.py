@@ -69,9 +69,7 @@ class Start:
         """For the run file: where this segment of the run comes from."""
         what = "x and the step from" if self.kind == "init" else "from"
         source = f"{what} {self.opened.path}" if self.opened else ""
-        lost = self.opened.lost if self.opened and self.kind == "resume" else []
-        back = f"voter(s) {', '.join(map(str, lost))}, lost before, begin anew: without a state" if lost else ""
-        return "; ".join(part for part in (source, self.note, back) if part)
+        return "; ".join(part for part in (source, self.note) if part)
 
     def changes(self, segment: dict[str, object]) -> str:
         """What is not as it was in the segment before, of all that may change a bit."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mpisign.engine.build import make_stepper
+from mpisign.engine.regroup import bound
 from mpisign.engine.snapshot import Snapshot
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError, choices
@@ -36,6 +37,9 @@ def for_survivors(plan: Plan) -> Plan:
     if config.run.lost_ranks == "stop":
         return plan
     lost.require_survivors()
+    voters = plan.config.run.voters
+    if why := bound(plan.algorithm, voters, voters - 1):
+        raise UsageError(f'{key}: {plan.entry.name} can\'t go on without a voter: {why}; leave it at "stop"')
     if other := [c.name for c in plan.choices if c.name not in (*EXCHANGES, "local")]:
         raise UsageError(f"{key} does not go with exchange.name = {other[0]!r}; take one of: {choices(EXCHANGES)}")
     for table, key_in_it, fits in (

@@ -5,7 +5,7 @@ from dataclasses import replace
 from mpisign.engine.stepper import Stepper
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import World
-from mpisign.run.recording import RunLog
+from mpisign.run.recording import METHOD, PER_RANK, RunLog
 from mpisign.run.resume import COUNTED, Start, rows_until, so_far
 from mpisign.storage.tentative import Remembering, Tentative
 
@@ -45,10 +45,8 @@ class SurvivorsLog(RunLog):
         """Goes on among the living. left: what counts_of_living() told; what the lost had counted stays counted."""
         gone = [voter for voter in self.world.voters if voter not in stepper.world.voters]
         succeeds = ranks.root and not self.ranks.root
+        self._count_on(left, stepper.world.n / self.world.n)
         self.stepper, self.world, self.ranks = stepper, stepper.world, ranks
-        own, total = self.counted
-        self.before |= {name: self.before[name] + total[name] - value for name, value in left.items()}
-        self.counted = own, left
         if succeeds:
             self._succeed()
         voters = ", ".join(map(str, self.world.voters))
@@ -58,6 +56,15 @@ class SurvivorsLog(RunLog):
         self.printer.line(text)
         self.release()
         self.mark()
+
+    def _count_on(self, left: dict[str, float], share: float) -> None:
+        """Keeps what was told so far, of which means over ranks are now over a share of those there were."""
+        own, total = self.counted
+        left = left | {name: total[name] for name in METHOD if name in total}
+        for name, value in left.items():
+            told = self.before[name] + total[name]
+            self.before[name] = (told * share if name in PER_RANK else told) - value
+        self.counted = own, left
 
     def _succeed(self) -> None:
         """Makes this rank the one that writes: a new file with the rows of the old one, and those not in it yet."""

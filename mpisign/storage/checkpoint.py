@@ -113,9 +113,9 @@ class Checkpoint:
             raise Malformed("/arrays is no group")
 
     @property
-    def lost(self) -> list[int]:
-        """The voters that were lost when it was written, of which it holds nothing."""
-        return self.progress.get("lost", [])
+    def voters(self) -> list[int]:
+        """The voters whose states it holds: all, but for those that were lost when it was written."""
+        return [voter for voter in range(int(self.attributes["n"])) if voter not in self.progress.get("lost", [])]
 
     def _array(self, name: str) -> h5py.Dataset:
         try:
