@@ -11,10 +11,11 @@ import time
 import pytest
 
 from mpisign import config
+from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError
 from mpisign.parallel import stopping
 from mpisign.parallel.rollcall import Place, conflict
-from mpisign.parallel.watchdog import Clock, Watch, Watchdog
+from mpisign.parallel.watchdog import WATCH, Clock, Watch, Watchdog
 from mpisign.run.train import simulate as simulate_here
 from mpisign.storage import checkpoint
 from mpisign.storage.reader import Run
@@ -210,6 +211,21 @@ def test_ways_out_of_a_script(way):
 )
 def test_who_waits_in_vain(one, other, vain):
     assert conflict(one, other) == conflict(other, one) == vain
+
+
+# What a rank does of its own, which others ask for
+
+
+def test_a_rank_says_what_it_does_of_its_own():
+    timer, told = Timer(), []
+    with WATCH.at("reading the data"):
+        told.append(WATCH.doing)
+    with timer("record"):
+        with timer("exchange"):
+            told.append(WATCH.doing)
+        told.append(WATCH.doing)
+    assert [*told, WATCH.doing] == ["reading the data", "exchange", "record", ""]
+    assert str(Place(step=7, doing="estimate")) == "is in code of its own (estimate) after step 7"
 
 
 # The watchdog

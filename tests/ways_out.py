@@ -45,7 +45,11 @@ ANYWHERE = {
 IN_TRAIN = {f"{how} in {where}": ANYWHERE[how] for how, where in (
     *((how, "gradient") for how in ANYWHERE), ("exit", "read"), ("sigstop", "measure"),
 )}  # fmt: skip
-IN_TRAIN["sigstop in read"] = Way("does not answer", START + 2 * SOON)
+IN_TRAIN |= {
+    "sigstop in read": Way("does not answer", START + 2 * SOON),
+    "stuck in read": Way(r"rank 0 is in code of its own \(reading the data\) after step 0", START + 2 * SOON),
+    "stuck in gradient": Way(r"rank 1 is in code of its own \(estimate\) after step \d", WATCHDOG + 2 * SOON),
+}
 IN_A_SCRIPT = ANYWHERE | {
     "in a closure": Way("interrupted"),
     "a batch less": Way(r"has left after step 4: its program ended.* rank 0 is in step\(\) at step 5"),

@@ -3,17 +3,19 @@
 import time
 from collections.abc import Callable
 
+from mpisign.parallel.watchdog import WATCH
 from mpisign.storage.schema import PHASES
 
 
 class Phase:
     """Adds up the seconds spent inside `with` blocks, less those of phases that are entered in between.
 
-    synchronize: waits for what a device still does, where that is not done when a call returns.
+    name: what other ranks are told that wait meanwhile. synchronize: waits for what a device still does, where that is
+    not done when a call returns.
     """
 
-    def __init__(self, entered: list["Phase"], synchronize: Callable[[], None] | None = None):
-        self.seconds, self._entered, self._synchronize = 0.0, entered, synchronize
+    def __init__(self, name: str, entered: list["Phase"], synchronize: Callable[[], None] | None = None):
+        self.name, self.seconds, self._entered, self._synchronize = name, 0.0, entered, synchronize
 
     def __enter__(self):
         if self._synchronize:
@@ -22,7 +24,7 @@ class Phase:
         if self._entered:
             self._entered[-1].seconds += now - self._entered[-1]._begin
         self._entered.append(self)
-        self._begin = now
+        self._begin, WATCH.doing = now, self.name
 
     def __exit__(self, *_):
         if self._synchronize:
@@ -30,8 +32,9 @@ class Phase:
         now = time.perf_counter()
         self.seconds += now - self._begin
         self._entered.pop()
+        WATCH.doing = ""
         if self._entered:
-            self._entered[-1]._begin = now
+            self._entered[-1]._begin, WATCH.doing = now, self._entered[-1].name
 
 
 class Timer:
@@ -39,7 +42,7 @@ class Timer:
 
     def __init__(self, synchronize: Callable[[], None] | None = None):
         entered: list[Phase] = []
-        self.phases = {name: Phase(entered, synchronize) for name in PHASES}
+        self.phases = {name: Phase(name, entered, synchronize) for name in PHASES}
         self.start = time.perf_counter()
 
     def __call__(self, phase: str) -> Phase:

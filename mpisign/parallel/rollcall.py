@@ -27,7 +27,7 @@ class Place:
     """Where a rank is. Collective calls of the library are counted.
 
     done: calls that ended. inside: the one that it is in, or "". left: why it takes no further part, or "". step: of
-    the algorithm. wait: what it waits for, or "".
+    the algorithm. wait: what it waits for, or "". doing: what it does of its own, or "".
     """
 
     done: int = 0
@@ -35,13 +35,15 @@ class Place:
     left: str = ""
     step: int = 0
     wait: str = ""
+    doing: str = ""
 
     def __str__(self) -> str:
         if self.left:
             return f"has left after step {self.step}: {self.left}"
         if self.inside or self.wait:
             return f"is in {self.inside or self.wait} at step {self.step}"
-        return f"is in code of its own after step {self.step}"
+        doing = f" ({self.doing})" if self.doing else ""
+        return f"is in code of its own{doing} after step {self.step}"
 
 
 def conflict(mine: Place, theirs: Place) -> bool:
@@ -114,7 +116,7 @@ class RollCall(threading.Thread):
     def place(self) -> Place:
         """Where this rank is now."""
         wait = None if self._left else WATCH.wait
-        return Place(self._done, self._inside, self._left, WATCH.step, wait[0] if wait else "")
+        return Place(self._done, self._inside, self._left, WATCH.step, wait[0] if wait else "", WATCH.doing)
 
     def spans(self, comm: Any) -> bool:
         """Whether another communicator has the same ranks, in the same order."""

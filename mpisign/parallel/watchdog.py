@@ -2,17 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 START = 60.0  # seconds that a wait may last while a run starts, when one rank compiles and reads for others
 STAGGER = 0.3  # seconds by which a rank lets the one below speak first
 
 
 class Watch:
-    """The waits of this rank and their beginnings: `with watch("the Iallgather of headers"): ...`; may be nested."""
+    """The waits of this rank and their beginnings: `with watch("the Iallgather of headers"): ...`; may be nested.
+
+    doing: what this rank does of its own, which others ask for while they wait for it; "" where nobody says.
+    """
 
     def __init__(self):
         self.step, self.least = 0, 0.0  # seconds that a wait may last at least, whatever the limit
+        self.doing = ""
         self._entered: list[tuple[str, float]] = []
 
     def __call__(self, what: str) -> "Watch":
@@ -24,6 +29,15 @@ class Watch:
 
     def __exit__(self, *_):
         self._entered.pop()
+
+    @contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        """Says what this rank does of its own meanwhile: `with watch.at("reading the data"): ...`; may be nested."""
+        before, self.doing = self.doing, what
+        try:
+            yield
+        finally:
+            self.doing = before
 
     @property
     def wait(self) -> tuple[str, float] | None:

@@ -74,7 +74,7 @@ class Job:
                 self.lock.release()
 
     def _lock(self, patience: float) -> Lock | None:
-        with self.ranks.agreed():
+        with self.ranks.agreed(), WATCH.at("locking the run file"):
             try:
                 return Lock(self.log.path, patience) if self.ranks.root else None
             except OSError as error:
@@ -84,7 +84,7 @@ class Job:
     def _begin(self, options: ResumeOptions) -> Start:
         """Fills the Stepper as it shall begin; nothing on disk is changed."""
         start, ranks = Start("new"), self.ranks
-        with ranks.agreed():
+        with ranks.agreed(), WATCH.at("looking for a run so far"):
             if ranks.root:
                 share = self.log.share
                 start = decide(options, self.log.path, self.config, share.data_before or share.data)

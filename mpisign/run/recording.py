@@ -17,6 +17,7 @@ from mpisign.errors import StorageError
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
@@ -60,7 +61,7 @@ class RunLog:
     def open(self, start: Start) -> None:
         """Opens the run file on root; raises UsageError on all ranks if that can't be."""
         going_on = start.kind == "resume"
-        with self.ranks.agreed():
+        with self.ranks.agreed(), WATCH.at("opening the run file"):
             if self.ranks.root:
                 self._make_writer(start, start.rows() if going_on else None)
         segment, text = self._segment(), start.text

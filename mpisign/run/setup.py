@@ -22,6 +22,7 @@ from mpisign.layout import Layout, SegmentOptions
 from mpisign.parallel import memory
 from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
 from mpisign.parallel.world import Local, Mpi
 from mpisign.problems import Oracle, device_for
 from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
@@ -103,7 +104,7 @@ def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
 
 def _initial(plan: Plan, streams: Streams, ranks: Ranks) -> dict[str, Tensor]:
     """The starting point, which every rank makes; raises UsageError on all if one that did not read the data can't."""
-    with ranks.agreed():
+    with ranks.agreed(), WATCH.at("making the starting point"):
         try:
             return plan.problem.initial(streams.draw("initial", 0).generator())
         except AttributeError as error:

@@ -113,8 +113,9 @@ def resume(
 
 def load_kernels(ranks: Ranks) -> None:
     """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
-    if ranks.local_rank == 0:
-        compile_ahead(ranks.size)
-    ranks.wait(ranks.node)
-    if ranks.local_rank:
-        compile_ahead(ranks.size)
+    with WATCH.at("loading kernels"):
+        if ranks.local_rank == 0:
+            compile_ahead(ranks.size)
+        ranks.wait(ranks.node)
+        if ranks.local_rank:
+            compile_ahead(ranks.size)

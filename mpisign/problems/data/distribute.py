@@ -38,7 +38,7 @@ def distribute_rows(
     ranks if one of them can't.
     """
     tables, parts, facts = None, [], None
-    with ranks.agreed():
+    with ranks.agreed(), WATCH.at("reading the data"):
         if ranks.local_rank == 0 or problem.everywhere:
             tables, parts, facts = _read(problem, voters, generator, gives_way, settings)
     with WATCH("a bcast of the sizes of the data"):
