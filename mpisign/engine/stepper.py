@@ -109,6 +109,7 @@ class Stepper:
         self.x_before = x.clone() if two_points else None
         self.own_decays: np.ndarray | None = None  # of the segments, where they are not those of their groups
         self._pending: PendingStep | None = None
+        self.moved: Callable[[int, int], None] | None = None  # told of coordinates [lo, hi) of x that have moved
 
     @property
     def exchange(self) -> Exchange:
@@ -263,6 +264,8 @@ class Stepper:
                         everyone = replace(everyone, reported=self._header[:, -reports:].copy())
                     channel.update.begin(x, channel.update_state, everyone, self.objective)
                 channel.update.apply(x, direction, channel.update_state, everyone)
+                if self.moved:
+                    self.moved(channel.group.lo + direction.lo, channel.group.lo + direction.hi)
                 if self.stage.observes:
                     for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
                         self.stage.algorithm.estimator.observe(direction, state, step)

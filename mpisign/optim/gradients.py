@@ -12,6 +12,7 @@ from mpisign import bits
 from mpisign.errors import MpisignError, UsageError
 from mpisign.layout import Layout
 from mpisign.optim.buffers import to_save
+from mpisign.optim.copies import Copies
 from mpisign.optim.parameters import Named
 from mpisign.optim.storage import copy_of, parts, put_back
 
@@ -21,7 +22,8 @@ Closure = Callable[[], Tensor | float]
 class Gradients:
     """An oracle whose first gradient of a step is what backward left in p.grad, and whose second one asks a closure.
 
-    named: its trained parameters lie in the memory of x. warns: whether this rank is the one that warns.
+    named: its trained parameters lie in the memory of x, or are copies of it. warns: whether this rank is the one that
+    warns.
     What is wrong on this rank is kept in `fault`, with gradients of zero, so that all ranks reach the exchange in which
     faults are agreed on.
     """
@@ -33,8 +35,8 @@ class Gradients:
         self.layout, self.x, self.warns = layout, x, warns
         self.model, self.frozen, self._frozen = named.model, named.frozen, list(named.frozen.values())
         self.parameters = [named.trained[s.name] for s in layout.segments]
-        # an empty parameter has no address
-        self.places = [x.data_ptr() + 4 * s.offset if s.size else 0 for s in layout.segments]
+        self.copies = Copies(self.parameters, layout, x)
+        self.places = [p.data_ptr() for p in self.parameters]
         self.closure: Closure | None = None
         self.scale, self.scaled = 1.0, False  # what gradients are multiplied by, and whether a scaler drives the step
         self.loss = 0.0
@@ -74,6 +76,7 @@ class Gradients:
             with torch.enable_grad():
                 returned = closure()
             self.loss = float(returned) if returned is not None else 0.0
+        self.copies.take_over()
         self._look()
         self.fault = self.fault or self._fault_of_gradients()
         return returned
@@ -134,6 +137,7 @@ class Gradients:
         saved_x, gradients = self.x.clone(), [p.grad for p in self.parameters]
         buffers, generator = self._copies_of_buffers(), self._draws()
         self.x.copy_(point)
+        self.copies.follow()
         if self._generator is not None:
             self._draw_on(self._generator)
         for p in self.parameters:
@@ -143,6 +147,7 @@ class Gradients:
                 yield
         finally:
             self.x.copy_(saved_x)
+            self.copies.follow()
             self._draw_on(generator)
             for home, name, buffer, copies in buffers:
                 home[name] = buffer  # a module may have replaced it

@@ -13,14 +13,16 @@ from mpisign import __version__, bits, exchange
 from mpisign.algorithms import dense, zoo
 from mpisign.algorithms.formats import RAW
 from mpisign.algorithms.method import Method
+from mpisign.algorithms.slots import Update
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
 from mpisign.engine.build import make_stepper
-from mpisign.engine.stepper import Stepper
+from mpisign.engine.stepper import Outcome, Stepper
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.collective import collective
+from mpisign.optim.copies import TYPES
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.options import (
     Settings,
@@ -51,8 +53,9 @@ class SignOptimizer(Stateful):
 
     Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
     Each is contiguous there and has a storage of its own over its part of that memory, so that other savers see single
-    tensors; a step takes no longer for it. They come from root, and so does what does not move: frozen parameters, and
-    the model's buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
+    tensors; a step takes no longer for it. Those of bfloat16 and float16 stay where they are instead, and are x rounded
+    to nearest after every step. They come from root, and so does what does not move: frozen parameters, and the model's
+    buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
 
     params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
     order that is the same on all ranks (no set). Frozen parameters stay where they are, and step() raises UsageError if
@@ -70,8 +73,8 @@ class SignOptimizer(Stateful):
     that waits for others ends the job, 0 for none. model: names parameters that were given without, and all else that
     it holds comes from root too.
 
-    Raises UsageError, on all ranks, for unknown names, parameters not float32, given twice or sharing memory, models or
-    settings that differ.
+    Raises UsageError, on all ranks, for unknown names, parameters of other types, given twice or sharing memory, models
+    or settings that differ.
     """
 
     def __init__(
@@ -128,9 +131,11 @@ class SignOptimizer(Stateful):
         x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
         broadcast_tensor(ranks, x)
         for name, view in self.layout.views(x).items():
-            names.trained[name].data = own_storage(view)
+            if names.trained[name].dtype not in TYPES:
+                names.trained[name].data = own_storage(view)
         broadcast.from_root(ranks, names.others)
         self.gradients = Gradients(names, self.layout, x, ranks.root)
+        self.gradients.copies.follow()
         self._build(algorithm, x, settings)
         if self.check_every:
             self.stepper.check_replicas()
@@ -147,7 +152,8 @@ class SignOptimizer(Stateful):
         sizes = [len(group["params"]) for group in self.param_groups]
         of_groups = {"lr of the groups": rates, "weight_decay of the groups": decays, "parameters of the groups": sizes}
         program = {"mpisign": __version__, "algorithm": f"{algorithm.name}: {algorithm!r}"}
-        return program | settings.model_dump() | of_groups
+        types = {"dtypes of the parameters": [str(p.dtype) for group in self.param_groups for p in group["params"]]}
+        return program | settings.model_dump() | of_groups | types
 
     def _lay_out(
         self, names: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
@@ -189,6 +195,7 @@ class SignOptimizer(Stateful):
         streams = Streams(settings.seed)
         options["reverse"] = self.overlaps
         self.stepper: Stepper = make_stepper(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
+        self.stepper.moved = self.gradients.copies.follow_part if self.gradients.copies else None
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -233,6 +240,8 @@ class SignOptimizer(Stateful):
             return returned
         if self._overlap:
             self._overlap.finish()
+        if self._checks(stepper.t) and not gradients.fault:
+            gradients.fault = gradients.copies.fault()
         numbers = self._numbers()
         stepper.own_decays, rates = numbers[1][self._group_of], self._rates(numbers)
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
@@ -244,10 +253,19 @@ class SignOptimizer(Stateful):
         self._sent = traffic.up, traffic.down
         sent = traffic.up - before[0], traffic.down - before[1]
         self.statistics = statistics_of(stepper, outcome, sent, counting, with_loss=closure is not None)
-        if self.check_every and stepper.t % self.check_every == 0:
+        self._follow(outcome)
+        if self._checks(stepper.t):
             stepper.check_replicas()
         self.raise_interrupt(outcome.request, stepper.t)
         return returned
+
+    def _checks(self, t: int) -> bool:
+        return bool(self.check_every) and t % self.check_every == 0
+
+    def _follow(self, outcome: Outcome) -> None:
+        """Has parameters of 16 bits be what x is, where they have not followed it chunk by chunk."""
+        late = any(type(channel.update).finish is not Update.finish for channel in outcome.stage.channels)
+        self.gradients.copies.follow() if late else self.gradients.copies.follow_rest()
 
     @property
     def _two_points(self) -> bool:

@@ -77,6 +77,7 @@ class Overlap:
 
     def _begin(self) -> None:
         self.gradients.missing = ()
+        self.gradients.copies.take_over()
         self._pending = self.stepper.open(self._rates())
         if self._pending is None:
             return

@@ -14,6 +14,7 @@ from mpisign.errors import UsageError
 from mpisign.layout import Layout, SegmentOptions
 from mpisign.optim.agreement import by_value
 from mpisign.optim.broadcast import fault_of_kind
+from mpisign.optim.copies import TYPES
 from mpisign.optim.storage import dispatches, repeats, sharing
 from mpisign.parallel.mpi import Ranks
 
@@ -185,10 +186,10 @@ def _fault_of_numbers(p: Tensor) -> str:
     """What is wrong with the numbers of a parameter."""
     if p.dtype.is_complex:
         return f"is {p.dtype}; only real numbers have signs: make torch.view_as_real(p) the parameter"
-    if p.dtype != torch.float32:
+    if p.dtype != torch.float32 and p.dtype not in TYPES:
         return (
-            f"is {p.dtype}; mpisign keeps parameters in torch.float32: model.float(), "
-            "and torch.autocast for a forward pass in fewer bits"
+            f"is {p.dtype}; x is kept in torch.float32, and parameters are that or copies of it in 16 bits: "
+            "model.float(), model.bfloat16() or model.half()"
         )
     if p.is_inference():
         return "was made in torch.inference_mode(), and can't be trained: make the model outside of it"

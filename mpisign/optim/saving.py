@@ -50,13 +50,14 @@ def check_between_steps(optimizer: Saved) -> None:
 # One rank
 
 
-def entries(stepper: Stepper) -> dict[str, Tensor]:
+def entries(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
     """All that a rank keeps besides x and buffers, which are the model's: named tensors, arrays as views.
 
+    with_x: x too, of which parameters of 16 bits are copies.
     Names begin with the rank: torch.distributed.checkpoint takes what has one name on all ranks to be the same.
     """
     facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.algorithm))
-    return {f"rank{stepper.world.rank}/{name}": tensor for name, tensor in (facts | _arrays(stepper)).items()}
+    return {f"rank{stepper.world.rank}/{name}": tensor for name, tensor in (facts | _arrays(stepper, with_x)).items()}
 
 
 def _facts(step: int, begun: int, voters: int, definition: str) -> dict[str, Tensor]:
@@ -66,10 +67,10 @@ def _facts(step: int, begun: int, voters: int, definition: str) -> dict[str, Ten
     return {name: torch.tensor(value) for name, value in numbers.items()} | {"definition": text}
 
 
-def state_dict(groups: Groups, stepper: Stepper) -> dict[str, Any]:
+def state_dict(groups: Groups, stepper: Stepper, with_x: bool) -> dict[str, Any]:
     """torch's form, with all that this rank keeps as the state of the first parameter. groups: as torch packs them."""
     state: dict[int, dict[str, Tensor]] = {k: {} for group in groups for k in group["params"]}
-    state[0] = {name: tensor.clone() for name, tensor in entries(stepper).items()}
+    state[0] = {name: tensor.clone() for name, tensor in entries(stepper, with_x).items()}
     packed = [
         {name: group[name] for name in OF_PARAMETERS if name in group} | snapshot(_values(group), f"param_groups[{k}]")
         for k, group in enumerate(groups)
@@ -77,13 +78,13 @@ def state_dict(groups: Groups, stepper: Stepper) -> dict[str, Any]:
     return {"state": state, "param_groups": packed}
 
 
-def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups) -> None:
+def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, with_x: bool) -> None:
     """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
     saved = _of_this_rank(state, stepper)
     definition = bytes(saved["definition"].tolist()).decode(errors="replace")
     if definition != repr(stepper.algorithm):
         raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
-    mine = _arrays(stepper)
+    mine = _arrays(stepper, with_x)
     if wrong := [name for name, array in mine.items() if name not in saved or saved[name].shape != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
     if fault := _fault_of_groups(state["param_groups"], groups):
@@ -117,9 +118,10 @@ def _of_this_rank(state: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
     return own
 
 
-def _arrays(stepper: Stepper) -> dict[str, Tensor]:
+def _arrays(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
     """All named arrays of this rank but those of the model."""
-    return {name: a for name, a in stepper.states().items() if name != "x" and not name.startswith(BUFFERS)}
+    named = stepper.states().items()
+    return {name: a for name, a in named if (with_x or name != "x") and not name.startswith(BUFFERS)}
 
 
 # All ranks

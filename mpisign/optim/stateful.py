@@ -67,17 +67,18 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         """
         saving.check_between_steps(self)
         self._show_state()
-        return saving.state_dict(super().state_dict()["param_groups"], self.stepper)
+        return saving.state_dict(super().state_dict()["param_groups"], self.stepper, bool(self.gradients.copies))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
         saving.check_between_steps(self)
-        saving.load_state_dict(state_dict, self.stepper, self.param_groups)
+        saving.load_state_dict(state_dict, self.stepper, self.param_groups, bool(self.gradients.copies))
+        self.gradients.copies.follow()
 
     def _show_state(self) -> None:
         """Puts entries into torch's own state: tools that find no state take a step to make some."""
         first, *others = [p for group in self.param_groups for p in group["params"]]
-        self.state[first] = saving.entries(self.stepper)
+        self.state[first] = saving.entries(self.stepper, bool(self.gradients.copies))
         self.state.update((p, {}) for p in others)
 
     def __getstate__(self) -> NoReturn:
@@ -104,4 +105,6 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         Returns the extra values. Raises UsageError on all ranks, with nothing changed, if it is damaged or of another
         job.
         """
-        return saving.load(Path(path), self)
+        extra = saving.load(Path(path), self)
+        self.gradients.copies.follow()
+        return extra

@@ -1,0 +1,164 @@
+"""Parameters of 16 bits: copies of x, which moves as if all were float32 and had the same gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mpisign.algorithms.registry import find
+from mpisign.algorithms.updates.dense import NormalisedDescent
+from mpisign.errors import UsageError
+from mpisign.optim import SignOptimizer
+from tests.running import BIN, run
+
+SETTINGS = {"seed": 3, "check_every": 2}
+
+
+def model(dtype=torch.float32, mixed=False):
+    """A net whose values 16 bits can tell. mixed: its first layer stays float32."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(70, 65), nn.Tanh(), nn.Linear(65, 3), nn.LayerNorm(3))
+    for p in net.parameters():
+        p.data = p.data.bfloat16().float()
+    for layer in net[1:] if mixed else [net]:
+        layer.to(dtype)
+    return net
+
+
+def gradients(step, net):
+    """Of every parameter, numbers that bfloat16 can tell."""
+    torch.manual_seed(step)
+    return [torch.randn(p.shape).bfloat16().float() for p in net.parameters()]
+
+
+def steps(net, opt, first=0, last=12):
+    """Takes steps by set gradients, the same whatever the parameters' types."""
+    for t in range(first, last):
+
+        def closure(t=t):
+            for p, g in zip(net.parameters(), gradients(t, net), strict=True):
+                p.grad = g.to(p.dtype)
+            return torch.tensor(1.0)
+
+        opt.step(closure)
+
+
+def assert_follows(net, opt):
+    views = opt.layout.views(opt.gradients.x).values()
+    assert all(torch.equal(p, view.to(p.dtype)) for p, view in zip(net.parameters(), views, strict=True))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("algorithm", ["signsgd-mv", "signum-mv", "dist-ef-signsgd", "ssdm", "adam", "ssvr-mv"])
+def test_x_moves_as_if_all_parameters_were_float32(algorithm, mixed):
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net = model(dtype, mixed)
+        opt = SignOptimizer(net, algorithm, lr=1e-3, **SETTINGS)
+        for last in range(1, 13):
+            steps(net, opt, last - 1, last)
+            assert_follows(net, opt)
+        found.append(opt.gradients.x)
+    assert torch.equal(*found)
+    assert not torch.equal(found[1], found[1].bfloat16().float())  # there is something that 16 bits can't tell
+
+
+def test_float16_and_layouts_of_memory_stay_as_they_are():
+    net = nn.Conv2d(64, 8, 3).half().to(memory_format=torch.channels_last)
+    before = net.weight.stride(), net.weight.data_ptr()
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    steps(net, opt)
+    assert (net.weight.stride(), net.weight.data_ptr()) == before
+    assert_follows(net, opt)
+
+
+def test_updates_that_move_x_after_its_last_chunk_are_followed_too():
+    net = model(torch.bfloat16)
+    late = replace(find("sgd").build(), update=NormalisedDescent())
+    opt = SignOptimizer(net, late, lr=0.1, **SETTINGS)
+    steps(net, opt)
+    assert_follows(net, opt)
+
+
+def test_what_a_loop_writes_goes_into_x_and_nothing_else_does():
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    steps(net, opt, 0, 5)
+    x, weight = opt.gradients.x.clone(), net[0].weight
+    with torch.no_grad():
+        weight[3] = 0.5
+    for group in opt.param_groups:
+        group["lr"] = 0.0
+    steps(net, opt, 5, 6)
+    views, before = opt.layout.views(opt.gradients.x), opt.layout.views(x)
+    assert (views["0.weight"][3] == 0.5).all()
+    views["0.weight"][3] = before["0.weight"][3]
+    assert torch.equal(opt.gradients.x, x)
+
+
+def test_what_is_written_unnoticed_is_told():
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    net[2].weight.data.zero_()
+    with pytest.raises(UsageError, match=r"parameter '2.weight' \(torch.bfloat16\) was changed unnoticed"):
+        steps(net, opt, 0, 2)
+
+
+@pytest.mark.parametrize("order", ["model first", "optimiser first"])
+def test_states_keep_what_16_bits_cant_tell(order, tmp_path):
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    steps(net, opt, 0, 6)
+    opt.save(tmp_path / "all.h5")
+    torch.save((net.state_dict(), opt.state_dict()), tmp_path / "own.pt")
+    steps(net, opt, 6, 12)
+    for how in ("all.h5", "own.pt"):
+        again = model(torch.bfloat16)
+        other = SignOptimizer(again, "signum-mv", lr=1e-3, **SETTINGS)
+        if how == "all.h5":
+            other.load(tmp_path / how)
+        else:
+            weights, state = torch.load(tmp_path / how, weights_only=True)
+            calls = [lambda: again.load_state_dict(weights), lambda: other.load_state_dict(state)]  # noqa: B023
+            for call in calls if order == "model first" else reversed(calls):
+                call()
+        steps(again, other, 6, 12)
+        assert torch.equal(other.gradients.x, opt.gradients.x)
+        assert_follows(again, other)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(UsageError, match=r"'0.weight' is torch.float64; .*model.bfloat16\(\)"):
+        SignOptimizer(model(torch.float64))
+
+
+SCRIPT = """
+import sys, torch, mpisign
+from torch import nn
+from mpisign.optim import SignOptimizer
+from tests.test_copies import model
+found = []
+for dtype in (torch.float32, torch.bfloat16):
+    net = model(dtype, mixed=True)
+    opt = SignOptimizer(net, sys.argv[1], lr=1e-3, overlap=sys.argv[2] == "overlap", chunk=512, seed=3, check_every=5)
+    for t in range(10):
+        torch.manual_seed(100 * t + mpisign.rank())
+        weights = [torch.randn(p.shape).bfloat16() for p in net.parameters()]
+        opt.zero_grad()
+        sum((p.float() * w.float()).sum() for p, w in zip(net.parameters(), weights)).backward()
+        opt.step()
+        views = opt.layout.views(opt.gradients.x).values()
+        assert all(torch.equal(p, v.to(p.dtype)) for p, v in zip(net.parameters(), views))
+    found.append(opt.gradients.x)
+assert torch.equal(*found)
+if mpisign.rank() == 0:
+    print("alike")
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "overlap"])
+@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd"])
+def test_ranks_agree(algorithm, how):
+    ended = run(BIN / "mpirun", "-n", 4, BIN / "python", "-c", SCRIPT, algorithm, how)
+    assert (ended.code, ended.out) == (0, "alike\n"), ended.err
