@@ -40,3 +40,17 @@ def _place() -> tuple[int, int]:
     found = mpi.place()
     leaving.watch_over(mpi.started(), 0.0, "", patient=True)
     return found
+
+
+def hide_launcher() -> None:
+    """Has other libraries take this process for a single one, after MPI has started; rank() and size() stay.
+
+    Accelerate, and all that is built on it, reads mpirun's variables in the environment and wants to make a process
+    group of torch's own. A SignOptimizer does what that would be for, so to them each rank is alone: this removes the
+    variables of launchers from the environment of this process and of those that it starts. To be called before they
+    are asked for anything.
+    """
+    from mpisign.parallel import launchers
+
+    _place()
+    launchers.hide()

@@ -44,6 +44,7 @@ LOCAL_RANKS = (
 )
 # how many ranks its node has, by mpirun of MPICH and its kin, and of Open MPI
 LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+_hidden: "Launch | None" = None  # what the environment said before it was hidden
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machine
 
@@ -94,10 +95,20 @@ def launch(vendor: str = "") -> Launch:
     Variables that are empty, or no rank and size, count as not set. vendor: of the MPI library, once it is known: where
     launchers of several left their variables, as in a shell that one of them started, its own is the one that counts.
     """
+    if _hidden is not None:
+        return _hidden
     launches = list(_launches(LAUNCHERS))
     if vendor in NOT_OPEN_MPI and any(candidate.by == PMI for candidate in launches):
         launches = [candidate for candidate in launches if candidate.by != OPEN_MPI]
     return next(iter([*launches, *_launches(STRANGERS)]), Launch())
+
+
+def hide() -> None:
+    """Has other libraries, and processes started from now on, take this one for a single process; see launch()."""
+    global _hidden
+    _hidden = launch()
+    for name in (*(name for _, *names in LAUNCHERS for name in names), *LOCAL_RANKS, *LOCAL_SIZES):
+        os.environ.pop(name, None)
 
 
 def number(name: str, default: int | None = None) -> int | None:
