@@ -23,7 +23,6 @@ VARIABLE = r"\$\$|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"  # as a
 LENGTHS = ("steps", "epochs", "evaluations")
 LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
 
-
 Setting = tuple[str, str, Any]  # table, key and value
 
 
@@ -69,6 +68,7 @@ class Run(Table):
     max_minutes: float | None = Field(None, gt=0)
     watchdog: float = Field(1800.0, ge=0)
     lost_ranks: Literal["stop", "vote on"] = "stop"
+    least_voters: int = Field(1, ge=1)
 
 
 class Problem(OpenTable):

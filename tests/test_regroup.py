@@ -298,7 +298,7 @@ def test_counters_go_on_without_a_jump(tmp_path):
     present = np.isfinite(probes["voter_success"]).sum(axis=1)
     assert present.tolist() == Run(file).voters_at(probes["step"]).tolist()
     shown = mpisign("show", file)
-    assert "voters: 8, 6 from step 8 on, 8 from step 16 on" in shown.out
+    assert "voters: 8, 6 from step 9 on, 8 from step 17 on" in shown.out
     assert "from 8 to 6 voters; residuals: their mean kept; rows dealt anew; batches of" in shown.out
     assert " 8-6-8 " in mpisign("show", tmp_path).out
 

@@ -38,6 +38,8 @@ def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress
                 with _in_turn(mine, ranks) as parts:
                     checkpoint.save(path, lambda writer: _fill(writer, stepper, parts, kept), texts, attributes)
             except (OSError, RuntimeError) as error:
+                if mpi.says_lost(error):  # no fault of the file system
+                    raise
                 raise StorageError(f"can't write the checkpoint {path}: {error}") from error
         elif ranks.receive(0):
             mpi.send_arrays(ranks.comm, mine, 0)

@@ -101,13 +101,13 @@ class Job:
 
     def _restore(self, start: Start, options: ResumeOptions) -> Start:
         """Fills the Stepper from the checkpoint that root has opened, whose voters may be others."""
-        ranks, opened, n = self.ranks, start.opened, self.stepper.world.n
+        ranks, opened = self.ranks, start.opened
         with ranks.agreed():
             if ranks.root:
                 opened = taken_up(start.opened, self.stepper, self.config, options)
-        before = ranks.share(start.opened and start.opened.voters)
+        before, changed = ranks.share(ranks.root and (start.opened.voters, opened is not start.opened))
         self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), len(before))
-        return replace(start, regrouped=told(before, self.config)) if before != [*range(n)] else start
+        return replace(start, regrouped=told(before, self.config, self.stepper.algorithm)) if changed else start
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""
@@ -168,6 +168,14 @@ class Job:
                 self._together(lambda request=request: self.checkpoints.edge(request))
             if request.stops and not last:
                 self.checkpoints.stop(request)
+            if self.stepper.world.n < run.least_voters and not last:
+                self._stop_with_few()
+
+    def _stop_with_few(self) -> None:
+        self._together(self.checkpoints.save)
+        self.checkpoints.raise_stopped(
+            f"{self.stepper.world.n} voter(s) are left, of run.least_voters = {self.config.run.least_voters}"
+        )
 
     def _step(self) -> Outcome:
         """Takes the next step and tells of it; all that it leaves are arrays of the Stepper and rows."""

@@ -291,6 +291,9 @@ class RunLog:
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
             say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        wanted = config.problem.batch_sizes or ()
+        if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
+            say(f"note: problem.batch_sizes: voter(s) {', '.join(short)} own fewer rows than that, and take them all")
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:

@@ -1,5 +1,7 @@
 """Keeps a run safe: checkpoints when they are due or asked for, and an orderly end for a run that has to stop."""
 
+from typing import NoReturn
+
 from mpisign.config import Config
 from mpisign.engine import state
 from mpisign.engine.stepper import Stepper
@@ -45,9 +47,12 @@ class CheckpointManager:
         self.save()
 
     def stop(self, request: Request) -> None:
-        """Raises Stopped on all ranks."""
-        kind = Interrupted if request == Request.INT else Stopped
-        raise kind(f"stopped after step {self.stepper.t}: {request.reason}; {self._how_to_go_on()}", agreed=True)
+        """Raises Stopped on all ranks, as was asked for."""
+        self.raise_stopped(request.reason, Interrupted if request == Request.INT else Stopped)
+
+    def raise_stopped(self, why: str, kind: type[Stopped] = Stopped) -> NoReturn:
+        """Ends the run in order, after a checkpoint."""
+        raise kind(f"stopped after step {self.stepper.t}: {why}; {self._how_to_go_on()}", agreed=True)
 
     def save(self) -> None:
         """Writes a checkpoint, and drops the oldest beyond checkpoint.keep. Collective."""
@@ -77,9 +82,14 @@ class CheckpointManager:
         failure = self.log.writer.failure
         self.ranks.agree(failure and StorageError(f"{failure}; {self._how_to_go_on()}"))
 
+    @property
+    def _ranks(self) -> str:
+        """How many a run goes on with, those that were lost included."""
+        return f"{len(self.stepper.weights)} rank(s), or on others with --ranks-changed"
+
     def _how_to_go_on(self) -> str:
         """Which checkpoint there is, and the command that goes on from it."""
         files = checkpoint.saved(self.log.path)
         if not files:
             return "there is no checkpoint to go on from"
-        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.log.path}, on as many ranks"
+        return f"the last checkpoint is {files[0]}; go on with mpisign resume {self.log.path}, on {self._ranks}"

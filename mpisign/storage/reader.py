@@ -244,7 +244,7 @@ class Run:
         }
         if len(stretches := self.stretches) > 1:
             first, *later = stretches
-            lines["voters"] = ", ".join([str(first[1]), *(f"{n} from step {step} on" for step, n in later)])
+            lines["voters"] = ", ".join([str(first[1]), *(f"{n} from step {step + 1} on" for step, n in later)])
         if len(evals["step"]):
             accuracy = evals["test_accuracy"]
             if np.isfinite(accuracy[-1]):
