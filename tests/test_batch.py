@@ -93,6 +93,62 @@ def test_a_warning_reaches_the_ranks(tmp_path):
     assert (batch.returncode, told) == (75, "warned\nrequeue 7\n")
 
 
+# Spares: a Slurm of four hosts, where a step of the ranks ends as `codes` tells and `dead` hosts answer no probe
+
+SRUN_OF_HOSTS = """#!/bin/bash
+while [[ $1 == -* ]]; do
+    case $1 in
+    --overlap) probe=1 ;;
+    -N | -n) shift ;;
+    -w) hosts=$2; shift ;;
+    esac
+    shift
+done
+if [ -n "${probe:-}" ]; then ! grep -qx "$hosts" dead; exit; fi
+echo "$hosts/$MPISIGN_LOST" >> steps
+read -r code die < codes
+sed -i 1d codes
+[ -z "$die" ] || echo "$die" >> dead
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [ "$2" = hostnames ]; then printf 'h%s\\n' 1 2 3 4; else echo "$@" > requeued; fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "steps", "requeued"),
+    [
+        ("0", 0, ["h1,h2,h3/"], False),
+        ("137 h2\n0", 0, ["h1,h2,h3/", "h1,h3,h4/h2"], False),
+        ("137 h4\n0", 0, ["h1,h2,h3/", "h1,h2,h3/h4"], False),  # a spare died, and a rank of another host
+        ("137 h2\n137 h4\n0", 75, ["h1,h2,h3/", "h1,h3,h4/h2"], True),
+        ("137", 137, ["h1,h2,h3/"], False),  # all hosts answer: the rank itself failed
+        ("3 h2", 3, ["h1,h2,h3/"], False),
+        ("75", 75, ["h1,h2,h3/"], True),
+    ],
+)
+def test_spares(codes, code, steps, requeued, tmp_path):
+    printed = mpisign("sbatch", "--nodes", 3, "--spares", 1, "--tasks", 2)
+    assert {"#SBATCH --nodes=4", "#SBATCH --no-kill"} <= set(printed.out.splitlines())
+    for name, text in (("srun", SRUN_OF_HOSTS), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for name, text in (("s.sbatch", printed.out), ("codes", f"{codes}\n"), ("dead", "")):
+        (tmp_path / name).write_text(text)
+    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "h[1-4]",
+             "MPISIGN": "mpisign"}  # fmt: skip
+    ended = run("bash", "s.sbatch", environment=slurm, cwd=tmp_path)
+    assert ended.code == code, ended.err
+    assert (tmp_path / "steps").read_text().split() == steps
+    assert (tmp_path / "requeued").exists() == requeued
+
+
+@pytest.mark.parametrize("kind", ["sweep", "scaling"])
+def test_spares_are_for_one_run(kind):
+    refused(mpisign("sbatch", "--kind", kind, "--spares", 1), "--spares 1: only --kind train")
+
+
 # The doctor
 
 

@@ -43,10 +43,14 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What Slurm is to give and to run. points: of a sweep. directives: further lines, as "--account=x"."""
+    """What Slurm is to give and to run. points: of a sweep. directives: further lines, as "--account=x".
+
+    spares: nodes beyond `nodes`, which take ranks when one of those no longer answers; of a train script only.
+    """
 
     kind: str = "train"
     nodes: int = 2
+    spares: int = 0
     tasks: int = 8  # per node
     cpus: int = 1  # per task
     time: str = "01:00:00"
@@ -106,12 +110,42 @@ done""",
 }
 
 
+# With spares: --no-kill leaves the job its other nodes when one is lost, and the script finds out which.
+SPARES = Template("""\
+# the first $nodes of the nodes that answer take the ranks, the others are spares; this script runs on the first of all
+hosts=($$(scontrol show hostnames "$$SLURM_JOB_NODELIST"))
+# the nodes on which a command runs at once; that a node is lost Slurm itself tells only after its SlurmdTimeout
+probe() { timeout -k 1 15 srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" true && echo "$$1"; }
+answering() { for host in "$${hosts[@]}"; do probe "$$host" & done 2>/dev/null </dev/null; wait; }
+
+export MPISIGN_LOST=
+while :; do
+    names=$$(IFS=,; echo "$${hosts[*]:0:$nodes}")
+    run -N $nodes -n $ranks -w "$$names" $call
+    # the codes of mpisign's own: complete, usage and data, numerical, saved, interrupted; all others may be a node's
+    case $$code in 0 | 2 | 3 | 75 | 130) break ;; esac
+    answered=" $$(answering | tr '\\n' ' ')" left=() lost=()
+    for host in "$${hosts[@]}"; do
+        if [[ $$answered == *" $$host "* ]]; then left+=("$$host"); else lost+=("$$host"); fi
+    done
+    [ $${#lost[@]} -gt 0 ] || break
+    echo "$$(date +%T) lost: $${lost[*]}; left: $${left[*]:-none}" >&2
+    if [ $${#left[@]} -lt $nodes ]; then echo "no spare is left: the job is queued again" >&2; code=75; break; fi
+    hosts=("$${left[@]}") MPISIGN_LOST="$${lost[*]}" # which a run that goes on writes down
+done""")
+
+
 def script(request: Request) -> str:
-    """The text of a batch script."""
+    """The text of a batch script. Raises UsageError for what can't be said to Slurm, and spares of other kinds."""
+    if request.spares and request.kind != "train":
+        raise UsageError(f"--spares {request.spares}: only --kind train goes on with spare nodes; leave it out")
     words = [_job(request.job)] if request.job else []
     words += [word for setting in request.settings for word in ("--set", setting)]
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
-    body = LAUNCH.substitute(loop=LOOP[request.kind].format(call=call))
+    loop = LOOP[request.kind].format(call=call)
+    if request.spares:
+        loop = SPARES.substitute(nodes=request.nodes, ranks=request.nodes * request.tasks, call=call)
+    body = LAUNCH.substitute(loop=loop)
     return SCRIPT.substitute(
         purpose=PURPOSE[request.kind],
         usage="" if request.job else _usage(request.kind),
@@ -135,9 +169,14 @@ def _usage(kind: str) -> str:
 def _directives(request: Request) -> list[str]:
     lines = [f"--job-name={_name(request.job)}"]
     lines += [f"--array=0-{request.points - 1}"] if request.kind == "sweep" else []
-    lines += [f"--nodes={request.nodes}", f"--ntasks-per-node={request.tasks}", f"--cpus-per-task={request.cpus}"]
+    lines += [
+        f"--nodes={request.nodes + request.spares}",
+        f"--ntasks-per-node={request.tasks}",
+        f"--cpus-per-task={request.cpus}",
+    ]
     lines += [f"--gpus-per-task={request.gpus}"] if request.gpus else []
     lines += [f"--time={_time(request.time)}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
+    lines += ["--no-kill"] if request.spares else []
     log = "%x-%A_%a.log" if request.kind == "sweep" else "%x-%j.log"
     return [*lines, f"--output={log}", *map(_further, request.directives)]
 
