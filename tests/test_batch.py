@@ -116,6 +116,20 @@ if [ "$2" = hostnames ]; then printf 'h%s\\n' 1 2 3 4; else echo "$@" > requeued
 """
 
 
+def cluster(folder, codes):
+    """A script of three nodes and a spare, its Slurm, and what the environment of the script holds."""
+    printed = mpisign("sbatch", "--nodes", 3, "--spares", 1, "--tasks", 2)
+    assert {"#SBATCH --nodes=4", "#SBATCH --no-kill"} <= set(printed.out.splitlines())
+    for name, text in (("srun", SRUN_OF_HOSTS), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    for name, text in (("s.sbatch", printed.out), ("codes", f"{codes}\n"), ("dead", "")):
+        (folder / name).write_text(text)
+    told = {"JOB_ID": "7", "JOB_NODELIST": "h[1-4]", "JOB_NUM_NODES": "4", "NTASKS_PER_NODE": "2"}
+    slurm = {f"SLURM_{name}": value for name, value in told.items()}
+    return slurm | {"PATH": f"{folder}:{os.environ['PATH']}", "MPISIGN": "mpisign"}
+
+
 @pytest.mark.parametrize(
     ("codes", "code", "steps", "requeued"),
     [
@@ -129,19 +143,21 @@ if [ "$2" = hostnames ]; then printf 'h%s\\n' 1 2 3 4; else echo "$@" > requeued
     ],
 )
 def test_spares(codes, code, steps, requeued, tmp_path):
-    printed = mpisign("sbatch", "--nodes", 3, "--spares", 1, "--tasks", 2)
-    assert {"#SBATCH --nodes=4", "#SBATCH --no-kill"} <= set(printed.out.splitlines())
-    for name, text in (("srun", SRUN_OF_HOSTS), ("scontrol", SCONTROL)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    for name, text in (("s.sbatch", printed.out), ("codes", f"{codes}\n"), ("dead", "")):
-        (tmp_path / name).write_text(text)
-    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "h[1-4]",
-             "MPISIGN": "mpisign"}  # fmt: skip
+    slurm = cluster(tmp_path, codes)
     ended = run("bash", "s.sbatch", environment=slurm, cwd=tmp_path)
     assert ended.code == code, ended.err
     assert (tmp_path / "steps").read_text().split() == steps
     assert (tmp_path / "requeued").exists() == requeued
+
+
+def test_a_host_is_lost_when_the_time_is_nearly_over(tmp_path):
+    slurm = cluster(tmp_path, "137 h2")
+    (tmp_path / "srun").write_text(
+        SRUN_OF_HOSTS.replace('echo "$hosts/', 'trap : USR1\nkill -USR1 $PPID\nsleep 0.2\necho "$hosts/')
+    )
+    ended = run("bash", "s.sbatch", environment=slurm, cwd=tmp_path)
+    assert (ended.code, (tmp_path / "requeued").exists()) == (75, True), ended.err
+    assert (tmp_path / "steps").read_text().split() == ["h1,h2,h3/"]
 
 
 @pytest.mark.parametrize("kind", ["sweep", "scaling"])

@@ -100,7 +100,7 @@ $loop""")
 CALL = '"$MPISIGN" train --resume auto --set run.device="$DEVICE" {job}"$@"'
 
 LOOP = {
-    "train": "run {call}",
+    "train": "$start {call}",
     "sweep": 'run {call} --point "$SLURM_ARRAY_TASK_ID"',
     "scaling": """\
 for ((nodes = 1; nodes <= SLURM_JOB_NUM_NODES; nodes *= 2)); do
@@ -110,29 +110,34 @@ done""",
 }
 
 
-# With spares: --no-kill leaves the job its other nodes when one is lost, and the script finds out which.
-SPARES = Template("""\
-# the first $nodes of the nodes that answer take the ranks, the others are spares; this script runs on the first of all
-hosts=($$(scontrol show hostnames "$$SLURM_JOB_NODELIST"))
-# the nodes on which a command runs at once; that a node is lost Slurm itself tells only after its SlurmdTimeout
+# what a training run has before its call: --no-kill leaves a job its other nodes, and the script finds out which
+SPARES = Template(r"""
+# With SPARES the first nodes take the ranks and as many others stand by; one that is lost leaves, and the run goes on.
+SPARES=$${SPARES:-$spares} # of the nodes that the job asks for, with --no-kill
+# what runs at once where a node is there: Slurm itself tells that one is lost only after its SlurmdTimeout
 probe() { timeout -k 1 15 srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" true && echo "$$1"; }
 answering() { for host in "$${hosts[@]}"; do probe "$$host" & done 2>/dev/null </dev/null; wait; }
-
-export MPISIGN_LOST=
-while :; do
-    names=$$(IFS=,; echo "$${hosts[*]:0:$nodes}")
-    run -N $nodes -n $ranks -w "$$names" $call
-    # the codes of mpisign's own: complete, usage and data, numerical, saved, interrupted; all others may be a node's
-    case $$code in 0 | 2 | 3 | 75 | 130) break ;; esac
-    answered=" $$(answering | tr '\\n' ' ')" left=() lost=()
-    for host in "$${hosts[@]}"; do
-        if [[ $$answered == *" $$host "* ]]; then left+=("$$host"); else lost+=("$$host"); fi
+run_with_spares() {
+    local nodes=$$((SLURM_JOB_NUM_NODES - SPARES)) hosts left lost answered host
+    hosts=($$(scontrol show hostnames "$$SLURM_JOB_NODELIST"))
+    while :; do
+        run -N $$nodes -n $$((nodes * SLURM_NTASKS_PER_NODE)) -w "$$(IFS=,; echo "$${hosts[*]:0:nodes}")" "$$@"
+        # the codes of mpisign's own: complete, usage and data, numerical, saved, interrupted; others may be a node's
+        case $$code in 0 | 2 | 3 | 75 | 130) return ;; esac
+        answered=" $$(answering | tr '\n' ' ')" left=() lost=()
+        for host in "$${hosts[@]}"; do
+            if [[ $$answered == *" $$host "* ]]; then left+=("$$host"); else lost+=("$$host"); fi
+        done
+        [ $${#lost[@]} -gt 0 ] || return # all are there: what failed would fail again
+        echo "$$(date +%T) lost: $${lost[*]}; left: $${left[*]:-none}" >&2
+        hosts=("$${left[@]}") MPISIGN_LOST+="$${MPISIGN_LOST:+ }$${lost[*]}" # which a run that goes on writes down
+        if [ $${#left[@]} -lt $$nodes ]; then echo "no spare is left: queued again" >&2; code=75; return; fi
+        if [ -n "$${warned:-}" ]; then echo "its time is nearly over: queued again" >&2; code=75; return; fi
     done
-    [ $${#lost[@]} -gt 0 ] || break
-    echo "$$(date +%T) lost: $${lost[*]}; left: $${left[*]:-none}" >&2
-    if [ $${#left[@]} -lt $nodes ]; then echo "no spare is left: the job is queued again" >&2; code=75; break; fi
-    hosts=("$${left[@]}") MPISIGN_LOST="$${lost[*]}" # which a run that goes on writes down
-done""")
+}
+export MPISIGN_LOST=
+start=run; [ "$$SPARES" = 0 ] || start=run_with_spares
+""")
 
 
 def script(request: Request) -> str:
@@ -143,8 +148,8 @@ def script(request: Request) -> str:
     words += [word for setting in request.settings for word in ("--set", setting)]
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
     loop = LOOP[request.kind].format(call=call)
-    if request.spares:
-        loop = SPARES.substitute(nodes=request.nodes, ranks=request.nodes * request.tasks, call=call)
+    if request.kind == "train":
+        loop = SPARES.substitute(spares=request.spares) + loop
     body = LAUNCH.substitute(loop=loop)
     return SCRIPT.substitute(
         purpose=PURPOSE[request.kind],
