@@ -150,6 +150,13 @@ def test_spares(codes, code, steps, requeued, tmp_path):
     assert (tmp_path / "requeued").exists() == requeued
 
 
+def test_spares_of_the_script_in_the_repository(tmp_path):
+    slurm = cluster(tmp_path, "137 h2\n0") | {"SPARES": "1"}
+    ended = run("bash", ROOT / "slurm/train.sbatch", environment=slurm, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "steps").read_text().split() == ["h1,h2,h3/", "h1,h3,h4/h2"]
+
+
 def test_a_host_is_lost_when_the_time_is_nearly_over(tmp_path):
     slurm = cluster(tmp_path, "137 h2")
     (tmp_path / "srun").write_text(

@@ -117,10 +117,18 @@ SPARES=$${SPARES:-$spares} # of the nodes that the job asks for, with --no-kill
 # what runs at once where a node is there: Slurm itself tells that one is lost only after its SlurmdTimeout
 probe() { timeout -k 1 15 srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" true && echo "$$1"; }
 answering() { for host in "$${hosts[@]}"; do probe "$$host" & done 2>/dev/null </dev/null; wait; }
+# With --no-kill a job outlives this script's own node, and nothing would go on: another node queues the job again then.
+watch() { exec srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" bash -c 'while sleep 20; do
+              names=$$(squeue -h -j "$$SLURM_JOB_ID" -o %N) && [ -n "$$names" ] || continue
+              scontrol show hostnames "$$names" | grep -qx "$$0" || scontrol requeue "$$SLURM_JOB_ID"
+          done' "$$2"; }
+trap '[ -z "$${watcher:-}" ] || kill $$watcher 2>/dev/null' EXIT
 run_with_spares() {
     local nodes=$$((SLURM_JOB_NUM_NODES - SPARES)) hosts left lost answered host
     hosts=($$(scontrol show hostnames "$$SLURM_JOB_NODELIST"))
     while :; do
+        [ -z "$${watcher:-}" ] || kill $$watcher 2>/dev/null
+        watch "$${hosts[-1]}" "$${hosts[0]}" </dev/null >/dev/null 2>&1 & watcher=$$!
         run -N $$nodes -n $$((nodes * SLURM_NTASKS_PER_NODE)) -w "$$(IFS=,; echo "$${hosts[*]:0:nodes}")" "$$@"
         # the codes of mpisign's own: complete, usage and data, numerical, saved, interrupted; others may be a node's
         case $$code in 0 | 2 | 3 | 75 | 130) return ;; esac

@@ -132,13 +132,32 @@ def test_the_spares_are_used_up(slurm, tmp_path):
     until(lambda: slurm.job(job)["Restarts"] == "1", 120, log.read_text)
     print(f"queued again {time.time() - when:.1f} s after the power was off")
     assert "no spare is left" in log.read_text()
+    # it waits for the nodes to be repaired
+    slurm.run("scontrol", "hold", job)
     bring_back(slurm, first, second)
+    slurm.run("scontrol", "release", job)
     ended = slurm.wait(job, seconds=200)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log.read_text()
     run = Run(file)
     assert len(run["segments"]["hosts"]) == 3
     assert run["events"]["kind"].tolist().count("lost") == 1
     print(log.read_text())
+    same_as_simulated(file, 4, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_the_host_of_the_script_is_lost(slurm, tmp_path):
+    file = tmp_path / "r.h5"
+    job, log = job_with_a_spare(slurm, file, tmp_path / "s.sbatch")
+    lost, when = lose(slurm, file, 0)
+    until(lambda: slurm.job(job)["Restarts"] == "1", 120, slurm.log)
+    print(f"queued again {time.time() - when:.1f} s after the power was off")
+    slurm.run("scontrol", "hold", job)
+    bring_back(slurm, lost)
+    slurm.run("scontrol", "release", job)
+    ended = slurm.wait(job, seconds=200)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log.read_text()
     same_as_simulated(file, 4, tmp_path)
 
 
