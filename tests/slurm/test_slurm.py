@@ -133,6 +133,7 @@ def test_the_spares_are_used_up(slurm, tmp_path):
     print(f"queued again {time.time() - when:.1f} s after the power was off")
     assert "no spare is left" in log.read_text()
     # it waits for the nodes to be repaired
+    slurm.wait(job, "PENDING")
     slurm.run("scontrol", "hold", job)
     bring_back(slurm, first, second)
     slurm.run("scontrol", "release", job)
@@ -153,6 +154,7 @@ def test_the_host_of_the_script_is_lost(slurm, tmp_path):
     lost, when = lose(slurm, file, 0)
     until(lambda: slurm.job(job)["Restarts"] == "1", 120, slurm.log)
     print(f"queued again {time.time() - when:.1f} s after the power was off")
+    slurm.wait(job, "PENDING")
     slurm.run("scontrol", "hold", job)
     bring_back(slurm, lost)
     slurm.run("scontrol", "release", job)
