@@ -1,6 +1,7 @@
 """What a run tells: rows of its file, evaluations, the header and the summary. It never changes the run."""
 
 import math
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from mpisign.algorithms.slots import State
 from mpisign.config import run_path
 from mpisign.engine.stepper import Outcome
 from mpisign.engine.timing import Timer
-from mpisign.errors import StorageError
+from mpisign.errors import StorageError, printable
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
@@ -28,6 +29,7 @@ from mpisign.storage.reader import Run, summary_lines
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES, TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
+LOST = "MPISIGN_LOST"  # the hosts that a batch script goes on without, since the segment before
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
 PER_RANK = ("up", "down", "other", *METHOD)  # sums over all ranks of which their mean is told
@@ -68,6 +70,8 @@ class RunLog:
         if going_on and self.ranks.root and (changes := start.changes(segment)):
             text += f"; from here on the bits may differ, as there is another {changes}"
         self._add("segments", step=self.stepper.t, **segment)
+        if lost := os.environ.get(LOST, ""):
+            self.writer.event("lost", self.stepper.t, f"no longer answered: {printable(lost)}")
         self.writer.event("resume" if going_on else "start", self.stepper.t, text)
         if text:
             self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
