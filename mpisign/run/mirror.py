@@ -27,7 +27,7 @@ class Mirror:
     def __init__(self, ranks: Ranks, run: Path):
         """run: the run file."""
         self.ranks, self.run = ranks, run
-        self.folder = ranks.share(parts.folder(Path(memory.SHARED), run) if ranks.root else None)
+        self.folder = Path(memory.SHARED) / ranks.share(parts.folder_name(run))
         self._partners = _partners(ranks.allgather(ranks.members, "nodes"))
         self._sources = self._sources_of(ranks.rank)
         self._written: deque[list[Path]] = deque()  # by step, the oldest first

@@ -127,10 +127,9 @@ def _make_folder(path: Path) -> None:
 # The folder of a run on a node
 
 
-def folder(shared: Path, run: Path) -> Path:
-    """Where a node keeps parts of a run file; shared: the file system that is its memory."""
-    name = blake2b(os.fsencode(run.resolve()), digest_size=12).hexdigest()
-    return shared / f"mpisign-{os.geteuid()}-{name}"
+def folder_name(run: Path) -> str:
+    """Of the folder in which each node keeps parts of a run file."""
+    return f"mpisign-{os.geteuid()}-{blake2b(os.fsencode(run.resolve()), digest_size=12).hexdigest()}"
 
 
 def path_at(folder: Path, step: int, rank: int) -> Path:
