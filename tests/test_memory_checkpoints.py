@@ -28,6 +28,7 @@ from mpisign.storage.reader import Run
 from tests import endure
 from tests.building import PROGRESS, Setup
 from tests.comparing import differing
+from tests.cover import rest_is_slow
 from tests.problems import Awkward, Layered
 from tests.running import BIN, ROOT, mpisign, run, train
 from tests.test_commands import refused
@@ -197,12 +198,16 @@ def killed(file, *settings, size=2, n=4):
     return job
 
 
-@pytest.mark.parametrize(("n", "size", "lost"), [(4, 2, [0]), (4, 2, [1]), (5, 2, [2]), (3, 1, [1]), (5, 2, [])])
+LOSSES = [(4, 2, [0]), (4, 2, [1]), (5, 2, [2]), (3, 1, [1]), (5, 2, [])]  # ranks, of a node, nodes
+
+
+@pytest.mark.parametrize(("n", "size", "lost"), rest_is_slow(LOSSES, LOSSES[1:3]))
 def test_a_rank_is_killed_and_its_node_is_lost_too(n, size, lost, tmp_path):
     file, shm = tmp_path / "r.h5", tmp_path / "shm"
     job = killed(file, n=n, size=size)
     made = {path.name.partition(".")[2] for path in (shm / "node0").rglob("step-000000016.*")}
-    assert len(made) == min(2 * size, n) if n > 3 else made == {"rank-0", "rank-2"}
+    before = range(n - 1 - (n - 1) % size, n)  # the ranks of the last node have their copies on the first
+    assert made == {f"rank-{rank}" for rank in (*range(size), *before)}
     for node in lost:
         shutil.rmtree(shm / f"node{node}")
     ended = on_nodes(size, shm, "resume", file, n=n)

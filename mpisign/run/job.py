@@ -108,7 +108,8 @@ class Job:
         if not self.mirror:
             return ""
         asked = options.resume != "never" and not options.checkpoint
-        note = recover(self.ranks, self.mirror.folder, self.log.path) if asked else ""
+        with WATCH.at("looking for checkpoints in memory"):
+            note = recover(self.ranks, self.mirror.folder, self.log.path) if asked else ""
         self.mirror.require_room(self.stepper, self.config.text(), self.log.kept_to_be)
         if self.mirror.alone:
             self.log.printer.line(ALONE)
