@@ -3,7 +3,7 @@
 A part outlives its rank, and a copy of it elsewhere its node. Those of all ranks make a checkpoint. Those of a run lie
 in one folder per node, as /dev/shm/mpisign-UID-HASH/step-000000040.rank-3, with a checksum as checkpoints have:
 
-    (head)                 "mpisign-part FORMAT blake2b HEX", zeros up to 512 bytes, see checksum.py
+    (head)                 "mpisign-part FORMAT crc32 HEX", zeros up to 512 bytes, see checksum.py
     /                      attributes: run (what tells it from others of its name), file (where it is), step, rank, and
                            ranks (how many there were); of rank 0 also those of the checkpoint
     /config ...            the texts of the checkpoint, of rank 0 alone
@@ -99,7 +99,7 @@ def save(path: Path, fill: Callable[[Writer], None], texts: Mapping[str, str], a
         fill(PartWriter(file))
 
     _make_folder(path)
-    write_aside(path, write, head=partial(seal, kind="part", version=FORMAT), userblock_size=HEAD)
+    write_aside(path, write, head=partial(seal, kind="part", version=FORMAT, method="crc32"), userblock_size=HEAD)
 
 
 def write(path: Path, raw: np.ndarray) -> None:
