@@ -22,6 +22,7 @@ from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
+from mpisign.run.mirror import Mirror
 from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
@@ -306,9 +307,18 @@ class RunLog:
         batches = f", {self.rows_per_minibatch} rows each, all voters together" if self.rows_per_minibatch else ""
         say(f"steps: {config.run.steps:,}{batches}")
 
-    def print_costs(self) -> None:
-        """What a run would cost, in place of taking it. Collective."""
+    @property
+    def kept_to_be(self) -> State | None:
+        """A point as large as the one that will be kept besides the present one, if any is."""
+        return self._point({}) if self.config.run.keep in ("best", "uniform") else None
+
+    def print_costs(self, mirror: Mirror | None = None) -> None:
+        """What a run would cost, in place of taking it. Collective. mirror: of checkpoints in memory, if it has any."""
         self.print_header()
-        for line in summary_lines(budget.foretold(self.config, self.stepper, self.share)):
+        costs = budget.foretold(self.config, self.stepper, self.share)
+        if mirror:
+            sizes = mirror.sizes(self.stepper, self.config.text(), self.kept_to_be)
+            costs |= dict(zip(("shared_memory_per_rank", "shared_memory_per_node"), sizes, strict=True))
+        for line in summary_lines(costs):
             self.printer.line(line)
         self.close()

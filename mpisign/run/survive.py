@@ -41,6 +41,7 @@ def check_survivors(plan: Plan) -> None:
     for table, key_in_it, fits in (
         ("exchange", "progress", "calls"),
         ("probe", "every", 0),
+        ("checkpoint", "memory_every", 0),
         ("adversary", "voters", 0),
     ):
         if (value := getattr(getattr(config, table), key_in_it)) != fits:

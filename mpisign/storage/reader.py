@@ -30,7 +30,7 @@ UNITS = (
     ("gradient_evaluations|evaluations_per_step", "gradients of single rows, all voters together"),
     ("function_evaluations(_per_step)?", "function values of single rows, all voters together"),
     (".*bytes_(up|down)|bytes_per_step", "bytes per rank"),
-    ("memory_per_.*", "bytes"),
+    ("(shared_)?memory_per_.*", "bytes"),
     (".*bits_per_coordinate", "per rank and step"),
 )
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
