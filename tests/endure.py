@@ -154,7 +154,7 @@ def trial(algorithm: str, number: int, whole: Path, folder: Path, in_memory: boo
 def table(results: list[dict], in_memory: bool) -> str:
     """The results in markdown."""
     killed = "one rank / all / mpirun / a node killed" if in_memory else "one rank / all / mpirun killed"
-    more = ["steps lost", "first step again after"] if in_memory else []
+    more = ["steps lost", "again after"] if in_memory else []
     names = ["algorithm", killed, "at steps", "all gone within", *more, "file opened", "x and rows same"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for algorithm in dict.fromkeys(r["algorithm"] for r in results):
