@@ -4,7 +4,7 @@
 # Further:
 #   make test-all       the tests of make test, those marked slow, and more numbers of ranks
 #   make faults         deliberate faults, each of which tests of make test must find; a table
-#   make test-slurm     a real Slurm over four simulated hosts; root and Debian's Slurm packages
+#   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:

@@ -22,8 +22,6 @@ ENDING = ".h5"  # of run files
 VARIABLE = r"\$\$|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"  # as a shell has them, and $$ for a $
 LENGTHS = ("steps", "epochs", "evaluations")
 LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
-
-
 Setting = tuple[str, str, Any]  # table, key and value
 
 
@@ -69,6 +67,7 @@ class Run(Table):
     max_minutes: float | None = Field(None, gt=0)
     watchdog: float = Field(1800.0, ge=0)
     lost_ranks: Literal["stop", "vote on"] = "stop"
+    least_voters: int = Field(1, ge=1)
 
 
 class Problem(OpenTable):
@@ -140,14 +139,15 @@ class Exchange(Table):
 class Checkpoint(Table):
     """[checkpoint]: how often all states are saved, how many are kept, and how long before Slurm's end to stop.
 
-    ranks_changed: whether a run may go on with another number of ranks. residuals: of error feedback then; their mean
-    is kept, or what leavers owe is dropped.
+    memory_every: steps between those in the memory of nodes, 0 for none. ranks_changed: whether a run may go on with
+    another number of ranks. residuals: of error feedback then; their mean is kept, or what leavers owe is dropped.
     """
 
     every_steps: int = Field(0, ge=0)
     every_minutes: float = Field(10.0, ge=0)
     keep: int = Field(2, ge=1)
     margin_seconds: float = Field(60.0, ge=0)
+    memory_every: int = Field(0, ge=0)
     ranks_changed: bool = False
     residuals: Literal["keep", "drop"] = "keep"
 

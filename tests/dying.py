@@ -10,7 +10,7 @@ from mpisign import config
 from mpisign.engine.snapshot import Snapshot
 from mpisign.engine.stepper import Stepper
 from mpisign.exchange.costs import cut, grain_of
-from mpisign.parallel import mpi
+from mpisign.parallel import ending, mpi
 from mpisign.parallel.world import Local
 from mpisign.run.plan import resolve
 from mpisign.run.schedules import Schedule
@@ -22,11 +22,21 @@ STOPPED = 3  # seconds
 
 
 class Dying(Awkward):
-    """Rank r dies at its k-th gradient, for each "r:k" of `deaths`, or is stopped for some seconds."""
+    """Rank r dies at its k-th gradient, for each "r:k" of `deaths`, or is stopped for some seconds.
 
-    def __init__(self, deaths: str = "", stops: str = ""):
+    k = 0: when it makes its starting point. at_end: the rank that dies once its run is complete, or -1.
+    """
+
+    def __init__(self, deaths: str = "", stops: str = "", at_end: int = -1):
         super().__init__(size=300)
         self.deaths, self.stops, self.calls = deaths.split(), stops.split(), 0
+        if at_end == mpi.launch().rank and os.environ.get("OMPI_COMM_WORLD_SIZE"):
+            ending.at_end(lambda: os.kill(os.getpid(), signal.SIGKILL), first=True)
+
+    def initial(self, generator):
+        if f"{mpi.launch().rank}:0" in self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().initial(generator)
 
     def gradient(self, parameters, batch, gradients):
         self.calls += 1

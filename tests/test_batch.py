@@ -93,6 +93,85 @@ def test_a_warning_reaches_the_ranks(tmp_path):
     assert (batch.returncode, told) == (75, "warned\nrequeue 7\n")
 
 
+# Spares: a Slurm of four hosts, where a step of the ranks ends as `codes` tells and `dead` hosts answer no probe
+
+SRUN_OF_HOSTS = """#!/bin/bash
+while [[ $1 == -* ]]; do
+    case $1 in
+    --overlap) probe=1 ;;
+    -N | -n) shift ;;
+    -w) hosts=$2; shift ;;
+    esac
+    shift
+done
+if [ -n "${probe:-}" ]; then ! grep -qx "$hosts" dead; exit; fi
+echo "$hosts/$MPISIGN_LOST" >> steps
+read -r code die < codes
+sed -i 1d codes
+[ -z "$die" ] || echo "$die" >> dead
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [ "$2" = hostnames ]; then printf 'h%s\\n' 1 2 3 4; else echo "$@" > requeued; fi
+"""
+
+
+def cluster(folder, codes):
+    """A script of three nodes and a spare, its Slurm, and what the environment of the script holds."""
+    printed = mpisign("sbatch", "--nodes", 3, "--spares", 1, "--tasks", 2)
+    assert {"#SBATCH --nodes=4", "#SBATCH --no-kill"} <= set(printed.out.splitlines())
+    for name, text in (("srun", SRUN_OF_HOSTS), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    for name, text in (("s.sbatch", printed.out), ("codes", f"{codes}\n"), ("dead", "")):
+        (folder / name).write_text(text)
+    told = {"JOB_ID": "7", "JOB_NODELIST": "h[1-4]", "JOB_NUM_NODES": "4", "NTASKS_PER_NODE": "2"}
+    slurm = {f"SLURM_{name}": value for name, value in told.items()}
+    return slurm | {"PATH": f"{folder}:{os.environ['PATH']}", "MPISIGN": "mpisign"}
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "steps", "requeued"),
+    [
+        ("0", 0, ["h1,h2,h3/"], False),
+        ("137 h2\n0", 0, ["h1,h2,h3/", "h1,h3,h4/h2"], False),
+        ("137 h4\n0", 0, ["h1,h2,h3/", "h1,h2,h3/h4"], False),  # a spare died, and a rank of another host
+        ("137 h2\n137 h4\n0", 75, ["h1,h2,h3/", "h1,h3,h4/h2"], True),
+        ("137", 137, ["h1,h2,h3/"], False),  # all hosts answer: the rank itself failed
+        ("3 h2", 3, ["h1,h2,h3/"], False),
+        ("75", 75, ["h1,h2,h3/"], True),
+    ],
+)
+def test_spares(codes, code, steps, requeued, tmp_path):
+    slurm = cluster(tmp_path, codes)
+    ended = run("bash", "s.sbatch", environment=slurm, cwd=tmp_path)
+    assert ended.code == code, ended.err
+    assert (tmp_path / "steps").read_text().split() == steps
+    assert (tmp_path / "requeued").exists() == requeued
+
+
+def test_spares_of_the_script_in_the_repository(tmp_path):
+    slurm = cluster(tmp_path, "137 h2\n0") | {"SPARES": "1"}
+    ended = run("bash", ROOT / "slurm/train.sbatch", environment=slurm, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "steps").read_text().split() == ["h1,h2,h3/", "h1,h3,h4/h2"]
+
+
+def test_a_host_is_lost_when_the_time_is_nearly_over(tmp_path):
+    slurm = cluster(tmp_path, "137 h2")
+    (tmp_path / "srun").write_text(
+        SRUN_OF_HOSTS.replace('echo "$hosts/', 'trap : USR1\nkill -USR1 $PPID\nsleep 0.2\necho "$hosts/')
+    )
+    ended = run("bash", "s.sbatch", environment=slurm, cwd=tmp_path)
+    assert (ended.code, (tmp_path / "requeued").exists()) == (75, True), ended.err
+    assert (tmp_path / "steps").read_text().split() == ["h1,h2,h3/"]
+
+
+@pytest.mark.parametrize("kind", ["sweep", "scaling"])
+def test_spares_are_for_one_run(kind):
+    refused(mpisign("sbatch", "--kind", kind, "--spares", 1), "--spares 1: only --kind train")
+
+
 # The doctor
 
 

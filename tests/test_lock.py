@@ -99,5 +99,5 @@ def test_the_doctor_names_what_dead_jobs_left(tmp_path):
     other.symlink_to(dead)
     with used.open("r+b") as file, mmap.mmap(file.fileno(), 8192):
         assert doctor._left_behind(tmp_path) == {str(dead): 8192}
-    facts = [{"host": "h", "shm": 1 << 40, "left": {str(dead): 8192}}]
+    facts = [{"host": "h", "shm": 1 << 40, "left": {str(dead): 8192}, "parts": {}}]
     assert f"rm {dead}" in str(doctor._memory(facts)[1])

@@ -15,7 +15,7 @@ from mpisign.algorithms.signs import Sign
 from mpisign.algorithms.slots import Vote
 from mpisign.algorithms.updates import Descent
 from mpisign.engine import state
-from mpisign.engine.regroup import Regrouped, bound
+from mpisign.engine.regroup import Regrouped, bound, places
 from mpisign.errors import UsageError
 from mpisign.parallel import mpi
 from mpisign.run.resume import ResumeOptions
@@ -298,7 +298,7 @@ def test_counters_go_on_without_a_jump(tmp_path):
     present = np.isfinite(probes["voter_success"]).sum(axis=1)
     assert present.tolist() == Run(file).voters_at(probes["step"]).tolist()
     shown = mpisign("show", file)
-    assert "voters: 8, 6 from step 8 on, 8 from step 16 on" in shown.out
+    assert "voters: 8, 6 from step 9 on, 8 from step 17 on" in shown.out
     assert "from 8 to 6 voters; residuals: their mean kept; rows dealt anew; batches of" in shown.out
     assert " 8-6-8 " in mpisign("show", tmp_path).out
 
@@ -489,3 +489,18 @@ def test_votes_by_rows_are_of_rows_as_they_are_dealt_now(tmp_path):
     goes_on(file, 3, 8)
     after = str(Run(file).attributes["definition"])
     assert ("Weighted" in before, "Weighted" in after, before != after) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "taken"),
+    [
+        ([0, 1, 2, 3], 3, {0: 0, 1: 1, 2: 2}),
+        ([0, 1, 2], 4, {0: 0, 1: 1, 2: 2}),
+        ([0, 2, 3], 4, {0: 0, 2: 2, 3: 3}),  # voter 1 was lost, and is new
+        ([0, 2, 3], 3, {0: 0, 2: 2, 1: 3}),
+        ([2, 3], 3, {2: 2, 0: 3}),
+        ([1, 4, 5, 6], 3, {1: 1, 0: 4, 2: 5}),
+    ],
+)
+def test_who_goes_on_in_whose_place(before, now, taken):
+    assert places(before, now) == taken

@@ -62,3 +62,19 @@ def test_a_voter_that_is_missing_has_no_part_in_a_mean():
     lr = setup.plan.config.schedule.lr
     for name, wanted in living.layout.views(start - lr * (own[0] + own[1]) / 2).items():
         assert np.allclose(after[name].numpy(), wanted.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_residuals_keep_their_part_of_the_mean():
+    """Without voter 1 of 4, a message weighs 1/3: so x - sum e_i / n stays what it was but for that voter's."""
+    setup = set_up(resolve(config.load(None, (*JOB, "algorithm.name=dist-ef-signsgd")), 4), mpi.alone(4, 1), 4)
+    stepper = setup.stepper
+    for _ in range(3):
+        stepper.step(0.01)
+    before, own = Snapshot(stepper), {k: a.clone() for k, a in stepper.own().items()}
+    for keep, share in ((True, 3 / 4), (False, 1.0)):
+        living = among(Local(voters=(0, 2, 3)), stepper, setup.plan)
+        before.restore(living, stepper, lambda whole: None, keep)
+        for voter in (0, 2, 3):
+            name = f"sign/residual/{voter}"
+            assert own[name].abs().sum() > 0
+            assert np.array_equal(living.own()[name], own[name] * share)

@@ -145,3 +145,56 @@ def test_a_vote_is_weighed_by_who_is_left(tmp_path):
 def test_a_method_that_keeps_something_of_all_voters_is_refused(tmp_path):
     ended = survive(tmp_path / "r.h5", "algorithm.name=diana", "exchange.name=auto", code=2)
     refused(ended, 'run.lost_ranks = "vote on"', "diana can't go on without a voter")
+
+
+def stopped(file, *settings, deaths, at=20):
+    """A run that lost voters, and was stopped after a checkpoint: the rest of it dies."""
+    rest = " ".join(f"{rank}:{at + 6}" for rank in range(4) if f"{rank}:" not in deaths)
+    start("train", *settings_of(file, *settings, "checkpoint.every_steps=10", f"problem.deaths={deaths} {rest}"))
+    assert checkpoint.saved(file)[0].name == f"step-{at:09d}.h5"
+
+
+@pytest.mark.parametrize(
+    ("deaths", "told"),
+    [
+        ("3:11", "from 3 to 3 voters; rows dealt anew"),
+        ("1:11", "from 3 to 3 voters; 3 goes on as 1; rows dealt anew"),
+    ],
+)
+def test_those_that_are_left_go_on_as_so_many(deaths, told, tmp_path):
+    file = tmp_path / "r.h5"
+    stopped(file, deaths=deaths)
+    assert start("resume", file, "--ranks-changed", n=3).code == 0
+    assert Run(file).complete
+    events = Run(file)["events"]
+    assert events["text"][events["kind"] == "ranks"].tolist()[0].startswith(told)
+
+
+def test_exchanges_stay_as_the_rule_chose_them(tmp_path):
+    file = tmp_path / "r.h5"
+    stopped(file, "exchange.name=auto", "algorithm.weights=rows", deaths="3:11")
+    ended = start("resume", file, "--ranks-changed", n=3)
+    assert "exchange: sharded (fewest bytes" in ended.out
+    assert "sharded" in Run(file).attributes["exchange"]
+
+
+def test_a_run_stops_where_too_few_are_left(tmp_path):
+    file = tmp_path / "r.h5"
+    ended = survive(file, "run.least_voters=3", "problem.deaths=0:6 1:17", code=75)
+    assert "2 voter(s) are left, of run.least_voters = 3" in ended.err
+    with checkpoint.Checkpoint(checkpoint.saved(file)[0]) as opened:
+        assert opened.voters == [2, 3]
+
+
+def test_a_loss_at_the_very_end_fails_no_run(tmp_path):
+    file = tmp_path / "r.h5"
+    ended = survive(file, "problem.at_end=0")
+    assert Run(file).complete
+    assert "Traceback" not in ended.err
+
+
+def test_a_loss_in_set_up_is_told_in_a_line(tmp_path):
+    ended = start("train", *settings_of(tmp_path / "r.h5", "problem.deaths=1:0"))
+    assert ended.code == 1
+    assert "another rank was lost" in ended.err
+    assert "Traceback" not in ended.err

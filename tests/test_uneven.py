@@ -13,7 +13,7 @@ from mpisign import config
 from mpisign.algorithms.weights import in_lowest_terms, weights_of
 from mpisign.errors import UsageError
 from mpisign.run.plan import resolve
-from mpisign.run.speed import deal
+from mpisign.run.speed import deal, distinct
 from mpisign.storage.reader import Run, load_parameters
 from tests.cover import rest_is_slow
 from tests.running import BIN, ROOT, mpisign, run, train
@@ -177,3 +177,8 @@ def test_the_study_tells_weighed_votes_from_plain_ones(tmp_path):
         f"{np.mean(found['by rows']) - np.mean(found['alike']):+.3f} +- "
         f"{np.std(np.subtract(found['by rows'], found['alike']), ddof=1):.3f} |"
     )
+
+
+def test_ranks_whose_speeds_cant_be_told_apart_are_alike():
+    assert distinct([[10.0, 12.0, 11.0], [13.0, 10.5, 12.0]]) == [1.0, 1.0]
+    assert distinct([[10.0, 12.0, 11.0], [22.0, 23.0, 21.0]]) == [11.0, 22.0]

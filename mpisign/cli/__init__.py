@@ -246,6 +246,8 @@ def repair(run, output):
 @SET
 @click.option("--kind", type=click.Choice(KINDS), help="sweep for a JOB with a [sweep]; train by default.")
 @click.option("--nodes", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--spares", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Further nodes, which take over when one of --nodes is lost.")  # fmt: skip
 @click.option("--tasks", type=click.IntRange(min=1), default=8, show_default=True, help="Ranks per node.")
 @click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Cores per rank.")
 @click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs per rank.")
@@ -256,6 +258,7 @@ def sbatch(job, settings, kind, **resources):
 
     \b
     mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --sbatch=--account=mine > mnist.sbatch
+    mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --spares 1 > mnist.sbatch
     """
     from mpisign.cli import batch
 

@@ -43,10 +43,14 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What Slurm is to give and to run. points: of a sweep. directives: further lines, as "--account=x"."""
+    """What Slurm is to give and to run. points: of a sweep. directives: further lines, as "--account=x".
+
+    spares: nodes beyond `nodes`, which take ranks when one of those no longer answers; of a train script only.
+    """
 
     kind: str = "train"
     nodes: int = 2
+    spares: int = 0
     tasks: int = 8  # per node
     cpus: int = 1  # per task
     time: str = "01:00:00"
@@ -96,7 +100,7 @@ $loop""")
 CALL = '"$MPISIGN" train --resume auto --set run.device="$DEVICE" {job}"$@"'
 
 LOOP = {
-    "train": "run {call}",
+    "train": "$start {call}",
     "sweep": 'run {call} --point "$SLURM_ARRAY_TASK_ID"',
     "scaling": """\
 for ((nodes = 1; nodes <= SLURM_JOB_NUM_NODES; nodes *= 2)); do
@@ -106,12 +110,55 @@ done""",
 }
 
 
+# what a training run has before its call: --no-kill leaves a job its other nodes, and the script finds out which
+SPARES = Template(r"""
+# With SPARES the first nodes take the ranks and as many others stand by; one that is lost leaves, and the run goes on.
+SPARES=$${SPARES:-$spares} # of the nodes that the job asks for, with --no-kill
+# what runs at once where a node is there: Slurm itself tells that one is lost only after its SlurmdTimeout
+probe() { timeout -k 1 15 srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" true && echo "$$1"; }
+answering() { for host in "$${hosts[@]}"; do probe "$$host" & done 2>/dev/null </dev/null; wait; }
+# With --no-kill a job outlives this script's own node, and nothing would go on: another node queues the job again then.
+watch() { exec srun --overlap -N1 -n1 --ntasks-per-node=1 --mpi=none -w "$$1" bash -c 'while sleep 20; do
+              names=$$(squeue -h -j "$$SLURM_JOB_ID" -o %N) && [ -n "$$names" ] || continue
+              scontrol show hostnames "$$names" | grep -qx "$$0" || scontrol requeue "$$SLURM_JOB_ID"
+          done' "$$2"; }
+trap '[ -z "$${watcher:-}" ] || kill $$watcher 2>/dev/null' EXIT
+run_with_spares() {
+    local nodes=$$((SLURM_JOB_NUM_NODES - SPARES)) hosts left lost answered host
+    hosts=($$(scontrol show hostnames "$$SLURM_JOB_NODELIST"))
+    while :; do
+        [ -z "$${watcher:-}" ] || kill $$watcher 2>/dev/null
+        watch "$${hosts[-1]}" "$${hosts[0]}" </dev/null >/dev/null 2>&1 & watcher=$$!
+        run -N $$nodes -n $$((nodes * SLURM_NTASKS_PER_NODE)) -w "$$(IFS=,; echo "$${hosts[*]:0:nodes}")" "$$@"
+        # the codes of mpisign's own: complete, usage and data, numerical, saved, interrupted; others may be a node's
+        case $$code in 0 | 2 | 3 | 75 | 130) return ;; esac
+        answered=" $$(answering | tr '\n' ' ')" left=() lost=()
+        for host in "$${hosts[@]}"; do
+            if [[ $$answered == *" $$host "* ]]; then left+=("$$host"); else lost+=("$$host"); fi
+        done
+        [ $${#lost[@]} -gt 0 ] || return # all are there: what failed would fail again
+        echo "$$(date +%T) lost: $${lost[*]}; left: $${left[*]:-none}" >&2
+        hosts=("$${left[@]}") MPISIGN_LOST+="$${MPISIGN_LOST:+ }$${lost[*]}" # which a run that goes on writes down
+        if [ $${#left[@]} -lt $$nodes ]; then echo "no spare is left: queued again" >&2; code=75; return; fi
+        if [ -n "$${warned:-}" ]; then echo "its time is nearly over: queued again" >&2; code=75; return; fi
+    done
+}
+export MPISIGN_LOST=
+start=run; [ "$$SPARES" = 0 ] || start=run_with_spares
+""")
+
+
 def script(request: Request) -> str:
-    """The text of a batch script."""
+    """The text of a batch script. Raises UsageError for what can't be said to Slurm, and spares of other kinds."""
+    if request.spares and request.kind != "train":
+        raise UsageError(f"--spares {request.spares}: only --kind train goes on with spare nodes; leave it out")
     words = [_job(request.job)] if request.job else []
     words += [word for setting in request.settings for word in ("--set", setting)]
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
-    body = LAUNCH.substitute(loop=LOOP[request.kind].format(call=call))
+    loop = LOOP[request.kind].format(call=call)
+    if request.kind == "train":
+        loop = SPARES.substitute(spares=request.spares) + loop
+    body = LAUNCH.substitute(loop=loop)
     return SCRIPT.substitute(
         purpose=PURPOSE[request.kind],
         usage="" if request.job else _usage(request.kind),
@@ -135,9 +182,14 @@ def _usage(kind: str) -> str:
 def _directives(request: Request) -> list[str]:
     lines = [f"--job-name={_name(request.job)}"]
     lines += [f"--array=0-{request.points - 1}"] if request.kind == "sweep" else []
-    lines += [f"--nodes={request.nodes}", f"--ntasks-per-node={request.tasks}", f"--cpus-per-task={request.cpus}"]
+    lines += [
+        f"--nodes={request.nodes + request.spares}",
+        f"--ntasks-per-node={request.tasks}",
+        f"--cpus-per-task={request.cpus}",
+    ]
     lines += [f"--gpus-per-task={request.gpus}"] if request.gpus else []
     lines += [f"--time={_time(request.time)}", "--signal=B:USR1@120", "--requeue", "--open-mode=append"]
+    lines += ["--no-kill"] if request.spares else []
     log = "%x-%A_%a.log" if request.kind == "sweep" else "%x-%j.log"
     return [*lines, f"--output={log}", *map(_further, request.directives)]
 

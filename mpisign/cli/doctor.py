@@ -19,7 +19,7 @@ from mpisign.bits import precompile
 from mpisign.parallel import mpi, stopping
 from mpisign.parallel.memory import MIB, MORE_SHARED, SHARED, shared_free
 from mpisign.parallel.mpi import Ranks
-from mpisign.storage import lock, writer
+from mpisign.storage import lock, parts, writer
 from mpisign.storage.lock import Lock
 
 SHARED_MEMORY = 256 << 20  # bytes in /dev/shm below which an MPI library may run out of it
@@ -70,6 +70,7 @@ def _facts() -> dict:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "shm": shared_free(),
         "left": _left_behind(),
+        "parts": parts.leftovers(Path(SHARED)),
         "gpus": torch.cuda.device_count(),
     }
 
@@ -151,6 +152,13 @@ def _memory(facts: list[dict]) -> list[Finding]:
             what = f"{len(left)} file(s) of yours, {sum(left.values()) / MIB:.1f} MiB"
             text = f"{host}: {what}, that no process here has open: of killed jobs"
             remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
+            findings.append(Finding("note", SHARED, text, remedy))
+    for host, left in {f["host"]: f["parts"] for f in facts}.items():
+        for folder, (run, size) in left.items():
+            text = (
+                f"{host}: checkpoints in memory, {size / MIB:.1f} MiB, of a run that nobody writes here: {run or '?'}"
+            )
+            remedy = f"go on with it by mpisign resume, on the same hosts; or rm -r {folder}"
             findings.append(Finding("note", SHARED, text, remedy))
     return findings
 

@@ -1,8 +1,9 @@
 """A checkpoint of n voters, taken up by m: what goes along, and which methods keep what can't.
 
-Voters go by their numbers: those below n and m survive, those from m on leave, those from n on are new, and so are
-those that were lost before it was written. x, the arrays of updates and those of votes, which lie in coordinate order,
-are nobody's own, and go along. Of a voter's arrays,
+Voters go by their numbers: those below n and m survive, those from m on leave, those from n on are new. Where voters
+were lost before the checkpoint was written, those who would leave take their places, and else new ones do. x, the
+arrays of updates and those of votes, which lie in coordinate order, are nobody's own, and go along. Of a voter's
+arrays,
 
     most            stay with it: momentum, an estimate, radii of its own; a new voter begins with zeros
     `alike`         are the same for all voters: a new one takes them over
@@ -28,6 +29,7 @@ from itertools import chain
 from types import TracebackType
 
 import numpy as np
+from torch import Tensor
 
 from mpisign.algorithms.method import Algorithm, Method
 from mpisign.algorithms.slots import Vote
@@ -48,6 +50,21 @@ def bound(algorithm: Method, before: int, now: int) -> str:
     return next(filter(None, reasons), "")
 
 
+def owes(algorithm: Method) -> bool:
+    """Whether voters keep residuals, which they still owe to the mean."""
+    return any(stage.sign.debts or stage.estimator.debts for stage in algorithm.stages)
+
+
+def debts_of(stepper: Stepper) -> list[Tensor]:
+    """The residuals of the local voters."""
+    named = ((OF_VOTER.fullmatch(name), array) for name, array in stepper.own().items())
+    return [array for of, array in named if of and of["name"] in _debts(stepper.algorithm, of)]
+
+
+def _debts(algorithm: Method, of: re.Match) -> tuple[str, ...]:
+    return getattr(getattr(algorithm.stages[int(of["number"] or 0)], of["slot"], None), "debts", ())
+
+
 def _bound(slots: Algorithm, before: int, now: int) -> str:
     for slot in (slots.estimator, slots.sign, slots.vote, slots.update):
         if slot.bound:
@@ -64,6 +81,14 @@ def _shapes(vote: Vote, voters: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(a.shape) for name, a in vote.init(Layout({"x": (TILE,)}), TILE, voters).items()}
 
 
+def places(before: list[int], now: int) -> dict[int, int]:
+    """By number of a voter among `now`, which of those before it goes on as; who is not in it is new."""
+    taken = {voter: voter for voter in before if voter < now}
+    leavers = [voter for voter in before if voter >= now]
+    free = [place for place in range(now) if place not in taken]
+    return taken | dict(zip(free, leavers, strict=False))
+
+
 class Regrouped:
     """A checkpoint as other voters read it: state.load_state() takes one for the other.
 
@@ -74,6 +99,7 @@ class Regrouped:
     def __init__(self, opened: Checkpoint, stepper: Stepper, keep_debts: bool = True):
         self.path, self.layout, self.config, self.progress = opened.path, opened.layout, opened.config, opened.progress
         self._before, self.n = opened.voters, stepper.world.n
+        self._places = places(self._before, self.n)
         definition, own = opened.attributes["definition"], repr(stepper.algorithm)
         # votes of each voter are those of the rows, batches or list of now
         if WEIGHED.sub(r"\1", definition) == WEIGHED.sub(r"\1", own):
@@ -89,12 +115,12 @@ class Regrouped:
         of = OF_VOTER.fullmatch(name)
         if of is None or (of["slot"] != "oracle" and of["name"] in self._slot(of).alike):
             return self._opened[self._source(name)]
-        new = int(of["voter"]) not in self._before
+        new, own = int(of["voter"]) not in self._places, self._opened[self._source(name)]
         if of["slot"] == "oracle":
-            return self._mean(self._base(of)) if new else self._opened[name]
+            return self._mean(self._base(of)) if new else own
         if new:
-            return np.zeros_like(self._opened[self._source(name)])
-        return self._debt(of) if self._keep_debts and of["name"] in self._slot(of).debts else self._opened[name]
+            return np.zeros_like(own)
+        return self._debt(of, own) if self._keep_debts and of["name"] in self._slot(of).debts else own
 
     def names(self) -> list[str]:
         """All arrays of the checkpoint, as its own voters named them."""
@@ -111,7 +137,7 @@ class Regrouped:
     def _source(self, name: str) -> str:
         """The array that one is made from: of a new voter, that of the first one there is."""
         of = OF_VOTER.fullmatch(name)
-        return f"{self._base(of)}/{self._before[0]}" if of and int(of["voter"]) not in self._before else name
+        return f"{self._base(of)}/{self._places.get(int(of['voter']), self._before[0])}" if of else name
 
     @staticmethod
     def _base(of: re.Match) -> str:
@@ -120,12 +146,12 @@ class Regrouped:
     def _slot(self, of: re.Match):
         return getattr(self._stages[int(of["number"] or 0)], of["slot"])
 
-    def _debt(self, of: re.Match) -> np.ndarray:
+    def _debt(self, of: re.Match, own: np.ndarray) -> np.ndarray:
         """A survivor's residual: float64 sums in the order of voters, rounded once."""
-        base, own = self._base(of), self._opened[of[0]]
+        base = self._base(of)
         if base not in self._shares:
             owed = np.zeros(own.shape)
-            leavers = [voter for voter in self._before if voter >= self.n]
+            leavers = [voter for voter in self._before if voter not in self._places.values()]
             for voter in leavers:
                 owed += self._opened[f"{base}/{voter}"]
             self._shares[base] = owed / (len(self._before) - len(leavers))

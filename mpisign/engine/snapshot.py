@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mpisign.algorithms.slots import State
+from mpisign.engine.regroup import debts_of
 from mpisign.engine.stepper import Stepper
 
 Shards = list[tuple[int, int, int]]
@@ -30,10 +31,11 @@ class Snapshot:
         self.t, self.begun = stepper.t, stepper.begun
         self._rank = stepper.world.rank
 
-    def restore(self, stepper: Stepper, old: Stepper, unite: Unite) -> None:
+    def restore(self, stepper: Stepper, old: Stepper, unite: Unite, keep_debts: bool = True) -> None:
         """Makes a Stepper what `old` was; it may have lost voters since. Collective, where what a vote keeps is spread.
 
-        What the vote kept for coordinates that a lost rank counted is zero from now on.
+        What the vote kept for coordinates that a lost rank counted is zero from now on. keep_debts: whether residuals,
+        of which a message now weighs more, are made as much smaller; see regroup.py.
         """
         arrays, counted = _arrays(stepper), _counted(old)
         for name in arrays.keys() - counted.keys():
@@ -52,6 +54,9 @@ class Snapshot:
                 _place(whole, part, stage.exchange.shards_of(stepper.world.rank), into=False)
                 array.copy_(part)
             stage.exchange.before = self._before[k]
+        if keep_debts:
+            for array in debts_of(stepper):
+                array.mul_(stepper.world.n / old.world.n)
         stepper.resume_at(self.t, self.begun)
 
 

@@ -15,7 +15,7 @@ from mpisign.layout import WORD, Layout
 from mpisign.parallel import mpi
 from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.mpi import Ranks
-from mpisign.storage import checkpoint
+from mpisign.storage import checkpoint, parts
 from mpisign.storage.checkpoint import Checkpoint, Writer
 
 Arrays = dict[str, np.ndarray]
@@ -29,18 +29,41 @@ def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress
     Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
     """
     mine = _rank_arrays(stepper)
-    attributes = {"step": stepper.t, "begun": stepper.begun, "n": len(stepper.weights), "d": stepper.layout.size}
-    attributes["definition"] = repr(stepper.algorithm)
-    texts = {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}
+    texts, attributes = _described(stepper, config, progress)
     with ranks.agreed():
         if ranks.root:
             try:
-                with _in_turn(mine, ranks) as parts:
-                    checkpoint.save(path, lambda writer: _fill(writer, stepper, parts, kept), texts, attributes)
+                with _in_turn(mine, ranks) as of_ranks:
+                    checkpoint.save(path, lambda writer: _fill(writer, stepper, of_ranks, kept), texts, attributes)
             except (OSError, RuntimeError) as error:
+                if mpi.says_lost(error):  # no fault of the file system
+                    raise
                 raise StorageError(f"can't write the checkpoint {path}: {error}") from error
         elif ranks.receive(0):
             mpi.send_arrays(ranks.comm, mine, 0)
+
+
+def save_part(
+    path: Path, stepper: Stepper, ranks: Ranks, facts: dict, config: str, progress: dict, kept: State | None
+) -> None:
+    """Writes what this rank adds to the checkpoint that save_state() would write now; see parts.py.
+
+    facts: of the run. Raises OSError where there is no room.
+    """
+    own = facts | {"step": stepper.t, "rank": ranks.rank, "ranks": ranks.size}
+    texts, attributes = _described(stepper, config, progress) if ranks.root else ({}, {})
+    parts.save(path, lambda writer: _fill_part(writer, stepper, kept), texts, attributes | own)
+
+
+def part_size(stepper: Stepper, config: str, kept: State | None) -> int:
+    """Bytes that save_part() will write on this rank, or a little less."""
+    size = parts.Size()
+    _fill_part(size, stepper, kept)
+    if stepper.world.rank:
+        return size.nbytes
+    # what is not there before the first step: signs of the verdict counted last
+    later = sum(stage.exchange.layout.length // 8 for stage in stepper.stages if stage.exchange.before is None)
+    return size.nbytes + later + len(config) + len(layout_text(stepper.layout))
 
 
 def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tuple[dict, State | None]:
@@ -122,7 +145,26 @@ def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[Iterator[tuple[int, Arrays]
             ranks.comm.send(False, rank)
 
 
-def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]], kept: State | None) -> None:
+def _described(stepper: Stepper, config: str, progress: dict) -> tuple[dict[str, str], dict[str, object]]:
+    """Texts and attributes of a checkpoint."""
+    attributes = {"step": stepper.t, "begun": stepper.begun, "n": len(stepper.weights), "d": stepper.layout.size}
+    attributes["definition"] = repr(stepper.algorithm)
+    return {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}, attributes
+
+
+def _fill(writer: Writer, stepper: Stepper, of_ranks: Iterator[tuple[int, Arrays]], kept: State | None) -> None:
+    _fill_common(writer, stepper, kept)
+    for rank, arrays in of_ranks:
+        _fill_rank(writer, stepper, rank, arrays)
+
+
+def _fill_part(writer: Writer | parts.Size, stepper: Stepper, kept: State | None) -> None:
+    if stepper.world.rank == 0:
+        _fill_common(writer, stepper, kept)
+    _fill_rank(writer, stepper, stepper.world.rank, _rank_arrays(stepper))
+
+
+def _fill_common(writer: Writer | parts.Size, stepper: Stepper, kept: State | None) -> None:
     for name, array in stepper.common().items():
         writer.put(name, array.cpu().numpy())
     for k, stage in enumerate(stepper.stages):
@@ -130,13 +172,15 @@ def _fill(writer: Writer, stepper: Stepper, parts: Iterator[tuple[int, Arrays]],
             writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.cpu().numpy())
     for name, array in (kept or {}).items():
         writer.put(f"kept/{name}", array.cpu().numpy())
-    for rank, arrays in parts:
-        for name, array in arrays.items():
-            if not (shards := _shards(name, rank, stepper)):
-                writer.put(name, array)
-            for lo, hi, at in shards:
-                # a vote's arrays are of the coordinates that vote
-                writer.place(name, stepper.exchange.layout.length, lo, array[..., at : at + hi - lo])
+
+
+def _fill_rank(writer: Writer | parts.Size, stepper: Stepper, rank: int, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if not (shards := _shards(name, rank, stepper)):
+            writer.put(name, array)
+        for lo, hi, at in shards:
+            # a vote's arrays are of the coordinates that vote
+            writer.place(name, stepper.exchange.layout.length, lo, array[..., at : at + hi - lo])
 
 
 def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:

@@ -20,6 +20,7 @@ from mpisign.parallel.rollcall import RollCall
 from mpisign.parallel.watchdog import WATCH, Watchdog
 
 INTERRUPTED = 130  # the exit code of what was interrupted from the keyboard
+LOST = "another rank was lost (killed, or its host is gone), and this one has nothing that it could do without it"
 SECONDS = 3.0  # that a last row of the run file may take
 
 _rolls: list[RollCall] = []
@@ -56,6 +57,8 @@ def code_of(error: BaseException) -> int:
 def _text(error: BaseException, who: str) -> str:
     if isinstance(error, SystemExit):
         return f"mpisign: {who}ended by SystemExit: {error.code}\n"
+    if mpi.says_lost(error):
+        return f"mpisign: {who}{LOST}\n"
     if isinstance(error, (MpisignError, KeyboardInterrupt)):
         return f"mpisign: {who}{printable(error, lines=True) or 'interrupted'}\n"
     return f"mpisign: {who}unexpected error\n{''.join(traceback.format_exception(error))}"
@@ -92,9 +95,10 @@ def finish_at_once(code: int) -> None:
 
 def finish(code: int) -> NoReturn:
     """Ends this process in order, as Python does, but MPI before it: a rank that is stopped there is waited for."""
-    if mpi.has_lost():
+    if not mpi.has_lost():
+        ending.end()
+    if mpi.has_lost():  # maybe only now
         finish_at_once(code)
-    ending.end()
     mpi.finalize()
     sys.exit(code)
 
@@ -193,8 +197,14 @@ def dismiss_rolls() -> None:
 def _depart(roll: RollCall, patient: bool) -> None:
     if mpi.is_running() and roll in _rolls:
         why = _exits[-1] if _exits else "its program ended"
-        with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
-            roll.say_goodbye(why)
+        try:
+            with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
+                roll.say_goodbye(why)
+        except Exception as error:  # all that was to be done is done, so nobody misses a rank that is lost now
+            if not mpi.says_lost(error):
+                raise
+            dismiss_rolls()
+            mpi.do_without_finalize()
 
 
 def on_timeout(step: int, text: str) -> None:

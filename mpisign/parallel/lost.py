@@ -6,7 +6,6 @@ their own. MPICH has no such thing.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -15,24 +14,22 @@ import numpy as np
 
 from mpisign.errors import UsageError
 from mpisign.parallel import leaving, mpi
-from mpisign.parallel.launchers import OPEN_MPI, launch
+from mpisign.parallel.launchers import launch
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 
-ENABLED = "OMPI_MCA_mpi_ft_enable"  # what `mpirun --with-ft ulfm` sets for its ranks
 PATIENCE = 5.0  # seconds in which requests on a revoked communicator have to end
 KEPT: list[Any] = []  # what such requests may still write into, as they have not ended
 
 
 def require_survivors() -> None:
     """Raises UsageError where ranks can't outlive one another; to be called before MPI starts."""
-    here = launch()
-    if here.size == 1 or (here.by == OPEN_MPI and os.environ.get(ENABLED) == "1"):
+    if launch().size == 1 or mpi.outlive():
         return
     raise UsageError(
-        'run.lost_ranks = "vote on" needs Open MPI 5 or newer, started by its own mpirun --with-ft ulfm, but these '
-        f"ranks were started by {here.by} without it; start them so (MPICH and srun can't), or leave "
-        'run.lost_ranks = "stop": mpisign resume then goes on from the last checkpoint'
+        'run.lost_ranks = "vote on" needs Open MPI 5 or newer and its own mpirun --with-ft ulfm, which did not start '
+        f"these ranks ({launch().by} did); start them so (MPICH and srun can't), or set run.lost_ranks=stop (by --set "
+        "for a run that goes on): a lost rank then ends the job, and mpisign resume goes on from the last checkpoint"
     )
 
 
@@ -41,7 +38,7 @@ def is_loss(error: BaseException, comm: Any) -> bool:
     MPI = mpi._library()
     if not isinstance(error, MPI.Exception) or comm is None:
         return False
-    if error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+    if mpi.says_lost(error):
         return True
     # a Waitall only says that the error stands in a status
     return comm.Is_revoked() or comm.Get_failed().Get_size() > 0

@@ -30,6 +30,14 @@ def available() -> int | None:
     return min(amounts, default=None)
 
 
+def lacking(amount: int) -> str:
+    """Why so many bytes are not free on this machine, or in this job's control group; "" if they are."""
+    free = available()
+    if free is None or amount <= free:
+        return ""
+    return f"{os.uname().nodename} has {free / MIB:.1f} MiB of memory free, of {amount / MIB:.1f} MiB that are needed"
+
+
 def require_memory(amount: int, what: str, remedy: str) -> None:
     """Raises UsageError if `what` takes more bytes than there are."""
     free = available()

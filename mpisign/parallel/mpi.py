@@ -21,13 +21,14 @@ import numpy as np
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.parallel import ending, memory
-from mpisign.parallel.launchers import Library, fitting, launch, number, refuse_alone, refuse_before
+from mpisign.parallel.launchers import OPEN_MPI, Library, fitting, launch, number, refuse_alone, refuse_before
 from mpisign.parallel.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
 PATIENT = 1800.0  # seconds that MPI's start may take where nobody says how many
 FINALIZE = 60  # seconds that the end of MPI may take
+FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets for its ranks
 # a process of its own, as MPI's start leaves this one no thread: ends it unless told before that MPI has started
 LIMIT = """
 import os, select, sys
@@ -153,11 +154,29 @@ def start(threads: int = 0, limit: float = 0.0) -> Ranks:
 
 def go_on_among(comm, threads: int) -> Ranks:
     """The ranks of a communicator of those that are alive, after others were lost. Collective."""
-    global _started, _lost
-    _lost = True
+    global _started
+    do_without_finalize()
     comm.Set_errhandler(_library().ERRORS_RETURN)
     _started = _around(comm, threads)
     return _started
+
+
+def outlive() -> bool:
+    """Whether ranks may outlive one another: under Open MPI's mpirun --with-ft ulfm."""
+    return launch().by == OPEN_MPI and os.environ.get(FAULT_TOLERANT) == "1"
+
+
+def says_lost(error: BaseException) -> bool:
+    """Whether an error says that a rank was lost, or that another one has found that out."""
+    if not outlive() or not isinstance(error, (MPI := _library()).Exception):
+        return False
+    return error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+
+
+def do_without_finalize() -> None:
+    """From now on MPI is not ended in order: a rank was lost."""
+    global _lost
+    _lost = True
 
 
 def has_lost() -> bool:
@@ -318,6 +337,20 @@ def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
         for piece in chain.from_iterable(map(_pieces, arrays.values())):
             comm.Recv(piece, source=source)
     return arrays
+
+
+def pass_on(comm, raw: np.ndarray, to: int, sources: list[int]) -> list[np.ndarray]:
+    """Sends bytes to a rank of comm, in pieces, while those of other ranks come in; returns these."""
+    with WATCH(f"bytes to rank {to}, and of ranks {sources}"):
+        sent = [comm.isend(raw.size, to), *(comm.Isend(piece, to) for piece in _pieces(raw))]
+        received = []
+        for source in sources:
+            received.append(array := np.empty(comm.recv(source=source), np.uint8))
+            for piece in _pieces(array):
+                comm.Recv(piece, source=source)
+        for request in sent:
+            request.wait()
+    return received
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,9 +14,11 @@ from mpisign.parallel import leaving, stopping
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request
 from mpisign.parallel.watchdog import WATCH
+from mpisign.run.mirror import ALONE, Mirror
 from mpisign.run.plan import Plan
 from mpisign.run.probe import Probe
 from mpisign.run.recording import RunLog
+from mpisign.run.recovery import recover
 from mpisign.run.regroup import taken_up, told
 from mpisign.run.resume import FRESH, ResumeOptions, Start, decide
 from mpisign.run.saving import CheckpointManager
@@ -51,12 +53,13 @@ class Job:
         self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())
         self.survives = self.config.run.lost_ranks == "vote on" and ranks.size > 1
         self.log = (SurvivorsLog if self.survives else RunLog)(setup, ranks, quiet, verbose)
+        self.mirror = Mirror(ranks, self.log.path) if self.config.checkpoint.memory_every else None
         self.lock: Lock | None = None
 
     def run(self, dry_run: bool = False, options: ResumeOptions = FRESH) -> None:
         """Takes all steps, or only tells what they would cost."""
         if dry_run:
-            self.log.print_costs()
+            self.log.print_costs(self.mirror)
             return
         try:
             # the process of a job that is queued again may still be on its way out
@@ -82,12 +85,13 @@ class Job:
                 raise UsageError(f"{what}; set run.file to a place that can be written") from error
 
     def _begin(self, options: ResumeOptions) -> Start:
-        """Fills the Stepper as it shall begin; nothing on disk is changed."""
-        start, ranks = Start("new"), self.ranks
+        """Fills the Stepper as it shall begin; of what is on disk, nothing is changed."""
+        start, ranks, note = Start("new"), self.ranks, self._look_into_memory(options)
         with ranks.agreed(), WATCH.at("looking for a run so far"):
             if ranks.root:
                 share = self.log.share
                 start = decide(options, self.log.path, self.config, share.data_before or share.data)
+                start = replace(start, note="; ".join(filter(None, (start.note, note))))
         kind = ranks.share(start.kind)
         if kind == "resume":
             self._keep_threads(start.run)
@@ -99,15 +103,27 @@ class Job:
                 raise UsageError(text, agreed=True)
         return start if ranks.root else Start(kind)
 
+    def _look_into_memory(self, options: ResumeOptions) -> str:
+        """Checkpoints in memory: what is left of the run so far, of which it tells, and whether there is room."""
+        if not self.mirror:
+            return ""
+        asked = options.resume != "never" and not options.checkpoint
+        with WATCH.at("looking for checkpoints in memory"):
+            note = recover(self.ranks, self.mirror.folder, self.log.path) if asked else ""
+        self.mirror.require_room(self.stepper, self.config.text(), self.log.kept_to_be)
+        if self.mirror.alone:
+            self.log.printer.line(ALONE)
+        return note
+
     def _restore(self, start: Start, options: ResumeOptions) -> Start:
         """Fills the Stepper from the checkpoint that root has opened, whose voters may be others."""
-        ranks, opened, n = self.ranks, start.opened, self.stepper.world.n
+        ranks, opened = self.ranks, start.opened
         with ranks.agreed():
             if ranks.root:
                 opened = taken_up(start.opened, self.stepper, self.config, options)
-        before = ranks.share(start.opened and start.opened.voters)
+        before, changed = ranks.share(ranks.root and (start.opened.voters, opened is not start.opened))
         self.log.restore_counters(*state.load_state(opened, self.stepper, ranks), len(before))
-        return replace(start, regrouped=told(before, self.config)) if before != [*range(n)] else start
+        return replace(start, regrouped=told(before, self.config, self.stepper.algorithm)) if changed else start
 
     def _keep_threads(self, before: Run | None) -> None:
         """As many torch threads as before, unless the job says how many: another number may give other bits."""
@@ -126,7 +142,7 @@ class Job:
         # the main thread sits in MPI when the watchdog ends the job, so the run file is free
         unregister = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
         try:
-            self.checkpoints = CheckpointManager(self.config, self.ranks, self.stepper, log)
+            self.checkpoints = CheckpointManager(self.config, self.ranks, self.stepper, log, self.mirror)
             self.probe = Probe(self.stepper, self.config.probe)
             self._together = self._survivors().together if self.survives else lambda work: work()
             if start.kind != "resume":
@@ -134,6 +150,7 @@ class Job:
             WATCH.least = 0.0  # the run has started
             self._loop()
             self._together(log.complete)
+            self.checkpoints.forget()
             if self.survives:  # the last event was held back
                 self.ranks.agree(log.writer.failure)
         except Stopped as stopped:
@@ -168,6 +185,14 @@ class Job:
                 self._together(lambda request=request: self.checkpoints.edge(request))
             if request.stops and not last:
                 self.checkpoints.stop(request)
+            if self.stepper.world.n < run.least_voters and not last:
+                self._stop_with_few()
+
+    def _stop_with_few(self) -> None:
+        self._together(self.checkpoints.save)
+        self.checkpoints.raise_stopped(
+            f"{self.stepper.world.n} voter(s) are left, of run.least_voters = {self.config.run.least_voters}"
+        )
 
     def _step(self) -> Outcome:
         """Takes the next step and tells of it; all that it leaves are arrays of the Stepper and rows."""

@@ -62,7 +62,7 @@ def resolve(config: Config, voters: int) -> Plan:
     if (weights := config.algorithm.weights) is not None:
         check_weights("algorithm.weights", weights, algorithm, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
-    chosen = choose(config.exchange.name, algorithm, voters)
+    chosen = _choices(config, algorithm, voters)
     if config.run.preset == "theory" and entry.theory is None:
         known = choices(e.name for e in entries() if e.theory)
         raise UsageError(f"there is no preset theory for {entry.name}; there is one for: {known}")
@@ -95,7 +95,10 @@ def _with_batches(config: Config, voters: int) -> Config:
     if sizes:
         if len(sizes) != voters:
             text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {voters} voter(s)"
-            raise UsageError(f"{text}; give one each")
+            raise UsageError(
+                f"{text}; give one each, measure them anew by problem.batch_sizes=speed, or set problem.batch_sizes=[] "
+                "for one batch_size of all"
+            )
         if whole and whole != sum(sizes):
             raise UsageError(f"{key}, but problem.batch_sizes = {sizes} add up to {sum(sizes)}; give one of them")
         return config
@@ -107,10 +110,17 @@ def _with_batches(config: Config, voters: int) -> Config:
     return config.updated(problem={"batch_size": whole // voters} if whole else {})
 
 
+def _choices(config: Config, algorithm: Method, voters: int) -> tuple[Choice, ...]:
+    """The exchange of each stage; where ranks may outlive one another it stays as the rule chose it."""
+    chosen = choose(config.exchange.name, algorithm, voters)
+    survives = config.run.lost_ranks == "vote on"
+    return tuple(replace(choice, open=False) for choice in chosen) if survives else chosen
+
+
 def with_weights(plan: Plan, weights: tuple[int, ...]) -> Plan:
     """The plan with so many votes for each voter, and the exchange that carries such a vote best."""
     algorithm = plan.algorithm.with_weights(weights)
-    return replace(plan, algorithm=algorithm, choices=choose(plan.config.exchange.name, algorithm, len(weights)))
+    return replace(plan, algorithm=algorithm, choices=_choices(plan.config, algorithm, len(weights)))
 
 
 def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Plan:
@@ -129,7 +139,7 @@ def with_theory(plan: Plan, steps: int, voters: int, d: int, batches: int) -> Pl
     config = config.updated(algorithm=values, schedule=rate)
     algorithm, hyperparameters = _algorithm(config, plan.entry, voters)
     config = config.updated(algorithm=hyperparameters | algorithm.rules)
-    chosen = choose(config.exchange.name, algorithm, voters)
+    chosen = _choices(config, algorithm, voters)
     return replace(plan, config=config, algorithm=algorithm, choices=chosen, preset=preset)
 
 

@@ -1,6 +1,7 @@
 """What a run tells: rows of its file, evaluations, the header and the summary. It never changes the run."""
 
 import math
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from mpisign.algorithms.slots import State
 from mpisign.config import run_path
 from mpisign.engine.stepper import Outcome
 from mpisign.engine.timing import Timer
-from mpisign.errors import StorageError
+from mpisign.errors import StorageError, printable
 from mpisign.parallel import mpi
 from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
@@ -21,6 +22,7 @@ from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
+from mpisign.run.mirror import Mirror
 from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
@@ -28,6 +30,7 @@ from mpisign.storage.reader import Run, summary_lines
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES, TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
+LOST = "MPISIGN_LOST"  # the hosts that a batch script goes on without, since the segment before
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
 PER_RANK = ("up", "down", "other", *METHOD)  # sums over all ranks of which their mean is told
@@ -68,6 +71,8 @@ class RunLog:
         if going_on and self.ranks.root and (changes := start.changes(segment)):
             text += f"; from here on the bits may differ, as there is another {changes}"
         self._add("segments", step=self.stepper.t, **segment)
+        if lost := os.environ.get(LOST, ""):
+            self.writer.event("lost", self.stepper.t, f"no longer answered: {printable(lost)}")
         self.writer.event("resume" if going_on else "start", self.stepper.t, text)
         if text:
             self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
@@ -291,6 +296,9 @@ class RunLog:
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
             say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+        wanted = config.problem.batch_sizes or ()
+        if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
+            say(f"note: problem.batch_sizes: voter(s) {', '.join(short)} own fewer rows than that, and take them all")
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:
@@ -299,9 +307,18 @@ class RunLog:
         batches = f", {self.rows_per_minibatch} rows each, all voters together" if self.rows_per_minibatch else ""
         say(f"steps: {config.run.steps:,}{batches}")
 
-    def print_costs(self) -> None:
-        """What a run would cost, in place of taking it. Collective."""
+    @property
+    def kept_to_be(self) -> State | None:
+        """A point as large as the one that will be kept besides the present one, if any is."""
+        return self._point({}) if self.config.run.keep in ("best", "uniform") else None
+
+    def print_costs(self, mirror: Mirror | None = None) -> None:
+        """What a run would cost, in place of taking it. Collective. mirror: of checkpoints in memory, if it has any."""
         self.print_header()
-        for line in summary_lines(budget.foretold(self.config, self.stepper, self.share)):
+        costs = budget.foretold(self.config, self.stepper, self.share)
+        if mirror:
+            sizes = mirror.sizes(self.stepper, self.config.text(), self.kept_to_be)
+            costs |= dict(zip(("shared_memory_per_rank", "shared_memory_per_node"), sizes, strict=True))
+        for line in summary_lines(costs):
             self.printer.line(line)
         self.close()

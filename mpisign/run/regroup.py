@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mpisign.algorithms.method import Method
 from mpisign.config import Config, run_path
-from mpisign.engine.regroup import Regrouped, bound
+from mpisign.engine.regroup import Regrouped, bound, owes, places
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.parallel.mpi import Ranks
@@ -62,7 +63,7 @@ def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: Resu
     """
     before, n = int(opened.attributes["n"]), stepper.world.n
     there = opened.voters
-    if there == [*range(n)]:
+    if before == n == len(there):
         return opened
     try:
         if before != n and not may_regroup(options, config):
@@ -81,12 +82,16 @@ def taken_up(opened: Checkpoint, stepper: Stepper, config: Config, options: Resu
     return Regrouped(opened, stepper, config.checkpoint.residuals == "keep")
 
 
-def told(before: list[int], config: Config) -> str:
+def told(before: list[int], config: Config, algorithm: Method) -> str:
     """For the run file: what has changed. before: the voters so far."""
     sizes, whole = config.problem.batch_sizes, config.problem.global_batch_size
-    size = f"{sizes} rows" if sizes else f"{config.problem.batch_size or 'all its'} rows per voter"
+    size = f"{sizes} rows, by voter" if sizes else f"{config.problem.batch_size or 'all its'} rows per voter"
     batches = f"batches of {size}" + (f", {whole} of all together" if whole else "")
-    residuals = "their mean kept" if config.checkpoint.residuals == "keep" else "those of leavers dropped"
-    new = [str(voter) for voter in range(config.run.voters) if voter not in before]
-    change = f"from {len(before)} to {config.run.voters} voters" + (f"; new: {', '.join(new)}" if new else "")
-    return f"{change}; residuals: {residuals}; rows dealt anew; {batches}"
+    kept = "their mean kept" if config.checkpoint.residuals == "keep" else "those of leavers dropped"
+    now, taken = config.run.voters, places(before, config.run.voters)
+    moved = [f"{voter} goes on as {place}" for place, voter in taken.items() if place != voter]
+    new = [str(voter) for voter in range(now) if voter not in taken]
+    gone = [str(voter) for voter in before if voter not in taken.values()]
+    changes = [*moved, *(f"{what}: {', '.join(of)}" for what, of in (("leave", gone), ("new", new)) if of)]
+    residuals = [f"residuals: {kept}"] if owes(algorithm) else []
+    return "; ".join([f"from {len(before)} to {now} voters", *changes, *residuals, "rows dealt anew", batches])

@@ -17,7 +17,7 @@ from mpisign.storage.schema import COUNTED
 # what may change when a run goes on, as it moves no bit of x; the length of a run is always in its steps too
 FREE = {
     "run": (
-        *("file", "overwrite", "recorder", "max_minutes", "watchdog", "lost_ranks"),
+        *("file", "overwrite", "recorder", "max_minutes", "watchdog", "lost_ranks", "least_voters"),
         *("threads", "epochs", "evaluations"),
     ),
     "exchange": None,

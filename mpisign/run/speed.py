@@ -23,7 +23,8 @@ from mpisign.problems.data.distribute import LocalData
 from mpisign.run.plan import Plan
 from mpisign.run.resume import so_far
 
-REPEATS = 5  # gradients that are timed, after one that warms up
+REPEATS = 5  # times that are taken, after one that warms up
+LEAST = 0.03  # seconds that gradients are taken for each
 
 
 def by_speed(plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks) -> list[int]:
@@ -43,21 +44,33 @@ def by_speed(plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: S
     settings["sharing"] = len(ranks.members)
     oracle = Oracle(plan.problem, layout, share.train[0], ranks.rank, streams, **settings)
     with WATCH("the measuring of each rank's speed"):
-        speeds = ranks.allgather(oracle.batch_size / _seconds(oracle, x, ranks), "speeds")
-    return deal(problem.global_batch_size, speeds, share.rows.tolist())
+        found = ranks.allgather([oracle.batch_size / seconds for seconds in _seconds(oracle, x, ranks)], "speeds")
+    return deal(problem.global_batch_size, distinct(found), share.rows.tolist())
 
 
-def _seconds(oracle: Oracle, x: Tensor, ranks: Ranks) -> float:
-    """Seconds of one gradient, while all others take theirs."""
+def _seconds(oracle: Oracle, x: Tensor, ranks: Ranks) -> list[float]:
+    """Seconds of one gradient, several times, while all others take theirs."""
     out, seconds = oracle.layout.zeros(), []
-    for t in range(1 + REPEATS):
+    for _ in range(1 + REPEATS):
         ranks.allgather(None, "speeds")
-        start = time.perf_counter()
-        oracle.begin(t)
-        oracle.gradient(x, out)
-        synchronize(oracle.device)
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
+        start, count = time.perf_counter(), 0
+        while not count or time.perf_counter() - start < LEAST:
+            oracle.begin(count)
+            oracle.gradient(x, out)
+            synchronize(oracle.device)
+            count += 1
+        seconds.append((time.perf_counter() - start) / count)
+    return seconds[1:]
+
+
+def distinct(found: list[list[float]]) -> list[float]:
+    """The median speed of each rank; all alike, where they differ by less than what the same rank does by itself.
+
+    found: of each rank, rows per second as measured several times.
+    """
+    speeds = [median(own) for own in found]
+    spread = max(max(own) / min(own) for own in found)
+    return speeds if max(speeds) / min(speeds) > spread else [1.0] * len(speeds)
 
 
 def deal(whole: int, speeds: list[float], rows: list[int]) -> list[int]:

@@ -6,7 +6,6 @@ themselves, and take it again: voters keep their numbers, thus their draws, and 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,14 +27,11 @@ Done = TypeVar("Done")
 FAILED = object()
 
 
-def for_survivors(plan: Plan) -> Plan:
-    """The plan of a job whose ranks may outlive one another: its exchanges stay as the rule chose them.
-
-    Raises UsageError for what can't do without a rank.
-    """
+def check_survivors(plan: Plan) -> None:
+    """Raises UsageError for what of a job whose ranks may outlive one another can't do without a rank."""
     config, key = plan.config, 'run.lost_ranks = "vote on"'
     if config.run.lost_ranks == "stop":
-        return plan
+        return
     lost.require_survivors()
     voters = plan.config.run.voters
     if why := bound(plan.algorithm, voters, voters - 1):
@@ -45,11 +41,11 @@ def for_survivors(plan: Plan) -> Plan:
     for table, key_in_it, fits in (
         ("exchange", "progress", "calls"),
         ("probe", "every", 0),
+        ("checkpoint", "memory_every", 0),
         ("adversary", "voters", 0),
     ):
         if (value := getattr(getattr(config, table), key_in_it)) != fits:
             raise UsageError(f"{key} does not go with {table}.{key_in_it} = {value!r}; set it to {fits!r}")
-    return replace(plan, choices=tuple(replace(choice, open=False) for choice in plan.choices))
 
 
 class Survivors:
@@ -111,7 +107,8 @@ class Survivors:
         leaving.watch_over(ranks, self._plan.config.run.watchdog, "run.watchdog")
         world = self._living(ranks, before.world)
         after = among(world, before, self._plan)
-        self._snapshot.restore(after, before, lambda whole: lost.unite(ranks, whole.numpy()))
+        keep = self._plan.config.checkpoint.residuals == "keep"
+        self._snapshot.restore(after, before, lambda whole: lost.unite(ranks, whole.numpy()), keep)
         return ranks, after, self._log.counts_of_living(world)
 
     def _living(self, ranks: Ranks, world: Mpi) -> World:

@@ -1,5 +1,6 @@
 """A RunLog on probation, which goes on when ranks are lost: on a new root, with a run file begun by another."""
 
+import math
 from dataclasses import replace
 
 from mpisign.engine.stepper import Stepper
@@ -47,6 +48,7 @@ class SurvivorsLog(RunLog):
         succeeds = ranks.root and not self.ranks.root
         self._count_on(left, stepper.world.n / self.world.n)
         self.stepper, self.world, self.ranks = stepper, stepper.world, ranks
+        self.best = math.inf  # figures are of the held-out rows that are left
         if succeeds:
             self._succeed()
         voters = ", ".join(map(str, self.world.voters))

@@ -19,7 +19,7 @@ from mpisign.run.plan import resolve
 from mpisign.run.regroup import continued
 from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, another_number, may_regroup, so_far
 from mpisign.run.setup import use_threads
-from mpisign.run.survive import for_survivors
+from mpisign.run.survive import check_survivors
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
@@ -31,17 +31,21 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     Stopped if the run was asked to stop and saved a checkpoint.
     """
     promised = mpi.launch().size
-    plan = for_survivors(resolve(config, promised))
+    plan = resolve(config, promised)
+    check_survivors(plan)
     if config.run.device != "cpu":
         take_gpu()
     limit = config.run.watchdog and max(config.run.watchdog, START)
+    if mpi.outlive():  # whose launcher does not end the others when one dies before MPI has started
+        limit = START
     ranks = mpi.start(config.run.threads, limit)
     leaving.guard()
     WATCH.least = START
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
     if ranks.size != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
-        plan = for_survivors(resolve(config, ranks.size))
+        plan = resolve(config, ranks.size)
+        check_survivors(plan)
     use_threads(ranks.threads)
     load_kernels(ranks)
     plan = continued(plan, config, ranks, ranks.size, options)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # a sweep is read without torch
     from torch import Tensor
 
 FORMAT = 1
+TEXTS = ("config", "layout", "progress")
 NUMBERS = "fiubc"  # kinds of arrays
 FAR = 1e300  # no number of what a run counts is larger
 
@@ -95,7 +96,7 @@ class Checkpoint:
 
     def _read(self) -> None:
         self.attributes = hdf5.attributes(self._file)
-        texts = {name: hdf5.text(self._file, name) for name in ("config", "layout", "progress")}
+        texts = {name: hdf5.text(self._file, name) for name in TEXTS}
         self.layout = texts["layout"]  # JSON, as text: compared as it is
         self.config: dict[str, dict] = runfile.job(texts["config"])  # the job, every default written out
         self.progress = _progress(texts["progress"])
@@ -136,10 +137,7 @@ class Checkpoint:
 
     def names(self) -> list[str]:
         """All arrays."""
-        names: list[str] = []
-        keep = lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None  # noqa: E731
-        self._file["arrays"].visititems(keep)
-        return names
+        return array_names(self._file)
 
     def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
         """Shape and type of an array, or None if there is none of that name. Raises UsageError if it is not one."""
@@ -162,6 +160,14 @@ class Checkpoint:
         self._file.close()
 
 
+def array_names(file: h5py.File) -> list[str]:
+    """The datasets under /arrays."""
+    names: list[str] = []
+    keep = lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None  # noqa: E731
+    file["arrays"].visititems(keep)
+    return names
+
+
 def folder(run: Path) -> Path:
     """Where the checkpoints of a run file lie."""
     return run.with_suffix(".checkpoints")
@@ -170,6 +176,12 @@ def folder(run: Path) -> Path:
 def path_at(run: Path, step: int) -> Path:
     """The checkpoint of a run after so many steps."""
     return folder(run) / f"step-{step:09d}.h5"
+
+
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint of a run tells; 0 for other names."""
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def saved(run: Path) -> list[Path]:

@@ -30,7 +30,7 @@ UNITS = (
     ("gradient_evaluations|evaluations_per_step", "gradients of single rows, all voters together"),
     ("function_evaluations(_per_step)?", "function values of single rows, all voters together"),
     (".*bytes_(up|down)|bytes_per_step", "bytes per rank"),
-    ("memory_per_.*", "bytes"),
+    ("(shared_)?memory_per_.*", "bytes"),
     (".*bits_per_coordinate", "per rank and step"),
 )
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
@@ -244,7 +244,7 @@ class Run:
         }
         if len(stretches := self.stretches) > 1:
             first, *later = stretches
-            lines["voters"] = ", ".join([str(first[1]), *(f"{n} from step {step} on" for step, n in later)])
+            lines["voters"] = ", ".join([str(first[1]), *(f"{n} from step {step + 1} on" for step, n in later)])
         if len(evals["step"]):
             accuracy = evals["test_accuracy"]
             if np.isfinite(accuracy[-1]):

@@ -136,8 +136,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "kind",
             "S16",
             "",
-            "start, checkpoint, resume, lost (hosts or a voter), ranks (another number), stop, error, complete; a run "
-            "is complete if its last event is",
+            "start, checkpoint, memory (no checkpoint could be kept there), resume, lost (hosts or a voter), ranks "
+            "(another number), stop, error, complete; a run is complete if its last event is",
         ),
         Column("text", "S400", "", ""),
     ),

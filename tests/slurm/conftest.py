@@ -1,4 +1,4 @@
-"""A real Slurm over four simulated hosts, for as long as these tests run; without root or packages they are skipped."""
+"""A real Slurm over five simulated hosts, for as long as these tests run; without root or packages they are skipped."""
 
 import os
 import shutil
@@ -88,7 +88,7 @@ def slurm():
     state.chmod(0o755)
     slurm = Slurm(state)
     try:
-        slurm.lab("up", 4, "200mbit")
+        slurm.lab("up", 5, "200mbit")
         yield slurm
     finally:
         slurm.lab("down")

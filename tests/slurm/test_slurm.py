@@ -1,5 +1,7 @@
 """The batch scripts under a real Slurm: warned, requeued, a host lost, arrays, several numbers of nodes."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -71,8 +73,94 @@ def test_a_host_is_powered_off(slurm, tmp_path):
     assert lost in hosts[0]
     assert lost not in hosts[1]
     same_as_simulated(file, 6, tmp_path)
-    slurm.lab("start", lost)
-    until(lambda: slurm.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "4", 60, slurm.log)
+    bring_back(slurm, lost)
+
+
+def job_with_a_spare(slurm, file, script, *settings):
+    """A job of 4 nodes and a spare, a rank each, once it has saved; its number and its log."""
+    log = file.with_suffix(".log")
+    resources = ("--nodes", 4, "--spares", 1, "--tasks", 1, "--time", 10, f"--sbatch=--output={log}")
+    printed = mpisign("sbatch", *resources)
+    assert printed.code == 0, printed.err
+    script.write_text(printed.out)
+    job = slurm.submit(script, *sets(*SLOW, f"run.file={file}", "checkpoint.every_steps=50", *settings))
+    until(lambda: file.with_suffix(".checkpoints").exists(), 100, lambda: log.read_text() if log.exists() else "")
+    return job, log
+
+
+def lose(slurm, file, k):
+    """Powers off the k-th host of the run's latest segment; its name, and a clock that starts then."""
+    lost = Run(file)["segments"]["hosts"][-1].split(", ")[k].split(":")[0]
+    slurm.lab("kill", lost)
+    return lost, time.time()
+
+
+def bring_back(slurm, *lost):
+    for host in lost:
+        slurm.lab("start", host)
+    until(lambda: slurm.run("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "5", 60, slurm.log)
+
+
+def test_a_spare_takes_over(slurm, tmp_path):
+    file = tmp_path / "r.h5"
+    job, log = job_with_a_spare(slurm, file, tmp_path / "s.sbatch")
+    lost, when = lose(slurm, file, 1)
+    ended = slurm.wait(job, seconds=150)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), log.read_text()
+    run = Run(file)
+    events, hosts = run["events"], run["segments"]["hosts"].tolist()
+    at = events["kind"].tolist().index("lost")
+    assert events["kind"][at + 1] == "resume"
+    assert events["text"][at] == f"no longer answered: {lost}"
+    assert hosts == ["h1: 1, h2: 1, h3: 1, h4: 1", "h1: 1, h3: 1, h4: 1, h5: 1"]
+    print(f"went on {events['time'][at + 1] - when:.1f} s after the power was off\n{log.read_text()}")
+    same_as_simulated(file, 4, tmp_path)
+    bring_back(slurm, lost)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_the_spares_are_used_up(slurm, tmp_path):
+    file = tmp_path / "r.h5"
+    job, log = job_with_a_spare(slurm, file, tmp_path / "s.sbatch", "problem.seconds=0.1")
+    first, when = lose(slurm, file, 1)
+    # once the second segment steps, so that the next host is lost in mid-run too
+    until(lambda: Run(file)["events"]["kind"].tolist()[-2:] == ["resume", "checkpoint"], 120, log.read_text)
+    events = Run(file)["events"]
+    print(f"went on {events['time'][events['kind'].tolist().index('resume')] - when:.1f} s after the power was off")
+    second, when = lose(slurm, file, 2)
+    until(lambda: slurm.job(job)["Restarts"] == "1", 120, log.read_text)
+    print(f"queued again {time.time() - when:.1f} s after the power was off")
+    assert "no spare is left" in log.read_text()
+    # it waits for the nodes to be repaired
+    slurm.wait(job, "PENDING")
+    slurm.run("scontrol", "hold", job)
+    bring_back(slurm, first, second)
+    slurm.run("scontrol", "release", job)
+    ended = slurm.wait(job, seconds=200)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    run = Run(file)
+    assert len(run["segments"]["hosts"]) == 3
+    assert run["events"]["kind"].tolist().count("lost") == 1
+    print(log.read_text())
+    same_as_simulated(file, 4, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_the_host_of_the_script_is_lost(slurm, tmp_path):
+    file = tmp_path / "r.h5"
+    job, log = job_with_a_spare(slurm, file, tmp_path / "s.sbatch")
+    lost, when = lose(slurm, file, 0)
+    until(lambda: slurm.job(job)["Restarts"] == "1", 120, slurm.log)
+    print(f"queued again {time.time() - when:.1f} s after the power was off")
+    slurm.wait(job, "PENDING")
+    slurm.run("scontrol", "hold", job)
+    bring_back(slurm, lost)
+    slurm.run("scontrol", "release", job)
+    ended = slurm.wait(job, seconds=200)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    same_as_simulated(file, 4, tmp_path)
 
 
 def test_an_array_with_a_point_that_fails(slurm, tmp_path):
