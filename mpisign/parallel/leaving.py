@@ -167,7 +167,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
         return None
     if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
         Watchdog(WATCH, limit, ranks.rank, on_timeout, key).start()
-    if not mpi.multithreaded():
+    if not ranks.by_mpi or not mpi.multithreaded():
         return None
     if known := roll_of(ranks):
         return known
@@ -181,7 +181,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
 
 def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
     """The roll call over these ranks that runs already, or None."""
-    return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
+    return next((roll for roll in _rolls if ranks and ranks.by_mpi and roll.spans(ranks.comm)), None)
 
 
 def dismiss_rolls() -> None:
