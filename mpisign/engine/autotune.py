@@ -192,6 +192,8 @@ def predict(
                 trials.append(DryStepper.of(p.choice, stage, Mpi(comm), size, **options))
             except UsageError:  # on all ranks: a node has not even so much shared memory
                 predictions.remove(p)
+                if not predictions:  # what is wrong is no exchange's own
+                    raise
         for trial in trials:
             trial.once()
         # in turns, as no step of a run finds its buffers in the cache either

@@ -124,8 +124,9 @@ def useful(stage: Algorithm, comm, node_size: int) -> tuple[str, ...]:
 def refuse_on_group(chosen: tuple[Choice, ...]) -> None:
     """Raises UsageError where an exchange needs MPI, but torch.distributed carries messages."""
     for choice in chosen:
-        if choice.name != "local" and not REGISTRY[choice.name].on_groups:
-            able = choices(name for name, kind in REGISTRY.items() if kind.on_groups)
+        wanted = REGISTRY.get(choice.name)
+        if wanted and not wanted.on_groups:
+            able = choices(name for name, kind in REGISTRY.items() if kind.on_groups and kind.raw == wanted.raw)
             raise UsageError(
                 f"exchange {choice.name!r} needs MPI, and these ranks talk by torch.distributed; start them by mpirun, "
                 f"or use one of: {able}, auto",

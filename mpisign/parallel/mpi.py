@@ -265,12 +265,8 @@ def of(comm: object, threads: int = 0) -> Ranks:
 
 def _checked(comm: object) -> Any:
     """An mpi4py intracommunicator; raises UsageError for what is none."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError):
-        raise UsageError(f"comm = {comm!r}: not a process group of torch.distributed, and there is no MPI") from None
-
-    if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+    MPI = getattr(sys.modules.get("mpi4py"), "MPI", None)  # who has a communicator has imported it
+    if MPI is None or not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
         raise UsageError(
             f"comm = {comm!r}: neither an intracommunicator of mpi4py nor a process group of torch.distributed; pass "
             "one, or none for all that were launched"
