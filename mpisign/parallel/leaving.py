@@ -167,13 +167,15 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
         return None
     if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
         Watchdog(WATCH, limit, ranks.rank, on_timeout, key).start()
-    if not ranks.by_mpi or not mpi.multithreaded():
+    if ranks.by_mpi and not mpi.multithreaded():
         return None
     if known := roll_of(ranks):
         return known
     with WATCH("the start of the roll call"):
-        roll = RollCall(ranks.comm.Dup(), lambda text: end_all(f"mpisign: {text}\n"), limit)
-    ending.at_end(lambda: _depart(roll, patient), first=True)
+        comm = ranks.comm.Dup() if ranks.by_mpi else ranks.comm.for_roll_call()
+        roll = RollCall(comm, lambda text: end_all(f"mpisign: {text}\n"), limit)
+    connected = mpi.is_running if ranks.by_mpi else ranks.comm.is_connected
+    ending.at_end(lambda: _depart(roll, patient, connected), first=True)
     roll.start()
     _rolls.append(roll)
     return roll
@@ -181,7 +183,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
 
 def roll_of(ranks: mpi.Ranks | None) -> RollCall | None:
     """The roll call over these ranks that runs already, or None."""
-    return next((roll for roll in _rolls if ranks and ranks.by_mpi and roll.spans(ranks.comm)), None)
+    return next((roll for roll in _rolls if ranks and roll.spans(ranks.comm)), None)
 
 
 def dismiss_rolls() -> None:
@@ -190,10 +192,11 @@ def dismiss_rolls() -> None:
         _rolls.pop().dismiss()
 
 
-def _depart(roll: RollCall, patient: bool) -> None:
-    if mpi.is_running() and roll in _rolls:
+def _depart(roll: RollCall, patient: bool, connected: Callable[[], bool]) -> None:
+    if roll in _rolls and connected():
         why = _exits[-1] if _exits else "its program ended"
-        with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
+        # a rank that torch.distributed finds gone by then has told why itself, if it could
+        with contextlib.nullcontext() if patient else WATCH("the end of all ranks"), contextlib.suppress(MpisignError):
             roll.say_goodbye(why)
 
 

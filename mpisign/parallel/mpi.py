@@ -186,7 +186,7 @@ def join(limit: float) -> Ranks:
 
     if not dist.is_initialized():
         dist.init_process_group()
-        ending.at_end(dist.destroy_process_group)
+        ending.at_end(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
     return of(dist.group.WORLD)
 
 

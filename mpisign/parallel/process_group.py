@@ -9,7 +9,9 @@ what communicator.py says of MPI's; this module also stands where mpi4py's MPI d
 
 import os
 import pickle
+import re
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -74,7 +76,8 @@ def _failing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[0]
+        # without the place in torch's source before it, and its guesses behind
+        text = re.sub(r"^\[\S+\] ", "", str(error).strip()).partition(". ")[0]
         raise ConnectionLost(
             f"torch.distributed failed ({text}): a rank has ended or can't be reached; look for what it said itself"
         ) from error
@@ -87,11 +90,11 @@ class GroupComm:
 
     def __init__(self, group: Any):
         """group: a ProcessGroup that this process belongs to. Collective."""
-        self.group, self._members = group, sorted(dist.get_process_group_ranks(group))
-        self._rank, self._size = self._members.index(dist.get_rank()), len(self._members)
-        self._host = _like(self._members, "gloo")
+        self.group, self.members = group, sorted(dist.get_process_group_ranks(group))
+        self._rank, self._size = self.members.index(dist.get_rank()), len(self.members)
+        self._host = _like(self.members, "gloo")
         on_gpu = "nccl" in str(dist.get_backend_config(group))
-        self._gpu = _like(self._members, "nccl") if on_gpu else None
+        self._gpu = _like(self.members, "nccl") if on_gpu else None
 
     def Get_rank(self):
         return self._rank
@@ -105,6 +108,14 @@ class GroupComm:
     def Abort(self, code):
         """Ends this process; the launcher ends the others, as they find out themselves."""
         os._exit(code)
+
+    def is_connected(self) -> bool:
+        """Whether it can still be used: a script may have destroyed all groups at its end."""
+        return dist.is_initialized()
+
+    def for_roll_call(self):
+        """The same ranks, for a roll call. Collective."""
+        return RollComm(self.group)
 
     def takes(self, device: torch.device) -> bool:
         """Whether words can be sent from where they lie."""
@@ -170,7 +181,7 @@ class GroupComm:
 
     def Bcast(self, array):
         with _failing():
-            dist.broadcast(_flat(array), self._members[0], group=self._host)
+            dist.broadcast(_flat(array), self.members[0], group=self._host)
 
     def Allgather(self, sent, received):
         self.Iallgather(sent, received).Wait()
@@ -195,24 +206,24 @@ class GroupComm:
     def bcast(self, value):
         box = [value]
         with _failing():
-            dist.broadcast_object_list(box, self._members[0], group=self._host)
+            dist.broadcast_object_list(box, self.members[0], group=self._host)
         return box[0]
 
     def gather(self, value):
         found = [None] * self._size if self._rank == 0 else None
         with _failing():
-            dist.gather_object(value, found, self._members[0], group=self._host)
+            dist.gather_object(value, found, self.members[0], group=self._host)
         return found
 
     # What checkpoints do
 
     def Send(self, array, dest):
         with _failing():
-            dist.send(_flat(array), self._members[dest], group=self._host)
+            dist.send(_flat(array), self.members[dest], group=self._host)
 
     def Recv(self, array, source):
         with _failing():
-            dist.recv(_flat(array), self._members[source], group=self._host)
+            dist.recv(_flat(array), self.members[source], group=self._host)
 
     def send(self, value, dest):
         raw = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
@@ -230,16 +241,50 @@ class GroupComm:
         return True
 
 
+class RollComm(GroupComm):
+    """The same ranks, for small messages from whichever rank, as a roll call sends them: by torch's key-value store.
+
+    gloo can't tell whether a message has come without waiting for it.
+    """
+
+    def __init__(self, group: Any):
+        super().__init__(group)
+        name = self.bcast(uuid.uuid4().hex)
+        self._store = dist.PrefixStore(f"mpisign/{name}", dist.distributed_c10d._get_default_store())
+        self._heard = 0
+
+    def Dup(self):
+        return GroupComm(self.group)
+
+    def isend(self, value, dest):
+        """Sends a message, and returns a request that is done."""
+        number = self._store.add(f"{dest}", 1)
+        self._store.set(f"{dest}/{number}", pickle.dumps(value))
+        return Request(None)
+
+    def iprobe(self):
+        """Whether a message is here."""
+        return self._store.check([f"{self._rank}/{self._heard + 1}"])
+
+    def recv(self):
+        """The next message of any rank."""
+        self._heard += 1
+        key = f"{self._rank}/{self._heard}"
+        value = pickle.loads(self._store.get(key))
+        self._store.delete_key(key)
+        return value
+
+
 class HostComm:
     """The ranks of one host, of all of a communicator: what is asked of them beside the exchanges."""
 
     def __init__(self, comm: GroupComm, members: tuple[int, ...]):
-        self._comm, self._members = comm, members
+        self._comm, self.members = comm, members
 
     def allgather(self, value):
         """Values of the ranks of this host. Collective over all ranks."""
         everyone = self._comm.allgather(value)
-        return [everyone[rank] for rank in self._members]
+        return [everyone[rank] for rank in self.members]
 
 
 def checked(group: Any) -> Any:
