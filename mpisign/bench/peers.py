@@ -1,7 +1,8 @@
 """`mpisign bench peers`: a vote against other ways to average gradients, in one run, by the same ranks, in turns.
 
-The vote goes by MPI, and by a process group of torch.distributed, as where torchrun starts the ranks. Each entry ends with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a
-model with fixed gradients, so that its time is that of the exchange, and the step of torch's SGD.
+The vote goes by MPI, and by a process group of torch.distributed, as where torchrun starts the ranks. Each entry ends
+with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a model with fixed
+gradients, so that its time is that of the exchange, and the step of torch's SGD.
 """
 
 import os
