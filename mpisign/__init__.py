@@ -20,15 +20,16 @@ def __getattr__(name: str) -> Any:
 
 
 def rank() -> int:
-    """This process's number among those that mpirun or srun started, from 0; 0 where nothing did.
+    """This process's number among those that mpirun, srun or torchrun started, from 0; 0 where nothing did.
 
-    Starts MPI where nothing has, which all ranks do together. Raises UsageError as SignOptimizer does.
+    Starts MPI where nothing has and torchrun did not start it, which all ranks do together. Raises UsageError as
+    SignOptimizer does.
     """
     return _place()[0]
 
 
 def size() -> int:
-    """How many processes mpirun or srun started together; 1 where nothing did. Otherwise as rank()."""
+    """How many processes mpirun, srun or torchrun started together; 1 where nothing did. Otherwise as rank()."""
     return _place()[1]
 
 
@@ -38,7 +39,8 @@ def _place() -> tuple[int, int]:
     leaving.guard()
     leaving.note_exits()
     found = mpi.place()
-    leaving.watch_over(mpi.started(), 0.0, "", patient=True)
+    if (ranks := mpi.started()) is not None:
+        leaving.watch_over(ranks, 0.0, "", patient=True)
     return found
 
 

@@ -66,6 +66,7 @@ def test_peers():
     ended = mpisign("bench", "peers", "-d", "2e4", "--repeats", "1", "--no-ddp", n=2, timeout=120)
     assert ended.code == 0, ended.err
     assert any("gloo float32 all-reduce" in row for row in rows(ended.out))
+    assert any("over gloo" in row for row in rows(ended.out))
     assert any("float32 Allreduce" in row for row in rows(ended.out))
 
 

@@ -1,6 +1,7 @@
 """A character transformer, trained by all ranks of MPI: plain.py after the change that the README shows.
 
 mpirun -n 4 python jobs/transformer/voted.py [--text FILE] [--steps 300]
+torchrun --nproc-per-node 4 jobs/transformer/voted.py             the same ranks by torch.distributed, without MPI
 """
 
 import argparse

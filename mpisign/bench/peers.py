@@ -1,7 +1,8 @@
 """`mpisign bench peers`: a vote against other ways to average gradients, in one run, by the same ranks, in turns.
 
-Each entry ends with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a
-model with fixed gradients, so that its time is that of the exchange, and the step of torch's SGD.
+The vote goes by MPI, and by a process group of torch.distributed, as where torchrun starts the ranks. Each entry ends
+with the parameters moved. Those of torch.distributed run over gloo; DDP's are the backward pass of a model with fixed
+gradients, so that its time is that of the exchange, and the step of torch's SGD.
 """
 
 import os
@@ -17,6 +18,7 @@ from mpisign.bench.timing import hosts, in_turns, interfaces
 from mpisign.engine.autotune import RATE, DryStepper, FloatStep, autotune, squares
 from mpisign.exchange import choose
 from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.process_group import GroupComm
 from mpisign.parallel.world import Mpi
 
 COLUMNS = {"n": "d", "d": ",d", "peer": "", "ms": ".2f", "times slower": ".1f", "bits by the OS": ".3f"}
@@ -37,7 +39,7 @@ def peers(
         ours, works = _ours(algorithm, d, ranks, kwargs)
         works |= _mpi_sum(d, ranks)
         if not missing:
-            works |= _gloo_sum(d) | (_ddp(d) if ddp else {})
+            works |= _ours_by_gloo(algorithm, d, kwargs) | _gloo_sum(d) | (_ddp(d) if ddp else {})
         measurements = in_turns(works, repeats, ranks, say)
         for name, times in measurements.items():
             bits = times.sent * 8 / d if times.sent and times.sent * 8 > 1e-3 * d else None
@@ -52,6 +54,14 @@ def _ours(algorithm: Algorithm, d: int, ranks: Ranks, kwargs: dict) -> tuple[str
     (choice,) = autotune(choose("auto", algorithm, ranks.size), (algorithm,), ranks.comm, d, **kwargs)
     name = f"mpisign, {algorithm.name} by {choice.name}"
     return name, {name: DryStepper.of(choice, algorithm, Mpi(ranks.comm), d, **kwargs).once}
+
+
+def _ours_by_gloo(algorithm: Algorithm, d: int, kwargs: dict) -> Works:
+    """The same vote as torchrun's users have it."""
+    comm, kwargs = GroupComm(torch.distributed.group.WORLD), kwargs | {"progress": "calls"}  # torch has its own threads
+    (choice,) = autotune(choose("auto", algorithm, comm.Get_size()), (algorithm,), comm, d, **kwargs)
+    name = f"mpisign, {algorithm.name} by {choice.name} over gloo"
+    return {name: DryStepper.of(choice, algorithm, Mpi(comm), d, **kwargs).once}
 
 
 def _mpi_sum(d: int, ranks: Ranks) -> Works:

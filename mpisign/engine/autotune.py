@@ -25,7 +25,7 @@ from mpisign.bits.rng import Streams
 from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
-from mpisign.exchange import REGISTRY, Choice, candidates
+from mpisign.exchange import Choice, useful
 from mpisign.layout import Layout
 from mpisign.parallel.memory import lacking_shared
 from mpisign.parallel.watchdog import WATCH
@@ -177,7 +177,7 @@ def predict(
 ) -> list[Prediction]:
     """A prediction for each exchange, alike on all ranks; by default for all that are of use here."""
     begin, size = time.perf_counter(), options.get("node_size", 0)
-    names = names or tuple(name for name in candidates(stage) if REGISTRY[name].useful(comm, size))
+    names = names or useful(stage, comm, size)
     predictions = [Prediction(Choice(name, ""), link) for name in names]
     sizes = [size for size in SIZES if size < d]
     for size in [*sizes, d][: len(SIZES)]:
@@ -192,6 +192,8 @@ def predict(
                 trials.append(DryStepper.of(p.choice, stage, Mpi(comm), size, **options))
             except UsageError:  # on all ranks: a node has not even so much shared memory
                 predictions.remove(p)
+                if not predictions:  # what is wrong is no exchange's own
+                    raise
         for trial in trials:
             trial.once()
         # in turns, as no step of a run finds its buffers in the cache either

@@ -13,9 +13,10 @@ from mpisign.exchange import sharded, allgather, allreduce, hierarchical, butter
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.gpu_aware import check_aware
 from mpisign.exchange.local import Local
-from mpisign.exchange.progress import LONG_PAUSE, PAUSE, ProgressEngine
+from mpisign.exchange.progress import LONG_PAUSE, PAUSE, engine_of
 from mpisign.exchange.registry import REGISTRY, exchange, find, offers
 from mpisign.layout import Layout
+from mpisign.parallel.process_group import GroupComm
 from mpisign.parallel.world import Mpi, World
 
 _OWN = (sharded, allgather, allreduce, hierarchical, butterfly)  # their classes are in the registry
@@ -114,6 +115,25 @@ def candidates(stage: Algorithm) -> tuple[str, ...]:
     return tuple(name for name, kind in REGISTRY.items() if kind.raw == up.raw and kind.needs <= offered)
 
 
+def useful(stage: Algorithm, comm, node_size: int) -> tuple[str, ...]:
+    """Those that "auto" should try on these ranks. Collective."""
+    names, on_group = candidates(stage), isinstance(comm, GroupComm)
+    return tuple(n for n in names if (REGISTRY[n].on_groups if on_group else REGISTRY[n].useful(comm, node_size)))
+
+
+def refuse_on_group(chosen: tuple[Choice, ...]) -> None:
+    """Raises UsageError where an exchange needs MPI, but torch.distributed carries messages."""
+    for choice in chosen:
+        wanted = REGISTRY.get(choice.name)
+        if wanted and not wanted.on_groups:
+            able = choices(name for name, kind in REGISTRY.items() if kind.on_groups and kind.raw == wanted.raw)
+            raise UsageError(
+                f"exchange {choice.name!r} needs MPI, and these ranks talk by torch.distributed; start them by mpirun, "
+                f"or use one of: {able}, auto",
+                agreed=True,
+            )
+
+
 def make_exchanges(
     chosen: tuple[Choice, ...],
     world: World,
@@ -129,6 +149,8 @@ def make_exchanges(
 ) -> list[list[Exchange]]:
     """For each stage one exchange per group of the layout; those of one group cut x into the same chunks.
 
+    Raises UsageError, on all ranks, for what these ranks can't do.
+
     chunk: bytes of one plane of a chunk, 0 for the rule of `coordinates_of`. progress: see progress.py. reverse:
     whether the last coordinates of a group travel first. node_size: see nodes.py. gpu_aware: MPI is given memory of
     the GPU, after a test. staged: whether words cross to the host first; by default where they lie on a GPU otherwise.
@@ -136,9 +158,13 @@ def make_exchanges(
     """
     engine = None
     if isinstance(world, Mpi):
-        if gpu_aware and layout.device.type != "cpu":
+        if isinstance(world.comm, GroupComm):
+            refuse_on_group(chosen)
+            # two groups of NCCL at once, as for verdicts while backward runs, may wait for each other
+            gpu_aware = world.comm.takes(layout.device) and not reverse
+        elif gpu_aware and layout.device.type != "cpu":
             check_aware(world.comm, layout.device)
-        engine = ProgressEngine(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
+        engine = engine_of(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
     built = []
     if world.n == 1:  # nothing travels, so nothing is gained by parts
         chunk = chunk or MOST
@@ -173,4 +199,4 @@ def coordinates_of(chunk: int, length: int, raw: bool, parts: int = 1) -> int:
     return int(chunk / each) or max(usual, int(PART * parts / each))
 
 
-__all__ = ["REGISTRY", "Choice", "Exchange", "candidates", "choose", "exchange", "make_exchanges"]
+__all__ = ["REGISTRY", "Choice", "Exchange", "candidates", "choose", "exchange", "make_exchanges", "useful"]

@@ -16,7 +16,6 @@ import numpy as np
 
 from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange
-from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Spread, message_sizes
 from mpisign.exchange.staging import buffer
@@ -25,6 +24,8 @@ from mpisign.exchange.staging import buffer
 @exchange("allgather")
 class Allgather(Exchange):
     """Allgather of words; every rank counts everything."""
+
+    on_groups = True
 
     @staticmethod
     def cost(s):
@@ -72,12 +73,12 @@ class Allgather(Exchange):
     def send(self, c):
         if self.up.varies:
             self._lengths[self.world.rank] = self.up.length(self.outgoing(0, c))
-            self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, self._lengths))
+            self._requests[c].append(self.world.comm.Iallgather(self.library.IN_PLACE, self._lengths))
         elif c != self._last:
             self._post(c)
 
     def _post(self, c):
-        self._requests[c].append(self.world.comm.Iallgather(MPI.IN_PLACE, buffer(self._rows[c])))
+        self._requests[c].append(self.world.comm.Iallgather(self.library.IN_PLACE, buffer(self._rows[c])))
 
     def start_header(self, rows):
         self._headers[self.world.rank] = rows[0]
@@ -94,7 +95,7 @@ class Allgather(Exchange):
 
     # 2. receive
     def has_come(self, c):
-        return MPI.Request.Testall(self._requests[c])
+        return self.library.Request.Testall(self._requests[c])
 
     def receive(self, c):
         self.wait(c, "Iallgather of messages")
@@ -106,7 +107,7 @@ class Allgather(Exchange):
         """Messages whose lengths have come: so many words of each, into rooms of one size."""
         rooms = self._in[c][0]
         places = np.arange(self.world.n) * rooms.shape[1]
-        whole = [buffer(rooms.view(-1)), (self._lengths, places), MPI.INT64_T]
-        self._requests[c].append(self.world.comm.Iallgatherv(MPI.IN_PLACE, whole))
+        whole = [buffer(rooms.view(-1)), (self._lengths, places), self.library.INT64_T]
+        self._requests[c].append(self.world.comm.Iallgatherv(self.library.IN_PLACE, whole))
         self.wait(c, "Iallgatherv of entries")
         self.count_lengths(self._lengths.tolist())

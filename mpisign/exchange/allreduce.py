@@ -17,7 +17,6 @@ import torch
 from mpisign import bits
 from mpisign.algorithms.messages import Ballots, Tally
 from mpisign.exchange.base import Exchange
-from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import ring
 from mpisign.exchange.staging import buffer
@@ -37,7 +36,7 @@ class _Summed(Exchange):
         return self._out[c]
 
     def _post(self, c, total):
-        self._requests[c].append(self.world.comm.Iallreduce(MPI.IN_PLACE, buffer(total), MPI.SUM))
+        self._requests[c].append(self.world.comm.Iallreduce(self.library.IN_PLACE, buffer(total), self.library.SUM))
 
 
 def _fields(s):
@@ -48,6 +47,8 @@ def _fields(s):
 @exchange("allreduce")
 class Allreduce(_Summed):
     """Sums of w(n)-bit fields."""
+
+    on_groups = True
 
     @staticmethod
     def cost(s):

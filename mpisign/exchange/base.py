@@ -29,7 +29,7 @@ from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError, UsageError
 from mpisign.exchange import costs
-from mpisign.exchange.late import MPI
+from mpisign.exchange.late import library_of
 from mpisign.exchange.schedule import Doubling, Phase
 from mpisign.exchange.staging import Staging
 from mpisign.layout import WORD, Layout
@@ -79,6 +79,7 @@ class Exchange:
     prefetch = 2  # messages on their way before the first is counted
     shared = 0  # bytes of memory that the ranks of this node share
     progress_engine = None  # what lets messages proceed, where any travel: a progress.ProgressEngine
+    on_groups: ClassVar[bool] = False  # whether it takes what is MPI's from `library`, where torch may stand in for it
     carries = False  # whether it takes headers along: the world's start_header() and finish_header() are then its own
 
     @staticmethod
@@ -130,9 +131,9 @@ class Exchange:
         host, whatever the layout's device. header: float64 numbers of each voter that it may take along.
         """
         self.world, self.layout, self.vote, self.node_size, self.header = world, layout, vote, node_size, header
+        self.library = library_of(world)  # MPI, or what stands in for it
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
-        # n and () if all count alike
-        self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)
+        self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)  # n, () if all are alike
         self.up, self.down = up, vote.down(up, self.votes)
         self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, self.votes)
@@ -182,8 +183,7 @@ class Exchange:
         (voters, segments) float32, if messages have them; raises where a header says so, after drain(). Yields the
         direction of each chunk, in order, once it is decided and here; what lies behind it is then still on its way.
         """
-        early = self._waits
-        scales = agree() if early else None
+        scales = agree() if (early := self._waits) else None
         for c in range(self._absorbed, len(self.chunks)):
             ballots = self._absorb(c, scales, step)
             if not self.vote.shares:
@@ -434,7 +434,7 @@ class Exchange:
     def wait(self, c: int, what: str) -> None:
         """Waits for the requests of chunk c. what: their kind, for a message that they have not ended."""
         with self.world.watch(f"the {what} of chunk {c}"):
-            MPI.Request.Waitall(self._requests[c])
+            self.library.Request.Waitall(self._requests[c])
         self._requests[c].clear()
 
     # The arrays in which messages travel: one per chunk, of which few are held and used again

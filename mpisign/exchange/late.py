@@ -17,3 +17,8 @@ class _Late:
 
 
 MPI: Any = _Late()
+
+
+def library_of(world: Any) -> Any:
+    """MPI; or where torch.distributed carries a world's messages, the module that stands in for it."""
+    return getattr(getattr(world, "comm", None), "library", MPI)

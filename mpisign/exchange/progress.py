@@ -8,13 +8,20 @@ from __future__ import annotations  # which name classes of an MPI that may not 
 
 import os
 import threading
+from typing import Any
 
 from mpisign.errors import UsageError
 from mpisign.exchange.late import MPI
 from mpisign.parallel.ending import no_exit
+from mpisign.parallel.process_group import GroupComm
 
 PAUSE = 2e-4  # seconds between two calls of the helper
 LONG_PAUSE = 1e-3  # the same while gradients are worked out, often by the same cores
+
+
+def engine_of(comm: Any, kind: str, pause: float) -> ProgressEngine:
+    """What lets the messages of a communicator proceed. Raises UsageError, on all ranks, for a kind that can't."""
+    return OwnThreads(kind) if isinstance(comm, GroupComm) else ProgressEngine(comm, kind, pause)
 
 
 class ProgressEngine:
@@ -45,6 +52,23 @@ class ProgressEngine:
         """Nothing is on its way any more."""
         if self._helper:
             self._helper.needed.clear()
+
+
+class OwnThreads(ProgressEngine):
+    """That of torch.distributed, whose threads move messages on by themselves."""
+
+    def __init__(self, kind: str):
+        if kind == "thread":
+            raise UsageError(
+                'progress = "thread" needs MPI; torch.distributed has threads of its own: leave it out', agreed=True
+            )
+
+    def progress(self) -> None:
+        """Lets them have the core, where there is no other."""
+        os.sched_yield()
+
+    def pause(self) -> None:
+        """Does nothing."""
 
 
 class Helper(threading.Thread):

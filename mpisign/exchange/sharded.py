@@ -14,7 +14,6 @@ import numpy as np
 from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import cut, grain_of
-from mpisign.exchange.late import MPI
 from mpisign.exchange.registry import exchange
 from mpisign.exchange.schedule import Spread, message_sizes
 from mpisign.exchange.staging import buffer
@@ -26,7 +25,7 @@ class Sharded(Exchange):
     """Alltoall of words, count, Allgather of verdicts."""
 
     needs = frozenset({"pieces"})
-    sharded = even = True
+    sharded = even = on_groups = True
 
     @staticmethod
     def cost(s):
@@ -75,7 +74,7 @@ class Sharded(Exchange):
         return counts, [sum(counts[:r]) for r in range(len(counts))]
 
     def _type(self, form):
-        return MPI.FLOAT if form.raw else MPI.INT64_T
+        return self.library.FLOAT if form.raw else self.library.INT64_T
 
     def outgoing(self, voter, c):
         return self._out[c]
@@ -107,7 +106,7 @@ class Sharded(Exchange):
 
     # 4. collect
     def is_here(self, c):
-        return MPI.Request.Testall(self._requests[c])
+        return self.library.Request.Testall(self._requests[c])
 
     has_come = is_here
 

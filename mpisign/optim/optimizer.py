@@ -60,18 +60,19 @@ class SignOptimizer(Stateful):
     params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
     order that is the same on all ranks (no set). Frozen parameters stay where they are, and step() raises UsageError if
     one of them has a gradient later; with include_frozen they get places in x and travel like others. A group's own
-    keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along
-    their mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
+    keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along their
+    mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
     arguments, or an mpisign.algorithms.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
-    entry's own if it is None. comm: an mpi4py intracommunicator, COMM_WORLD by default, one process where
-    nothing launched several. seed: of coins and stochastic signs; the same on all ranks. zeros, ties, exchange, chunk,
-    progress: as in a job's [algorithm] and [exchange]. overlap: pack and send gradients while backward makes others.
-    dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place. weights: the votes of every
-    rank, 1 to 15, the same list on all, such as mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by
-    default. check_every: steps between comparisons of the replicas, 0 for none. statistics_every: steps between counts
-    of agreement and ties, which take an Allgather of a few numbers, 0 for none. watchdog: seconds after which a rank
-    that waits for others ends the job, 0 for none. model: names parameters that were given without, and all else that
-    it holds comes from root too.
+    entry's own if it is None. comm: an mpi4py intracommunicator, or a process group of torch.distributed; by default
+    all that mpirun, srun or torchrun started, one process where nothing launched several. seed: of coins and stochastic
+    signs; the same on all ranks. zeros, ties, exchange, chunk, progress: as in a job's [algorithm] and [exchange]; what
+    needs MPI (exchange hierarchical, butterfly, dense-mpi, progress "thread") says so without it. overlap: pack and
+    send gradients while backward makes others. dense_steps, dense_lr: so many first steps send raw floats, at that rate
+    in lr's place. weights: the votes of every rank, 1 to 15, the same list on all, such as
+    mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by default. check_every: steps between comparisons
+    of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take an Allgather
+    of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job, 0 for none.
+    model: names parameters that were given without, and all else that it holds comes from root too.
 
     Raises UsageError, on all ranks, for unknown names, parameters of other types, given twice or sharing memory, models
     or settings that differ.
@@ -104,7 +105,7 @@ class SignOptimizer(Stateful):
     ):
         if comm is None:
             self.begin_construction()
-        ranks = self.ranks = mpi.start(limit=watchdog) if comm is None else mpi.of(comm)
+        ranks = self.ranks = mpi.join(limit=watchdog) if comm is None else mpi.of(comm)
         self.watch_over(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
@@ -187,7 +188,8 @@ class SignOptimizer(Stateful):
         with ranks.agreed():
             chosen = exchange.choose(settings.exchange, algorithm, ranks.size)
         # a helper thread lets messages proceed while backward runs
-        progress = settings.progress or ("thread" if self.overlaps and mpi.multithreaded() else "calls")
+        helped = self.overlaps and ranks.by_mpi and mpi.multithreaded()
+        progress = settings.progress or ("thread" if helped else "calls")
         options: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
         chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **options)
         self.choices = chosen

@@ -30,6 +30,7 @@ STRANGERS = (
     ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE"),
     ("torchrun (or accelerate, deepspeed and the like)", "RANK", "WORLD_SIZE"),
 )
+ELASTIC = "TORCHELASTIC_RUN_ID"  # set by torchrun, and by what calls it; RANK and WORLD_SIZE may be left over
 # its number among the ranks of its node, by the same
 LOCAL_RANKS = (
     "MPI_LOCALRANKID",
@@ -111,6 +112,12 @@ def hide() -> None:
         os.environ.pop(name, None)
 
 
+def launched_by_torch() -> tuple[int, int] | None:
+    """Rank and size of a process that torchrun started, or what starts processes by it, as accelerate; else None."""
+    launched = next((found for found in _launches(STRANGERS) if "WORLD_SIZE" in found.variables), None)
+    return (launched.rank, launched.size) if launched and os.environ.get(ELASTIC) else None
+
+
 def number(name: str, default: int | None = None) -> int | None:
     """The value of an environment variable that holds an integer from 0 on; the default where it is anything else."""
     text = os.environ.get(name, "").strip()
@@ -185,7 +192,8 @@ def _refuse_strangers(size: int) -> None:
         raise UsageError(
             f"{launched.by} started {launched.size} processes ({launched.settings}), but to MPI {count}: they would "
             f"not train together. Start them by MPI's launcher instead, as in {_mpirun() or 'mpirun'} -n "
-            f"{launched.size} ...; {_left_over(launched)}"
+            f"{launched.size} ..., or, in a training loop of your own, call torch.distributed.init_process_group() "
+            f"first; {_left_over(launched)}"
         )
 
 

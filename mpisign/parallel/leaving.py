@@ -171,13 +171,15 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
         return None
     if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
         Watchdog(WATCH, limit, ranks.rank, on_timeout, key).start()
-    if not mpi.multithreaded():
+    if ranks.by_mpi and not mpi.multithreaded():
         return None
     if known := roll_of(ranks):
         return known
     with WATCH("the start of the roll call"):
-        roll = RollCall(ranks.comm.Dup(), lambda text: end_all(f"mpisign: {text}\n"), limit)
-    ending.at_end(lambda: _depart(roll, patient), first=True)
+        comm = ranks.comm.Dup() if ranks.by_mpi else ranks.comm.for_roll_call()
+        roll = RollCall(comm, lambda text: end_all(f"mpisign: {text}\n"), limit)
+    connected = mpi.is_running if ranks.by_mpi else ranks.comm.is_connected
+    ending.at_end(lambda: _depart(roll, patient, connected), first=True)
     roll.start()
     _rolls.append(roll)
     return roll
@@ -194,11 +196,15 @@ def dismiss_rolls() -> None:
         _rolls.pop().dismiss()
 
 
-def _depart(roll: RollCall, patient: bool) -> None:
-    if mpi.is_running() and roll in _rolls:
+def _depart(roll: RollCall, patient: bool, connected: Callable[[], bool]) -> None:
+    if roll in _rolls and connected():
         why = _exits[-1] if _exits else "its program ended"
         try:
-            with contextlib.nullcontext() if patient else WATCH("the end of all ranks"):
+            # a rank that torch.distributed finds gone by then has told why itself, if it could
+            with (
+                contextlib.nullcontext() if patient else WATCH("the end of all ranks"),
+                contextlib.suppress(MpisignError),
+            ):
                 roll.say_goodbye(why)
         except Exception as error:  # all that was to be done is done, so nobody misses a rank that is lost now
             if not mpi.says_lost(error):

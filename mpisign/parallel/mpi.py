@@ -1,10 +1,11 @@
-"""Where MPI starts: ranks, hosts, threads, agreement on errors, arrays handed out in a node.
+"""Where MPI starts, or is done without: ranks, hosts, threads, agreement on errors, arrays handed out in a node.
 
 Nothing here touches MPI before `start`, so `--help` and reading a run work on a login node.
 """
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,16 @@ import numpy as np
 
 from mpisign.errors import MpisignError, UsageError
 from mpisign.parallel import ending, memory
-from mpisign.parallel.launchers import OPEN_MPI, Library, fitting, launch, number, refuse_alone, refuse_before
+from mpisign.parallel.launchers import (
+    OPEN_MPI,
+    Library,
+    fitting,
+    launch,
+    launched_by_torch,
+    number,
+    refuse_alone,
+    refuse_before,
+)
 from mpisign.parallel.watchdog import WATCH
 
 PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
@@ -40,7 +50,10 @@ if not select.select([0], [], [], float(sys.argv[2]))[0]:
 
 @dataclass
 class Ranks:
-    """This rank among all, and its node. comm and node are mpi4py communicators, None without MPI."""
+    """This rank among all, and its node.
+
+    comm, node: communicators as communicator.py has them, mpi4py's or made of a process group; None in a process alone.
+    """
 
     rank: int = 0
     size: int = 1
@@ -55,6 +68,11 @@ class Ranks:
     @property
     def root(self) -> bool:
         return self.rank == 0
+
+    @property
+    def by_mpi(self) -> bool:
+        """Whether MPI connects them."""
+        return self.comm is not None and not hasattr(self.comm, "library")
 
     def wait(self, comm=None) -> None:
         """A barrier that sleeps instead of spinning, for waits that last: others may need the core."""
@@ -184,10 +202,43 @@ def has_lost() -> bool:
     return _lost
 
 
+def join(limit: float) -> Ranks:
+    """The ranks of a training loop of one's own: those that torch.distributed connects, or else MPI's.
+
+    A process that torchrun started joins the others where the loop has not yet. limit: as start() takes it. Raises
+    UsageError as start() does.
+    """
+    if not _of_torch():
+        return start(limit=limit)
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group()
+        ending.at_end(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+    return of(dist.group.WORLD)
+
+
 def place() -> tuple[int, int]:
-    """Rank and size in COMM_WORLD; starts MPI where nothing has."""
+    """Rank and size among all that were launched; starts MPI where nothing has, unless torch.distributed is there."""
+    if _of_torch():
+        dist = sys.modules.get("torch.distributed")
+        return (dist.get_rank(), dist.get_world_size()) if dist and dist.is_initialized() else launched_by_torch()
     world = _library().COMM_WORLD if (_started or start(limit=PATIENT)).comm else None
     return (world.Get_rank(), world.Get_size()) if world else (0, 1)
+
+
+def _of_torch() -> bool:
+    """Whether torch.distributed connects this process to others, or torchrun means it to, and MPI connects it to none.
+
+    A library that MPI's launcher started may have torch.distributed run too, as for DDP: that makes no difference.
+    """
+    dist = sys.modules.get("torch.distributed")
+    torchrun = launched_by_torch() is not None
+    if not torchrun and not (dist and dist.is_available() and dist.is_initialized()):
+        return False
+    if is_running():
+        return _library().COMM_WORLD.Get_size() == 1
+    return torchrun or launch().stranger or launch().size == 1
 
 
 def _demand_shared(vendor: str, rank: int) -> None:
@@ -226,19 +277,37 @@ def _limited(seconds: float, rank: int, size: int) -> Iterator[None]:
 
 
 def of(comm: object, threads: int = 0) -> Ranks:
-    """The ranks of an mpi4py communicator whose MPI runs already; what is sent goes by a copy of it. Collective.
+    """The ranks of a communicator; what is sent goes by a copy of it. Collective.
 
-    Raises UsageError for what is no such communicator.
+    comm: mpi4py's, whose MPI runs already, or a process group of torch.distributed. Raises UsageError for what is
+    neither.
     """
     global _started
-    from mpi4py import MPI
-
-    if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
-        raise UsageError(f"comm = {comm!r}: not an intracommunicator of mpi4py; pass one, or none for COMM_WORLD")
-    refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
-    ranks = _around(comm, threads)
+    if "torch" in sys.modules and (group := _group_of(comm)) is not None:
+        ranks = _around_group(group, threads)
+    else:
+        ranks = _around(_checked(comm), threads)
     _started = _started or ranks
     return ranks
+
+
+def _checked(comm: object) -> Any:
+    """An mpi4py intracommunicator; raises UsageError for what is none."""
+    MPI = getattr(sys.modules.get("mpi4py"), "MPI", None)  # who has a communicator has imported it
+    if MPI is None or not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+        raise UsageError(
+            f"comm = {comm!r}: neither an intracommunicator of mpi4py nor a process group of torch.distributed; pass "
+            "one, or none for all that were launched"
+        )
+    refuse_alone(_described(MPI), MPI.COMM_WORLD.Get_size())
+    return comm
+
+
+def _group_of(comm: object) -> Any:
+    """A copy of a process group of torch.distributed, or None for what is none. Collective over its ranks."""
+    from mpisign.parallel import process_group
+
+    return process_group.GroupComm(process_group.checked(comm)) if process_group.is_group(comm) else None
 
 
 def _around(comm, threads: int) -> Ranks:
@@ -260,6 +329,26 @@ def _around(comm, threads: int) -> Ranks:
         )
 
 
+def _around_group(comm: Any, threads: int) -> Ranks:
+    """Looks around in a process group."""
+    from mpisign.parallel.process_group import HostComm
+
+    with WATCH("all ranks of the process group"):
+        everyone, rank = comm.allgather(socket.gethostname()), comm.Get_rank()
+    members = tuple(r for r, host in enumerate(everyone) if host == everyone[rank])
+    return Ranks(
+        rank=rank,
+        size=comm.Get_size(),
+        local_rank=members.index(rank),
+        hosts=", ".join(f"{host}: {count}" for host, count in Counter(everyone).items()),
+        library=f"torch.distributed by {comm.backends}",
+        threads=threads or max(1, len(os.sched_getaffinity(0)) // len(members)),
+        comm=comm,
+        node=HostComm(comm, members),
+        members=members,
+    )
+
+
 def alone(voters: int, threads: int = 0) -> Ranks:
     """One process without MPI, whatever is installed. threads: 0 for those that each of so many ranks would get."""
     return Ranks(threads=threads or max(1, len(os.sched_getaffinity(0)) // voters), library="")
@@ -267,7 +356,7 @@ def alone(voters: int, threads: int = 0) -> Ranks:
 
 def multithreaded() -> bool:
     """Whether any thread may call MPI; of no interest without MPI."""
-    if _started is None or not _started.comm:
+    if _started is None or not _started.by_mpi:
         return True
     MPI = _library()
     return MPI.Query_thread() == MPI.THREAD_MULTIPLE

@@ -56,7 +56,7 @@ def conflict(mine: Place, theirs: Place) -> bool:
 
 
 class RollCall(threading.Thread):
-    """Answers and asks on `comm`, an mpi4py communicator of which nobody else makes use."""
+    """Answers and asks on `comm`, mpi4py's or a process_group.RollComm, of which nobody else makes use."""
 
     def __init__(self, comm: Any, end: Callable[[str], None], limit: float):
         """Collective. end: ends the job, with a message. limit: seconds after which a rank that does not answer is
@@ -120,6 +120,9 @@ class RollCall(threading.Thread):
 
     def spans(self, comm: Any) -> bool:
         """Whether another communicator has the same ranks, in the same order."""
+        mine, theirs = (getattr(one, "members", None) for one in (self._comm, comm))
+        if mine or theirs:  # of a process group
+            return mine == theirs
         one, other = comm.Get_group(), self._comm.Get_group()
         try:
             return type(one).Compare(one, other) == 0  # MPI.IDENT
