@@ -72,8 +72,8 @@ def refuse_wrapped(params: Parameters, model: nn.Module | None, ranks: Ranks) ->
     for one in wrapped if voters else ():
         if sorted(torch.distributed.get_process_group_ranks(one.process_group)) == voters:
             raise UsageError(
-                "the model is wrapped in DDP, which averages gradients before anyone votes; pass the model that it wraps, "
-                "and call that one in the loop"
+                "the model is wrapped in DDP, which averages gradients before anyone votes; pass the model that it "
+                "wraps, and call that one in the loop"
             )
 
 
