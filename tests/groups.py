@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
+import mpisign
 from mpisign.engine.autotune import measure_link
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
@@ -92,6 +94,18 @@ def refused(comm: GroupComm) -> None:
     if comm.Get_rank() == 1:
         next(iter(loop.parameters.values())).grad = None
     say("one rank's fault", message(loop.optimizer.step))
+
+
+def default(comm: GroupComm) -> None:
+    """The default group is taken where no communicator is given; DDP over the same ranks is refused."""
+    loop = Loop(comm)
+    loop.make("signum-mv", comm=None)
+    ranks = loop.optimizer.ranks
+    say("group", ranks.library == "torch.distributed by gloo" and ranks.size == comm.Get_size())
+    say("place", (mpisign.rank(), mpisign.size()) == (comm.Get_rank(), comm.Get_size()))
+    wrapped = nn.parallel.DistributedDataParallel(nn.Linear(3, 2))
+    say("wrapped", "wrapped in DDP" in message(lambda: SignOptimizer(wrapped)))
+    say("unwrapped", "none" in message(lambda: SignOptimizer(wrapped.module)))
 
 
 def parts(comm: GroupComm) -> None:
@@ -189,5 +203,4 @@ def main(n: int, part: str) -> int:
 
 
 if __name__ == "__main__":
-    assert SignOptimizer
     sys.exit(main(int(sys.argv[1]), sys.argv[2]))

@@ -23,7 +23,7 @@ def test_the_bits_are_those_of_one_process(n, part):
     assert [case for case, equal in found.items() if equal != "True"] == []
 
 
-@pytest.mark.parametrize("part", ["calls", "overlap", "saved"])
+@pytest.mark.parametrize("part", ["calls", "default", "overlap", "saved"])
 def test_what_else_goes_by_a_group(part):
     found = forked(3, part)
     assert found

@@ -35,7 +35,7 @@ from mpisign.optim.options import (
     weighted,
 )
 from mpisign.optim.overlap import Overlap
-from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named
+from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named, refuse_wrapped
 from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, statistics_of
 from mpisign.optim.storage import own_storage
@@ -119,6 +119,7 @@ class SignOptimizer(Stateful):
             slots = weighted(slots, settings.weights, ranks.size)
             live = lr if isinstance(lr, Tensor) else None  # torch's way to a rate that changes in place
             rate = rate_of("lr", rate if lr is None else lr)
+            refuse_wrapped(params, model, ranks)
             names = named(params, model, include_frozen)
             decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
             decay = decay_of("weight_decay", decay)

@@ -66,6 +66,18 @@ def named(params: Parameters, model: nn.Module | None, include_frozen: bool = Fa
     return Named(groups, trained, frozen, _others(trained, frozen, model), model)
 
 
+def refuse_wrapped(params: Parameters, model: nn.Module | None, ranks: Ranks) -> None:
+    """Raises UsageError for a model that DDP wraps for the ranks of a process group that are to vote."""
+    voters = getattr(ranks.comm, "members", None)
+    wrapped = [one for one in (params, model) if isinstance(one, nn.parallel.DistributedDataParallel)]
+    for one in wrapped if voters else ():
+        if sorted(torch.distributed.get_process_group_ranks(one.process_group)) == voters:
+            raise UsageError(
+                "the model is wrapped in DDP, which averages gradients before anyone votes; pass the model that it "
+                "wraps, and call that one in the loop"
+            )
+
+
 def _twice(name: str, first: int, second: int) -> UsageError:
     if first != second:
         return UsageError(f"parameter {name!r} is in groups {first} and {second}; one of them can move it")
