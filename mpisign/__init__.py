@@ -45,14 +45,15 @@ def _place() -> tuple[int, int]:
 
 
 def hide_launcher() -> None:
-    """Has other libraries take this process for a single one, after MPI has started; rank() and size() stay.
+    """Has other libraries take this process for a single one, once MPI or torch.distributed runs; rank(), size() stay.
 
-    Accelerate, and all that is built on it, reads mpirun's variables in the environment and wants to make a process
-    group of torch's own. A SignOptimizer does what that would be for, so to them each rank is alone: this removes the
+    Accelerate, and all that is built on it, reads the variables of mpirun and torchrun in the environment and wants to
+    wrap models in DDP. A SignOptimizer does what that would be for, so to them each rank is alone: this removes the
     variables of launchers from the environment of this process and of those that it starts. To be called before they
     are asked for anything.
     """
-    from mpisign.parallel import launchers
+    from mpisign.parallel import launchers, mpi
 
     _place()
+    mpi.default_group()  # which torchrun's variables are needed for
     launchers.hide()

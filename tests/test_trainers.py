@@ -19,18 +19,22 @@ def installed(name):
     return pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=reason))
 
 
-def script(n, *arguments):
+def script(n, *arguments, launcher="mpirun"):
     """What root's script prints, with a thread per rank."""
     environment = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    ended = run(BIN / "mpirun", "-n", n, BIN / "python", *arguments, timeout=200, environment=environment)
+    begin = {"mpirun": (BIN / "mpirun", "-n", n, BIN / "python"), "torchrun": (BIN / "torchrun", "--nproc-per-node", n)}
+    ended = run(*begin[launcher], *arguments, timeout=200, environment=environment)
     assert ended.code == 0, ended.err
     return ended.out
 
 
 @pytest.mark.parametrize("library", [installed(name) for name in LIBRARIES])
-def test_examples(library):
+def test_examples_say_the_same_by_either_launcher(library):
     what, flag, count, least, most = RIGHT[LIBRARIES[library]]
-    out = script(2, f"jobs/trainers/{LIBRARIES[library]}.py", flag, count)
+    command = f"jobs/trainers/{LIBRARIES[library]}.py", flag, count
+    out = script(2, *command)
+    found = re.search(rf"{what}: ([\d.]+)", out)[0]
+    assert found in script(2, *command, launcher="torchrun")
     assert least < float(re.search(rf"{what}: ([\d.]+)", out)[1]) < most
 
 

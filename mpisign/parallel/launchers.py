@@ -108,7 +108,8 @@ def hide() -> None:
     """Has other libraries, and processes started from now on, take this one for a single process; see launch()."""
     global _hidden
     _hidden = launch()
-    for name in (*(name for _, *names in LAUNCHERS for name in names), *LOCAL_RANKS, *LOCAL_SIZES):
+    of_launchers = (name for _, *names in (*LAUNCHERS, *STRANGERS) for name in names)
+    for name in (*of_launchers, *LOCAL_RANKS, *LOCAL_SIZES, "LOCAL_RANK"):
         os.environ.pop(name, None)
 
 

@@ -205,17 +205,22 @@ def has_lost() -> bool:
 def join(limit: float) -> Ranks:
     """The ranks of a training loop of one's own: those that torch.distributed connects, or else MPI's.
 
-    A process that torchrun started joins the others where the loop has not yet. limit: as start() takes it. Raises
-    UsageError as start() does.
+    limit: as start() takes it. Raises UsageError as start() does.
     """
+    group = default_group()
+    return start(limit=limit) if group is None else of(group)
+
+
+def default_group() -> Any:
+    """torch's default process group, which is joined where the loop has not yet; None where MPI connects the ranks."""
     if not _of_torch():
-        return start(limit=limit)
+        return None
     import torch.distributed as dist
 
     if not dist.is_initialized():
         dist.init_process_group()
         ending.at_end(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
-    return of(dist.group.WORLD)
+    return dist.group.WORLD
 
 
 def place() -> tuple[int, int]:
