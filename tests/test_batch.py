@@ -203,7 +203,8 @@ def test_pinning(cores, everywhere, state):
 
 def test_too_little_shared_memory_is_a_problem():
     assert (
-        doctor._memory([{"host": "h", "shm": size, "left": {}} for size in (64 << 20, 1 << 40)])[0].state == "problem"
+        doctor._memory([{"host": "h", "shm": size, "left": {}, "parts": {}} for size in (64 << 20, 1 << 40)])[0].state
+        == "problem"
     )
 
 

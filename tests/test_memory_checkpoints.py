@@ -359,7 +359,7 @@ def test_survivors_do_without(tmp_path, monkeypatch):
     monkeypatch.setattr(survive.lost, "require_survivors", lambda: None)  # whatever the MPI of these tests
     settings = (*JOB, MEMORY, "run.lost_ranks=vote on", f"run.file={tmp_path}/r.h5")
     with pytest.raises(UsageError, match=r"vote on\" does not go with checkpoint\.memory_every = 4; set it to 0"):
-        survive.for_survivors(resolve(config.load(None, settings), 2))
+        survive.check_survivors(resolve(config.load(None, settings), 2))
 
 
 def test_the_doctor_names_what_killed_runs_left(tmp_path, shared):

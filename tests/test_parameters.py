@@ -304,7 +304,7 @@ REFUSED = {
     "lazy": (lambda: nn.LazyLinear(3), ["'weight'", "lazy"]),
     "lazy buffer": (lambda: nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False)), ["'1.running_mean'"]),
     "complex": (lambda: [parameter(3, dtype=torch.complex64)], ["complex64", "view_as_real"]),
-    "bfloat16": (lambda: [parameter(3, dtype=torch.bfloat16)], ["bfloat16", "float()"]),
+    "float64": (lambda: [parameter(3, dtype=torch.float64)], ["float64", "float()"]),
     "sparse": (lambda: [nn.Parameter(torch.eye(3).to_sparse())], ["sparse"]),
     "compressed": (lambda: [nn.Parameter(torch.eye(3).to_sparse_csr())], ["sparse_csr"]),
     "wrapper": (lambda: [torch.zeros(3).as_subclass(Wrapper).requires_grad_()], ["Wrapper"]),

@@ -299,7 +299,7 @@ def test_counters_go_on_without_a_jump(tmp_path):
     assert present.tolist() == Run(file).voters_at(probes["step"]).tolist()
     shown = mpisign("show", file)
     assert "voters: 8, 6 from step 9 on, 8 from step 17 on" in shown.out
-    assert "from 8 to 6 voters; residuals: their mean kept; rows dealt anew; batches of" in shown.out
+    assert "from 8 to 6 voters; leave: 6, 7; rows dealt anew; batches of" in shown.out
     assert " 8-6-8 " in mpisign("show", tmp_path).out
 
 

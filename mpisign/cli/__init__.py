@@ -258,7 +258,7 @@ def sbatch(job, settings, kind, **resources):
 
     \b
     mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --sbatch=--account=mine > mnist.sbatch
-    mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --spares 1 > mnist.sbatch
+    mpisign sbatch jobs/mnist_mlp.toml --nodes 4 --spares 1 > spares.sbatch
     """
     from mpisign.cli import batch
 
