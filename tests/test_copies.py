@@ -10,6 +10,7 @@ from mpisign.algorithms.registry import find
 from mpisign.algorithms.updates.dense import NormalisedDescent
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
+from tests.cover import rest_is_slow
 from tests.running import BIN, run
 
 SETTINGS = {"seed": 3, "check_every": 2}
@@ -157,8 +158,10 @@ if mpisign.rank() == 0:
 """
 
 
-@pytest.mark.parametrize("how", ["plain", "overlap"])
-@pytest.mark.parametrize("algorithm", ["signum-mv", "dist-ef-signsgd"])
+WAYS = [(name, how) for name in ("signum-mv", "dist-ef-signsgd") for how in ("plain", "overlap")]
+
+
+@pytest.mark.parametrize(("algorithm", "how"), rest_is_slow(WAYS, WAYS[1:3]))
 def test_ranks_agree(algorithm, how):
     ended = run(BIN / "mpirun", "-n", 4, BIN / "python", "-c", SCRIPT, algorithm, how)
     assert (ended.code, ended.out) == (0, "alike\n"), ended.err

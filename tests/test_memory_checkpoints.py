@@ -203,7 +203,7 @@ def killed(file, *settings, size=2, n=4):
 LOSSES = [(4, 2, [0]), (4, 2, [1]), (5, 2, [2]), (3, 1, [1]), (5, 2, [])]  # ranks, of a node, nodes
 
 
-@pytest.mark.parametrize(("n", "size", "lost"), rest_is_slow(LOSSES, LOSSES[1:3]))
+@pytest.mark.parametrize(("n", "size", "lost"), rest_is_slow(LOSSES, LOSSES[1:2]))
 def test_a_rank_is_killed_and_its_node_is_lost_too(n, size, lost, tmp_path):
     file, shm = tmp_path / "r.h5", tmp_path / "shm"
     job = killed(file, n=n, size=size)
@@ -220,6 +220,7 @@ def test_a_rank_is_killed_and_its_node_is_lost_too(n, size, lost, tmp_path):
     assert not [*shm.rglob("step-*")]
 
 
+@pytest.mark.slow
 def test_two_neighbours_are_lost_and_what_is_on_disk_is_taken(tmp_path):
     file, shm = tmp_path / "r.h5", tmp_path / "shm"
     job = killed(file, "checkpoint.every_steps=10", n=3, size=1)
@@ -243,6 +244,7 @@ def test_a_damaged_part_is_told_and_its_copy_taken(tmp_path):
     assert not differing(undisturbed(file, job, 4), file)
 
 
+@pytest.mark.slow
 def test_other_hosts_and_another_number_of_ranks_go_on(tmp_path):
     file, shm, disk = tmp_path / "r.h5", tmp_path / "shm", tmp_path / "disk.h5"
     killed(file)
@@ -258,7 +260,7 @@ def test_other_hosts_and_another_number_of_ranks_go_on(tmp_path):
     assert not differing(file, disk)
 
 
-@pytest.mark.parametrize("mode", ["all ranks", "mpirun"])
+@pytest.mark.parametrize("mode", rest_is_slow(["all ranks", "mpirun"], ["all ranks"]))
 def test_all_are_killed(mode, tmp_path):
     file, mark = tmp_path / "r.h5", f"{tmp_path}"
     job = (*JOB, MEMORY, "run.steps=200", "problem.fault=none", f"run.file={file}")

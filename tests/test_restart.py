@@ -289,6 +289,7 @@ def test_a_growing_run_is_read_followed_and_not_written_twice(tmp_path):
     assert not list(tmp_path.glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_resume_auto_waits_for_the_last_breath_of_the_run_before(tmp_path):
     file = tmp_path / "r.h5"
     with going_on(file, "run.eval_every=500") as process:

@@ -84,6 +84,7 @@ def test_equal_batches_are_those_of_one_size(tmp_path):
     assert_same_model(one, other)
 
 
+@pytest.mark.slow
 def test_batches_by_speed_are_measured_once(tmp_path):
     """The run file has them: resumed, queued again and simulated the run has the bits of one that was not disturbed."""
     file, whole = tmp_path / "r.h5", tmp_path / "whole.h5"
