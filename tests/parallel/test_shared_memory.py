@@ -39,7 +39,7 @@ def test_auto_does_without_what_does_not_fit(comm, everywhere, monkeypatch):
     assert zoo  # its entries are in the registry
     algorithm = find("signum-mv").build()
     wanted = exchange.choose("auto", algorithm, comm.Get_size())
-    monkeypatch.setattr(autotune, "candidates", lambda stage: ("sharded", "hierarchical"))
+    monkeypatch.setattr(autotune, "useful", lambda stage, comm, size: ("sharded", "hierarchical"))
     monkeypatch.setattr(autotune, "fastest", lambda found, d: found[-1])
     free = autotune.autotune(wanted, algorithm.stages, comm, D)
     everywhere(free[0].name == "hierarchical", "taken where it fits")
