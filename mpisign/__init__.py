@@ -49,11 +49,12 @@ def hide_launcher() -> None:
 
     Accelerate, and all that is built on it, reads the variables of mpirun and torchrun in the environment and wants to
     wrap models in DDP. A SignOptimizer does what that would be for, so to them each rank is alone: this removes the
-    variables of launchers from the environment of this process and of those that it starts. To be called before they
-    are asked for anything.
+    variables of launchers from the environment of this process and of those that it starts. Of a node's GPUs it leaves
+    each rank one. To be called before they are asked for anything.
     """
     from mpisign.parallel import launchers, mpi
 
+    launchers.take_gpu()  # each would take the first one of the node
     _place()
     mpi.default_group()  # which torchrun's variables are needed for
     launchers.hide()

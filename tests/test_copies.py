@@ -34,12 +34,12 @@ def gradients(step, net):
 
 
 def steps(net, opt, first=0, last=12):
-    """Takes steps by set gradients, the same whatever the parameters' types."""
+    """Takes steps by gradients that depend on parameters as 16 bits tell them, the same whatever their types."""
     for t in range(first, last):
 
         def closure(t=t):
             for p, g in zip(net.parameters(), gradients(t, net), strict=True):
-                p.grad = g.to(p.dtype)
+                p.grad = (g + p.detach().bfloat16().float()).bfloat16().to(p.dtype)
             return torch.tensor(1.0)
 
         opt.step(closure)
@@ -104,6 +104,18 @@ def test_what_is_written_unnoticed_is_told():
     net[2].weight.data.zero_()
     with pytest.raises(UsageError, match=r"parameter '2.weight' \(torch.bfloat16\) was changed unnoticed"):
         steps(net, opt, 0, 2)
+
+
+def test_what_is_written_after_the_last_step_is_saved(tmp_path):
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    steps(net, opt, 0, 2)
+    with torch.no_grad():
+        net[0].weight.fill_(0.5)
+    opt.save(tmp_path / "all.h5")
+    opt.load_state_dict(opt.state_dict())
+    opt.load(tmp_path / "all.h5")
+    assert (net[0].weight == 0.5).all()
 
 
 @pytest.mark.parametrize("order", ["model first", "optimiser first"])

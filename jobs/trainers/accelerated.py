@@ -39,7 +39,7 @@ def main():
     train, held_out = digits()
     loader = DataLoader(train, 16, shuffle=True, generator=torch.Generator().manual_seed(mpisign.rank()))
     optimizer = SignOptimizer(model.to(accelerator.device), "signum-mv", lr=3e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(loader) // 2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * -(-len(loader) // 2))
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     for _ in range(options.epochs):
         for inputs, labels in loader:

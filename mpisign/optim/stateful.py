@@ -66,6 +66,7 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         groups become Python's own. Raises UsageError for a value in a group that can't be saved.
         """
         saving.check_between_steps(self)
+        self.gradients.copies.take_over()
         self._show_state()
         return saving.state_dict(super().state_dict()["param_groups"], self.stepper, bool(self.gradients.copies))
 
@@ -96,6 +97,7 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         tuples and dicts of these; numbers of numpy come back as Python's. Raises on all ranks: UsageError, before
         anything is written, for a value there or in a group that is no such one; StorageError.
         """
+        self.gradients.copies.take_over()
         saving.save(Path(path), self, extra)
 
     @collective(meet=True)

@@ -42,6 +42,7 @@ LOCAL_RANKS = (
     "FLUX_TASK_LOCAL_ID",
     "SLURM_LOCALID",
     "PALS_LOCAL_RANKID",
+    "LOCAL_RANK",  # torchrun's
 )
 # how many ranks its node has, by mpirun of MPICH and its kin, and of Open MPI
 LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
@@ -109,7 +110,7 @@ def hide() -> None:
     global _hidden
     _hidden = launch()
     of_launchers = (name for _, *names in (*LAUNCHERS, *STRANGERS) for name in names)
-    for name in (*of_launchers, *LOCAL_RANKS, *LOCAL_SIZES, "LOCAL_RANK"):
+    for name in (*of_launchers, *LOCAL_RANKS, *LOCAL_SIZES):
         os.environ.pop(name, None)
 
 
