@@ -157,7 +157,7 @@ def script(request: Request) -> str:
     call = CALL.format(job=f"{shlex.join(words)} " if words else "")
     loop = LOOP[request.kind].format(call=call)
     if request.kind == "train":
-        loop = SPARES.substitute(spares=request.spares) + loop
+        loop = SPARES.substitute(spares=request.spares).lstrip() + loop
     body = LAUNCH.substitute(loop=loop)
     return SCRIPT.substitute(
         purpose=PURPOSE[request.kind],

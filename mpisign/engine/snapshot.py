@@ -26,8 +26,8 @@ class Snapshot:
         for name, array in _arrays(stepper).items():
             self._arrays[name].copy_(array)
         for k, stage in enumerate(stepper.stages):
-            before = stage.exchange.before
-            self._before[k] = None if before is None else before.clone()
+            before, kept = stage.exchange.before, self._before[k]
+            self._before[k] = before if before is None else before.clone() if kept is None else kept.copy_(before)
         self.t, self.begun = stepper.t, stepper.begun
         self._rank = stepper.world.rank
 
@@ -53,7 +53,8 @@ class Snapshot:
                 part = torch.empty_like(array, device="cpu")
                 _place(whole, part, stage.exchange.shards_of(stepper.world.rank), into=False)
                 array.copy_(part)
-            stage.exchange.before = self._before[k]
+            before = self._before[k]
+            stage.exchange.before = None if before is None else before.clone()  # which a step writes into
         if keep_debts:
             for array in debts_of(stepper):
                 array.mul_(stepper.world.n / old.world.n)

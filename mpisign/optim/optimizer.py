@@ -256,7 +256,8 @@ class SignOptimizer(Stateful):
         self._sent = traffic.up, traffic.down
         sent = traffic.up - before[0], traffic.down - before[1]
         self.statistics = statistics_of(stepper, outcome, sent, counting, with_loss=closure is not None)
-        self._follow(outcome)
+        if gradients.copies:
+            self._follow(outcome)
         if self._checks(stepper.t):
             stepper.check_replicas()
         self.raise_interrupt(outcome.request, stepper.t)
