@@ -15,6 +15,7 @@ from matplotlib.text import Text
 
 from mpisign import config
 from mpisign.algorithms.registry import entries, find
+from mpisign.bench.table import Table, save
 from mpisign.errors import NumericalError, UsageError
 from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, read_all
@@ -460,3 +461,14 @@ def test_ddp_takes_the_steps_of_sgd(tmp_path):
     assert other.attributes["algorithm"] == "ddp-float32-sgd"
     for column in ("train_loss", "test_accuracy"):
         np.testing.assert_allclose(one["eval"][column], other["eval"][column], rtol=2e-3, err_msg=column)
+
+
+def test_predictions_are_told_of_what_auto_picked(tmp_path):
+    table = Table("exchanges", dict.fromkeys(("exchange", "ms", "error", "auto"), "") | {"d": "d"})
+    for d, name, ms, auto in ((10, "sharded", 3.0, ""), (10, "allgather", 2.0, "*"), (99, "sharded", 9.0, "*")):
+        table.add(d=d, exchange=name, ms=ms, error=-0.25, auto=auto)
+    save(tmp_path / "exchange-here.h5", [table])
+    out = analyse("studies/predictions", tmp_path / "exchange-here.h5").out
+    assert "| here | 10 | allgather | allgather | +0% | 25% |" in out
+    assert "| here | 99 | sharded | sharded | +0% | 25% |" in out
+    assert "2 of 2 (100%)" in out

@@ -21,7 +21,7 @@ def points(path: Path):
     for d in np.unique(table["d"]):
         rows = table["d"] == d
         measured = dict(zip(names[rows], table["ms"][rows], strict=True))
-        yield int(d), measured, abs(table["error"][rows]), names[rows & (table["auto"] != 0)][0]
+        yield int(d), measured, abs(table["error"][rows]), names[rows & (table["auto"] == b"*")][0]
 
 
 def main() -> None:
