@@ -11,13 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpisign.algorithms.method import Method
 from mpisign.errors import UsageError
 from mpisign.layout import LayoutShard
+from mpisign.optim import broadcast
 from mpisign.optim.copies import TYPES
 from mpisign.optim.dealing import Deal
 from mpisign.optim.gradients import Gradients
+from mpisign.optim.options import Settings
 from mpisign.optim.parameters import Named
 from mpisign.optim.voters import Voters
+from mpisign.parallel.device import broadcast_tensor
+from mpisign.parallel.mpi import Ranks
 
 DIVIDE = "fully_shard(model, mesh=mesh['shard']) where SignOptimizer gets voters=mesh"
 
@@ -45,33 +50,47 @@ def reshard(*models: object) -> None:
                 module.reshard()
 
 
-def fault_of_sharding(names: Named, voters: Voters, torch_ranks: Sequence[int]) -> UsageError | None:
-    """The first parameter, trained or frozen, that is not cut along the ranks of this rank's voter; or None.
+def refuse_undivided(method: Method, settings: Settings) -> None:
+    """Raises UsageError for what does not go with voters of several ranks."""
+    if why := method.undivided:
+        raise UsageError(f"voters: {method.name} can't be shared out among the ranks of a voter: {why}")
+    if settings.overlap:
+        raise UsageError("overlap=True is not there for voters of several ranks: leave one of the two out")
 
-    torch_ranks: the numbers of these by torch.distributed.
-    """
+
+def fault_of_sharding(names: Named, voters: Voters) -> UsageError | None:
+    """The fault of the first parameter, trained or frozen, that is not cut along the ranks of this rank's voter."""
     for name, p in (names.trained | names.frozen).items():
-        if text := _fault_of_cut(p, voters, torch_ranks):
+        if text := _fault_of_cut(p, list(voters.numbers)):
             return UsageError(f"parameter {name!r} {text}")
     return None
 
 
-def _fault_of_cut(p: Any, voters: Voters, torch_ranks: Sequence[int]) -> str:
+def _fault_of_cut(p: Any, ranks: list[int]) -> str:
     if not is_sharded(p):
         return (
             "is not sharded: with voters, call fully_shard() on the model, its root too, before the optimiser is made, "
             "or leave voters out, by which each rank is a voter of its own"
         )
     if any(placement.is_replicate() for placement in p.placements):
-        return (
-            f"is replicated ({p.placements}), so FSDP would average gradients before anyone votes; call {DIVIDE}"
-        )
+        return f"is replicated ({p.placements}), so FSDP would average gradients before anyone votes; call {DIVIDE}"
     (placement, *more) = p.placements
     if more or type(placement).__name__ != "Shard" or placement.dim != 0:
         return f"is cut as {p.placements}; only cuts along the first dimension (Shard(0)) of one mesh are known"
-    if (own := p.device_mesh.mesh.tolist()) != list(torch_ranks):
-        return f"is cut among ranks {own}, but the ranks of this rank's voter are {list(torch_ranks)}; call {DIVIDE}"
+    if (own := p.device_mesh.mesh.tolist()) != ranks:
+        return f"is cut among ranks {own}, but the ranks of this rank's voter are {ranks}; call {DIVIDE}"
     return ""
+
+
+def take_in(names: Named, layout: LayoutShard, voters: Voters, ranks: Ranks) -> "ShardedGradients":
+    """Has all voters start from the first one's parameters, and from root's buffers. Collective."""
+    deal, x = Deal(layout, voters.inside), layout.zeros()
+    deal.collect([local(names.trained[s.name]).data for s in layout.segments], x)
+    broadcast_tensor(voters.across, x)
+    cut = {name: t for name, t in names.others.items() if is_sharded(t)}
+    broadcast.from_root(voters.across, locals_of(cut))
+    broadcast.from_root(ranks, {name: t for name, t in names.others.items() if name not in cut})
+    return ShardedGradients(names, layout, deal, x, ranks.root)
 
 
 class ShardedCopies:
@@ -79,12 +98,14 @@ class ShardedCopies:
 
     follow_part = None  # a part of x that has moved here is a part of parameters elsewhere
 
-    def __init__(self, parameters: Sequence[Tensor], layout: LayoutShard, deal: Deal, x: Tensor, model: nn.Module | None):
+    def __init__(
+        self, parameters: Sequence[Tensor], layout: LayoutShard, deal: Deal, x: Tensor, model: nn.Module | None
+    ):
         self._parameters, self._layout, self._deal, self._x, self._model = parameters, layout, deal, x, model
         # of the segments whose type can't tell all of x
         self._narrow = {k: p.dtype for k, p in enumerate(parameters) if p.dtype in TYPES}
         self._seen: list[tuple[int, ...]] = []
-        self._holds_x = False
+        self.holds_x = False  # whether what the deal holds is x, rather than gradients
 
     def __bool__(self) -> bool:
         return True

@@ -18,11 +18,12 @@ class Voters:
     """This rank among its voter's, and its voter among all.
 
     inside: the ranks of this voter, in the order of their shards. across: the ranks with a like shard, one of each
-    voter; its rank and size are those of voters.
+    voter; its rank and size are those of voters. numbers: of the ranks inside, by torch.distributed; -1 without it.
     """
 
     inside: Inside
     across: Ranks
+    numbers: tuple[int, ...]
 
 
 def divide(ranks: Ranks, voters: Any) -> Voters:
@@ -30,12 +31,12 @@ def divide(ranks: Ranks, voters: Any) -> Voters:
 
     voters: as SignOptimizer takes it. Raises UsageError, on all ranks, for what does not divide them evenly.
     """
-    own: tuple[int, ...] = ()
     with ranks.agreed():
         fault = None if ranks.comm else UsageError("voters: this process is alone, and there is nobody to vote with")
         if fault or (fault := _fault_of(voters)):
             raise fault
-    own = tuple(_members(ranks, voters))
+    numbers = ranks.allgather(_number(), "ranks of torch.distributed")
+    own = tuple(_members(ranks, voters, numbers))
     everyone = ranks.allgather(own, "the ranks of voters")
     if text := _uneven(everyone):
         raise UsageError(text, agreed=True)
@@ -44,11 +45,17 @@ def divide(ranks: Ranks, voters: Any) -> Voters:
     inside, across = ranks.comm.Split(number, ranks.rank), ranks.comm.Split(shard, ranks.rank)
     hosts = f"{ranks.hosts}, {len(own)} ranks per voter"
     like = replace(ranks, rank=number, size=across.Get_size(), comm=across, hosts=hosts)
-    return Voters(Inside(inside), like)
+    return Voters(Inside(inside), like, tuple(numbers[rank] for rank in own))
+
+
+def _number() -> int:
+    """The rank of this process by torch.distributed; -1 without it."""
+    runs = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if runs else -1
 
 
 def _is_mesh(voters: object) -> bool:
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    if _number() < 0:
         return False
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -77,11 +84,10 @@ def _row(mesh: Any) -> list[int]:
     return row.tolist()
 
 
-def _members(ranks: Ranks, voters: Any) -> list[int]:
+def _members(ranks: Ranks, voters: Any, numbers: list[int]) -> list[int]:
     """The ranks of this rank's voter, as `ranks` numbers them; -1 for those that are not among these. Collective."""
     if not _is_mesh(voters):
         return voters.allgather(ranks.rank)
-    numbers = ranks.allgather(torch.distributed.get_rank(), "ranks of torch.distributed")
     return [numbers.index(rank) if rank in numbers else -1 for rank in _row(voters)]
 
 
