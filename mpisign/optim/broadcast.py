@@ -25,8 +25,8 @@ def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
             )
         if hasattr(t, "device_mesh"):
             return UsageError(
-                f"{name!r} is a DTensor, spread over a device mesh, but every rank votes with a whole model of its own, "
-                "unless several are one voter: where fully_shard() cut it, pass its mesh as voters="
+                f"{name!r} is a DTensor, spread over a device mesh, but every rank votes with a whole model of its "
+                "own; where fully_shard() has cut it, pass its mesh as voters="
             )
         if dispatches(t) and not hasattr(t, "__tensor_flatten__"):
             return UsageError(f"{name!r} is a {type(t).__name__}, which can't be sent to other ranks; make it a Tensor")

@@ -1,8 +1,8 @@
 """From the pieces of parameters that FSDP leaves a rank to its shard of x, and back: one all-to-all inside a voter.
 
-FSDP cuts each parameter along its first dimension into as many pieces as there are ranks, the first ones of equal size,
-so the pieces of a rank lie all over x. Its shard of x is one interval. Who sends what to whom follows from shapes alone,
-so it is worked out once, and coordinates travel as float32 in the order of x without anything beside them.
+FSDP cuts each parameter along its first dimension into as many pieces as there are ranks, so the pieces of a rank lie
+all over x. Its shard of x is one interval. Who sends what to whom follows from shapes alone, so it is worked out once,
+and coordinates travel as float32 in the order of x, without anything beside them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Deal:
     """The plan of both ways, and the buffers, of all pieces and of the shard without pads, both float32."""
 
     def __init__(self, layout: LayoutShard, inside: Inside):
-        self.inside = inside
+        self.layout, self.inside = layout, inside
         pieces = [pieces_of(layout.whole, rank, inside.size) for rank in range(inside.size)]
         mine = pieces[inside.rank]
         self._pieces = torch.zeros(sum(hi - lo for lo, hi in mine))

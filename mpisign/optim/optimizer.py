@@ -182,14 +182,14 @@ class SignOptimizer(Stateful):
         device = next(iter(parameters.values())).device
         layout = Layout(shapes, {name: SegmentOptions(vote=vote) for name, vote in votes.items()}, device)
         slots.check(layout)
-        self._shard = LayoutShard(layout, self.voters.inside) if self.voters else layout
+        self._shard = LayoutShard(layout, self.voters.inside) if self.voters else None
         # the groups' rates and decays are read at every step, in the order of the layout
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
     def _take_in(self, names: Named) -> Gradients:
         """Has x, and all else that the model holds, be root's; parameters of float32 lie in x from now on."""
-        if self.voters:
+        if self.voters and self._shard:
             return take_in(names, self._shard, self.voters, self.ranks)
         x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
         broadcast_tensor(self.ranks, x)
@@ -205,7 +205,7 @@ class SignOptimizer(Stateful):
         return Mpi(self.ranks.comm) if self.ranks.size > 1 else Local(1)
 
     def _build(self, algorithm: Method, settings: Settings) -> None:
-        ranks, across, overlap = self.ranks, self.across, settings.overlap
+        ranks, across, overlap, here = self.ranks, self.across, settings.overlap, self._shard or self.layout
         needs_whole = [reason for stage in algorithm.stages if (reason := stage.needs_whole)]
         self.overlaps = overlap and len(needs_whole) < len(algorithm.stages) and ranks.size > 1
         if overlap and needs_whole and ranks.root:
@@ -216,13 +216,13 @@ class SignOptimizer(Stateful):
         helped = self.overlaps and ranks.by_mpi and mpi.multithreaded()
         progress = settings.progress or ("thread" if helped else "calls")
         options: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
-        chosen = autotune(chosen, algorithm.stages, across.comm, self._shard.length, **options)
+        chosen = autotune(chosen, algorithm.stages, across.comm, here.length, **options)
         # each shard has measured for itself
         self.choices = chosen = self.voters.inside.comm.bcast(chosen) if self.voters else chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
-        streams = Streams(settings.seed, self._shard.origin)
+        streams = Streams(settings.seed, here.origin)
         options["reverse"] = self.overlaps
-        arguments = algorithm, chosen, self._shard, self._world(), streams, oracles, self.gradients.x
+        arguments = algorithm, chosen, here, self._world(), streams, oracles, self.gradients.x
         self.stepper: Stepper = make_stepper(*arguments, **options)
         self.stepper.moved = self.gradients.copies.follow_part if self.gradients.copies else None
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None

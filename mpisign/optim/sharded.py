@@ -46,8 +46,8 @@ def reshard(*models: object) -> None:
     """Has the modules of models hold their shards, which a forward pass without a backward pass may have gathered."""
     for model in models:
         for module in model.modules() if isinstance(model, nn.Module) else ():
-            if hasattr(module, "reshard"):
-                module.reshard()
+            if callable(back := getattr(module, "reshard", None)):
+                back()
 
 
 def refuse_undivided(method: Method, settings: Settings) -> None:
@@ -82,7 +82,7 @@ def _fault_of_cut(p: Any, ranks: list[int]) -> str:
     return ""
 
 
-def take_in(names: Named, layout: LayoutShard, voters: Voters, ranks: Ranks) -> "ShardedGradients":
+def take_in(names: Named, layout: LayoutShard, voters: Voters, ranks: Ranks) -> Gradients:
     """Has all voters start from the first one's parameters, and from root's buffers. Collective."""
     deal, x = Deal(layout, voters.inside), layout.zeros()
     deal.collect([local(names.trained[s.name]).data for s in layout.segments], x)
@@ -90,7 +90,7 @@ def take_in(names: Named, layout: LayoutShard, voters: Voters, ranks: Ranks) -> 
     cut = {name: t for name, t in names.others.items() if is_sharded(t)}
     broadcast.from_root(voters.across, locals_of(cut))
     broadcast.from_root(ranks, {name: t for name, t in names.others.items() if name not in cut})
-    return ShardedGradients(names, layout, deal, x, ranks.root)
+    return ShardedGradients(names, deal, x, ranks.root)
 
 
 class ShardedCopies:
@@ -98,10 +98,9 @@ class ShardedCopies:
 
     follow_part = None  # a part of x that has moved here is a part of parameters elsewhere
 
-    def __init__(
-        self, parameters: Sequence[Tensor], layout: LayoutShard, deal: Deal, x: Tensor, model: nn.Module | None
-    ):
-        self._parameters, self._layout, self._deal, self._x, self._model = parameters, layout, deal, x, model
+    def __init__(self, parameters: Sequence[Tensor], deal: Deal, x: Tensor, model: nn.Module | None):
+        """parameters: DTensors, in the order of the segments."""
+        self._parameters, self._deal, self._x, self._model = parameters, deal, x, model
         # of the segments whose type can't tell all of x
         self._narrow = {k: p.dtype for k, p in enumerate(parameters) if p.dtype in TYPES}
         self._seen: list[tuple[int, ...]] = []
@@ -131,9 +130,9 @@ class ShardedCopies:
         changed = np.array([self._versions() != self._seen], dtype=np.float64)
         if not self._deal.inside.rows(changed).any():
             return
-        x = self._layout.zeros()
+        x = self._deal.layout.zeros()
         self._deal.collect([local(p).data for p in self._parameters], x)
-        for span in self._layout.all_spans:
+        for span in self._deal.layout.all_spans:
             written, master = x[span.coordinates], self._x[span.coordinates]
             if (narrow := self._narrow.get(span.segment)) is not None:
                 written = torch.where(written == master.to(narrow).float(), master, written)
@@ -141,14 +140,15 @@ class ShardedCopies:
         self._note()
 
     def fault(self) -> UsageError | None:
-        """What is wrong if a parameter is not what x is, which nobody has noticed; None once gradients lie in pieces."""
+        """What is wrong if a parameter is not what x is, which nobody has noticed; None where x is not known here."""
         if not self.holds_x:
             return None
-        for k, (p, piece) in enumerate(zip(self._parameters, self._deal.pieces, strict=True)):
+        segments = self._deal.layout.segments
+        for segment, p, piece in zip(segments, self._parameters, self._deal.pieces, strict=True):
             here = local(p).data
             if not torch.equal(here, piece.view(here.shape).to(here.dtype)):
                 return UsageError(
-                    f"parameter {self._layout.segments[k].name!r} was changed unnoticed, as by p.data, and steps undo "
+                    f"parameter {segment.name!r} was changed unnoticed, as by p.data, and steps undo "
                     "that, as the optimiser's x is what moves; assign in place (p.copy_(...) under no_grad)"
                 )
         return None
@@ -167,12 +167,12 @@ class ShardedGradients(Gradients):
 
     copies: ShardedCopies  # type: ignore[assignment]
 
-    def __init__(self, named: Named, layout: LayoutShard, deal: Deal, x: Tensor, warns: bool):
+    def __init__(self, named: Named, deal: Deal, x: Tensor, warns: bool):
         self._deal = deal
-        super().__init__(named, layout, x, warns)
+        super().__init__(named, deal.layout, x, warns)
 
     def _copies_of(self, x: Tensor) -> ShardedCopies:  # type: ignore[override]
-        return ShardedCopies(self.parameters, self.layout, self._deal, x, self.model)
+        return ShardedCopies(self.parameters, self._deal, x, self.model)
 
     def gradient_in_place(self) -> None:
         """Never: what is packed here lies with other ranks."""

@@ -96,8 +96,8 @@ def _uneven(everyone: list[tuple[int, ...]]) -> str:
     for rank, members in enumerate(everyone):
         if rank not in members or -1 in members or any(everyone[other] != members for other in members):
             return (
-                f"voters: rank {rank} says that its voter is rank(s) {list(members)}; each rank must be in one voter, of "
-                "which all of its ranks know the same, and all of them vote"
+                f"voters: rank {rank} says that its voter is rank(s) {list(members)}; each rank that votes must be in "
+                "one voter, of which all of its ranks say the same"
             )
         if list(members) != sorted(members):
             return f"voters: the ranks of a voter are {list(members)}; let them ascend"
