@@ -13,6 +13,7 @@ from torch import Tensor
 from mpisign.engine.state import load_state, save_state
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
+from mpisign.layout import LayoutShard
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.gradients import Gradients
@@ -63,7 +64,7 @@ def entries(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
 def _place(stepper: Stepper) -> str:
     """The rank by its name in a state_dict: that of its voter, and its place there where that has several."""
     layout, rank = stepper.layout, f"rank{stepper.world.rank}"
-    return rank if layout.whole is layout else f"{rank}-shard{layout.number}of{len(layout.borders)}"
+    return f"{rank}-shard{layout.number}of{len(layout.borders)}" if isinstance(layout, LayoutShard) else rank
 
 
 def _facts(step: int, begun: int, voters: int, definition: str) -> dict[str, Tensor]:
