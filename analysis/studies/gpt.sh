@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A byte-level GPT (jobs/gpt/train.py) on 2 nodes of 2 ranks: votes of ranks, votes of nodes, AdamW by an all-reduce.
+# Rates are tuned with seed 1, the best of each run with three seeds; an hour on 2 idle cores. Runs that are there stay.
+#   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw (all by default)
+set -euo pipefail
+ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
+text=$(readlink -f "${1:?a file of text}")
+shift
+cd "$ROOT"
+BIN=$ROOT/.venv/bin
+export OMP_NUM_THREADS=1
+SIZE="--width 128 --depth 4 --window 128 --steps 300"
+declare -A RATES=([rank]="0.0005 0.001 0.002" [node]="0.0005 0.001 0.002" [adamw]="0.002 0.004 0.008")
+mkdir -p runs/gpt
+
+one() { # WAY LR SEED: a run, named once it is whole
+    local file=runs/gpt/$1-lr$2-seed$3.txt
+    [ -e "$file" ] || { timeout 1200 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" --by "$1" --lr "$2" \
+        --seed "$3" $SIZE >"$file.part" </dev/null && mv "$file.part" "$file"; }
+}
+bits() { awk '/^held out/ {print $3}' "$1"; }
+
+[ $# -gt 0 ] || set -- rank node adamw
+for way in "$@"; do
+    for lr in ${RATES[$way]}; do one "$way" "$lr" 1; done
+done
+{
+    echo "| way | lr | held-out bits per byte, seeds 1 to 3 | median |"
+    echo "|---|---|---|---|"
+    for way in "$@"; do
+        best=$(for lr in ${RATES[$way]}; do echo "$(bits runs/gpt/$way-lr$lr-seed1.txt) $lr"; done | sort -g | head -1 | cut -d' ' -f2)
+        for seed in 2 3; do one "$way" "$best" $seed; done
+        all=$(for seed in 1 2 3; do bits "runs/gpt/$way-lr$best-seed$seed.txt"; done)
+        echo "| $way | $best | $(echo $all) | $(echo "$all" | sort -g | sed -n 2p) |"
+    done
+} | tee runs/gpt/table.md
