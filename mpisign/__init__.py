@@ -58,3 +58,18 @@ def hide_launcher() -> None:
     _place()
     mpi.default_group()  # which torchrun's variables are needed for
     launchers.hide()
+
+
+def start_process_group(backend: str = "gloo") -> None:
+    """Starts torch.distributed among the ranks that mpirun or srun started, as torchrun's ranks do; all together.
+
+    Address and port are root's, agreed on by MPI, and ranks are MPI's; RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT are set. For models that fully_shard() cuts, and libraries that want a process group; a
+    SignOptimizer's votes still travel by MPI. Under torchrun it is torch's init_process_group(backend). backend: as
+    torch has it, such as "gloo" or "cpu:gloo,cuda:nccl". Raises UsageError, on all ranks, for a backend that this torch
+    lacks, and where torch.distributed runs already.
+    """
+    from mpisign.parallel import leaving, rendezvous
+
+    leaving.guard()
+    rendezvous.start_among_all(backend)

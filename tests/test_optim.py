@@ -37,6 +37,11 @@ def test_the_readme_shows_the_change_that_makes_the_example_vote():
     assert [line.rstrip() for line in changed] == [line.rstrip() for line in block.splitlines() if line != "..."]
 
 
+def test_the_readme_of_the_library_shows_lines_of_the_sharded_example():
+    block = re.search(r"```diff\n(.*?)```", (ROOT / "mpisign/optim/README.md").read_text(), re.DOTALL)[1]
+    assert block.replace("\n+", "\n").removeprefix("+") in (EXAMPLE / "sharded.py").read_text()
+
+
 def test_the_example_trains():
     ended = run(BIN / "mpirun", "-n", 2, sys.executable, EXAMPLE / "voted.py", "--steps", 50, timeout=100)
     assert ended.code == 0, ended.err

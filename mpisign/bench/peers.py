@@ -6,7 +6,6 @@ gradients, so that its time is that of the exchange, and the step of torch's SGD
 """
 
 import os
-import socket
 from collections.abc import Callable
 
 import torch
@@ -14,9 +13,10 @@ from mpi4py import MPI
 
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench.table import Say, Table, machine
-from mpisign.bench.timing import hosts, in_turns, interfaces
+from mpisign.bench.timing import in_turns
 from mpisign.engine.autotune import RATE, DryStepper, FloatStep, autotune, squares
 from mpisign.exchange import choose
+from mpisign.parallel import rendezvous
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.process_group import GroupComm
 from mpisign.parallel.world import Mpi
@@ -72,15 +72,8 @@ def start_gloo(ranks: Ranks) -> str:
     """Joins torch.distributed; returns why it can't."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return "torch.distributed with gloo is missing from this torch: no gloo, no DDP"
-    with socket.socket() as free:
-        free.bind(("", 0))
-        address = ranks.comm.bcast((socket.gethostname(), free.getsockname()[1]))
-    one_host = hosts(ranks) == 1
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if one_host else min(interfaces(ranks), default="lo"))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    host = "127.0.0.1" if one_host else address[0]
-    method = f"tcp://{host}:{address[1]}"
-    torch.distributed.init_process_group("gloo", init_method=method, rank=ranks.rank, world_size=ranks.size)
+    rendezvous.start(ranks)
     return ""
 
 

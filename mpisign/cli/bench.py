@@ -122,6 +122,19 @@ def peers(name, sizes, repeats, output, threads, no_ddp, **settings):
 
 
 @bench_group.command()
+@common(repeats=5)
+@click.option("-d", "sizes", multiple=True, type=float, default=SIZES, help="Coordinates; more than once.")
+@click.option("--algorithm", "name", default="signum-mv", show_default=True, help="Whose messages travel.")
+@click.option("--of", type=click.IntRange(min=0), default=0, help="Ranks of a voter, 0: those of a host.")
+def voters(name, sizes, repeats, of, output, threads):
+    """Steps of a model that FSDP cuts inside a node, which votes as one, against a voter per rank, HSDP and DDP."""
+    from mpisign.bench.voters import voters
+
+    with _ranks(threads, name) as (ranks, _, say):
+        tell([voters(name, whole_sizes(sizes), repeats, of, ranks, say)], output, ranks.root)
+
+
+@bench_group.command()
 @options
 @click.option("--exchange", "exchange_name", default="sharded", show_default=True)
 def profile(name, exchange_name, sizes, repeats, output, threads, **settings):

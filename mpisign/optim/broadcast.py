@@ -25,7 +25,8 @@ def fault_of_kind(tensors: Mapping[str, Tensor]) -> UsageError | None:
             )
         if hasattr(t, "device_mesh"):
             return UsageError(
-                f"{name!r} is a DTensor, spread over a device mesh; every rank votes with a whole model of its own"
+                f"{name!r} is a DTensor, spread over a device mesh, but every rank votes with a whole model of its "
+                "own; where fully_shard() has cut it, pass its mesh as voters="
             )
         if dispatches(t) and not hasattr(t, "__tensor_flatten__"):
             return UsageError(f"{name!r} is a {type(t).__name__}, which can't be sent to other ranks; make it a Tensor")
@@ -38,6 +39,9 @@ def descriptions(tensors: Mapping[str, Tensor]) -> list[str]:
     """Name, shape and type of each tensor, one line each; these must agree between ranks."""
     lines = []
     for name, tensor in tensors.items():
+        if hasattr(tensor, "device_mesh"):  # pieces differ
+            lines.append(f"{name!r} of shape {list(tensor.shape)} {tensor.dtype} in pieces")
+            continue
         for part, t in parts(name, tensor).items():
             kind = "" if t.layout is torch.strided else f" {t.layout}"
             lines.append(f"{part!r} of shape {list(t.shape)} {t.dtype}{kind}{' on meta' if t.is_meta else ''}")

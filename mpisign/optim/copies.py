@@ -29,6 +29,11 @@ class Copies:
     def __bool__(self) -> bool:
         return bool(self._copies)
 
+    @property
+    def tell_less(self) -> bool:
+        """Whether x can't be told from the parameters."""
+        return bool(self._copies)
+
     def follow(self) -> None:
         """Makes all copies what x is."""
         for k, p in self._copies.items():

@@ -35,8 +35,8 @@ class Gradients:
         self.layout, self.x, self.warns = layout, x, warns
         self.model, self.frozen, self._frozen = named.model, named.frozen, list(named.frozen.values())
         self.parameters = [named.trained[s.name] for s in layout.segments]
-        self.copies = Copies(self.parameters, layout, x)
-        self.places = [p.data_ptr() for p in self.parameters]
+        self.copies = self._copies_of(x)
+        self.places = self._places()
         self.closure: Closure | None = None
         self.scale, self.scaled = 1.0, False  # what gradients are multiplied by, and whether a scaler drives the step
         self.loss = 0.0
@@ -48,6 +48,13 @@ class Gradients:
         self._views: dict[int, list[Tensor]] = {}
         self._bounds = np.array([(s.offset, s.end) for s in layout.segments], dtype=np.int64).reshape(-1, 2).T
         self._generator: list[Tensor] | None = None
+
+    def _copies_of(self, x: Tensor) -> Copies:
+        return Copies(self.parameters, self.layout, x)
+
+    def _places(self) -> list[int]:
+        """Where parameters must lie: in x, but for copies, which stay where they were."""
+        return [p.data_ptr() for p in self.parameters]
 
     @property
     def statistics(self) -> dict[str, Tensor]:
@@ -176,7 +183,7 @@ class Gradients:
             generator.set_state(state)
 
     def _fault_of_gradients(self) -> UsageError | None:
-        moved = [p.data_ptr() for p in self.parameters] != self.places
+        moved = self._places() != self.places
         if moved or any(grad is not None and grad.layout is not torch.strided for grad in self.grads):
             return self._fault_of_segments()
         if any(p.requires_grad for p in self._frozen):

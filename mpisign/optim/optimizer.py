@@ -19,7 +19,7 @@ from mpisign.engine.autotune import autotune
 from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Outcome, Stepper
 from mpisign.errors import UsageError, choices
-from mpisign.layout import Layout, SegmentOptions
+from mpisign.layout import Layout, LayoutShard, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.collective import collective
 from mpisign.optim.copies import TYPES
@@ -35,14 +35,16 @@ from mpisign.optim.options import (
     weighted,
 )
 from mpisign.optim.overlap import Overlap
-from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named, refuse_wrapped
+from mpisign.optim.parameters import Named, Parameters, check_alike, fault_of, named, refuse_nothing, refuse_wrapped
+from mpisign.optim.sharded import fault_of_sharding, locals_of, refuse_undivided, reshard, take_in
 from mpisign.optim.stateful import Stateful
 from mpisign.optim.statistics import Statistics, statistics_of
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
+from mpisign.optim.voters import divide
 from mpisign.parallel import mpi
 from mpisign.parallel.device import broadcast_tensor
-from mpisign.parallel.world import Local, Mpi
+from mpisign.parallel.world import Local, Mpi, OfShards, World
 from mpisign.problems import Oracle
 
 assert zoo  # its entries are in the registry
@@ -101,6 +103,7 @@ class SignOptimizer(Stateful):
         watchdog: float = 1800.0,
         model: nn.Module | None = None,
         include_frozen: bool = False,
+        voters: Any = None,
         **hyperparameters: Any,
     ):
         if comm is None:
@@ -110,16 +113,21 @@ class SignOptimizer(Stateful):
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))
         self.statistics, self._sent, self._frozen = Statistics(), (0, 0), False
 
+        self.voters = None if voters is None else divide(ranks, voters)
+        across = self.across = self.voters.across if self.voters else ranks
         with ranks.agreed():
             settings = settings_of(
                 seed=seed, exchange=exchange, chunk=chunk, progress=progress, overlap=overlap, dense_steps=dense_steps,
                 check_every=check_every, statistics_every=statistics_every, weights=weights,
             )  # fmt: skip
-            slots, rate = algorithm_of(algorithm, zeros, ties, ranks.size, hyperparameters)
-            slots = weighted(slots, settings.weights, ranks.size)
+            slots, rate = algorithm_of(algorithm, zeros, ties, across.size, hyperparameters)
+            slots = weighted(slots, settings.weights, across.size)
             live = lr if isinstance(lr, Tensor) else None  # torch's way to a rate that changes in place
             rate = rate_of("lr", rate if lr is None else lr)
             refuse_wrapped(params, model, ranks)
+            if self.voters:
+                refuse_undivided(slots, settings)
+                reshard(params, model)
             names = named(params, model, include_frozen)
             decay = getattr(slots.stages[-1].update, "weight_decay", 0.0) if weight_decay is None else weight_decay
             decay = decay_of("weight_decay", decay)
@@ -130,15 +138,9 @@ class SignOptimizer(Stateful):
             self.layout, algorithm = self._lay_out(names, slots, settings.dense_steps, dense_lr, rate)
         check_alike(self.layout, broadcast.descriptions(names.others), self._settings_alike(algorithm, settings), ranks)
 
-        x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
-        broadcast_tensor(ranks, x)
-        for name, view in self.layout.views(x).items():
-            if names.trained[name].dtype not in TYPES:
-                names.trained[name].data = own_storage(view)
-        broadcast.from_root(ranks, names.others)
-        self.gradients = Gradients(names, self.layout, x, ranks.root)
+        self.gradients = self._take_in(names)
         self.gradients.copies.follow()
-        self._build(algorithm, x, settings)
+        self._build(algorithm, settings)
         if self.check_every:
             self.stepper.check_replicas()
         self._show_state()
@@ -160,44 +162,68 @@ class SignOptimizer(Stateful):
     def _lay_out(
         self, names: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
     ) -> tuple[Layout, Method]:
-        parameters = names.trained
-        if fault := fault_of(parameters, names.others):
+        parameters, others = dict[str, Tensor](names.trained), names.others
+        refuse_nothing(parameters)
+        if self.voters:
+            if fault := fault_of_sharding(names, self.voters):
+                raise fault
+            parameters, others = locals_of(parameters), locals_of(others)
+        if fault := fault_of(parameters, others):
             raise fault
         raw = all(stage.sign.up() == RAW for stage in slots.stages)
         numbers = {id(p): k for k, group in enumerate(self.param_groups) for p in group["params"]}
-        group_of = {name: numbers[id(p)] for name, p in parameters.items()}
+        group_of = {name: numbers[id(p)] for name, p in names.trained.items()}
         votes = {name: raw or bool(self.param_groups[k]["vote"]) for name, k in group_of.items()}
         if not all(votes.values()):
             slots = dense.with_averaging(slots)
         if dense_steps:
             slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
-        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        shapes = {name: tuple(p.shape) for name, p in names.trained.items()}
         device = next(iter(parameters.values())).device
         layout = Layout(shapes, {name: SegmentOptions(vote=vote) for name, vote in votes.items()}, device)
         slots.check(layout)
+        self._shard = LayoutShard(layout, self.voters.inside) if self.voters else None
         # the groups' rates and decays are read at every step, in the order of the layout
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
-    def _build(self, algorithm: Method, x: Tensor, settings: Settings) -> None:
-        ranks, overlap = self.ranks, settings.overlap
-        world = Mpi(ranks.comm) if ranks.size > 1 else Local(1)
+    def _take_in(self, names: Named) -> Gradients:
+        """Has x, and all else that the model holds, be root's; parameters of float32 lie in x from now on."""
+        if self.voters and self._shard:
+            return take_in(names, self._shard, self.voters, self.ranks)
+        x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
+        broadcast_tensor(self.ranks, x)
+        for name, view in self.layout.views(x).items():
+            if names.trained[name].dtype not in TYPES:
+                names.trained[name].data = own_storage(view)
+        broadcast.from_root(self.ranks, names.others)
+        return Gradients(names, self.layout, x, self.ranks.root)
+
+    def _world(self) -> World:
+        if self.voters:
+            return OfShards(self.across.comm, self.ranks.comm, self.voters.inside)
+        return Mpi(self.ranks.comm) if self.ranks.size > 1 else Local(1)
+
+    def _build(self, algorithm: Method, settings: Settings) -> None:
+        ranks, across, overlap, here = self.ranks, self.across, settings.overlap, self._shard or self.layout
         needs_whole = [reason for stage in algorithm.stages if (reason := stage.needs_whole)]
         self.overlaps = overlap and len(needs_whole) < len(algorithm.stages) and ranks.size > 1
         if overlap and needs_whole and ranks.root:
             warnings.warn(f"no overlap with backward in {algorithm.name}: {needs_whole[0]}", stacklevel=4)
         with ranks.agreed():
-            chosen = exchange.choose(settings.exchange, algorithm, ranks.size)
+            chosen = exchange.choose(settings.exchange, algorithm, across.size)
         # a helper thread lets messages proceed while backward runs
         helped = self.overlaps and ranks.by_mpi and mpi.multithreaded()
         progress = settings.progress or ("thread" if helped else "calls")
         options: dict[str, Any] = {"chunk": settings.chunk, "progress": progress}
-        chosen = autotune(chosen, algorithm.stages, ranks.comm, self.layout.length, **options)
-        self.choices = chosen
+        chosen = autotune(chosen, algorithm.stages, across.comm, here.length, **options)
+        # each shard has measured for itself
+        self.choices = chosen = self.voters.inside.comm.bcast(chosen) if self.voters else chosen
         oracles = cast(list[Oracle], [self.gradients])  # all that a Stepper asks of one
-        streams = Streams(settings.seed)
+        streams = Streams(settings.seed, here.origin)
         options["reverse"] = self.overlaps
-        self.stepper: Stepper = make_stepper(algorithm, chosen, self.layout, world, streams, oracles, x, **options)
+        arguments = algorithm, chosen, here, self._world(), streams, oracles, self.gradients.x
+        self.stepper: Stepper = make_stepper(*arguments, **options)
         self.stepper.moved = self.gradients.copies.follow_part if self.gradients.copies else None
         self._overlap = Overlap(self.stepper, self.gradients, self._rates) if self.overlaps else None
 
@@ -217,7 +243,8 @@ class SignOptimizer(Stateful):
         if not self.__dict__.get("_frozen"):
             return super().__repr__()
         names = " then ".join(dict.fromkeys(choice.name for choice in self.choices))
-        facts = f"{self.stepper.algorithm.name}, d={self.layout.size}, n={self.ranks.size}, exchange={names}"
+        n = f"{self.across.size} voters of {self.voters.inside.size} ranks" if self.voters else self.ranks.size
+        facts = f"{self.stepper.algorithm.name}, d={self.layout.size}, n={n}, exchange={names}"
         return super().__repr__().replace(" (\n", f" {facts} (\n", 1)
 
     # A step
@@ -249,13 +276,17 @@ class SignOptimizer(Stateful):
         stepper.own_decays, rates = numbers[1][self._group_of], self._rates(numbers)
         counting = bool(self.statistics_every) and (stepper.t + 1) % self.statistics_every == 0
         request = self.interrupt + requests.request(gradients, numbers, self.ranks)
+        if self.voters:
+            request = requests.of_voter(self.voters.inside.rows(np.array([request]))[:, 0])
         check = lambda values: requests.refuse(values, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
         outcome = stepper.step(rates, counting, request, check)
         # bytes since the last step, as messages travel before step() where they overlap with backward
         before, traffic = self._sent, stepper.world.traffic
         self._sent = traffic.up, traffic.down
         sent = traffic.up - before[0], traffic.down - before[1]
-        self.statistics = statistics_of(stepper, outcome, sent, counting, with_loss=closure is not None)
+        self.statistics = statistics_of(
+            stepper, outcome, sent, self.ranks.size, counting, with_loss=closure is not None
+        )
         if gradients.copies:
             self._follow(outcome)
         if self._checks(stepper.t):

@@ -151,12 +151,16 @@ def _others(trained: dict[str, nn.Parameter], frozen: dict[str, Tensor], model: 
     return others
 
 
+def refuse_nothing(parameters: Mapping[str, Tensor]) -> None:
+    """Raises UsageError where there is nothing to optimise."""
+    if not parameters:
+        raise UsageError("no parameter requires a gradient, so there is nothing to optimise")
+    if not any(is_lazy(p) or p.numel() for p in parameters.values()):
+        raise UsageError("no parameter has any element, so there is nothing to optimise")
+
+
 def fault_of(parameters: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> UsageError | None:
     """The first fault by which these parameters, or the other tensors of the model, can't be optimised; or None."""
-    if not parameters:
-        return UsageError("no parameter requires a gradient, so there is nothing to optimise")
-    if not any(is_lazy(p) or p.numel() for p in parameters.values()):
-        return UsageError("no parameter has any element, so there is nothing to optimise")
     if fault := fault_of_kind(parameters) or fault_of_kind(others):
         return fault
     first = next(iter(parameters.values())).device

@@ -16,6 +16,7 @@ from mpisign.optim.gradients import Gradients
 from mpisign.parallel.mpi import Ranks
 
 FAULT = 1  # the request of a rank that has something to tell before anything moves
+DIFFERING = INTERRUPT - 1  # that of a voter whose ranks differ, above any hash
 HASH = 6  # bytes of the hash: whole numbers up to 2**48 are exact in float64
 
 
@@ -30,15 +31,23 @@ def request(gradients: Gradients, numbers: np.ndarray, ranks: Ranks) -> int:
     return FAULT + 1 + int.from_bytes(hashlib.blake2b(alike, digest_size=HASH).digest(), "little")
 
 
+def of_voter(requests: np.ndarray) -> int:
+    """The request of a voter, by those of its ranks."""
+    interrupt, own = INTERRUPT if requests.max() >= INTERRUPT else 0, requests % INTERRUPT
+    if (own == FAULT).any():
+        return interrupt + FAULT
+    return interrupt + (int(own[0]) if (own == own[0]).all() else DIFFERING)
+
+
 def refuse(requests: np.ndarray, gradients: Gradients, numbers: np.ndarray, ranks: Ranks, t: int) -> None:
     """Raises on all ranks, before x moves, a fault of any rank, or UsageError for what differs between ranks.
 
-    requests: of all ranks, (n,). t: the step.
+    requests: of all voters, (n,). t: the step.
     """
     requests = requests % INTERRUPT
     if (requests == FAULT).any():
         ranks.agree(gradients.fault)
-    if (requests == requests[0]).all():
+    if (requests == requests[0]).all() and requests[0] != DIFFERING:
         return
     mine = [gradients.layout.segments[k].name for k in gradients.missing]
     everyone = ranks.allgather((numbers.tolist(), mine), "learning rates and missing gradients")

@@ -13,6 +13,7 @@ from torch import Tensor
 from mpisign.engine.state import load_state, save_state
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
+from mpisign.layout import LayoutShard
 from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.gradients import Gradients
@@ -57,7 +58,13 @@ def entries(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
     Names begin with the rank: torch.distributed.checkpoint takes what has one name on all ranks to be the same.
     """
     facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.algorithm))
-    return {f"rank{stepper.world.rank}/{name}": tensor for name, tensor in (facts | _arrays(stepper, with_x)).items()}
+    return {f"{_place(stepper)}/{name}": tensor for name, tensor in (facts | _arrays(stepper, with_x)).items()}
+
+
+def _place(stepper: Stepper) -> str:
+    """The rank by its name in a state_dict: that of its voter, and its place there where that has several."""
+    layout, rank = stepper.layout, f"rank{stepper.world.rank}"
+    return f"{rank}-shard{layout.number}of{len(layout.borders)}" if isinstance(layout, LayoutShard) else rank
 
 
 def _facts(step: int, begun: int, voters: int, definition: str) -> dict[str, Tensor]:
@@ -106,13 +113,13 @@ def _of_this_rank(state: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
         saved |= {k: v for k, v in entry.items() if isinstance(k, str) and k.startswith("rank")}
     if not saved or "param_groups" not in state:
         raise UsageError("a state_dict without the state of a rank: it is not one of a SignOptimizer")
-    first, mine = next(iter(saved)).split("/")[0], f"rank{world.rank}/"
+    first, mine = next(iter(saved)).split("/")[0], f"{_place(stepper)}/"
     own = {name.removeprefix(mine): tensor for name, tensor in saved.items() if name.startswith(mine)}
     voters = int((own or {"voters": saved[f"{first}/voters"]})["voters"])
     if not own or voters != world.n:
         theirs = mine[:-1] if own else first
         raise UsageError(
-            f"a state_dict of {theirs} of {voters}, but this is rank {world.rank} of {world.n}; every "
+            f"a state_dict of {theirs} of {voters}, but this is {mine[:-1]} of {world.n}; every "
             "rank has a state of its own: save one file per rank, or use opt.save() and opt.load()"
         )
     return own

@@ -15,13 +15,16 @@ from mpisign.optim.collective import CollectiveCalls, collective
 from mpisign.optim.gradients import Gradients
 from mpisign.optim.overlap import Overlap
 from mpisign.optim.storage import copy_of, is_dense, put_back
+from mpisign.optim.voters import Voters
 from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.world import Mpi
 
 
 class Stateful(CollectiveCalls, torch.optim.Optimizer):
     """A SignOptimizer but for its construction and its step."""
 
     ranks: Ranks
+    voters: Voters | None
     gradients: Gradients
     stepper: Stepper
     _overlap: Overlap | None
@@ -39,7 +42,8 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
 
         For evaluation, and before the model is saved: each rank's BatchNorm has seen its own batches only. Collective.
         """
-        buffers.average(self._model(), self.stepper.world, self.ranks)
+        world = Mpi(self.ranks.comm) if self.voters else self.stepper.world
+        buffers.average(self._model(), world, self.ranks)
 
     @contextmanager
     def averaged_buffers(self) -> Iterator[None]:
@@ -66,20 +70,24 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         groups become Python's own. Raises UsageError for a value in a group that can't be saved.
         """
         saving.check_between_steps(self)
-        self.gradients.copies.take_over()
+        with_x = self.gradients.copies.tell_less
+        if with_x:
+            self.gradients.copies.take_over()
         self._show_state()
-        return saving.state_dict(super().state_dict()["param_groups"], self.stepper, bool(self.gradients.copies))
+        return saving.state_dict(super().state_dict()["param_groups"], self.stepper, with_x)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
         saving.check_between_steps(self)
-        saving.load_state_dict(state_dict, self.stepper, self.param_groups, bool(self.gradients.copies))
-        self.gradients.copies.follow()
+        with_x = self.gradients.copies.tell_less
+        saving.load_state_dict(state_dict, self.stepper, self.param_groups, with_x)
+        if with_x:
+            self.gradients.copies.follow()
 
     def _show_state(self) -> None:
         """Puts entries into torch's own state: tools that find no state take a step to make some."""
         first, *others = [p for group in self.param_groups for p in group["params"]]
-        self.state[first] = saving.entries(self.stepper, bool(self.gradients.copies))
+        self.state[first] = saving.entries(self.stepper, self.gradients.copies.tell_less)
         self.state.update((p, {}) for p in others)
 
     def __getstate__(self) -> NoReturn:

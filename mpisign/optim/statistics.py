@@ -33,16 +33,16 @@ class Statistics:
 
 
 def statistics_of(
-    stepper: Stepper, outcome: Outcome, sent: tuple[int, int], counting: bool, with_loss: bool
+    stepper: Stepper, outcome: Outcome, sent: tuple[int, int], ranks: int, counting: bool, with_loss: bool
 ) -> Statistics:
     """Of the step that a Stepper just took. Collective if counting, which the step must have done, too.
 
-    sent: bytes up and down by this rank. with_loss: whether the outcome's loss is one.
+    sent: bytes up and down by this rank, one of `ranks`. with_loss: whether the outcome's loss is one.
     """
     seconds = dict(zip(list(PHASES)[:4], stepper.timer.take(), strict=False))
     plain = Statistics(step=stepper.t, loss=outcome.loss if with_loss else math.nan, seconds=seconds)
     if not counting:
         return plain
     total = outcome.totals(stepper.world, bytes_up=sent[0], bytes_down=sent[1])
-    bytes_sent = {name: round(total.pop(name) / stepper.world.n) for name in ("bytes_up", "bytes_down")}
+    bytes_sent = {name: round(total.pop(name) / ranks) for name in ("bytes_up", "bytes_down")}
     return replace(plain, **total | bytes_sent)

@@ -38,6 +38,9 @@ class Communicator(Protocol):
     def Dup(self) -> "Communicator":
         """The same ranks, whose messages nothing ties to those of this communicator."""
 
+    def Split(self, color: int, key: int) -> "Communicator":
+        """The ranks that gave the same color, in the order of their keys, which must be that of their ranks."""
+
     def Abort(self, code: int) -> Any:
         """Ends all ranks at once."""
 

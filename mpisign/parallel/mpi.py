@@ -211,16 +211,26 @@ def join(limit: float) -> Ranks:
     return start(limit=limit) if group is None else of(group)
 
 
-def default_group() -> Any:
-    """torch's default process group, which is joined where the loop has not yet; None where MPI connects the ranks."""
+def default_group(backend: str | None = None) -> Any:
+    """torch's default process group, which is joined where the loop has not yet; None where MPI connects the ranks.
+
+    backend: by which it is joined; torch's own choice if it is None.
+    """
     if not _of_torch():
         return None
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group()
+        dist.init_process_group(backend)
         ending.at_end(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
     return dist.group.WORLD
+
+
+def everyone() -> Ranks:
+    """All ranks that MPI's launcher started; starts MPI where nothing has."""
+    ranks = _started or start(limit=PATIENT)
+    world = _library().COMM_WORLD if ranks.comm else None
+    return _around(world, ranks.threads) if world is not None and world.Get_size() != ranks.size else ranks
 
 
 def place() -> tuple[int, int]:

@@ -105,6 +105,13 @@ class GroupComm:
     def Dup(self):
         return GroupComm(self.group)
 
+    def Split(self, color, key):
+        everyone = self.allgather((color, key))
+        members = [member for member, (other, _) in zip(self.members, everyone, strict=True) if other == color]
+        keys = [k for other, k in everyone if other == color]
+        assert keys == sorted(keys), "a group's ranks are in the order of their numbers"
+        return GroupComm(_like(members, str(dist.get_backend_config(self.group))))
+
     def Abort(self, code):
         """Ends this process; the launcher ends the others, as they find out themselves."""
         os._exit(code)
