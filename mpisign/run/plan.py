@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpisign import config as configuration
-from mpisign import problems
+from mpisign import paths, problems
 from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithms.formats import RAW, Format
@@ -48,7 +48,7 @@ def resolve(config: Config, voters: int) -> Plan:
     arguments = configuration.bind(factory, config.problem, "problem")
     for key in {"path", "test_path"} & arguments.keys():
         if isinstance(arguments[key], str):
-            arguments[key] = configuration.shell_path(arguments[key], f"problem.{key}")
+            arguments[key] = paths.shell_path(arguments[key], f"problem.{key}")
     try:
         problem = factory(**arguments)
     except OSError as error:

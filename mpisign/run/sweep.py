@@ -35,7 +35,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from mpisign import config
+from mpisign import config, paths
 from mpisign.config import Config, Table
 from mpisign.errors import Interrupted, NumericalError, Stopped, UsageError, choices, did_you_mean, printable
 from mpisign.parallel import stopping
@@ -82,7 +82,7 @@ class Point:
         for key, value in self.settings.items():
             table, _, name = key.partition(".")
             merged.setdefault(table, {})[name] = value
-        merged.setdefault("run", {}).update(file=config.literal(self.file), overwrite=True)
+        merged.setdefault("run", {}).update(file=paths.literal(self.file), overwrite=True)
         return config.make(merged)
 
     @property

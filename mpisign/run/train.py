@@ -6,6 +6,7 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
+from mpisign import paths
 from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
@@ -101,10 +102,10 @@ def resume(
         tables["exchange"]["name"] = chosen  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one
-    problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
+    problem |= {key: paths.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
     for table, key, value in parsed:
         tables.setdefault(table, {})[key] = value
-    tables["run"] |= {"file": configuration.literal(path), "voters": voters}
+    tables["run"] |= {"file": paths.literal(path), "voters": voters}
     config = configuration.make(tables, f"{path}: ")
     options = ResumeOptions("must", checkpoint, ranks_changed=ranks_changed)
     if config.run.voters != before and not may_regroup(options, config):
