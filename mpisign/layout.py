@@ -16,12 +16,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.errors import UsageError
+from mpisign.parallel.inside import Inside
 
 WORD = 64  # coordinates in a word
 TILE = 4096  # coordinates in a tile: the unit of float64 sums and of shard borders
@@ -118,11 +121,25 @@ class Layout:
         self.segments = tuple(segments)
         self.length = offset
         self.size = sum(s.size for s in segments)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begins without anything that is kept for intervals asked for before."""
         self._spans: dict[tuple[int, int], list[Span]] = {}
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._parts: dict[tuple[int, int], np.ndarray] = {}
         self._present: dict[tuple[int, int], Tensor] = {}
         self._decays: dict[float, np.ndarray] = {}
+
+    @property
+    def whole(self) -> "Layout":
+        """The layout of all of x: this one, unless it is of a shard."""
+        return self
+
+    @property
+    def origin(self) -> int:
+        """The coordinate of all of x at which this vector starts: 0, unless it is a shard."""
+        return 0
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -285,3 +302,82 @@ class Layout:
         # a pad is told as the last coordinate before it
         index = np.unravel_index(min(coordinate - s.offset, s.size - 1), s.shape or (1,))
         return f"{s.name}[{', '.join(str(i) for i in index)}]"
+
+
+def shard_borders(length: int, count: int) -> list[tuple[int, int]]:
+    """Coordinates [lo, hi) of each of `count` shards of x: whole tiles, as evenly as they go.
+
+    Raises UsageError where there are fewer tiles than shards.
+    """
+    tiles = -(-length // TILE)
+    if tiles < count:
+        raise UsageError(
+            f"x has {length:,} coordinates, {tiles} tile(s) of {TILE}, which can't be dealt to the {count} ranks of a "
+            f"voter; let at most {tiles} rank(s) be one voter"
+        )
+    edges = [min(k * tiles // count * TILE, length) for k in range(count + 1)]
+    return list(pairwise(edges))
+
+
+class LayoutShard(Layout):
+    """The layout of one rank's shard of x, where the ranks of a voter share its vectors out.
+
+    Coordinates count from the shard's start, `origin`. Segments are those of all of x, of which some may not lie here,
+    so that rates and scales are as for the whole; and so are `size` and all sums and norms, which are collective among
+    the voter's ranks and have the bits of one that holds all of x.
+    """
+
+    def __init__(self, whole: Layout, inside: Inside):
+        """Raises UsageError where parts of x are not voted on, and where there are fewer tiles than ranks."""
+        if len(whole.groups) > 1:
+            raise UsageError("parameters that do not vote do not go with voters of several ranks; let all of them vote")
+        self._whole, self._inside, self.device = whole, inside, whole.device
+        self.borders = shard_borders(whole.length, inside.size)
+        self._lo, hi = self.borders[inside.rank]
+        self.segments, self.size, self.length = whole.segments, whole.size, hi - self._lo
+        self._counts = [whole.tiles(lo, hi).shape[1] for lo, hi in self.borders]
+        self._forget()
+
+    @property
+    def whole(self):
+        return self._whole
+
+    @property
+    def origin(self):
+        return self._lo
+
+    @cached_property
+    def groups(self):
+        return (Group(0, self.length, 0, self, self._whole.groups[0].vote, whole=True),)
+
+    @cached_property
+    def all_spans(self):
+        """One span per segment that lies here."""
+        return self.spans(0, self.length)
+
+    def spans(self, lo, hi):
+        if (lo, hi) not in self._spans:
+            here = self._whole.spans(lo + self._lo, hi + self._lo)
+            self._spans[lo, hi] = [Span(s.lo - self._lo, s.hi - self._lo, s.segment) for s in here]
+        return self._spans[lo, hi]
+
+    def block_sums(self, tile_sums):
+        """As of the whole; tile_sums: of the tiles of this shard. Collective among the ranks of the voter."""
+        return self._whole.block_sums(self._inside.concatenate(tile_sums, self._counts))
+
+    def largest_magnitudes(self, tile_maxima):
+        """As of the whole; tile_maxima: of the tiles of this shard. Collective among the ranks of the voter."""
+        return self._inside.rows(super().largest_magnitudes(tile_maxima)).max(axis=0).astype(np.float32)
+
+    def views(self, flat):
+        """The part of each parameter that lies here, as a view (coordinates,)."""
+        return {self.segments[span.segment].name: flat[span.coordinates] for span in self.all_spans}
+
+    def digest(self, flat):
+        state, host = hashlib.blake2b(digest_size=16), flat.cpu().numpy()
+        for span in self.all_spans:
+            state.update(host[span.coordinates])
+        return state.digest()
+
+    def name_of(self, coordinate):
+        return self._whole.name_of(coordinate + self._lo)

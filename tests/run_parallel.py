@@ -25,6 +25,8 @@ BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels
 LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
+# voters of several ranks, of which there are two
+SHARDS = ["tests/parallel/test_shards.py"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}

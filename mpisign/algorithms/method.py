@@ -8,7 +8,7 @@ from typing import Self
 
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
 from mpisign.algorithms.weights import Weighted, in_lowest_terms
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices
 from mpisign.layout import Group, Layout
 
 
@@ -51,6 +51,11 @@ class Method:
         """Raises UsageError, the same on all ranks, where hyperparameters do not fit the shapes of x."""
         for stage in self.stages:
             stage.estimator.check(layout)
+
+    @property
+    def undivided(self) -> str:
+        """Why its vectors can't be shared out among several ranks of a voter; "" where they can."""
+        return next(filter(None, (stage.undivided for stage in self.stages)), "")
 
     def named(self, name: str) -> Self:
         raise NotImplementedError
@@ -109,6 +114,17 @@ class Algorithm(Method):
         if self.estimator.agrees:
             return f"{type(self.estimator).__name__} has all voters agree on whole estimates"
         return f"{type(self.sign).__name__} needs {self.sign.needs_whole} first" if self.sign.needs_whole else ""
+
+    @property
+    def undivided(self):
+        if self.needs:
+            return f"it asks a problem for more than a gradient at x: {choices(self.needs)}"
+        if self.estimator.by_matrix:
+            return f"{type(self.estimator).__name__} works on whole matrices"
+        up = self.sign.up()
+        if up.varies or (up.coded and not up.signs):
+            return f"{type(self.sign).__name__} sends codes, which are looked at as a whole before x moves"
+        return ""
 
     def stage(self, age):
         return 0

@@ -98,6 +98,7 @@ class Estimator(_Stateful):
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one per voter, and a BatchedOracle
+    by_matrix: ClassVar[bool] = False  # whether it needs each parameter as a whole, as a matrix
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient
     # names of its float32 arrays (rows, Problem.outputs), of the rows that this voter owns, zeros before the first step
     tables: ClassVar[tuple[str, ...]] = ()

@@ -58,6 +58,18 @@ def _of(tensor: Tensor | Scattered) -> ModuleType:
     return cuda
 
 
+def _at(at: int, draw: Draw) -> int:
+    """Where a vector that starts at coordinate `at` of a shard starts in the whole vector, of which draws are."""
+    return at + draw.origin
+
+
+def _placed(parts: np.ndarray, at: int, draw: Draw) -> tuple[np.ndarray, int]:
+    """The same with the parts of it."""
+    if not draw.origin:
+        return parts, at
+    return parts + np.array([[draw.origin], [draw.origin], [0]]), at + draw.origin
+
+
 def width(voters: int) -> int:
     """w(n) = ceil(log2(n + 1)): the planes that hold a count of up to n."""
     return voters.bit_length()
@@ -73,7 +85,7 @@ def pack(v: Tensor, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
 
     zeros: "coin", "random", "plus", "minus", or "abstain", which needs a second plane: 0 where v is zero.
     """
-    return _of(v).pack(v, at, zeros, draw, planes)
+    return _of(v).pack(v, _at(at, draw), zeros, draw, planes)
 
 
 def pack_parts(v: Tensor | Scattered, parts: np.ndarray, at: int, zeros: str, draw: Draw, planes: Tensor) -> Found:
@@ -81,7 +93,7 @@ def pack_parts(v: Tensor | Scattered, parts: np.ndarray, at: int, zeros: str, dr
 
     Of a scattered v each part lies in one tensor.
     """
-    return _of(v).pack_parts(v, parts, at, zeros, draw, planes)
+    return _of(v).pack_parts(v, *_placed(parts, at, draw), zeros, draw, planes)
 
 
 def pack_scaled_parts(
@@ -91,7 +103,7 @@ def pack_scaled_parts(
 
     scales: float32 (segments,). Returns as pack.
     """
-    return _of(v).pack_scaled_parts(v, scales, parts, at, zeros, draw, planes)
+    return _of(v).pack_scaled_parts(v, scales, *_placed(parts, at, draw), zeros, draw, planes)
 
 
 def pack_stochastic(v: Tensor, radius: float, at: int, draw: Draw, planes: Tensor) -> Found:
@@ -99,7 +111,7 @@ def pack_stochastic(v: Tensor, radius: float, at: int, draw: Draw, planes: Tenso
 
     Returns how many |v| exceed the radius, and the first value that is not finite.
     """
-    return _of(v).pack_stochastic(v, radius, at, draw, planes)
+    return _of(v).pack_stochastic(v, radius, _at(at, draw), draw, planes)
 
 
 def pack_stochastic_parts(
@@ -109,7 +121,7 @@ def pack_stochastic_parts(
 
     radii: a float32 tensor of v's shape, or an array (segments,).
     """
-    return _of(v).pack_stochastic_parts(v, radii, parts, at, draw, planes)
+    return _of(v).pack_stochastic_parts(v, radii, *_placed(parts, at, draw), draw, planes)
 
 
 def count(ballots: Tensor, planes: Tensor) -> None:
@@ -134,12 +146,12 @@ def majority(
 
     ties: "coin", "random", "plus", "minus", or "zero" with a second plane.
     """
-    return _of(plus).majority(plus, minus, voters, at, ties, draw, verdict)
+    return _of(plus).majority(plus, minus, voters, _at(at, draw), ties, draw, verdict)
 
 
 def randomised_majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor) -> None:
     """+1 with probability (1 + tally/voters)/2 into verdict (1, W)."""
-    _of(plus).randomised_majority(plus, minus, voters, at, draw, verdict)
+    _of(plus).randomised_majority(plus, minus, voters, _at(at, draw), draw, verdict)
 
 
 def weighted_majority(
@@ -149,7 +161,7 @@ def weighted_majority(
 
     rule: (plain, resolution, limit, least, forget); see reference.
     """
-    _of(ballots).weighted_majority(ballots, score, rounds, rule, at, ties, draw, verdict)
+    _of(ballots).weighted_majority(ballots, score, rounds, rule, _at(at, draw), ties, draw, verdict)
 
 
 def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> None:
@@ -187,7 +199,7 @@ def add_levels(total: Tensor, planes: Tensor, table: np.ndarray) -> None:
 
 def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
     """y = fl(y + fl(scale*xi)), xi from N(0, 1), one per coordinate."""
-    _of(y).add_normal(y, scale, at, draw)
+    _of(y).add_normal(y, scale, _at(at, draw), draw)
 
 
 def normals(count: int, draw: Draw, voters: int | None = None, device: torch.device | str = "cpu") -> Tensor:
@@ -208,7 +220,7 @@ def pack_quantised(v: Tensor, at: int, scheme: Scheme, draw: Draw, message: Tens
     A tile's message has its buckets' norms (float32 pairs), then planes of codes, lowest first: levels + l for v >= 0,
     levels - l for v < 0. A bucket whose norm is not finite is sent with that norm, so that all of it is read as NaN.
     """
-    _of(v).pack_quantised(v, at, scheme, draw, message)
+    _of(v).pack_quantised(v, _at(at, draw), scheme, draw, message)
 
 
 def add_quantised(total: Tensor, message: Tensor, scheme: Scheme, weight: float) -> None:
@@ -236,7 +248,7 @@ def pack_largest(v: Tensor, k: int, signs: bool, at: int, draw: Draw, message: T
     A tile's message has the places, a stream of 12-bit numbers, and then the values (float32 pairs), or one bit of sign
     each: the coin of its coordinate, as in pack, where v is 0. Of equal |v| the first ones are sent; NaN is largest.
     """
-    _of(v).pack_largest(v, k, signs, at, draw, message)
+    _of(v).pack_largest(v, k, signs, _at(at, draw), draw, message)
 
 
 def add_largest(total: Tensor, message: Tensor, k: int, signs: bool, weight: float) -> None:
@@ -263,12 +275,12 @@ def pack_chosen(v: Tensor, k: int, unbiased: bool, at: int, draw: Draw, message:
     They are those of the smallest 32-bit draws. A tile's message has their values (float32 pairs) in ascending order of
     places, if unbiased times tile/kept, rounded to float32.
     """
-    _of(v).pack_chosen(v, k, unbiased, at, draw, message)
+    _of(v).pack_chosen(v, k, unbiased, _at(at, draw), draw, message)
 
 
 def add_chosen(total: Tensor, message: Tensor, k: int, at: int, draw: Draw, weight: float) -> None:
     """total += weight * value at the places that the draw chooses."""
-    _of(total).add_chosen(total, message, k, at, draw, weight)
+    _of(total).add_chosen(total, message, k, _at(at, draw), draw, weight)
 
 
 def pack_greatest(v: Tensor, k: int, message: Tensor) -> None:
@@ -285,7 +297,7 @@ def pack_drawn(v: Tensor, at: int, c: float, draw: Draw, message: Tensor) -> int
     Wangni et al. 2018, arXiv:1710.09854. What is not finite is always sent. Writes the first ones if there is not room
     for all; returns how many were drawn.
     """
-    return _of(v).pack_drawn(v, at, c, draw, message)
+    return _of(v).pack_drawn(v, _at(at, draw), c, draw, message)
 
 
 def add_entries(total: Tensor, message: Tensor, weight: float) -> None:

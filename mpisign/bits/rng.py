@@ -57,13 +57,17 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draw:
-    """One stream at one step for one voter: everything of the counter but the block of coordinates."""
+    """One stream at one step for one voter: everything of the counter but the block of coordinates.
+
+    origin: the coordinate at which the vector that asks starts in the whole one, where it is a shard of that.
+    """
 
     key: tuple[int, int]
     step: int
     voter: int
     stream: int
     negate: bool = False
+    origin: int = 0
 
     def blocks(self, first: int, count: int) -> np.ndarray:
         """(count, 4) uint32: the draws of blocks first, first + 1, ..."""
@@ -85,17 +89,18 @@ class Draw:
 class Streams:
     """All random streams of a run."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, origin: int = 0):
+        """origin: of the shard of x that asks, if it is one; a multiple of 4096."""
+        self.seed, self.origin = seed, origin
         self.key = (seed & MASK, seed >> 32 & MASK)
 
     def draw(self, stream: str, step: int, voter: int = NO_VOTER) -> Draw:
         """The draws of a stream at a step, a voter's own or (by default) everyone's."""
-        return Draw(self.key, step & MASK, voter, STREAMS[stream])
+        return Draw(self.key, step & MASK, voter, STREAMS[stream], origin=self.origin)
 
     def coin(self, stream: str, step: int, voter: int = NO_VOTER) -> Draw:
         """A fair coin per coordinate, drawn at even steps and negated at the odd step that follows.
 
         A coordinate that nothing pushes is thus back where it was after two steps.
         """
-        return Draw(self.key, (step // 2) & MASK, voter, STREAMS[stream], negate=bool(step % 2))
+        return Draw(self.key, (step // 2) & MASK, voter, STREAMS[stream], bool(step % 2), self.origin)

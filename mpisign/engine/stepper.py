@@ -287,14 +287,15 @@ class Stepper:
         if reports := self.stage.reports:
             rows_beside.append([state["told"].numpy() for state in self.stage.estimator_states])
             self.world.count_reported(reports)
-        return pack_header(bad, pending.estimates, request, losses, rows_beside)
+        rows = pack_header(bad, pending.estimates, request, losses, rows_beside)
+        return self.world.voters_rows(rows, self.layout.origin)
 
     def _agree(self, channel: Channel, check: Check | None) -> np.ndarray | None:
         """Waits for all headers, once a step, and returns a channel's scales in them, if any."""
         if self._header is None:
             self._header = self.stage.carrier.finish_header()
             try:
-                refuse_nonfinite(self._without_reports(), self.layout, self.t, self.world.voters)
+                refuse_nonfinite(self._without_reports(), self.layout.whole, self.t, self.world.voters)
                 if check:
                     check(self._header[:, 1])
             except Exception:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.parallel.inside import Inside
 from mpisign.parallel.watchdog import WATCH
 
 PIECE = 1 << 28  # floats in one message at most, far below MPI's 2**31 elements
@@ -60,6 +61,10 @@ class World:
         traffic, cost = replace(self.traffic), replace(self.cost)
         yield
         self.traffic, self.cost = traffic, cost
+
+    def voters_rows(self, rows: np.ndarray, origin: int) -> np.ndarray:
+        """Header rows of this process's voters, from what it knows of them. origin: of its shard, where it has one."""
+        return rows
 
     def start_header(self, rows: np.ndarray) -> None:
         """Sends this process's header rows, float64 (local voters, k), to everyone."""
@@ -278,3 +283,28 @@ class Mpi(World):
             return whole.view(-1)[: len(vector)]
 
         return Shards(own, everywhere)
+
+
+class OfShards(Mpi):
+    """Voters of several ranks each, of which every one has a shard of all vectors: votes are among like shards."""
+
+    def __init__(self, across, everyone, inside: Inside):
+        """across: the ranks with a shard like this one's, one of each voter, in the voters' order. everyone: all."""
+        super().__init__(across)
+        self.everyone_comm, self.inside = everyone, inside
+
+    def voters_rows(self, rows, origin):
+        return self.inside.header(rows[0], origin)[None]
+
+    def gather(self, values):
+        rows = np.empty((self.everyone_comm.Get_size(), len(values)))
+        with self.watch("an Allgather of numbers for the run file"):
+            self.everyone_comm.Allgather(values, rows)
+        self.traffic.other += (len(rows) - 1) * values.nbytes
+        return rows
+
+    def gather_voters(self, rows):
+        return super().gather(rows[0])
+
+    def gather_bytes(self, value):
+        return super().gather_bytes(self.inside.digest(value))

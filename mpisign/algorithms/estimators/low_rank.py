@@ -29,7 +29,7 @@ class LowRank(Estimator):
     rank: int = 2
     warm_start: bool = True
 
-    averages, streams, vectors = False, "g", ("g", "residual")
+    averages, by_matrix, streams, vectors = False, True, "g", ("g", "residual")
     alike, debts = ("factors",), ("residual",)
 
     def side_information(self):
