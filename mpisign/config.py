@@ -125,12 +125,14 @@ class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one; 0 for a quarter of x from 128 KiB to 1 MiB, and
     at least 16 KiB per rank, or 1 MiB where one rank runs alone.
 
-    node_size: ranks of a node for `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
+    voter: what has a vote, a rank or all ranks of a node together. node_size: ranks of a node for that and for
+    `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
     """
 
     name: str = "auto"
     chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
     progress: Literal["calls", "thread"] = "calls"
+    voter: Literal["rank", "node"] = "rank"
     node_size: int = Field(0, ge=0)
     gpu_aware: bool = False
 
@@ -211,6 +213,11 @@ class Config(Table):
     def updated(self, **tables: dict[str, Any]) -> "Config":
         """The same job with other values, by table and key, which are not checked again."""
         return self.model_copy(update={t: getattr(self, t).model_copy(update=new) for t, new in tables.items()})
+
+    @property
+    def ranks_per_voter(self) -> int:
+        """Of a job that is resolved: where a voter is a node, exchange.node_size."""
+        return self.exchange.node_size if self.exchange.voter == "node" else 1
 
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""

@@ -286,7 +286,7 @@ def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
     for point in read():
         # what a typing error can break is found before the first point runs
         if point.settings is not None:
-            resolve(point.config, point.config.run.voters or 1)
+            resolve(point.config, point.config.run.voters or 1, point.config.ranks_per_voter or 1)
     for _ in ("those that are known", "those that waited for the best of them"):
         _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs)
     points = read()
