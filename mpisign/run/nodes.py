@@ -137,6 +137,5 @@ def _named(nodes: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
 def _uneven(sizes: dict[str, int], size: int) -> UsageError:
     text = ", ".join(f"{name} has {count}" for name, count in sizes.items())
     remedy = f"start a multiple of exchange.node_size = {size} on each host" if size else "start as many on each host"
-    return UsageError(
-        f"{KEY} needs as many ranks on every node, but {text}; {remedy}, or set exchange.node_size", agreed=True
-    )
+    text = f"{KEY} needs as many ranks on every node, but {text}; {remedy}, or set exchange.node_size"
+    return UsageError(text, agreed=True)

@@ -289,6 +289,7 @@ class RunLog:
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
         each = f", of {self.world.each} ranks each" if self.world.each > 1 else ""
+        owner = "rank" if each else "voter"
         say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}{each}")
         say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
         if plan.preset:
@@ -299,14 +300,10 @@ class RunLog:
                 say(f"exchange: {details}")
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
-            say(
-                f"rows per {'rank' if each else 'voter'}: {rows.min()} to {rows.max()}, partition {config.partition.kind}"
-            )
+            say(f"rows per {owner}: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         wanted = config.problem.batch_sizes or ()
         if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
-            say(
-                f"note: problem.batch_sizes: {'rank' if each else 'voter'}(s) {', '.join(short)} own fewer rows than that, and take them all"
-            )
+            say(f"note: problem.batch_sizes: {owner}(s) {', '.join(short)} own fewer rows than that, and take them all")
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:

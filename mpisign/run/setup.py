@@ -87,7 +87,10 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, crew: Crew | None = None) -> S
 
 
 def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
-    """The rows of this process's ranks, of as many voters as there are ranks; x has to fit as well, and some problems know its size only with the data."""
+    """The rows of this process's ranks; x has to fit as well, and some problems know its size only with the data.
+
+    voters: as many as ranks, though several of these may be one.
+    """
     config, generator = plan.config, streams.draw("partition", 0).generator()
     _check_size(plan, ranks, voters)
     partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}

@@ -66,7 +66,8 @@ def simulate(
 ) -> None:
     """Runs a job with any number of voters in this process: the bits and the counters of mpirun with as many ranks.
 
-    voters: 0 for run.voters; where a voter is a node, of exchange.node_size ranks each. quiet: prints nothing. verbose: prints all it knows. Raises as train() does.
+    voters: 0 for run.voters; where a voter is a node, of exchange.node_size ranks each. quiet: prints nothing.
+    verbose: prints all it knows. Raises as train() does.
     """
     if mpi.launch().size > 1:
         raise UsageError(f"simulate runs all voters in one process, but {mpi.launch().by} started several; use train")
