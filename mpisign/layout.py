@@ -104,6 +104,8 @@ class Layout:
     Parameters that do not vote come last.
     """
 
+    number = 0  # of the shard, where this is the layout of one
+
     def __init__(
         self,
         shapes: Mapping[str, tuple[int, ...]],
@@ -335,6 +337,7 @@ class LayoutShard(Layout):
         self.borders = shard_borders(whole.length, inside.size)
         self._lo, hi = self.borders[inside.rank]
         self.segments, self.size, self.length = whole.segments, whole.size, hi - self._lo
+        self.number = inside.rank
         self._counts = [whole.tiles(lo, hi).shape[1] for lo, hi in self.borders]
         self._forget()
 

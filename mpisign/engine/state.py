@@ -3,22 +3,24 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mpisign.algorithms.slots import State
+from mpisign.engine.handing import Arrays, Cut, Kind, arrays_of, cuts_of, kinds_of, take
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import StorageError, UsageError, printable
-from mpisign.layout import WORD, Layout
+from mpisign.layout import Layout
 from mpisign.parallel import mpi
 from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.mpi import Ranks
 from mpisign.storage import checkpoint, parts
 from mpisign.storage.checkpoint import Checkpoint, Writer
 
-Arrays = dict[str, np.ndarray]
+Cuts = dict[str, Cut]
 
 
 def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress: dict, kept: State | None) -> None:
@@ -28,18 +30,20 @@ def save_state(path: Path, stepper: Stepper, ranks: Ranks, config: str, progress
     what goes with it, by name.
     Raises StorageError on all ranks if it can't be written; older checkpoints are then still there.
     """
-    mine = _rank_arrays(stepper)
+    mine = arrays_of(stepper)
+    cuts = cuts_of(stepper, mine)
     texts, attributes = _described(stepper, config, progress)
     with ranks.agreed():
         if ranks.root:
             try:
-                with _in_turn(mine, ranks) as of_ranks:
-                    checkpoint.save(path, lambda writer: _fill(writer, stepper, of_ranks, kept), texts, attributes)
+                with _in_turn(mine, cuts, ranks) as of_ranks:
+                    checkpoint.save(path, lambda writer: _fill(writer, of_ranks, kept), texts, attributes)
             except (OSError, RuntimeError) as error:
                 if mpi.says_lost(error):  # no fault of the file system
                     raise
                 raise StorageError(f"can't write the checkpoint {path}: {error}") from error
         elif ranks.receive(0):
+            ranks.comm.send(cuts, 0)
             mpi.send_arrays(ranks.comm, mine, 0)
 
 
@@ -72,24 +76,19 @@ def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tup
     Returns what save_state() was given: progress, and the point kept for the end, which is root's alone. Raises
     UsageError on all ranks, with nothing changed, if it is of another job.
     """
-    wanted = {name: (a.shape, a.dtype) for name, a in _rank_arrays(stepper).items()}
-    everyone = ranks.gather(wanted)
+    everyone = ranks.gather(kinds_of(stepper))
     with ranks.agreed():
         if ranks.root:
             _check(opened, stepper, everyone)
     if not ranks.root:
-        _take(stepper, mpi.receive_arrays(ranks.comm, 0))
+        take(stepper, mpi.receive_arrays(ranks.comm, 0))
         return _take_common(stepper, ranks, None), None
     with opened:
-        for rank, names in reversed(list(enumerate(everyone))):
-            arrays = {name: _of_rank(opened, name, rank, stepper) for name in names}
+        for rank, kinds in reversed(list(enumerate(everyone))):
+            arrays = {name: array for name, kind in kinds.items() if (array := _read(opened, name, kind)) is not None}
             if rank:
                 mpi.send_arrays(ranks.comm, arrays, rank)
-        _take(stepper, arrays)
-        for k, stage in enumerate(stepper.stages):
-            name = f"{stepper.prefix(k)}verdict"
-            exchange = stage.exchange
-            exchange.before = torch.from_numpy(opened[name]).to(exchange.device) if name in opened else None
+        take(stepper, arrays)
         names = [name for name in opened.names() if name.startswith("kept/")]
         kept = {name.removeprefix("kept/"): torch.from_numpy(opened[name]) for name in names} or None
         return _take_common(stepper, ranks, opened), kept
@@ -114,29 +113,21 @@ def layout_text(layout: Layout) -> str:
     return json.dumps([[s.name, list(s.shape)] for s in layout.segments])
 
 
-# Of one rank: its voters' arrays, and what its share of the vote keeps
-
-
-def _rank_arrays(stepper: Stepper) -> Arrays:
-    """What a rank hands over: arrays of its own voters, and what it counts alone (all of it on root)."""
-    named: State = stepper.own()
-    for k, stage in enumerate(stepper.stages):
-        if stage.exchange.sharded or stepper.world.rank == 0:
-            named |= {stepper.prefix(k) + name: array for name, array in stage.counted().items()}
-    return {name: array.cpu().numpy() for name, array in named.items()}
+# Ranks in turn
 
 
 @contextmanager
-def _in_turn(mine: Arrays, ranks: Ranks) -> Iterator[Iterator[tuple[int, Arrays]]]:
-    """(rank, its arrays) for every rank; ranks whose turn does not come are told so in the end."""
+def _in_turn(mine: Arrays, cuts: Cuts, ranks: Ranks) -> Iterator[Iterator[tuple[Arrays, Cuts]]]:
+    """The arrays of every rank and where they belong; ranks whose turn does not come are told so in the end."""
     waiting = list(range(1, ranks.size))
 
     def take_turns():
-        yield 0, mine
+        yield mine, cuts
         while waiting:
             rank = waiting.pop(0)
             ranks.comm.send(True, rank)
-            yield rank, mpi.receive_arrays(ranks.comm, rank)
+            theirs = ranks.receive(rank)
+            yield mpi.receive_arrays(ranks.comm, rank), theirs
 
     try:
         yield take_turns()
@@ -152,67 +143,55 @@ def _described(stepper: Stepper, config: str, progress: dict) -> tuple[dict[str,
     return {"config": config, "layout": layout_text(stepper.layout), "progress": json.dumps(progress)}, attributes
 
 
-def _fill(writer: Writer, stepper: Stepper, of_ranks: Iterator[tuple[int, Arrays]], kept: State | None) -> None:
-    _fill_common(writer, stepper, kept)
-    for rank, arrays in of_ranks:
-        _fill_rank(writer, stepper, rank, arrays)
+def _fill(writer: Writer, of_ranks: Iterator[tuple[Arrays, Cuts]], kept: State | None) -> None:
+    _fill_kept(writer, kept)
+    for arrays, cuts in of_ranks:
+        _fill_rank(writer, arrays, cuts)
 
 
 def _fill_part(writer: Writer | parts.Size, stepper: Stepper, kept: State | None) -> None:
     if stepper.world.rank == 0:
-        _fill_common(writer, stepper, kept)
-    _fill_rank(writer, stepper, stepper.world.rank, _rank_arrays(stepper))
+        _fill_kept(writer, kept)
+    arrays = arrays_of(stepper)
+    _fill_rank(writer, arrays, cuts_of(stepper, arrays))
 
 
-def _fill_common(writer: Writer | parts.Size, stepper: Stepper, kept: State | None) -> None:
-    for name, array in stepper.common().items():
-        writer.put(name, array.cpu().numpy())
-    for k, stage in enumerate(stepper.stages):
-        if stage.exchange.before is not None:
-            writer.put(f"{stepper.prefix(k)}verdict", stage.exchange.before.cpu().numpy())
+def _fill_kept(writer: Writer | parts.Size, kept: State | None) -> None:
     for name, array in (kept or {}).items():
         writer.put(f"kept/{name}", array.cpu().numpy())
 
 
-def _fill_rank(writer: Writer | parts.Size, stepper: Stepper, rank: int, arrays: Arrays) -> None:
+def _fill_rank(writer: Writer | parts.Size, arrays: Arrays, cuts: Cuts) -> None:
     for name, array in arrays.items():
-        if not (shards := _shards(name, rank, stepper)):
+        if (cut := cuts.get(name)) is None:
             writer.put(name, array)
-        for lo, hi, at in shards:
-            # a vote's arrays are of the coordinates that vote
-            writer.place(name, stepper.exchange.layout.length, lo, array[..., at : at + hi - lo])
+            continue
+        for lo, hi, at in cut.parts:
+            writer.place(name, cut.length, lo, array[..., at : at + hi - lo])
 
 
-def _of_rank(opened: Checkpoint, name: str, rank: int, stepper: Stepper) -> np.ndarray:
-    if not (shards := _shards(name, rank, stepper)):
+def _read(opened: Checkpoint, name: str, kind: Kind) -> np.ndarray | None:
+    """What a rank takes of an array; None for one that it can do without."""
+    if kind.optional and name not in opened:
+        name = kind.instead
+        if not name or name not in opened:
+            return None
+    if kind.cut is None:
         return opened[name]
-    return np.concatenate([opened.part(name, lo, hi) for lo, hi, _ in shards], axis=-1)
-
-
-def _shards(name: str, rank: int, stepper: Stepper) -> list[tuple[int, int, int]]:
-    """The coordinates of an array of the vote that a rank keeps; none for other arrays."""
-    for k, stage in enumerate(stepper.stages):
-        if name.startswith(f"{stepper.prefix(k)}vote/"):
-            return stage.exchange.shards_of(rank)
-    return []
-
-
-def _take(stepper: Stepper, arrays: Arrays) -> None:
-    own = stepper.states()
-    for name, array in arrays.items():
-        own[name].copy_(torch.from_numpy(array))
+    return np.concatenate([opened.part(name, lo, hi) for lo, hi, _ in kind.cut.parts], axis=-1)
 
 
 def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> dict:
     """Arrays that all ranks share, from root; then the step. Returns the progress."""
-    for name, array in stepper.common().items():
-        if opened:
-            array.copy_(torch.from_numpy(opened[name]))
-        broadcast_tensor(ranks, array)
+    # the first voter has them, each of its ranks its shard
+    world = stepper.world
+    like = ranks if stepper.layout.whole is stepper.layout else replace(ranks, rank=world.rank, comm=world.comm)
+    for array in stepper.common().values():
+        broadcast_tensor(like, array)
     for stage in stepper.stages:
         # where everyone counts everything, root's copy is everybody's
         for array in () if stage.exchange.sharded else stage.counted().values():
-            broadcast_tensor(ranks, array)
+            broadcast_tensor(like, array)
     facts, progress = ranks.share(opened and (opened.attributes, opened.progress))
     stepper.resume_at(facts["step"], facts["begun"])
     return progress
@@ -221,7 +200,7 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
 # What must fit
 
 
-def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]]) -> None:
+def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, Kind]]) -> None:
     facts, n = opened.attributes, stepper.world.n
     if facts["n"] != n:
         raise UsageError(
@@ -231,15 +210,10 @@ def _check(opened: Checkpoint, stepper: Stepper, everyone: list[dict[str, tuple]
     _check_model(opened, stepper.layout)
     if facts["definition"] != (ours := repr(stepper.algorithm)):
         raise UsageError(f"{opened.path}: a checkpoint of {facts['definition']}, but this job has {ours}")
-    length = stepper.exchange.layout.length
-    x = stepper.x.shape, np.dtype(np.float32)
-    arrays = {name: (a.shape, a.cpu().numpy().dtype) for name, a in stepper.common().items()}
-    for names in everyone:
-        counted = {name for name in names if _shards(name, 0, stepper)}
-        arrays |= {k: ((*s[:-1], length) if k in counted else s, kind) for k, (s, kind) in names.items()}
-    verdict = (length // WORD,), np.dtype(np.int64)
-    maybe = {f"{stepper.prefix(k)}verdict": verdict for k in range(len(stepper.stages))} | {"kept/x": x}
-    _check_arrays(opened, arrays | {name: kind for name, kind in maybe.items() if name in opened})
+    wanted = {name: kind for kinds in everyone for name, kind in kinds.items()}
+    arrays = {name: kind.whole for name, kind in wanted.items() if not kind.optional or name in opened}
+    kept = {"kept/x": arrays["x"]} if "kept/x" in opened else {}
+    _check_arrays(opened, arrays | kept)
 
 
 def _check_arrays(opened: Checkpoint, wanted: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
