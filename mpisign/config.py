@@ -5,7 +5,6 @@ against its signature, which is the only list of them.
 """
 
 import inspect
-import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,9 +16,9 @@ import tomli_w
 from pydantic import Field
 
 from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.paths import with_fields
 
 ENDING = ".h5"  # of run files
-VARIABLE = r"\$\$|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"  # as a shell has them, and $$ for a $
 LENGTHS = ("steps", "epochs", "evaluations")
 LONGEST = 10**15  # steps or gradients of a run: counters are exact up to there
 Setting = tuple[str, str, Any]  # table, key and value
@@ -126,12 +125,14 @@ class Exchange(Table):
     """[exchange]: how messages travel. chunk: bytes of a plane in one; 0 for a quarter of x from 128 KiB to 1 MiB, and
     at least 16 KiB per rank, or 1 MiB where one rank runs alone.
 
-    node_size: ranks of a node for `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
+    voter: what has a vote, a rank or all ranks of a node together. node_size: ranks of a node for that and for
+    `hierarchical`, 0 for what a host has. gpu_aware: MPI is given memory of the GPU.
     """
 
     name: str = "auto"
     chunk: Literal[0] | Annotated[int, Field(ge=512, le=1 << 30)] = 0
     progress: Literal["calls", "thread"] = "calls"
+    voter: Literal["rank", "node"] = "rank"
     node_size: int = Field(0, ge=0)
     gpu_aware: bool = False
 
@@ -212,6 +213,11 @@ class Config(Table):
     def updated(self, **tables: dict[str, Any]) -> "Config":
         """The same job with other values, by table and key, which are not checked again."""
         return self.model_copy(update={t: getattr(self, t).model_copy(update=new) for t, new in tables.items()})
+
+    @property
+    def ranks_per_voter(self) -> int:
+        """Of a job that is resolved: where a voter is a node, exchange.node_size."""
+        return self.exchange.node_size if self.exchange.voter == "node" else 1
 
     def text(self) -> str:
         """The job as TOML with every default written out; options that are not set are left out."""
@@ -345,38 +351,6 @@ def parse(setting: str) -> Setting:
     return table, key, value
 
 
-def literal(file: Path) -> str:
-    """A path that run.file takes as it is, without fields to fill in, variables or a home."""
-    return as_shell(str(file)).replace("{", "{{").replace("}", "}}")
-
-
-def as_shell(path: str) -> str:
-    """What shell_path() takes for this very path."""
-    text = path.replace("$", "$$")
-    return f"./{text}" if text.startswith("~") else text
-
-
-def shell_path(text: str, key: str) -> str:
-    """A path in which ~, ~user, $NAME and ${NAME} at its start or inside mean what they mean to a shell; $$ is one $.
-
-    Raises UsageError for a variable or user that there is not.
-    """
-
-    def value(match: re.Match) -> str:
-        if match[0] == "$$":
-            return "$"
-        name = match[0].strip("${}")
-        if name not in os.environ:
-            raise UsageError(f"{key} = {text!r}: there is no variable {name} in the environment; a $ itself is $$")
-        return os.environ[name]
-
-    try:
-        whole = Path(text).expanduser() if text.startswith("~") else text
-    except RuntimeError as error:
-        raise UsageError(f"{key} = {text!r}: whose home is that? A name that begins with ~ is ./~...") from error
-    return re.sub(VARIABLE, value, str(whole))
-
-
 def validate(
     model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "", hints: Mapping[str, str] | None = None
 ) -> Any:
@@ -457,16 +431,6 @@ def _signature(factory: Callable) -> inspect.Signature:
         return inspect.signature(factory)
 
 
-def _of_shell(file: str) -> str:
-    """run.file as a shell would read it, its fields not yet filled in."""
-    # ${NAME} is no field, and braces in what a variable holds are none either
-    pieces = re.split(rf"({VARIABLE}|^~[^/{{]*)", file)
-    for k, piece in enumerate(pieces):
-        if piece.startswith(("$", "~")):
-            pieces[k] = shell_path(piece, "run.file").replace("{", "{{").replace("}", "}}")
-    return "".join(pieces)
-
-
 def run_path(config: Config, n: int) -> Path:
     """run.file with its fields filled in.
 
@@ -480,7 +444,7 @@ def run_path(config: Config, n: int) -> Path:
         "seed": config.run.seed,
     }
     try:
-        path = Path(_of_shell(config.run.file).format(**fields))
+        path = Path(with_fields(config.run.file, "run.file").format(**fields))
         if not path.name or path.is_dir():
             raise UsageError(f"run.file = {config.run.file!r} names no file; as in runs/mine.h5", agreed=True)
         # a run that an older mpisign wrote under another name can still go on

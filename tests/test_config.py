@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpisign import config
+from mpisign import config, paths
 from mpisign.config import run_path
 from mpisign.errors import UsageError
 from mpisign.problems import PROBLEMS
@@ -263,7 +263,7 @@ def test_paths_mean_what_they_mean_to_a_shell(monkeypatch, written, meant):
     monkeypatch.setenv("SCRATCH", "/scratch/{me}")
     made = config.load(None, (f"run.file={written}",))
     assert str(run_path(made, 3)) == meant
-    assert str(run_path(config.load(None, (f"run.file={config.literal(written)}",)), 3)) == str(Path(written))
+    assert str(run_path(config.load(None, (f"run.file={paths.literal(written)}",)), 3)) == str(Path(written))
 
 
 @pytest.mark.parametrize("written", ["$NOWHERE_AT_ALL/r.h5", "${NOWHERE_AT_ALL}/r.h5", "~nobody-at-all/r.h5"])

@@ -17,6 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from mpisign import config as configuration
+from mpisign import paths
 from mpisign.bench.peers import start_gloo
 from mpisign.config import Algorithm, Config
 from mpisign.errors import UsageError
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True)
     options = parser.parse_args()
     try:
-        own = (f"schedule.lr={options.lr}", f"run.file={configuration.literal(options.file)}")
+        own = (f"schedule.lr={options.lr}", f"run.file={paths.literal(options.file)}")
         config = job(options.job, [*options.settings, *own])
         ranks = mpi.start(config.run.threads)
         use_threads(ranks.threads)

@@ -69,7 +69,9 @@ def train(job, **options):
     """
     stopping.catch_signals(leaving.interrupted)
     config = _one(_read(job, options), job, options["point"])
-    _check_file(config, mpi.launch().size, options)
+    from mpisign.run.nodes import foreseen
+
+    _check_file(config, foreseen(config, mpi.launch().size)[0], options)
     from mpisign.run.train import train
 
     train(config, options["dry_run"], _resume_options(options), options["verbose"])
@@ -270,6 +272,7 @@ def sbatch(job, settings, kind, **resources):
 
 def _checked_points(job, settings, kind, resources) -> int | None:
     """The number of a sweep's points; whatever would break the job in the queue breaks it here."""
+    from mpisign.run.nodes import foreseen, simulated
     from mpisign.run.plan import resolve
 
     loaded = _read(job, {"settings": settings})
@@ -278,7 +281,9 @@ def _checked_points(job, settings, kind, resources) -> int | None:
         raise UsageError(f"--kind {kind}: {job} has {'a' if sweeps else 'no'} [sweep]")
     ranks = resources["nodes"] * resources["tasks"]
     for config in [p.config for p in loaded if p.settings] if sweeps else [loaded]:
-        resolve(config, config.run.voters if kind == "scaling" and config.run.voters else ranks)
+        simulates = kind == "scaling" and config.run.voters
+        sizes = simulated(config, config.run.voters) if simulates else foreseen(config, ranks, resources["tasks"])
+        resolve(config, *sizes)
     return len(loaded) if sweeps else None
 
 

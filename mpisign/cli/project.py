@@ -227,13 +227,15 @@ def _of_job(path: Path, name: str | None):
         run = Run(path)
         config = configuration.make(run.config, f"{path}: ")
         sizes = {name.decode(): (int(size),) for name, size in zip(run.layout["name"], run.layout["size"], strict=True)}
-        layout = Layout(sizes, segment_options(resolve(config, int(run.attributes["n"])), sizes))
+        layout = Layout(
+            sizes, segment_options(resolve(config, int(run.attributes["n"]), config.ranks_per_voter), sizes)
+        )
     else:
         config = configuration.load(path)
         layout = _layout(config)
 
     def algorithm(n: int):
-        return resolve(config.updated(run={"voters": n}), n).algorithm.stages[-1]
+        return resolve(config.updated(run={"voters": n}), n, config.ranks_per_voter or 1).algorithm.stages[-1]
 
     exchange = config.exchange
     subject = Subject(layout, algorithm, config.algorithm.name, exchange.chunk, exchange.node_size or 1)

@@ -11,6 +11,7 @@ from mpisign.errors import UsageError, choices
 # in the order in which they are listed and tried
 from mpisign.exchange import sharded, allgather, allreduce, hierarchical, butterfly  # isort: skip
 from mpisign.exchange.base import Exchange
+from mpisign.exchange.costs import chunks_of
 from mpisign.exchange.gpu_aware import check_aware
 from mpisign.exchange.local import Local
 from mpisign.exchange.progress import LONG_PAUSE, PAUSE, engine_of
@@ -182,7 +183,9 @@ def make_exchanges(
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
                 built[-1].append(kind(*arguments, crosses if staged is None else staged, header))
             else:
-                built[-1].append(Local(*arguments, header=header, imitates=kind))
+                sizes = [(each, coordinates_of(chunk, each, raw, parts)) for each in world.shards]
+                shards = [chunks_of(each, of, slots.sign.up()) for each, of in sizes]
+                built[-1].append(Local(*arguments, header=header, imitates=kind, shards=shards))
             built[-1][-1].progress_engine = engine
     return built
 

@@ -10,6 +10,8 @@ from mpisign.algorithms.messages import Ballots
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import Sizes
 
+Chunks = list[tuple[int, int]]
+
 
 class Local(Exchange):
     """Counts what the voters of this process packed."""
@@ -17,8 +19,11 @@ class Local(Exchange):
     name = "local"
     raw = True
 
-    def __init__(self, *arguments, imitates: type[Exchange] | None = None, **options):
-        self.imitates = imitates
+    def __init__(
+        self, *arguments, imitates: type[Exchange] | None = None, shards: list[Chunks] | None = None, **options
+    ):
+        """shards: the chunks of each, where a voter would be several ranks that have a shard of x each."""
+        self.imitates, self._shards = imitates, shards
         super().__init__(*arguments, **options)
 
     @property
@@ -29,9 +34,11 @@ class Local(Exchange):
     def prepare(self):
         self._messages = self.messages(self.up, len(self.world.local))
         self._of_voters = [message.unbind(1) for message in self._messages]
-        sizes = Sizes(self.chunks, self.up, self.down, self.vote, self.world.n, self.node_size)
-        self._bytes = self.imitates.cost(sizes) if self.imitates else (0, 0)
-        self._header_bytes = self.imitates.header_cost(sizes, 8 * self.header) if self.imitates else 0
+        about = self.up, self.down, self.vote, self.world.n, self.node_size
+        sizes = [Sizes(chunks, *about) for chunks in self._shards or [self.chunks]] if self.imitates else []
+        costs = [self.imitates.cost(s) for s in sizes]
+        self._bytes = sum(up for up, _ in costs), sum(down for _, down in costs)
+        self._header_bytes = sum(self.imitates.header_cost(s, 8 * self.header) for s in sizes)
         self.carries = self.imitates is not None and bool(self.header)
 
     def bytes_a_step(self):

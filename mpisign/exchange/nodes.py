@@ -13,6 +13,7 @@ from mpisign.errors import UsageError
 from mpisign.exchange.late import MPI
 from mpisign.parallel.ending import at_end
 from mpisign.parallel.memory import MIB, MORE_SHARED, lacking_shared, populate
+from mpisign.parallel.watchdog import WATCH
 
 LINE = 8  # 64-bit words in a cache line, so that no two flags share one
 
@@ -73,36 +74,40 @@ def _within(wanted: MPI.Intracomm, node: MPI.Intracomm) -> bool:
     return MPI.Group.Intersection(one, other).Get_size() == wanted.Get_size()
 
 
-def _agree(world: MPI.Intracomm, lacking: str) -> None:
+def _agree(world: MPI.Intracomm, lacking: str, who: str, instead: str) -> None:
     """Raises UsageError on all ranks for the first that lacks something."""
     if found := next(filter(None, world.allgather(lacking)), ""):
-        raise UsageError(
-            f'exchange hierarchical: {found}; set exchange.name = "sharded", which needs none, or {MORE_SHARED}',
-            agreed=True,
-        )
+        raise UsageError(f"{who}: {found}; {instead}, which needs none, or {MORE_SHARED}", agreed=True)
 
 
 class Shared:
     """Arrays of 64-bit words in memory that all ranks of a node see, and flags by which they tell each other."""
 
-    def __init__(self, world: MPI.Intracomm, node: MPI.Intracomm, sizes: list[int], flags: int):
-        """sizes: words of each array. Collective over the world.
+    def __init__(
+        self,
+        world: MPI.Intracomm,
+        node: MPI.Intracomm,
+        sizes: list[int],
+        flags: int,
+        who: str = "exchange hierarchical",
+        instead: str = 'set exchange.name = "sharded"',
+    ):
+        """sizes: words of each array. who, instead: for an error. Collective over the world.
 
         Raises UsageError, on all ranks, where a node has not so much shared memory: MPI would grant it, and the system
         end whoever touches it.
         """
         ends = list(accumulate([flags * LINE, *(-(-size // LINE) * LINE for size in sizes)]))
-        self.nbytes, first = 8 * ends[-1], node.Get_rank() == 0
-        _agree(world, lacking_shared(self.nbytes) if first else "")
+        self.nbytes, first, self._node = 8 * ends[-1], node.Get_rank() == 0, node
+        _agree(world, lacking_shared(self.nbytes) if first else "", who, instead)
         self._window = MPI.Win.Allocate_shared(self.nbytes if first else 0, 8, comm=node)
         memory, _ = self._window.Shared_query(0)
         words = np.frombuffer(memory, dtype=np.int64, count=ends[-1])
         # others may have taken meanwhile what was free
         populated = not first or populate(words.ctypes.data, self.nbytes)
         try:
-            _agree(
-                world, "" if populated else f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more"
-            )
+            lacking = f"{self.nbytes / MIB:.1f} MiB of shared memory are not to be had any more"
+            _agree(world, "" if populated else lacking, who, instead)
         except UsageError:
             del memory, words
             self._window.Free()
@@ -110,15 +115,19 @@ class Shared:
         self._window.Lock_all(MPI.MODE_NOCHECK)
         if first:
             words[:] = 0
-        self._window.Sync()
-        node.Barrier()
-        self._window.Sync()
+        self.meet()
         self._flags = memoryview(words[: ends[0]].reshape(flags, LINE)[:, 0])
         self.whole = torch.from_numpy(words)
         self.arrays: list[Tensor] = [self.whole[at : at + size] for at, size in zip(ends[:-1], sizes, strict=True)]
         if not _open:
             at_end(_close_all)
         _open.append(self)
+
+    def meet(self) -> None:
+        """Waits until all ranks of the node are here; what they wrote before is then seen. Collective over the node."""
+        self._window.Sync()
+        self._node.Barrier()
+        self._window.Sync()
 
     def raise_flag(self, flag: int, value: int) -> None:
         """Tells all that what was written before is there."""
@@ -140,6 +149,23 @@ class Shared:
         self.arrays.clear()
         del self._flags, self.whole
         self._window.Free()
+
+
+class SharedVectors:
+    """x, and a gradient for each rank, of `length` float32 each, in memory that all ranks of a voter see."""
+
+    def __init__(self, world: MPI.Intracomm, voter: MPI.Intracomm, length: int):
+        """voter: its ranks. Collective over the world. Raises UsageError as Shared does."""
+        each, words = voter.Get_size(), length // 2
+        instead = 'set exchange.voter = "rank"'
+        self._shared = Shared(world, voter, [words, each * words], 1, 'exchange.voter = "node"', instead)
+        x, gradients = self._shared.arrays
+        self.x, self.gradients = x.view(torch.float32), gradients.view(torch.float32).view(each, length)
+
+    def wait(self) -> None:
+        """As Shared.meet()."""
+        with WATCH("a barrier of a voter's ranks"):
+            self._shared.meet()
 
 
 _open: list[Shared] = []

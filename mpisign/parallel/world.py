@@ -50,6 +50,8 @@ class World:
     rank: int = 0
     local: tuple[int, ...]
     voters: tuple[int, ...]
+    each: int = 1  # ranks of a voter
+    shards: tuple[int, ...] = ()  # coordinates of each of these, where they are simulated
 
     def __init__(self):
         self.traffic, self.cost = Traffic(), Cost()
@@ -60,7 +62,9 @@ class World:
         """What is gathered inside, as for a checkpoint, does not count."""
         traffic, cost = replace(self.traffic), replace(self.cost)
         yield
-        self.traffic, self.cost = traffic, cost
+        # in place, as two worlds of the same ranks may count together
+        vars(self.traffic).update(vars(traffic))
+        vars(self.cost).update(vars(cost))
 
     def voters_rows(self, rows: np.ndarray, origin: int) -> np.ndarray:
         """Header rows of this process's voters, from what it knows of them. origin: of its shard, where it has one."""
@@ -161,38 +165,43 @@ def ordered_total(rows: np.ndarray) -> list[float]:
 
 
 class Local(World):
-    """All voters in this process; nothing travels, but bytes are counted as if each voter were a rank."""
+    """All voters in this process; nothing travels, but bytes are counted as if each voter were a rank, or several."""
 
-    def __init__(self, n: int = 1, voters: tuple[int, ...] = ()):
-        """voters: their numbers, by default 0 to n - 1."""
+    def __init__(self, n: int = 1, voters: tuple[int, ...] = (), shards: tuple[int, ...] = ()):
+        """voters: their numbers, by default 0 to n - 1. shards: what each rank of a voter would have of x, as OfShards
+        has it, if a voter would be several."""
         super().__init__()
         self.voters = self.local = voters or tuple(range(n))
-        self.n = len(self.voters)
+        self.n, self.shards, self.each = len(self.voters), shards, max(len(shards), 1)
 
     def start_header(self, rows):
         self._rows = rows
-        self.traffic.up += (self.n - 1) * rows.nbytes
+        self.traffic.up += self.each * (self.n - 1) * rows.nbytes
 
     def finish_header(self):
         return self._rows
 
     def gather(self, values):
-        self.traffic.other += self.n * (self.n - 1) * values.nbytes
+        ranks = self.n * self.each
+        self.traffic.other += ranks * (ranks - 1) * values.nbytes
         return values[None]
 
     def gather_voters(self, rows):
-        self.traffic.other += (self.n - 1) * rows.nbytes
+        self.traffic.other += self.each * (self.n - 1) * rows.nbytes
         return rows
 
     def gather_bytes(self, value):
-        self.traffic.other += self.n * (self.n - 1) * len(value)
+        self.traffic.other += self.each * self.n * (self.n - 1) * len(value)
         return [value]
 
     def everyone(self, rows):
         return torch.stack(rows).cpu()
 
     def stack(self, vectors):
-        sent = self.n * 4 * -(-len(vectors[0]) // self.n) * (self.n - 1)
+        length = len(vectors[0])
+        # of what is no vector like x, every rank of a voter has all
+        parts = self.shards if length == sum(self.shards) else [length] * self.each
+        sent = self.n * 4 * sum(-(-part // self.n) for part in parts) * (self.n - 1)
         self.traffic.up += sent
 
         def everywhere(outcome: Tensor) -> Tensor:
@@ -291,7 +300,7 @@ class OfShards(Mpi):
     def __init__(self, across, everyone, inside: Inside):
         """across: the ranks with a shard like this one's, one of each voter, in the voters' order. everyone: all."""
         super().__init__(across)
-        self.everyone_comm, self.inside = everyone, inside
+        self.everyone_comm, self.inside, self.each = everyone, inside, inside.size
 
     def voters_rows(self, rows, origin):
         return self.inside.header(rows[0], origin)[None]

@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate, takewhile
 
 import numpy as np
@@ -13,12 +14,13 @@ from mpisign.engine.stage import Stage
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.problems.data.distribute import LocalData
+from mpisign.problems.node import NodeOracle
 
 FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 
 
 def _batches(config: Config, share: LocalData) -> list[tuple[int, int]]:
-    """(rows of a gradient, rows owned) of every voter; one draw each without rows."""
+    """(rows of a gradient, rows owned) of every rank; one draw each without rows."""
     accumulate, sizes = config.algorithm.accumulate, batch_sizes(config, len(share.rows))
     if not share.rows.any():
         return [(accumulate, 0)] * len(share.rows)
@@ -26,9 +28,9 @@ def _batches(config: Config, share: LocalData) -> list[tuple[int, int]]:
     return [(min(size or rows, rows) * accumulate, rows) for size, rows in pairs]
 
 
-def batch_sizes(config: Config, voters: int) -> list[int]:
-    """Rows of a minibatch that each voter asks for; 0 for all that it owns."""
-    return config.problem.batch_sizes or [config.problem.batch_size] * voters
+def batch_sizes(config: Config, ranks: int) -> list[int]:
+    """Rows of a minibatch that each rank asks for; 0 for all that it owns."""
+    return config.problem.batch_sizes or [config.problem.batch_size] * ranks
 
 
 def votes(config: Config, share: LocalData) -> tuple[int, ...]:
@@ -44,16 +46,17 @@ def votes(config: Config, share: LocalData) -> tuple[int, ...]:
             f'algorithm.weights = "{wanted}": problem {config.problem.name!r} has no rows; list the weights',
             agreed=True,
         )
-    return weights_of([owned if wanted == "rows" else batch for batch, owned in _batches(config, share)])
+    sizes = [owned if wanted == "rows" else batch for batch, owned in _batches(config, share)]
+    return weights_of(by_voter(config, sizes).sum(axis=1).tolist())
 
 
 def batches_per_pass(config: Config, share: LocalData) -> int:
-    """Minibatches in a pass over the rows of the voter that has most; 1 without rows."""
+    """Minibatches in a pass over the rows of the rank that has most; 1 without rows."""
     return max(-(-rows // batch) if rows else 1 for batch, rows in _batches(config, share))
 
 
 def length(config: Config, algorithm: Method, share: LocalData) -> tuple[int, int]:
-    """Steps of the run, and rows that all voters see in a minibatch (0 without rows)."""
+    """Steps of the run, and rows that all ranks see in a minibatch (0 without rows)."""
     rows, run, batches = share.rows, config.run, _batches(config, share)
     a_minibatch = sum(batch for batch, _ in batches) if rows.any() else 0
     if run.steps:
@@ -86,10 +89,27 @@ def _affordable(budget: int, algorithm: Method, batches: list[tuple[int, int]]) 
 
 def weights(config: Config, share: LocalData) -> np.ndarray:
     """Of each voter in the objective, adding up to n: all 1, or by rows."""
-    rows = share.rows
+    rows = by_voter(config, share.rows).sum(axis=1)
     if config.run.objective == "ranks" or not rows.any():
         return np.ones(len(rows))
     return rows / rows.sum() * len(rows)
+
+
+def shares(config: Config, share: LocalData) -> np.ndarray:
+    """Of each rank's gradient in that of its voter, float64 (voters, ranks): all 1, or by rows; a voter's add up to
+    its ranks.
+
+    So a voter's function is the mean of its ranks' functions, or the mean over its rows, as the objective is.
+    """
+    rows = by_voter(config, share.rows)
+    if config.run.objective == "ranks" or not rows.any():
+        return np.ones(rows.shape)
+    return rows / rows.sum(axis=1, keepdims=True) * rows.shape[1]
+
+
+def by_voter(config: Config, of_ranks: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Numbers of ranks as (voters, ranks of each)."""
+    return np.asarray(of_ranks).reshape(-1, config.ranks_per_voter)
 
 
 def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, object]:
@@ -102,12 +122,24 @@ def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, ob
         "d": stepper.layout.size,
         "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
         "bytes_per_step": " or ".join(map(str, sent)),
-        f"memory_per_{'rank' if len(world.local) == 1 else 'process'}": stepper.memory(),
+        **_memory(stepper),
         "evaluations_per_step": f"{per_step(evaluations_at, algorithm, batches, steps):.10g}",
     }
     if values := per_step(values_at, algorithm, batches, steps):
         costs["function_evaluations_per_step"] = f"{values:.10g}"
     return costs
+
+
+def _memory(stepper: Stepper) -> dict[str, object]:
+    """Bytes that a process holds, and those that the ranks of a voter share, where it is several."""
+    whose = "rank" if len(stepper.world.local) == 1 else "process"
+    held, first = stepper.memory(), stepper.oracles[0]
+    if not isinstance(first, NodeOracle):
+        return {f"memory_per_{whose}": held}
+    if stepper.world.shards:  # simulated
+        return {f"memory_per_{whose}": held + first.memory(), "ranks_per_voter": stepper.world.each}
+    shared = {"shared_memory_per_voter": first.memory(), "ranks_per_voter": stepper.world.each}
+    return {f"memory_per_{whose}": held} | shared
 
 
 def _bits_of_all(stage: Stage, n: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpisign import config as configuration
-from mpisign import problems
+from mpisign import paths, problems
 from mpisign.algorithms import dense
 from mpisign.algorithms import zoo as _entries  # noqa: F401  its functions enter the registry
 from mpisign.algorithms.formats import RAW, Format
@@ -16,6 +16,7 @@ from mpisign.config import Adversary, Config
 from mpisign.errors import UsageError, choices
 from mpisign.exchange import Choice, choose
 from mpisign.problems import OFFERS, Problem
+from mpisign.run import nodes
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,25 @@ class Plan:
     before: int = 0  # voters of the run so far, where these were others
 
 
-def resolve(config: Config, voters: int) -> Plan:
-    """The plan of a job for so many voters.
+def resolve(config: Config, voters: int, each: int = 1) -> Plan:
+    """The plan of a job for so many voters, of `each` ranks.
 
     Raises UsageError for unknown names and keys, values out of range, and parts that do not fit together.
     """
     if config.run.voters not in (0, voters):
+        there = f"{voters} rank(s)" if each == 1 else f"{voters} voter(s) of {each} ranks"
         raise UsageError(
-            f"run.voters = {config.run.voters}, but there are {voters} rank(s); start as many, "
+            f"run.voters = {config.run.voters}, but there are {there}; start as many, "
             "or simulate them in one process: mpisign simulate"
         )
-    config = _with_batches(config, voters)
+    config = _with_batches(config, voters * each)
     entry = find(config.algorithm.name)
     algorithm, hyperparameters = _algorithm(config, entry, voters)
     factory = problems.find(config.problem.name)
     arguments = configuration.bind(factory, config.problem, "problem")
     for key in {"path", "test_path"} & arguments.keys():
         if isinstance(arguments[key], str):
-            arguments[key] = configuration.shell_path(arguments[key], f"problem.{key}")
+            arguments[key] = paths.shell_path(arguments[key], f"problem.{key}")
     try:
         problem = factory(**arguments)
     except OSError as error:
@@ -59,6 +61,7 @@ def resolve(config: Config, voters: int) -> Plan:
             problem.compile()
     _check_needs(entry, algorithm, problem, config)
     _check_adversary(entry, algorithm, config.adversary, voters)
+    nodes.check(config, algorithm, entry.name, each)
     if (weights := config.algorithm.weights) is not None:
         check_weights("algorithm.weights", weights, algorithm, voters)
     arguments["sampling"] = _sampling(entry, algorithm, config.problem.sampling)
@@ -68,6 +71,7 @@ def resolve(config: Config, voters: int) -> Plan:
         raise UsageError(f"there is no preset theory for {entry.name}; there is one for: {known}")
     full = config.updated(
         run={"voters": voters},
+        exchange={"node_size": each if config.exchange.voter == "node" else config.exchange.node_size},
         problem=arguments,
         algorithm=hyperparameters | algorithm.rules,
         schedule={"lr": config.schedule.lr or entry.lr},
@@ -81,7 +85,7 @@ def resolve(config: Config, voters: int) -> Plan:
     return Plan(full, entry, algorithm, problem, chosen)
 
 
-def _with_batches(config: Config, voters: int) -> Config:
+def _with_batches(config: Config, ranks: int) -> Config:
     """The job with each rank's part of the global batch, if it states one.
 
     Raises UsageError for sizes of another number of ranks, and for a whole that can't be dealt to them.
@@ -89,12 +93,12 @@ def _with_batches(config: Config, voters: int) -> Config:
     whole, sizes = config.problem.global_batch_size, config.problem.batch_sizes
     key = f"problem.global_batch_size = {whole}"
     if sizes == "speed":
-        if whole < voters:
-            raise UsageError(f'problem.batch_sizes = "speed": {key} is to be dealt to {voters} ranks; set it higher')
+        if whole < ranks:
+            raise UsageError(f'problem.batch_sizes = "speed": {key} is to be dealt to {ranks} ranks; set it higher')
         return config
     if sizes:
-        if len(sizes) != voters:
-            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {voters} voter(s)"
+        if len(sizes) != ranks:
+            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {ranks} rank(s)"
             raise UsageError(
                 f"{text}; give one each, measure them anew by problem.batch_sizes=speed, or set problem.batch_sizes=[] "
                 "for one batch_size of all"
@@ -102,12 +106,12 @@ def _with_batches(config: Config, voters: int) -> Config:
         if whole and whole != sum(sizes):
             raise UsageError(f"{key}, but problem.batch_sizes = {sizes} add up to {sum(sizes)}; give one of them")
         return config
-    if whole % voters:
+    if whole % ranks:
         raise UsageError(
-            f"{key} can't be dealt evenly to {voters} ranks; take a multiple of {voters}, or give each rank its own by "
+            f"{key} can't be dealt evenly to {ranks} ranks; take a multiple of {ranks}, or give each rank its own by "
             "problem.batch_sizes"
         )
-    return config.updated(problem={"batch_size": whole // voters} if whole else {})
+    return config.updated(problem={"batch_size": whole // ranks} if whole else {})
 
 
 def _choices(config: Config, algorithm: Method, voters: int) -> tuple[Choice, ...]:

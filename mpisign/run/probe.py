@@ -47,7 +47,7 @@ class Probe:
         """Before the step: takes the exact gradient, and looks on from now."""
         stepper, group = self.stepper, self.group.layout
         with stepper.timer("evaluate"):
-            self.own, self.mean = exact_gradients(stepper, stepper.x)
+            self.own, self.mean = exact_gradients(stepper, stepper.world, stepper.x)
             self.x_before = stepper.x.clone()
         self.words = torch.zeros(2, len(stepper.world.local), group.length // WORD, dtype=torch.int64)
         self.decision = torch.zeros(group.length)
@@ -150,7 +150,7 @@ class Probe:
         if not self.settings.smoothness or not moved:
             return {"smoothness_l1": math.nan, "smoothness_density": math.nan}
         h = self.layout.norm(move) / math.sqrt(moved)
-        _, moved_gradient = exact_gradients(self.stepper, self.x_before + h * move.sign())
+        _, moved_gradient = exact_gradients(self.stepper, self.stepper.world, self.x_before + h * move.sign())
         rates = torch.where(move.cpu() != 0, (moved_gradient - self.mean).abs() / h, 0.0)
         l1 = self.layout.total(rates)
         return {"smoothness_l1": l1, "smoothness_density": _density(l1, self.layout.norm(rates), moved)}

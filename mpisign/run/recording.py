@@ -20,6 +20,7 @@ from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
+from mpisign.problems.node import all_of
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
 from mpisign.run.mirror import Mirror
@@ -43,12 +44,12 @@ class RunLog:
         """quiet: nothing is printed. verbose: the header tells all."""
         self.plan, self.config, self.share, self.stepper = setup.plan, setup.plan.config, setup.share, setup.stepper
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
-        self.world, self.oracles = self.stepper.world, self.stepper.oracles
+        self.world, self.oracles, self.everyone = self.stepper.world, self.stepper.oracles, setup.everyone
         self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
         self.printer = self._make_printer()
         self.writer = NoWriter()
         self.path = run_path(self.config, self.world.n)
-        self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # x and what goes with it, by name
+        self.best, self.kept, self.kept_step = math.inf, self._point({}), 0  # all of x and what goes with it, by name
         self.before = dict.fromkeys((*COUNTERS, *METHOD), 0)  # what was counted before this segment of the run
         self.seen = (0, 0)  # steps before this segment, and rows of minibatches in them
         self.voters = self.world.n  # most of any segment
@@ -94,18 +95,18 @@ class RunLog:
 
     def complete(self) -> None:
         """Keeps the parameters and marks the run as complete. Raises StorageError on all ranks if that can't be."""
-        gathered = statistics(self.stepper)
+        last = self._point(statistics(self.stepper, self.everyone))
         with self.ranks.agreed():
             if self.config.run.keep != "none" and self.ranks.root:
-                self._save_model(gathered)
+                self._save_model(last)
             self.writer.event("complete", self.stepper.t)
             if self.writer.failure:
                 raise self.writer.failure
 
-    def _save_model(self, gathered: State) -> None:
-        last, file = self.config.run.keep == "last", self.path.with_suffix(".model")
-        point, step = (self._point(gathered), self.stepper.t) if last else (self.kept, self.kept_step)
-        parameters = self.stepper.layout.views(point["x"]) | {k: a for k, a in point.items() if k != "x"}
+    def _save_model(self, last: State) -> None:
+        file, keeps_last = self.path.with_suffix(".model"), self.config.run.keep == "last"
+        point, step = (last, self.stepper.t) if keeps_last else (self.kept, self.kept_step)
+        parameters = self.stepper.layout.whole.views(point["x"]) | {k: a for k, a in point.items() if k != "x"}
         try:
             checkpoint.save_model(file, parameters, step=step, run_file=self.path.name)
         except (OSError, RuntimeError) as error:
@@ -153,14 +154,14 @@ class RunLog:
     def record(self, outcome: Outcome, lr: float) -> None:
         """A row of /steps for the step just taken, whose votes were counted."""
         row = {"step": self.stepper.t, "loss": outcome.loss, "learning_rate": lr}
-        self._add("steps", **row, **outcome.totals(self.world), **self._costs())
+        self._add("steps", **row, **outcome.totals(self.everyone), **self._costs())
 
     def check(self) -> None:
         """Compares replicas and writes the phases' seconds of every rank."""
         self.stepper.check_replicas()
         measured = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
-        rows = self.world.gather(np.array(measured))
-        for rank, (*seconds, memory) in zip(self.world.voters, rows, strict=False):
+        rows = self.everyone.gather(np.array(measured))
+        for rank, (*seconds, memory) in zip(self.everyone.voters, rows, strict=False):
             row = dict(zip(PHASES, seconds, strict=True)) | {"memory": int(memory)}
             self._add("phases", step=self.stepper.t, rank=rank, **row)
 
@@ -168,11 +169,13 @@ class RunLog:
         """A row of /eval at the present point."""
         stepper, step = self.stepper, self.stepper.t
         with stepper.timer("evaluate"):
-            gathered = statistics(stepper)
-            figures = measure(stepper, self.test, gathered) | gradient_norms(stepper, self.config.run.exact_gradient)
+            gathered, everyone = statistics(stepper, self.everyone), self.everyone
+            x = all_of(stepper.x, stepper.oracles[0])
+            figures = measure(stepper, everyone, x, self.test, gathered)
+            figures |= gradient_norms(stepper, everyone, x, self.config.run.exact_gradient)
             self._add("eval", step=step, **figures, **self._costs())
             if self.config.run.trace:
-                point = [p.reshape(-1).cpu().numpy() for p in self.stepper.layout.views(self.stepper.x).values()]
+                point = [p.reshape(-1).cpu().numpy() for p in stepper.layout.whole.views(x).values()]
                 self._add("trace", step=step, x=np.concatenate(point))
         shown = {k: v for k, v in figures.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
         self.printer.update(step, loss if step else figures["train_loss"], lr, shown)
@@ -191,13 +194,13 @@ class RunLog:
 
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
-        gathered = statistics(self.stepper) if gathered is None else gathered
+        point = self._point(statistics(self.stepper, self.everyone) if gathered is None else gathered)
         if self.ranks.root or self.config.run.lost_ranks == "vote on":  # root may be lost
-            self.kept, self.kept_step = {k: a.clone() for k, a in self._point(gathered).items()}, step
+            self.kept, self.kept_step = {k: a.clone() for k, a in point.items()}, step
 
     def _point(self, gathered: State) -> State:
-        """x, and a model's statistics beside it, by name."""
-        return {"x": self.stepper.x} | gathered
+        """All of x, and a model's statistics beside it, by name. Collective among the ranks of a voter."""
+        return {"x": all_of(self.stepper.x, self.oracles[0])} | gathered
 
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""
@@ -230,7 +233,7 @@ class RunLog:
         now = {"up": traffic.up, "down": traffic.down, "other": traffic.other}
         for name in ("evaluations", "values", "clipped"):
             now[name] = sum(getattr(oracle, name) for oracle in self.oracles)
-        total = self.world.sums(now) | {"method_up": cost.up, "method_down": cost.down}
+        total = self.everyone.sums(now) | {"method_up": cost.up, "method_down": cost.down}
         self.counted = now, total
         return {name: self.before[name] + value for name, value in total.items()}
 
@@ -285,7 +288,9 @@ class RunLog:
         ranks, config, plan, say = self.ranks, self.config, self.plan, self.printer.line
         d = self.stepper.layout.size
         say(f"mpisign {__version__}: {plan.entry.name} on {config.problem.name}, {d:,} coordinates")
-        say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}")
+        each = f", of {self.world.each} ranks each" if self.world.each > 1 else ""
+        owner = "rank" if each else "voter"
+        say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}{each}")
         say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
         if plan.preset:
             say(f"preset: {plan.preset}")
@@ -295,10 +300,10 @@ class RunLog:
                 say(f"exchange: {details}")
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
-            say(f"rows per voter: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
+            say(f"rows per {owner}: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         wanted = config.problem.batch_sizes or ()
         if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
-            say(f"note: problem.batch_sizes: voter(s) {', '.join(short)} own fewer rows than that, and take them all")
+            say(f"note: problem.batch_sizes: {owner}(s) {', '.join(short)} own fewer rows than that, and take them all")
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:

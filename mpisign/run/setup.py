@@ -4,8 +4,9 @@ All of it is collective: an error of one rank is raised on all.
 """
 
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +19,19 @@ from mpisign.engine.build import make_stepper
 from mpisign.engine.stepper import Stepper
 from mpisign.engine.timing import Timer
 from mpisign.errors import UsageError, choices
-from mpisign.layout import Layout, SegmentOptions
+from mpisign.exchange.nodes import SharedVectors
+from mpisign.layout import Layout, LayoutShard, SegmentOptions, shard_borders
 from mpisign.parallel import memory
 from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
-from mpisign.parallel.world import Local, Mpi
+from mpisign.parallel.world import Local, Mpi, OfShards, World
 from mpisign.problems import Oracle, device_for
 from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
+from mpisign.problems.node import NodeOracle, scratch
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
+from mpisign.run.nodes import Crew
 from mpisign.run.plan import Plan, with_theory, with_weights
 from mpisign.run.resume import MOVABLE
 from mpisign.run.speed import by_speed
@@ -37,12 +41,16 @@ STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
 @dataclass(frozen=True)
 class Setup:
-    """plan: with all that only the data tell, run.steps too. rows_per_minibatch: of all voters, 0 without rows."""
+    """plan: with all that only the data tell, run.steps too. rows_per_minibatch: of all voters, 0 without rows.
+
+    everyone: all ranks, for what is a matter of theirs; the world of the Stepper's voters, where these are the ranks.
+    """
 
     plan: Plan
     share: LocalData
     stepper: Stepper
     rows_per_minibatch: int
+    everyone: World
 
 
 def use_threads(threads: int) -> None:
@@ -51,15 +59,15 @@ def use_threads(threads: int) -> None:
     bits.use_threads(threads)
 
 
-def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
-    """Everything that lives from the first step to the last. voters: one per rank, or any number without MPI.
+def set_up(plan: Plan, ranks: Ranks, voters: int, crew: Crew | None = None) -> Setup:
+    """Everything that lives from the first step to the last. voters: one per rank or Crew, or any number without MPI.
 
     Raises UsageError on all ranks for data that can't be read, and for what does not fit the data or the memory.
     """
     streams = Streams(plan.config.run.seed)
-    share = _share(plan, ranks, voters, streams)
+    share = _share(plan, ranks, voters * plan.config.ranks_per_voter, streams)
     start = _initial(plan, streams, ranks)
-    device = device_for(plan.problem, plan.config.run.device, ranks)
+    device = device_for(plan.problem, "cpu" if crew else plan.config.run.device, ranks)
     layout = Layout({name: tuple(p.shape) for name, p in start.items()}, segment_options(plan, start), device)
     plan.algorithm.check(layout)
     x = layout.flatten(start)
@@ -68,16 +76,21 @@ def set_up(plan: Plan, ranks: Ranks, voters: int) -> Setup:
         sizes = by_speed(plan, share, layout, x, streams, ranks)
         plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
-    plan, stepper = _assemble(plan, share, layout, x, streams, ranks)
+    with ranks.agreed():
+        seat = _seat(plan, share, layout, x, streams, ranks, crew)
+    plan, stepper = _assemble(plan, share, seat, ranks)
     if plan.config.adversary.voters:
         adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
         for channel in (channel for stage in stepper.stages for channel in stage.channels):
             channel.exchange.adversary = adversary
-    return Setup(plan, share, stepper, rows_per_minibatch)
+    return Setup(plan, share, stepper, rows_per_minibatch, seat.everyone)
 
 
 def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
-    """The rows of this process's voters; x has to fit as well, and some problems know its size only with the data."""
+    """The rows of this process's ranks; x has to fit as well, and some problems know its size only with the data.
+
+    voters: as many as ranks, though several of these may be one.
+    """
     config, generator = plan.config, streams.draw("partition", 0).generator()
     _check_size(plan, ranks, voters)
     partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
@@ -145,30 +158,82 @@ def _completed(plan: Plan, share: LocalData, voters: int, d: int) -> tuple[Plan,
     return replace(plan, config=plan.config.updated(run={"steps": steps})), rows_per_minibatch
 
 
-def _assemble(
-    plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks
-) -> tuple[Plan, Stepper]:
+@dataclass(frozen=True)
+class _Seat:
+    """What the Stepper of this process is made of, besides the plan and the exchanges.
+
+    layout, x, streams: of all of x, or of this rank's shard of it. comm: on which exchanges are measured, if any.
+    """
+
+    layout: Layout
+    x: Tensor
+    streams: Streams
+    world: World
+    everyone: World
+    oracles: list[Oracle] | list[NodeOracle]
+    comm: Any
+
+
+def _seat(
+    plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks, crew: Crew | None
+) -> _Seat:
+    """A voter per rank; or several ranks per voter, in a Crew or simulated."""
+    members = _oracles(plan, share, layout, streams, ranks)
+    each, n = plan.config.ranks_per_voter, len(share.rows)
+    if each == 1:
+        world = Mpi(ranks.comm) if ranks.size > 1 else Local(n)
+        return _Seat(layout, x, streams, world, world, members, ranks.comm)
+    weights, clip = budget.shares(plan.config, share), plan.config.algorithm.clip
+    if crew is None:
+        world, everyone = Local(n // each, shards=_lengths(layout, each)), Local(n)
+        gradients = scratch(each, layout)
+        oracles = [
+            NodeOracle(voter, members[voter * each :][:each], own.tolist(), gradients, layout, clip=clip)
+            for voter, own in enumerate(weights)
+        ]
+    else:
+        shard, everyone = LayoutShard(layout, crew.inside), Mpi(ranks.comm)
+        world = OfShards(crew.across, ranks.comm, crew.inside)
+        memory = SharedVectors(ranks.comm, crew.inside.comm, layout.length)
+        whole = memory.x.copy_(x) if crew.inside.rank == 0 else memory.x
+        memory.wait()
+        x, streams = whole[shard.origin :][: shard.length], Streams(streams.seed, shard.origin)
+        settings = {"clip": clip, "x": whole, "first": crew.inside.rank, "wait": memory.wait}
+        oracles = [NodeOracle(crew.voter, members, weights[crew.voter].tolist(), memory.gradients, shard, **settings)]
+        layout = shard
+    everyone.traffic = world.traffic  # counted together
+    return _Seat(layout, x, streams, world, everyone, oracles, crew and crew.across)
+
+
+def _lengths(layout: Layout, each: int) -> tuple[int, ...]:
+    return tuple(hi - lo for lo, hi in shard_borders(layout.length, each))
+
+
+def _assemble(plan: Plan, share: LocalData, seat: _Seat, ranks: Ranks) -> tuple[Plan, Stepper]:
     """The Stepper with its exchanges, and the plan with those that were chosen by measuring."""
-    config = plan.config
-    world = Mpi(ranks.comm) if ranks.size > 1 else Local(len(share.rows))
-    settings = config.exchange.model_dump(exclude={"name", "gpu_aware"})
-    chosen = autotune(plan.choices, plan.algorithm.stages, ranks.comm, layout.length, **settings)
-    oracles = _oracles(plan, share, layout, streams, ranks, world.local)
+    config, layout = plan.config, seat.layout
+    settings = config.exchange.model_dump(exclude={"name", "voter", "gpu_aware"})
+    if config.exchange.voter == "node":
+        settings["node_size"] = 0  # of which the ranks of a voter are a node
+    chosen = autotune(plan.choices, plan.algorithm.stages, seat.comm, layout.length, **settings)
+    chosen = ranks.share(chosen) if seat.world is not seat.everyone else chosen  # those of like shards measured alone
     timer = Timer(lambda: synchronize(layout.device)) if layout.device.type != "cpu" else None
     weights = budget.weights(config, share)
     settings["gpu_aware"] = config.exchange.gpu_aware
-    stepper = make_stepper(plan.algorithm, chosen, layout, world, streams, oracles, x, weights, timer, **settings)
+    parts = layout, seat.world, seat.streams, seat.oracles, seat.x
+    stepper = make_stepper(plan.algorithm, chosen, *parts, weights, timer, **settings)
     return replace(plan, choices=chosen), stepper
 
 
-def _oracles(
-    plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
-) -> list[Oracle]:
+def _oracles(plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks) -> list[Oracle]:
+    """Those of this process's ranks."""
     algorithm, problem = plan.config.algorithm, plan.config.problem
-    settings = {"sampling": problem.sampling, "accumulate": algorithm.accumulate, "clip": algorithm.clip}
+    settings = {"sampling": problem.sampling, "accumulate": algorithm.accumulate}
+    settings["clip"] = algorithm.clip if plan.config.ranks_per_voter == 1 else 0.0  # else of a voter's gradient
     settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
     sizes = budget.batch_sizes(plan.config, len(share.rows))
+    local = [ranks.rank] if ranks.size > 1 else range(len(share.rows))
     return [
-        Oracle(plan.problem, layout, rows, voter, streams, batch_size=sizes[voter], **settings)
-        for voter, rows in zip(local, share.train, strict=True)
+        Oracle(plan.problem, layout, rows, rank, streams, batch_size=sizes[rank], **settings)
+        for rank, rows in zip(local, share.train, strict=True)
     ]

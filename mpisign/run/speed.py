@@ -89,11 +89,12 @@ def deal(whole: int, speeds: list[float], rows: list[int]) -> list[int]:
     return sizes.tolist()
 
 
-def sizes_of_then(config: Config, voters: int, ranks: Ranks) -> list[int] | None:
+def sizes_of_then(config: Config, ranks: Ranks) -> list[int] | None:
     """The sizes that the run in the job's file was started with, if there is one. Collective."""
     sizes = None
     with ranks.agreed():
-        if ranks.root and (path := run_path(config, voters)).is_file():
+        if ranks.root and (path := run_path(config, config.run.voters)).is_file():
             stored = so_far(path).config.get("problem", {}).get("batch_sizes")
-            sizes = stored if isinstance(stored, list) and len(stored) == voters else None
+            there = config.run.voters * config.ranks_per_voter
+            sizes = stored if isinstance(stored, list) and len(stored) == there else None
     return ranks.share(sizes)

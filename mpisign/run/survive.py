@@ -129,6 +129,6 @@ def among(world: World, before: Stepper, plan: Plan) -> Stepper:
     weights[[*world.voters]] = before.weights[[*world.voters]]
     weights *= world.n / weights.sum()
     oracles = [oracle for oracle in before.oracles if oracle.voter in world.local]
-    settings = plan.config.exchange.model_dump(exclude={"name"})
+    settings = plan.config.exchange.model_dump(exclude={"name", "voter"})
     parts = (before.layout, world, before.streams, oracles, before.x, weights, before.timer)
     return make_stepper(plan.algorithm, chosen, *parts, **settings)

@@ -48,6 +48,7 @@ class SurvivorsLog(RunLog):
         succeeds = ranks.root and not self.ranks.root
         self._count_on(left, stepper.world.n / self.world.n)
         self.stepper, self.world, self.ranks = stepper, stepper.world, ranks
+        self.everyone = self.world
         self.best = math.inf  # figures are of the held-out rows that are left
         if succeeds:
             self._succeed()

@@ -35,7 +35,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from mpisign import config
+from mpisign import config, paths
 from mpisign.config import Config, Table
 from mpisign.errors import Interrupted, NumericalError, Stopped, UsageError, choices, did_you_mean, printable
 from mpisign.parallel import stopping
@@ -82,7 +82,7 @@ class Point:
         for key, value in self.settings.items():
             table, _, name = key.partition(".")
             merged.setdefault(table, {})[name] = value
-        merged.setdefault("run", {}).update(file=config.literal(self.file), overwrite=True)
+        merged.setdefault("run", {}).update(file=paths.literal(self.file), overwrite=True)
         return config.make(merged)
 
     @property
@@ -286,7 +286,7 @@ def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
     for point in read():
         # what a typing error can break is found before the first point runs
         if point.settings is not None:
-            resolve(point.config, point.config.run.voters or 1)
+            resolve(point.config, point.config.run.voters or 1, point.config.ranks_per_voter or 1)
     for _ in ("those that are known", "those that waited for the best of them"):
         _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs)
     points = read()

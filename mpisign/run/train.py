@@ -6,6 +6,7 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
+from mpisign import paths
 from mpisign.bits.precompile import compile_ahead
 from mpisign.config import Config
 from mpisign.errors import UsageError
@@ -14,6 +15,7 @@ from mpisign.parallel import leaving, memory, mpi
 from mpisign.parallel.launchers import take_gpu
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import START, WATCH
+from mpisign.run import nodes
 from mpisign.run.job import Job
 from mpisign.run.plan import resolve
 from mpisign.run.regroup import continued
@@ -30,8 +32,8 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
     Stopped if the run was asked to stop and saved a checkpoint.
     """
-    promised = mpi.launch().size
-    plan = resolve(config, promised)
+    promised = nodes.foreseen(config, mpi.launch().size)
+    plan = resolve(config, *promised)
     check_survivors(plan)
     if config.run.device != "cpu":
         take_gpu()
@@ -42,14 +44,16 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     leaving.guard()
     WATCH.least = START
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
-    if ranks.size != promised:
+    ranks, crew = nodes.muster(ranks, config)
+    voters = (crew.voters, crew.each) if crew else (ranks.size, 1)
+    if voters != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
-        plan = resolve(config, ranks.size)
+        plan = resolve(config, *voters)
         check_survivors(plan)
     use_threads(ranks.threads)
     load_kernels(ranks)
-    plan = continued(plan, config, ranks, ranks.size, options)
-    Job(plan, ranks, ranks.size, verbose=verbose, resuming=options.resume != "never").run(dry_run, options)
+    plan = continued(plan, config, ranks, voters[0], options)
+    Job(plan, ranks, voters[0], verbose=verbose, resuming=options.resume != "never", crew=crew).run(dry_run, options)
 
 
 def simulate(
@@ -62,7 +66,8 @@ def simulate(
 ) -> None:
     """Runs a job with any number of voters in this process: the bits and the counters of mpirun with as many ranks.
 
-    voters: 0 for run.voters. quiet: prints nothing. verbose: prints all it knows. Raises as train() does.
+    voters: 0 for run.voters; where a voter is a node, of exchange.node_size ranks each. quiet: prints nothing.
+    verbose: prints all it knows. Raises as train() does.
     """
     if mpi.launch().size > 1:
         raise UsageError(f"simulate runs all voters in one process, but {mpi.launch().by} started several; use train")
@@ -71,8 +76,8 @@ def simulate(
         raise UsageError("how many voters? Say it, as in mpisign simulate -n 27, or set run.voters")
     memory.require_memory(voters * A_VOTER, f"{voters} voters", "simulate fewer")
     config = config.updated(run={"voters": voters})
-    plan = resolve(config, voters)
-    ranks = mpi.alone(voters, config.run.threads)
+    plan = resolve(config, *nodes.simulated(config, voters))
+    ranks = mpi.alone(voters * plan.config.ranks_per_voter, config.run.threads)
     use_threads(ranks.threads)
     plan = continued(plan, config, ranks, voters, options)
     Job(plan, ranks, voters, quiet, verbose, options.resume != "never").run(dry_run, options)
@@ -93,7 +98,7 @@ def resume(
     stored, parsed = so_far(path), [configuration.parse(s) for s in (*settings, "run.overwrite=false")]
     simulated, before = mpi.launch().size == 1 and stored.simulated, int(stored.attributes["n"])
     wanted = {f"{table}.{key}": value for table, key, value in parsed}.get("run.voters", before)
-    voters = (wanted or before) if simulated else mpi.launch().size
+    voters = (wanted or before) if simulated else _launched(path, stored.config.get("exchange", {}), before)
     # the path in the file is where it was once; only the one that was given is written to
     tables = {k: dict(v) for k, v in stored.config.items()}
     tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
@@ -101,10 +106,10 @@ def resume(
         tables["exchange"]["name"] = chosen  # what a run measured once, it keeps to
     problem = tables.get("problem", {})
     # as they were read once; a $ in them is one
-    problem |= {key: configuration.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
+    problem |= {key: paths.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
     for table, key, value in parsed:
         tables.setdefault(table, {})[key] = value
-    tables["run"] |= {"file": configuration.literal(path), "voters": voters}
+    tables["run"] |= {"file": paths.literal(path), "voters": voters}
     config = configuration.make(tables, f"{path}: ")
     options = ResumeOptions("must", checkpoint, ranks_changed=ranks_changed)
     if config.run.voters != before and not may_regroup(options, config):
@@ -113,6 +118,14 @@ def resume(
         simulate(config, options=options, verbose=verbose)
     else:
         train(config, options=options, verbose=verbose)
+
+
+def _launched(path: Path, exchange: dict, before: int) -> int:
+    """The voters that the ranks which were launched are, in a run of so many before."""
+    ranks, each = mpi.launch().size, exchange["node_size"] if exchange.get("voter") == "node" else 1
+    if ranks % each:
+        raise UsageError(f"{path} has {before} voters of {each} ranks, {before * each} in all, but there are {ranks}")
+    return ranks // each
 
 
 def load_kernels(ranks: Ranks) -> None:

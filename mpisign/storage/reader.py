@@ -132,6 +132,13 @@ class Run:
         return "running" if lock.held(self.path) else "killed"
 
     @property
+    def ranks_per_voter(self) -> int:
+        """How many ranks were a voter each: more than one where exchange.voter = "node"."""
+        exchange = self.config["exchange"]
+        each = exchange.get("node_size") if exchange.get("voter") == "node" else 1
+        return each if isinstance(each, int) and each > 0 else 1
+
+    @property
     def stretches(self) -> list[tuple[int, int]]:
         """(steps before it, voters) of every stretch that the run went with one number of voters, as its rows stand.
 
@@ -204,6 +211,7 @@ class Run:
     @property
     def _on_one_node(self) -> bool:
         size, hosts = self.config["exchange"].get("node_size", 0), self["segments"]["hosts"]
+        size = size if self.ranks_per_voter == 1 else 0
         return size >= self.attributes["n"] or (not size and len(hosts) > 0 and "," not in hosts[-1])
 
     def columns(self, table: str) -> dict[str, np.ndarray]:
@@ -239,6 +247,7 @@ class Run:
             "problem": a["problem"],
             "exchange": f"{a['exchange']} ({a['exchange_reason']})",
             "n": a["n"],
+            **({"ranks_per_voter": each} if (each := self.ranks_per_voter) > 1 else {}),
             "d": a["d"],
             "steps": int(steps["step"][-1]) if len(steps["step"]) else 0,
         }
@@ -276,6 +285,8 @@ def summary_lines(figures: Mapping[str, object]) -> list[str]:
     lines = []
     for name, value in figures.items():
         unit = next((unit for pattern, unit in UNITS if re.fullmatch(pattern, name)), "")
+        if "ranks_per_voter" in figures:
+            unit = unit.replace("per rank", "per voter")
         lines.append(f"{name}: {printable(value)} {unit}".rstrip())
     return lines
 
