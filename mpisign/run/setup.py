@@ -24,7 +24,7 @@ from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.parallel.world import Local, Mpi
-from mpisign.problems import Oracle, device_for
+from mpisign.problems import Oracle, Rows, device_for
 from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
@@ -80,7 +80,7 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
     """The rows of this process's voters; x has to fit as well, and some problems know its size only with the data."""
     config, generator = plan.config, streams.draw("partition", 0).generator()
     _check_size(plan, ranks, voters)
-    partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
+    partition = partition_settings(plan)
     share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
     if config.problem.arguments.keys() & set(MOVABLE):  # data that may lie elsewhere when the run goes on
         share.data = fingerprint(share, ranks)
@@ -91,6 +91,11 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
                     share.data_before = fingerprint_as_dealt(plan.problem, plan.before, generator, **partition)
     _check_size(plan, ranks, voters)
     return share
+
+
+def partition_settings(plan: Plan) -> dict[str, object]:
+    """How rows are dealt, as distribute_rows() takes it."""
+    return plan.config.partition.model_dump() | {"gives_way": plan.config.gives_way("partition.kind")}
 
 
 def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
@@ -164,11 +169,16 @@ def _assemble(
 def _oracles(
     plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks, local: Iterable[int]
 ) -> list[Oracle]:
+    voters = zip(local, share.train, strict=True)
+    return [oracle_of(plan, voter, rows, len(share.rows), layout, streams, ranks) for voter, rows in voters]
+
+
+def oracle_of(
+    plan: Plan, voter: int, rows: Rows | None, voters: int, layout: Layout, streams: Streams, ranks: Ranks
+) -> Oracle:
+    """What a job asks about one of so many voters, which owns these rows."""
     algorithm, problem = plan.config.algorithm, plan.config.problem
     settings = {"sampling": problem.sampling, "accumulate": algorithm.accumulate, "clip": algorithm.clip}
     settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
-    sizes = budget.batch_sizes(plan.config, len(share.rows))
-    return [
-        Oracle(plan.problem, layout, rows, voter, streams, batch_size=sizes[voter], **settings)
-        for voter, rows in zip(local, share.train, strict=True)
-    ]
+    size = budget.batch_sizes(plan.config, voters)[voter]
+    return Oracle(plan.problem, layout, rows, voter, streams, batch_size=size, **settings)
