@@ -65,7 +65,7 @@ class Run(Table):
     recorder: Literal["auto", "swmr", "rewrite"] = "auto"
     max_minutes: float | None = Field(None, gt=0)
     watchdog: float = Field(1800.0, ge=0)
-    lost_ranks: Literal["stop", "vote on"] = "stop"
+    lost_ranks: Literal["stop", "vote on", "adopt"] = "stop"
     least_voters: int = Field(1, ge=1)
 
 

@@ -29,9 +29,9 @@ def _open_mpi():
         pytest.skip(f"{vendor} ends all ranks with the first; make test-openmpi")
 
 
-def survive(file, *settings, n=4, code=0):
+def survive(file, *settings, n=4, code=0, lost_ranks="vote on"):
     """A job of ranks that outlive one another."""
-    ended = start("train", *settings_of(file, *settings), n=n)
+    ended = start("train", *settings_of(file, *settings, lost_ranks=lost_ranks), n=n)
     assert ended.code == code, ended.err
     return ended
 
@@ -41,8 +41,8 @@ def start(command, *arguments, n=4):
     return run(BIN / "mpirun", "--with-ft", "ulfm", "-n", n, BIN / "mpisign", command, *arguments, timeout=240)
 
 
-def settings_of(file, *settings):
-    every = (*JOB, "run.lost_ranks=vote on", f"run.file={file}", *settings)
+def settings_of(file, *settings, lost_ranks="vote on"):
+    every = (*JOB, f"run.lost_ranks={lost_ranks}", f"run.file={file}", *settings)
     return [part for setting in every for part in ("--set", setting)]
 
 
@@ -77,6 +77,57 @@ def test_survivors_vote_on(algorithm, deaths, lost, tmp_path):
     survive(tmp_path / "r.h5", *how, f"problem.deaths={deaths}")
     kinds = check(tmp_path / "r.h5", how, lost)
     assert kinds == ["start", *["lost"] * len(lost), "complete"]
+
+
+# ranks that are lost, by step; those that run several voters afterwards
+ADOPTIONS = [
+    ("signum-mv", "2:21", [(21, [(2, 3)])]),
+    ("dist-ef-signsgd", "0:13", [(13, [(0, 1)])]),
+    ("sto-signsgd", "1:9", [(9, [(1, 2)])]),
+    ("signsgd-fv", "3:9", [(9, [(0, 3)])]),  # what a vote keeps is spread over the ranks
+    ("terngrad", "1:9", [(9, [(1, 2)])]),
+    ("adam", "3:9", [(9, [(0, 3)])]),
+    ("topk", "2:9", [(9, [(2, 3)])]),  # messages are codes
+    ("signum-mv", "2:11 3:22", [(11, [(2, 3)]), (16, [(0, 2, 3)])]),  # who has adopted is lost, too
+    ("signum-mv", "0:6 1:17 2:28", [(6, [(0, 1)]), (11, [(0, 1, 2)]), (16, [(0, 1, 2, 3)])]),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "deaths", "adopted"), ADOPTIONS)
+def test_adopted_voters_make_a_run_that_lost_nobody(algorithm, deaths, adopted, tmp_path):
+    how = (f"algorithm.name={algorithm}", "exchange.name=auto")
+    survive(tmp_path / "r.h5", *how, f"problem.deaths={deaths}", lost_ranks="adopt")
+    run = Run(tmp_path / "r.h5")
+    assert run.complete
+    assert run["steps"]["step"].tolist() == list(range(1, 41))
+    told = run["events"]["text"][run["events"]["kind"] == "lost"].tolist()
+    assert told == [
+        f"rank(s) lost in step {step}; from now on "
+        + ", and ".join(f"one rank runs voters {', '.join(map(str, own))}" for own in groups)
+        for step, groups in adopted
+    ]
+    assert set(run["segments"]["n"].tolist()) == {4}
+    kept, wanted = load_parameters(tmp_path / "r.model"), simulated((*JOB, *how), 4, {})
+    assert all(np.array_equal(kept[name], wanted[name].numpy()) for name in wanted)
+
+
+def test_adopted_voters_are_measured_and_saved_like_others(tmp_path):
+    file, settings = tmp_path / "r.h5", ("checkpoint.every_steps=10", "checkpoint.keep=9")
+    undisturbed, died = tmp_path / "whole.h5", "problem.deaths=2:15"
+    survive(undisturbed, *settings, lost_ranks="adopt")
+    survive(file, *settings, died, lost_ranks="adopt")
+    for table in ("steps", "eval"):
+        one, other = Run(undisturbed)[table], Run(file)[table]
+        same = set(one) - {"seconds", "bytes_up", "bytes_down", "bytes_other", "gradient_evaluations"}
+        assert same >= {"step"}
+        for column in same:
+            np.testing.assert_array_equal(one[column], other[column], err_msg=column)
+    for one, other in zip(checkpoint.saved(undisturbed), checkpoint.saved(file), strict=True):
+        with checkpoint.Checkpoint(one) as expected, checkpoint.Checkpoint(other) as found:
+            assert found.voters == [0, 1, 2, 3]
+            assert sorted(found.names()) == sorted(expected.names())
+            for name in found.names():
+                np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 @pytest.mark.parametrize("exchange", ["allgather", "allreduce"])

@@ -1,6 +1,7 @@
 """A Stepper as it was before a step, so that the step can be taken back, and taken again by those who are left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,24 @@ from mpisign.engine.stepper import Stepper
 
 Shards = list[tuple[int, int, int]]
 Unite = Callable[[Tensor], None]  # fills in, on all ranks, what each knows of an array that is zero elsewhere
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one process alone knows of a run: its voters' arrays and its share of what votes keep, by name.
+
+    shards: for each stage, the coordinates of that share; none where every process keeps all of it.
+    """
+
+    arrays: State
+    shards: list[Shards]
+
+
+def kept_of(stepper: Stepper) -> Kept:
+    """That of this process, as views."""
+    shards = [stage.exchange.shards if stage.exchange.sharded else [] for stage in stepper.stages]
+    alone = {name: array for name, array in _counted(stepper).items() if any(shards)}
+    return Kept(stepper.own() | alone, shards)
 
 
 class Snapshot:
@@ -31,15 +50,20 @@ class Snapshot:
         self.t, self.begun = stepper.t, stepper.begun
         self._rank = stepper.world.rank
 
-    def restore(self, stepper: Stepper, old: Stepper, unite: Unite, keep_debts: bool = True) -> None:
+    def restore(
+        self, stepper: Stepper, old: Stepper, unite: Unite, keep_debts: bool = True, adopted: Sequence[Kept] = ()
+    ) -> None:
         """Makes a Stepper what `old` was; it may have lost voters since. Collective, where what a vote keeps is spread.
 
-        What the vote kept for coordinates that a lost rank counted is zero from now on. keep_debts: whether residuals,
-        of which a message now weighs more, are made as much smaller; see regroup.py.
+        What the vote kept for coordinates that a lost rank counted is zero from now on, unless it is adopted.
+        keep_debts: whether residuals, of which a message now weighs more, are made as much smaller; see regroup.py.
+        adopted: what lost processes knew whose voters this one runs now.
         """
-        arrays, counted = _arrays(stepper), _counted(old)
+        arrays, counted, known = _arrays(stepper), _counted(old), dict(self._arrays)
+        for kept in adopted:
+            known |= {name: array for name, array in kept.arrays.items() if name not in counted}
         for name in arrays.keys() - counted.keys():
-            arrays[name].copy_(self._arrays[name])
+            arrays[name].copy_(known[name])
         for k, (stage, former) in enumerate(zip(stepper.stages, old.stages, strict=True)):
             for name, array in stage.counted().items():
                 name = f"{Stepper.prefix(k)}{name}"
@@ -47,6 +71,8 @@ class Snapshot:
                     length = former.exchange.layout.length
                     whole = torch.zeros(*array.shape[:-1], length, dtype=array.dtype)
                     _place(whole, self._arrays[name].cpu(), former.exchange.shards_of(self._rank), into=True)
+                    for kept in adopted:
+                        _place(whole, kept.arrays[name], kept.shards[k], into=True)
                     unite(whole)
                 else:
                     whole = self._arrays[name].cpu()

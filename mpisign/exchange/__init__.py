@@ -10,6 +10,7 @@ from mpisign.errors import UsageError, choices
 
 # in the order in which they are listed and tried
 from mpisign.exchange import sharded, allgather, allreduce, hierarchical, butterfly  # isort: skip
+from mpisign.exchange.adopted import Adopted
 from mpisign.exchange.base import Exchange
 from mpisign.exchange.costs import chunks_of
 from mpisign.exchange.gpu_aware import check_aware
@@ -18,7 +19,7 @@ from mpisign.exchange.progress import LONG_PAUSE, PAUSE, engine_of
 from mpisign.exchange.registry import REGISTRY, exchange, find, offers
 from mpisign.layout import Layout
 from mpisign.parallel.process_group import GroupComm
-from mpisign.parallel.world import Mpi, World
+from mpisign.parallel.world import Adopting, Mpi, World
 
 _OWN = (sharded, allgather, allreduce, hierarchical, butterfly)  # their classes are in the registry
 
@@ -179,7 +180,9 @@ def make_exchanges(
             local = choice.name == "local" and (slots is stage or not engine)
             kind = None if local else REGISTRY[choice.name if slots is stage else "dense"]
             arguments = (world, group.layout, slots.sign.up(), slots.vote, size, reverse, node_size)
-            if engine and kind:
+            if isinstance(world, Adopting) and not local:
+                built[-1].append(Adopted(*arguments))
+            elif engine and kind:
                 crosses = layout.device.type != "cpu" and not (gpu_aware and kind.gpu_aware)
                 built[-1].append(kind(*arguments, crosses if staged is None else staged, header))
             else:

@@ -22,12 +22,12 @@ PATIENCE = 5.0  # seconds in which requests on a revoked communicator have to en
 KEPT: list[Any] = []  # what such requests may still write into, as they have not ended
 
 
-def require_survivors() -> None:
-    """Raises UsageError where ranks can't outlive one another; to be called before MPI starts."""
+def require_survivors(key: str) -> None:
+    """Raises UsageError where ranks can't outlive one another; to be called before MPI starts. key: who asks."""
     if launch().size == 1 or mpi.outlive():
         return
     raise UsageError(
-        'run.lost_ranks = "vote on" needs Open MPI 5 or newer and its own mpirun --with-ft ulfm, which did not start '
+        f"{key} needs Open MPI 5 or newer and its own mpirun --with-ft ulfm, which did not start "
         f"these ranks ({launch().by} did); start them so (MPICH and srun can't), or set run.lost_ranks=stop (by --set "
         "for a run that goes on): a lost rank then ends the job, and mpisign resume goes on from the last checkpoint"
     )

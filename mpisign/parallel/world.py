@@ -5,7 +5,7 @@ Slots get a World and never see MPI. Float sums run in voter order, so both give
 that n ranks send.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,6 +52,7 @@ class World:
     voters: tuple[int, ...]
     each: int = 1  # ranks of a voter
     shards: tuple[int, ...] = ()  # coordinates of each of these, where they are simulated
+    by_process: tuple[tuple[int, ...], ...]  # the voters of each process, in their order
 
     def __init__(self):
         self.traffic, self.cost = Traffic(), Cost()
@@ -173,6 +174,7 @@ class Local(World):
         super().__init__()
         self.voters = self.local = voters or tuple(range(n))
         self.n, self.shards, self.each = len(self.voters), shards, max(len(shards), 1)
+        self.by_process = (self.local,)
 
     def start_header(self, rows):
         self._rows = rows
@@ -218,9 +220,11 @@ class Mpi(World):
         """voters: those of the ranks, by default as they are numbered themselves."""
         super().__init__()
         self.comm = comm
-        self.n, self.rank = comm.Get_size(), comm.Get_rank()
+        self.n = self.size = comm.Get_size()
+        self.rank = comm.Get_rank()
         self.voters = voters or tuple(range(self.n))
-        self.local = (self.voters[self.rank],)
+        self.by_process = tuple((voter,) for voter in self.voters)
+        self.local = self.by_process[self.rank]
         self._header = None
 
     @cached_property
@@ -241,20 +245,20 @@ class Mpi(World):
         return self._header
 
     def gather(self, values):
-        rows = np.empty((self.n, len(values)))
+        rows = np.empty((self.size, len(values)))
         with self.watch("an Allgather of numbers for the run file"):
             self.comm.Allgather(values, rows)
-        self.traffic.other += (self.n - 1) * values.nbytes
+        self.traffic.other += (self.size - 1) * values.nbytes
         return rows
 
     def gather_voters(self, rows):
         return self.gather(rows[0])
 
     def gather_bytes(self, value):
-        rows = np.empty((self.n, len(value)), dtype=np.uint8)
+        rows = np.empty((self.size, len(value)), dtype=np.uint8)
         with self.watch("an Allgather of hashes"):
             self.comm.Allgather(np.frombuffer(value, dtype=np.uint8), rows)
-        self.traffic.other += (self.n - 1) * len(value)
+        self.traffic.other += (self.size - 1) * len(value)
         return [row.tobytes() for row in rows]
 
     def everyone(self, rows):
@@ -317,3 +321,41 @@ class OfShards(Mpi):
 
     def gather_bytes(self, value):
         return super().gather_bytes(self.inside.digest(value))
+
+
+class Adopting(Mpi):
+    """Ranks that run several voters each: their own, and those that they adopted from ranks that were lost."""
+
+    def __init__(self, comm, by_rank: Sequence[tuple[int, ...]]):
+        """by_rank: the voters of each rank."""
+        super().__init__(comm)
+        as_they_come = [voter for own in by_rank for voter in own]
+        self.voters, self.local = tuple(sorted(as_they_come)), by_rank[self.rank]
+        self.n, self.by_process = len(self.voters), tuple(by_rank)
+        self.counts = [len(own) for own in by_rank]
+        self.order = [as_they_come.index(voter) for voter in self.voters]  # of voters among what comes rank after rank
+
+    def start_header(self, rows):
+        self._header = np.empty((self.n, rows.shape[1]))
+        self._request = self.comm.Iallgatherv(rows, [self._header, [count * rows.shape[1] for count in self.counts]])
+        self._sent = rows  # must outlive the request
+        self.traffic.up += (self.size - 1) * rows.nbytes
+
+    def finish_header(self):
+        return super().finish_header()[self.order]
+
+    def gather_voters(self, rows):
+        came = np.empty((self.n, rows.shape[1]))
+        with self.watch("an Allgatherv of numbers for the run file"):
+            self.comm.Allgatherv(rows, [came, [count * rows.shape[1] for count in self.counts]])
+        self.traffic.other += (self.size - 1) * rows.nbytes
+        return came[self.order]
+
+    def stack(self, vectors):
+        # every rank gets all of every vector: what is sent more is little beside a voter that would be missing
+        own = torch.stack(vectors).cpu().numpy()
+        came = torch.empty(self.n, own.shape[1])
+        with self.watch("an Allgatherv of floats for a mean or maximum"):
+            self.comm.Allgatherv(own, [came.numpy(), [count * own.shape[1] for count in self.counts]])
+        self.traffic.up += (self.size - 1) * own.nbytes
+        return Shards(came[self.order], lambda outcome: outcome)

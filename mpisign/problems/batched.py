@@ -14,9 +14,12 @@ from mpisign.problems.oracle import Oracle
 def batch_oracles(oracles: list[Oracle]) -> "BatchedOracle | None":
     """One oracle for several voters, or None where they can't be asked at once.
 
-    They can if the problem is elementwise and a gradient is of one draw, or of the only row that a voter owns.
+    They can if the problem is elementwise, a gradient is of one draw, or of the only row that a voter owns, and their
+    numbers count from 0.
     """
     first = oracles[0]
+    if [oracle.voter for oracle in oracles] != list(range(len(oracles))):
+        return None
     simple = first.accumulate == 1 and not first.clip
     alike = all(o.rows is None or o.rows.count == 1 for o in oracles)
     return BatchedOracle(oracles) if len(oracles) > 1 and first.problem.elementwise and simple and alike else None

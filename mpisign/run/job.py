@@ -59,7 +59,7 @@ class Job:
         self.ranks, self.stepper, self.config, self.plan = ranks, setup.stepper, setup.plan.config, setup.plan
         self.steps = self.config.run.steps
         self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())
-        self.survives = self.config.run.lost_ranks == "vote on" and ranks.size > 1
+        self.survives = self.config.run.lost_ranks != "stop" and ranks.size > 1
         self.log = (SurvivorsLog if self.survives else RunLog)(setup, ranks, quiet, verbose)
         self.mirror = Mirror(ranks, self.log.path) if self.config.checkpoint.memory_every else None
         self.lock: Lock | None = None

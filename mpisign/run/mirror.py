@@ -28,7 +28,7 @@ class Mirror:
         """run: the run file."""
         self.ranks, self.run = ranks, run
         self.folder = Path(memory.SHARED) / ranks.share(parts.folder_name(run))
-        self._partners = _partners(ranks.allgather(ranks.members, "nodes"))
+        self._partners = partners(ranks.allgather(ranks.members, "nodes"))
         self._sources = self._sources_of(ranks.rank)
         self._written: deque[list[Path]] = deque()  # by step, the oldest first
         self._facts: dict[str, str] = {}
@@ -95,7 +95,7 @@ class Mirror:
         self.ranks.wait(self.ranks.node)
 
 
-def _partners(members: list[tuple[int, ...]]) -> list[int]:
+def partners(members: list[tuple[int, ...]]) -> list[int]:
     """By rank, the one on the next node that keeps a copy of its part; itself where there is one node.
 
     members: by rank, the ranks of its node.

@@ -117,7 +117,7 @@ def _with_batches(config: Config, ranks: int) -> Config:
 def _choices(config: Config, algorithm: Method, voters: int) -> tuple[Choice, ...]:
     """The exchange of each stage; where ranks may outlive one another it stays as the rule chose it."""
     chosen = choose(config.exchange.name, algorithm, voters)
-    survives = config.run.lost_ranks == "vote on"
+    survives = config.run.lost_ranks != "stop"
     return tuple(replace(choice, open=False) for choice in chosen) if survives else chosen
 
 

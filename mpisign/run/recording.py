@@ -161,7 +161,7 @@ class RunLog:
         self.stepper.check_replicas()
         measured = [*self.stepper.timer.take(), float(peak(self.stepper.layout.device))]
         rows = self.everyone.gather(np.array(measured))
-        for rank, (*seconds, memory) in zip(self.everyone.voters, rows, strict=False):
+        for (rank, *_), (*seconds, memory) in zip(self.everyone.by_process, rows, strict=True):
             row = dict(zip(PHASES, seconds, strict=True)) | {"memory": int(memory)}
             self._add("phases", step=self.stepper.t, rank=rank, **row)
 
@@ -195,7 +195,7 @@ class RunLog:
     def keep(self, step: int, gathered: State | None = None) -> None:
         """Keeps the present point, after `step` steps, for the end of the run. Collective, where nothing is given."""
         point = self._point(statistics(self.stepper, self.everyone) if gathered is None else gathered)
-        if self.ranks.root or self.config.run.lost_ranks == "vote on":  # root may be lost
+        if self.ranks.root or self.config.run.lost_ranks != "stop":  # root may be lost
             self.kept, self.kept_step = {k: a.clone() for k, a in point.items()}, step
 
     def _point(self, gathered: State) -> State:

@@ -26,7 +26,7 @@ from mpisign.parallel.device import broadcast_tensor, synchronize
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.parallel.world import Local, Mpi, OfShards, World
-from mpisign.problems import Oracle, device_for
+from mpisign.problems import Oracle, Rows, device_for
 from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerprint, fingerprint_as_dealt
 from mpisign.problems.node import NodeOracle, scratch
 from mpisign.run import budget
@@ -93,7 +93,7 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
     """
     config, generator = plan.config, streams.draw("partition", 0).generator()
     _check_size(plan, ranks, voters)
-    partition = config.partition.model_dump() | {"gives_way": config.gives_way("partition.kind")}
+    partition = partition_settings(plan)
     share = distribute_rows(plan.problem, ranks, voters, generator, **partition)
     if config.problem.arguments.keys() & set(MOVABLE):  # data that may lie elsewhere when the run goes on
         share.data = fingerprint(share, ranks)
@@ -104,6 +104,11 @@ def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData
                     share.data_before = fingerprint_as_dealt(plan.problem, plan.before, generator, **partition)
     _check_size(plan, ranks, voters)
     return share
+
+
+def partition_settings(plan: Plan) -> dict[str, object]:
+    """How rows are dealt, as distribute_rows() takes it."""
+    return plan.config.partition.model_dump() | {"gives_way": plan.config.gives_way("partition.kind")}
 
 
 def _check_size(plan: Plan, ranks: Ranks, voters: int) -> None:
@@ -227,13 +232,18 @@ def _assemble(plan: Plan, share: LocalData, seat: _Seat, ranks: Ranks) -> tuple[
 
 def _oracles(plan: Plan, share: LocalData, layout: Layout, streams: Streams, ranks: Ranks) -> list[Oracle]:
     """Those of this process's ranks."""
+    local = [ranks.rank] if ranks.size > 1 else range(len(share.rows))
+    pairs = zip(local, share.train, strict=True)
+    return [oracle_of(plan, rank, rows, len(share.rows), layout, streams, ranks) for rank, rows in pairs]
+
+
+def oracle_of(
+    plan: Plan, rank: int, rows: Rows | None, count: int, layout: Layout, streams: Streams, ranks: Ranks
+) -> Oracle:
+    """What a job asks about one of so many ranks, which owns these rows."""
     algorithm, problem = plan.config.algorithm, plan.config.problem
     settings = {"sampling": problem.sampling, "accumulate": algorithm.accumulate}
     settings["clip"] = algorithm.clip if plan.config.ranks_per_voter == 1 else 0.0  # else of a voter's gradient
     settings["sharing"] = len(ranks.members)  # of a GPU's memory, at most
-    sizes = budget.batch_sizes(plan.config, len(share.rows))
-    local = [ranks.rank] if ranks.size > 1 else range(len(share.rows))
-    return [
-        Oracle(plan.problem, layout, rows, rank, streams, batch_size=sizes[rank], **settings)
-        for rank, rows in zip(local, share.train, strict=True)
-    ]
+    size = budget.batch_sizes(plan.config, count)[rank]
+    return Oracle(plan.problem, layout, rows, rank, streams, batch_size=size, **settings)

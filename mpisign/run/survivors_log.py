@@ -1,11 +1,13 @@
 """A RunLog on probation, which goes on when ranks are lost: on a new root, with a run file begun by another."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from mpisign.engine.stepper import Stepper
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import World
+from mpisign.problems.data.loader import DeviceLoader
 from mpisign.run.recording import METHOD, PER_RANK, RunLog
 from mpisign.run.resume import COUNTED, Start, rows_until, so_far
 from mpisign.storage.tentative import Remembering, Tentative
@@ -42,18 +44,27 @@ class SurvivorsLog(RunLog):
         with world.uncounted():
             return world.sums(own) if own else {}
 
-    def go_on(self, stepper: Stepper, ranks: Ranks, left: dict[str, float]) -> None:
-        """Goes on among the living. left: what counts_of_living() told; what the lost had counted stays counted."""
+    def go_on(
+        self, stepper: Stepper, ranks: Ranks, left: dict[str, float], tests: dict[int, DeviceLoader | None]
+    ) -> None:
+        """Goes on among the living.
+
+        left: what counts_of_living() told; what the lost had counted stays counted. tests: the held-out rows of voters
+        that this rank has adopted.
+        """
         gone = [voter for voter in self.world.voters if voter not in stepper.world.voters]
         succeeds = ranks.root and not self.ranks.root
         self._count_on(left, stepper.world.n / self.world.n)
-        self.stepper, self.world, self.ranks = stepper, stepper.world, ranks
+        adopted = [own for own in stepper.world.by_process if own not in self.world.by_process]
+        tests = dict(zip(self.world.local, self.test, strict=True)) | tests
+        self.test = [tests[voter] for voter in stepper.world.local]
+        self.stepper, self.world, self.ranks, self.oracles = stepper, stepper.world, ranks, stepper.oracles
         self.everyone = self.world
-        self.best = math.inf  # figures are of the held-out rows that are left
+        if gone:
+            self.best = math.inf  # figures are of the held-out rows that are left
         if succeeds:
             self._succeed()
-        voters = ", ".join(map(str, self.world.voters))
-        text = f"voter(s) {', '.join(map(str, gone))} lost in step {stepper.t + 1}; {self.world.n} vote on: {voters}"
+        text = _told(stepper.t + 1, gone, self.world.voters, adopted)
         self._add("segments", step=stepper.t, **self._segment())
         self.writer.event("lost", stepper.t, text)
         self.printer.line(text)
@@ -87,3 +98,18 @@ class SurvivorsLog(RunLog):
                 if (row["step"], row[key]) not in there:
                     self.writer.append(table, **row)
         self.printer = self._make_printer()
+
+
+def _told(step: int, gone: list[int], voters: tuple[int, ...], adopted: list[tuple[int, ...]]) -> str:
+    """What became of the voters of ranks that were lost in a step. adopted: those that one rank runs from now on."""
+    texts = []
+    if gone:
+        texts.append(f"voter(s) {_list(gone)} lost in step {step}; {len(voters)} vote on: {_list(voters)}")
+    if adopted:
+        ranks = ", and ".join(f"one rank runs voters {_list(own)}" for own in adopted)
+        texts.append(f"rank(s) lost in step {step}; from now on {ranks}")
+    return "; ".join(texts)
+
+
+def _list(voters: Iterable[int]) -> str:
+    return ", ".join(map(str, voters))

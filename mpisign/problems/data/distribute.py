@@ -60,6 +60,17 @@ def distribute_rows(
     return LocalData(list(train), list(test), rows, class_counts, kind)
 
 
+def rows_of_voter(
+    problem: Problem, voters: int, voter: int, generator: np.random.Generator, gives_way: bool = False, **settings
+) -> tuple[Rows | None, Rows | None]:
+    """One voter's rows and its slice of the held-out rows, read anew by this process alone.
+
+    Arguments as those of distribute_rows(). Raises UsageError if the rows can't be read or dealt.
+    """
+    tables, parts, _ = _read(problem, voters, generator, gives_way, settings)
+    return _rows_of(tables, parts, voter, voters) if tables else (None, None)
+
+
 def fingerprint(share: LocalData, ranks: Ranks) -> str:
     """A hash of the rows of all voters, training and held out: the same wherever the files lay. Collective.
 
