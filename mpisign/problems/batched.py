@@ -18,11 +18,11 @@ def batch_oracles(oracles: list[Oracle]) -> "BatchedOracle | None":
     numbers count from 0.
     """
     first = oracles[0]
-    if [oracle.voter for oracle in oracles] != list(range(len(oracles))):
-        return None
     simple = first.accumulate == 1 and not first.clip
     alike = all(o.rows is None or o.rows.count == 1 for o in oracles)
-    return BatchedOracle(oracles) if len(oracles) > 1 and first.problem.elementwise and simple and alike else None
+    if len(oracles) == 1 or not first.problem.elementwise or not simple or not alike:
+        return None
+    return BatchedOracle(oracles) if [o.voter for o in oracles] == [*range(len(oracles))] else None
 
 
 class BatchedOracle:
