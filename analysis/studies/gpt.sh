@@ -10,7 +10,7 @@ cd "$ROOT"
 BIN=$ROOT/.venv/bin
 export OMP_NUM_THREADS=1
 SIZE="--width 128 --depth 4 --window 128 --steps 300"
-declare -A RATES=([rank]="0.0005 0.001 0.002" [node]="0.0005 0.001 0.002" [adamw]="0.002 0.004 0.008")
+declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004")
 mkdir -p runs/gpt
 
 one() { # WAY LR SEED: a run, named once it is whole
