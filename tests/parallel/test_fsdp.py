@@ -1,5 +1,7 @@
 """Models cut by FSDP2's fully_shard, whose ranks are one voter: the bits of voters that hold all of the model."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -109,6 +111,18 @@ class Unsharded:
 
     def whole(self):
         return list(self.model.parameters())
+
+
+def test_a_process_group_without_torchrun(comm, everywhere):
+    if not dist.is_initialized():
+        text = told(lambda: mpisign.start_process_group("pigeons"))
+        everywhere(text.startswith("backend = 'pigeons': this torch has gloo"), text)
+    mesh_of(comm, 1)
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    told_by = [int(os.environ[name]) for name in names]
+    rank, n = comm.Get_rank(), comm.Get_size()
+    everywhere(told_by == [rank, n, rank, n] and (dist.get_rank(), dist.get_world_size()) == (rank, n), f"{told_by}")
+    everywhere("runs already" in told(mpisign.start_process_group), "a second time")
 
 
 def follow(voters, reference, steps):
