@@ -13,6 +13,7 @@ from mpisign.parallel import ending, mpi
 from mpisign.parallel.mpi import Ranks
 
 ADDRESS_OF = 0x8915  # Linux' SIOCGIFADDR
+BACKENDS = ("gloo", "nccl", "mpi", "ucc", "xccl")  # torch's own
 PATIENCE = timedelta(minutes=30)  # until all ranks have joined, and as torch's own default for one call
 
 
@@ -60,7 +61,7 @@ def _refuse(backend: str) -> None:
     wanted = [part.rpartition(":")[2] for part in str(backend).split(",")]
     for name in wanted:
         if not dist.is_backend_available(name):
-            able = [known for known in dist.Backend.backend_list if dist.is_backend_available(known)]
+            able = [known for known in BACKENDS if dist.is_backend_available(known)]
             raise UsageError(f"backend = {backend!r}: this torch has {', '.join(able)}")
 
 
