@@ -65,9 +65,9 @@ def start_process_group(backend: str = "gloo") -> None:
 
     Address and port are root's, agreed on by MPI, and ranks are MPI's; RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
     MASTER_ADDR and MASTER_PORT are set. For models that fully_shard() cuts, and libraries that want a process group; a
-    SignOptimizer's votes still travel by MPI. Under torchrun it is torch's init_process_group(backend). backend: as
-    torch has it, such as "gloo" or "cpu:gloo,cuda:nccl". Raises UsageError, on all ranks, for a backend that this torch
-    lacks, and where torch.distributed runs already.
+    SignOptimizer's votes still travel by MPI. Under torchrun it is torch's init_process_group(backend), if nobody has
+    called that. backend: as torch has it, such as "gloo" or "cpu:gloo,cuda:nccl". Raises UsageError, on all ranks, for
+    a backend that this torch lacks, and where torch.distributed runs already beside MPI.
     """
     from mpisign.parallel import leaving, rendezvous
 

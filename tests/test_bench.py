@@ -41,6 +41,7 @@ def test_kernels(tmp_path):
             marks=pytest.mark.slow,
         ),
         (("explain",), {"20,000"}),
+        pytest.param(("voters",), {"signum-mv, voters of 2 ranks, FSDP", "DDP float32, SGD"}, marks=pytest.mark.slow),
         pytest.param(("profile",), {"pack", "count and decide", "apply", "whole step"}, marks=pytest.mark.slow),
     ],
 )

@@ -2,7 +2,7 @@
 # The wire, measured: kernels, loopback by shared memory and by TCP, links of 200 Mbit/s and 1 Gbit/s on simulated hosts.
 # Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
 #
-#   analysis/studies/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes library (all by default)
+#   analysis/studies/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes voters library (all by default)
 #                                            projected: what mpisign project foretells of links; needs SimGrid's smpirun
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
@@ -64,6 +64,12 @@ nodes() { # several ranks a host: what leaves a host, and the time
     done
 }
 
+voters() { # two hosts of two ranks, which FSDP makes one voter
+    for rate in 200mbit 1gbit; do
+        measure "voters-$rate-2x2" analysis/links.sh 2x2 $rate bench voters -d 8.4e6
+    done
+}
+
 projected() { # the cores' part is the same step by TCP over loopback: hosts share the cores here
     for rate in 200mbit 1gbit; do
         local files=()
@@ -75,6 +81,6 @@ projected() { # the cores' part is the same step by TCP over loopback: hosts sha
     done
 }
 
-[ $# -gt 0 ] || set -- kernels step loopback tcp profile links nodes library
+[ $# -gt 0 ] || set -- kernels step loopback tcp profile links nodes voters library
 for part in "$@"; do "$part"; done
 $BIN/python analysis/studies/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md

@@ -33,7 +33,6 @@ class Deal:
         parts = [_common(piece, here) for theirs in pieces for piece in theirs]
         self._parts = [(lo - here[0], hi - here[0]) for lo, hi in parts if lo < hi]
         self._buffers = list(self._shard.split([hi - lo for lo, hi in self._parts]))
-        self._views: dict[int, list[Tensor]] = {}
 
     def collect(self, tensors: Sequence[Tensor | None], out: Tensor) -> None:
         """Writes this rank's shard of x, or of a vector like it, from all ranks' pieces. Collective inside the voter.
@@ -44,26 +43,20 @@ class Deal:
         for piece, tensor in zip(self.pieces, tensors, strict=True):
             piece.zero_() if tensor is None else piece.view(tensor.shape).copy_(tensor)
         self._exchange([self._pieces, self._out], [self._shard, self._in])
-        torch._foreach_copy_(self._views_of(out), self._buffers)
+        torch._foreach_copy_(self._parts_of(out), self._buffers)
 
     def spread(self, vector: Tensor) -> None:
         """Writes `pieces` from all ranks' shards of a vector like x. Collective inside the voter."""
-        torch._foreach_copy_(self._buffers, self._views_of(vector))
+        torch._foreach_copy_(self._buffers, self._parts_of(vector))
         self._exchange([self._shard, self._in], [self._pieces, self._out])
 
     def _exchange(self, sent: list, received: list) -> None:
         with WATCH("an all-to-all among the ranks of a voter"):
             self.inside.comm.Ialltoallv(*([array.numpy(), counts] for array, counts in (sent, received))).Wait()
 
-    def _views_of(self, vector: Tensor) -> list[Tensor]:
-        """The parts of a vector like x that come from, or go to, one piece of a rank; made once."""
-        if vector.data_ptr() not in self._views:
-            self._views[vector.data_ptr()] = [vector[lo:hi] for lo, hi in self._parts]
-        return self._views[vector.data_ptr()]
-
-    def memory(self) -> int:
-        """Bytes of the buffers."""
-        return self._pieces.nbytes + self._shard.nbytes
+    def _parts_of(self, vector: Tensor) -> list[Tensor]:
+        """The parts of a vector like x that come from, or go to, one piece of a rank."""
+        return [vector[lo:hi] for lo, hi in self._parts]
 
 
 def pieces_of(layout: Layout, rank: int, ranks: int) -> list[Interval]:

@@ -74,7 +74,10 @@ class SignOptimizer(Stateful):
     mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by default. check_every: steps between comparisons
     of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take an Allgather
     of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job, 0 for none.
-    model: names parameters that were given without, and all else that it holds comes from root too.
+    model: names parameters that were given without, and all else that it holds comes from root too. voters: for a model
+    that fully_shard() has cut, which ranks are one voter: the DeviceMesh that it was cut by, one of (replicate, shard)
+    dimensions whose second one it was, or an mpi4py communicator of the ranks of this rank's voter. Each of them then
+    holds a shard of x, and parameters are copies of x whatever their type; weights are those of voters.
 
     Raises UsageError, on all ranks, for unknown names, parameters of other types, given twice or sharing memory, models
     or settings that differ.

@@ -229,8 +229,7 @@ def default_group(backend: str | None = None) -> Any:
 def everyone() -> Ranks:
     """All ranks that MPI's launcher started; starts MPI where nothing has."""
     ranks = _started or start(limit=PATIENT)
-    world = _library().COMM_WORLD if ranks.comm else None
-    return _around(world, ranks.threads) if world is not None and world.Get_size() != ranks.size else ranks
+    return _around(_library().COMM_WORLD, ranks.threads) if ranks.comm else ranks
 
 
 def place() -> tuple[int, int]:

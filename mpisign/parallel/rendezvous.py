@@ -13,6 +13,7 @@ from mpisign.parallel import ending, mpi
 from mpisign.parallel.mpi import Ranks
 
 ADDRESS_OF = 0x8915  # Linux' SIOCGIFADDR
+BACKENDS = ("gloo", "nccl", "mpi", "ucc", "xccl")  # torch's own
 PATIENCE = timedelta(minutes=30)  # until all ranks have joined, and as torch's own default for one call
 
 
@@ -20,7 +21,7 @@ def start(ranks: Ranks, backend: str = "gloo") -> None:
     """Joins torch's default process group, with ranks as MPI numbers them. Collective.
 
     Sets the variables by which torchrun tells a process its place, for libraries that read them. Raises UsageError, on
-    all ranks, for a backend that this torch lacks, and where it has been joined already.
+    all ranks, for a backend that this torch lacks.
     """
     with ranks.agreed():
         _refuse(backend)
@@ -51,19 +52,17 @@ def start_among_all(backend: str) -> None:
         raise UsageError("this torch was built without torch.distributed")
     if mpi.default_group(backend) is not None:
         return
+    if dist.is_initialized():
+        raise UsageError("torch.distributed runs already; start_process_group() is for where nothing has started it")
     start(mpi.everyone(), backend)
 
 
 def _refuse(backend: str) -> None:
-    if not dist.is_available():
-        raise UsageError("this torch was built without torch.distributed")
     wanted = [part.rpartition(":")[2] for part in str(backend).split(",")]
     for name in wanted:
         if not dist.is_backend_available(name):
-            able = [known for known in dist.Backend.backend_list if dist.is_backend_available(known)]
+            able = [known for known in BACKENDS if dist.is_backend_available(known)]
             raise UsageError(f"backend = {backend!r}: this torch has {', '.join(able)}")
-    if dist.is_initialized():
-        raise UsageError("torch.distributed runs already; start_process_group() is for where nothing has started it")
 
 
 def _towards(host: str) -> str:

@@ -1,8 +1,11 @@
 """Models cut by FSDP2's fully_shard, whose ranks are one voter: the bits of voters that hold all of the model."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
 
 import mpisign
@@ -12,7 +15,13 @@ from mpisign.optim import SignOptimizer
 if not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
 
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -102,6 +111,18 @@ class Unsharded:
 
     def whole(self):
         return list(self.model.parameters())
+
+
+def test_a_process_group_without_torchrun(comm, everywhere):
+    if not dist.is_initialized():
+        text = told(lambda: mpisign.start_process_group("pigeons"))
+        everywhere(text.startswith("backend = 'pigeons': this torch has gloo"), text)
+    mesh_of(comm, 1)
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    told_by = [int(os.environ[name]) for name in names]
+    rank, n = comm.Get_rank(), comm.Get_size()
+    everywhere(told_by == [rank, n, rank, n] and (dist.get_rank(), dist.get_world_size()) == (rank, n), f"{told_by}")
+    everywhere("runs already" in told(mpisign.start_process_group), "a second time")
 
 
 def follow(voters, reference, steps):
@@ -203,6 +224,24 @@ def test_clipping_and_accumulation(comm, everywhere):
         everywhere((0 < moved <= 1.01e-5) == clip and moved > 0, f"moved by {moved}")
 
 
+def test_a_closure_and_a_gradient_scaler(comm, everywhere):
+    voters, last = Voters(comm), comm.Get_rank() == comm.Get_size() - 1
+    voters.backward()
+    voters.optimizer.step(lambda: torch.tensor(float(comm.Get_rank())))
+    loss = voters.optimizer.statistics.loss
+    everywhere(loss == (comm.Get_size() - 1) / 2, f"the mean loss is {loss}")
+    scaler, before = torch.amp.GradScaler("cpu", init_scale=8.0), voters.whole()
+    for overflow in (True, False):
+        voters.optimizer.zero_grad()
+        scaler.scale(voters.model(torch.ones(2, 90)).square().mean()).backward()
+        if overflow and last:
+            next(voters.model.parameters()).grad.to_local().fill_(torch.inf)
+        scaler.step(voters.optimizer)
+        scaler.update()
+        everywhere(voters.optimizer.statistics.skipped == overflow, f"skipped: {not overflow}")
+        everywhere(all(map(torch.equal, before, voters.whole())) == overflow, "whether x has moved")
+
+
 def test_all_start_from_root(comm, everywhere):
     """Frozen parameters in pieces and buffers, too."""
     voters = Voters(comm, odd="others start elsewhere")
@@ -256,6 +295,31 @@ def test_state_dicts_of_torch_come_back(comm, everywhere):
     whole = Unsharded(voters, "signum-mv").optimizer
     text = told(lambda: whole.load_state_dict(state))
     everywhere("a state_dict of rank" in text, text)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
+def test_the_checkpoint_of_torch_distributed(comm, everywhere, folder, flat):
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+
+    def states(one):
+        optimizer = get_optimizer_state_dict(one.model, one.optimizer, options=options)
+        return {"model": get_model_state_dict(one.model), "optimizer": optimizer}
+
+    voters, again = Voters(comm, "dist-ef-signsgd"), Voters(comm, "dist-ef-signsgd", lr=0.5)
+    for _ in range(3):
+        voters.step()
+    dcp.save(states(voters), checkpoint_id=folder)
+    again.step()
+    found = states(again)
+    dcp.load(found, checkpoint_id=folder)
+    set_model_state_dict(again.model, found["model"])
+    set_optimizer_state_dict(again.model, again.optimizer, found["optimizer"], options=options)
+    everywhere(again.optimizer.stepper.t == 3, "the step")
+    again.t = voters.t
+    for _ in range(3):
+        voters.step()
+        again.step()
+    everywhere(voters.same(again), "and on")
 
 
 # What is refused
