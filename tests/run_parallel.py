@@ -19,12 +19,13 @@ EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
+COMPILED = ["tests/parallel/test_compiled.py"]
 # what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
 COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels
-LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
+LEVELS = [*PIPELINE, *EXCHANGES, *COMPILED, "-k", "pipeline or butterfly or compiled"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
+
 from mpisign.errors import StepInterrupted
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.parallel.launchers import launch
@@ -92,7 +94,8 @@ def collective(meet: bool = False) -> Callable[[Call], Call]:
             finally:
                 roll.leave(alike)
 
-        return cast(Call, call)
+        # inside a compiled function it is called as it is, since numba and MPI can't be traced
+        return cast(Call, torch._disable_dynamo(call))
 
     return counted
 
