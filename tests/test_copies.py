@@ -106,6 +106,26 @@ def test_what_is_written_unnoticed_is_told():
         steps(net, opt, 0, 2)
 
 
+def test_storage_that_was_replaced_is_told():
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    net[2].weight.data = net[2].weight.data.clone()
+    with pytest.raises(UsageError, match=r"parameter '2.weight' \(torch.bfloat16\) lies elsewhere than when"):
+        steps(net, opt, 0, 2)
+
+
+def test_a_state_of_float32_is_named_and_goes_by_a_checkpoint(tmp_path):
+    net, net16 = model(torch.float32), model(torch.bfloat16)
+    opt, opt16 = (SignOptimizer(one, "signum-mv", lr=1e-3, **SETTINGS) for one in (net, net16))
+    steps(net, opt, 0, 3)
+    with pytest.raises(UsageError, match=r"of a model in float32, without the float32 x .*opt.save\(\) it"):
+        opt16.load_state_dict(opt.state_dict())
+    opt.save(tmp_path / "all.h5")
+    opt16.load(tmp_path / "all.h5")
+    assert torch.equal(opt16.gradients.x, opt.gradients.x)
+    assert_follows(net16, opt16)
+
+
 def test_what_is_written_after_the_last_step_is_saved(tmp_path):
     net = model(torch.bfloat16)
     opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
