@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
-LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters", "compiled")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 COMPILED = ["tests/parallel/test_compiled.py"]
@@ -25,10 +25,11 @@ BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
 COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels
-LEVELS = [*PIPELINE, *EXCHANGES, *COMPILED, "-k", "pipeline or butterfly or compiled"]
+LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
+ALL_LEVELS = [*PIPELINE, *EXCHANGES, *COMPILED, "-k", "pipeline or butterfly or compiled"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
-FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}
+FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: ALL_LEVELS, 7: PIPELINE, 1: EVERYTHING}
 SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from itertools import product
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
+from tests.cover import rest_is_slow
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
 WIDTH, ROWS = 64, 8
-INDUCTOR = pytest.param(
-    "inductor",
-    marks=[pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="inductor wants a C++ compiler")],
-)
+# inductor wants a C++ compiler
+BACKENDS = ("aot_eager", "inductor") if shutil.which("g++") else ("aot_eager",)
+WAYS = list(product(("module", "blocks", "graph break", "compiled autograd"), BACKENDS))
+QUICK = [("blocks", "aot_eager"), ("compiled autograd", "aot_eager")]
 
 
 class Block(nn.Module):
@@ -91,8 +93,7 @@ class Loop:
         return found
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
-@pytest.mark.parametrize("way", ["module", "blocks", "graph break", "compiled autograd"])
+@pytest.mark.parametrize(("way", "backend"), rest_is_slow(WAYS, QUICK))
 def test_overlap_with_a_compiled_model_changes_no_bit(comm, everywhere, way, backend):
     plain, overlapped = (Loop(comm, way, backend, overlap).digests() for overlap in (False, True))
     everywhere(plain == overlapped, f"{way}: {plain} {overlapped}")
