@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -94,6 +95,27 @@ def refused(comm: GroupComm) -> None:
     if comm.Get_rank() == 1:
         next(iter(loop.parameters.values())).grad = None
     say("one rank's fault", message(loop.optimizer.step))
+
+
+def destroyed(comm: GroupComm) -> None:
+    """A loop that ends torch.distributed too early is told so by what comes after."""
+    loop = Loop(comm)
+    loop.make("signum-mv", comm=comm.group)
+    digests_of(loop, 1)
+    say("without MPI", "mpi4py" not in sys.modules)
+    dist.destroy_process_group()
+    told = message(lambda: loop.optimizer.save("never.h5"))
+    if loop.rank == 0:
+        print(f"save: {told}", flush=True)
+    os._exit(0)
+
+
+def alone(comm: GroupComm) -> None:
+    """Rank 0 makes an optimiser, and the others do not."""
+    if comm.Get_rank() == 0:
+        Loop(comm).make("signum-mv", comm=comm.group, watchdog=3.0)
+    time.sleep(15)
+    os._exit(0)
 
 
 def default(comm: GroupComm) -> None:

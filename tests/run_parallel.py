@@ -16,10 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
-LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters", "compiled")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 FSDP = "tests/parallel/test_fsdp.py"
+COMPILED = ["tests/parallel/test_compiled.py"]
 # what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in (*LIBRARY, FSDP))]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
@@ -28,9 +29,10 @@ COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 # and two voters of several ranks
 SHARDS = ["tests/parallel/test_shards.py", FSDP]
 LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, "-k", "pipeline or butterfly or shards or fsdp"]
+ALL_LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, *COMPILED, "-k", "pipeline or butterfly or shards or fsdp or compiled"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
-FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}
+FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: ALL_LEVELS, 7: PIPELINE, 1: EVERYTHING}
 SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
 

@@ -106,6 +106,26 @@ def test_what_is_written_unnoticed_is_told():
         steps(net, opt, 0, 2)
 
 
+def test_storage_that_was_replaced_is_told():
+    net = model(torch.bfloat16)
+    opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
+    net[2].weight.data = net[2].weight.data.clone()
+    with pytest.raises(UsageError, match=r"parameter '2.weight' \(torch.bfloat16\) lies elsewhere than when"):
+        steps(net, opt, 0, 2)
+
+
+def test_a_state_of_float32_is_named_and_goes_by_a_checkpoint(tmp_path):
+    net, net16 = model(torch.float32), model(torch.bfloat16)
+    opt, opt16 = (SignOptimizer(one, "signum-mv", lr=1e-3, **SETTINGS) for one in (net, net16))
+    steps(net, opt, 0, 3)
+    with pytest.raises(UsageError, match=r"of a model in float32, without the float32 x .*opt.save\(\) it"):
+        opt16.load_state_dict(opt.state_dict())
+    opt.save(tmp_path / "all.h5")
+    opt16.load(tmp_path / "all.h5")
+    assert torch.equal(opt16.gradients.x, opt.gradients.x)
+    assert_follows(net16, opt16)
+
+
 def test_what_is_written_after_the_last_step_is_saved(tmp_path):
     net = model(torch.bfloat16)
     opt = SignOptimizer(net, "signum-mv", lr=1e-3, **SETTINGS)
@@ -176,4 +196,49 @@ WAYS = [(name, how) for name in ("signum-mv", "dist-ef-signsgd") for how in ("pl
 @pytest.mark.parametrize(("algorithm", "how"), rest_is_slow(WAYS, WAYS[1:3]))
 def test_ranks_agree(algorithm, how):
     ended = run(BIN / "mpirun", "-n", 4, BIN / "python", "-c", SCRIPT, algorithm, how)
+    assert (ended.code, ended.out) == (0, "alike\n"), ended.err
+
+
+GROUPS = """
+import sys, torch, mpisign
+from mpisign.optim import SignOptimizer
+from tests.test_copies import model
+
+def made(dtype, overlap):
+    net = model(dtype)
+    groups = [{"params": [p for p in net.parameters() if p.dim() > 1]}]
+    groups += [{"params": [p for p in net.parameters() if p.dim() == 1], "vote": False, "lr": 0.1}]
+    how = {"chunk": 512, "seed": 3, "check_every": 5, "dense_steps": 3, "dense_lr": 0.01}
+    return net, SignOptimizer(groups, "signum-mv", lr=1e-3, overlap=overlap, model=net, **how)
+
+def steps(net, opt, begin, end):
+    for t in range(begin, end):
+        torch.manual_seed(100 * t + mpisign.rank())
+        weights = [torch.randn(p.shape).bfloat16() for p in net.parameters()]
+        opt.zero_grad()
+        sum((p.float() * w.float()).sum() for p, w in zip(net.parameters(), weights)).backward()
+        opt.step()
+        views = opt.layout.views(opt.gradients.x)
+        assert all(torch.equal(p, views[name].to(p.dtype)) for name, p in net.named_parameters())
+    return opt.gradients.x
+
+overlap = sys.argv[2] == "overlap"
+wanted = steps(*made(torch.float32, False), 0, 10)
+for cut in (2, 6):  # while floats travel, and after
+    one, again = made(torch.bfloat16, overlap), made(torch.bfloat16, overlap)
+    assert one[1].overlaps == overlap
+    steps(*one, 0, cut)
+    one[1].save(f"{sys.argv[1]}/{cut}.h5")
+    again[1].load(f"{sys.argv[1]}/{cut}.h5")
+    assert torch.equal(steps(*one, cut, 10), wanted)
+    assert torch.equal(steps(*again, cut, 10), wanted)
+if mpisign.rank() == 0:
+    print("alike")
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "overlap"])
+def test_what_does_not_vote_a_dense_start_and_checkpoints_of_ranks(how, tmp_path):
+    """All of them together, by bits those of a float32 run without a cut."""
+    ended = run(BIN / "mpirun", "-n", 3, BIN / "python", "-c", GROUPS, tmp_path, how, timeout=150)
     assert (ended.code, ended.out) == (0, "alike\n"), ended.err

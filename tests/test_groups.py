@@ -44,6 +44,20 @@ def test_what_needs_mpi_says_so():
     assert found["refused dense-mpi"].endswith("use one of: dense, auto")
 
 
+def test_groups_that_were_destroyed_are_named():
+    told = forked(2, "destroyed")["save"]
+    assert told.startswith("torch.distributed has ended")
+    assert told.endswith("call destroy_process_group() after its last step() and save()")
+
+
+def test_a_rank_that_never_makes_the_optimiser_is_not_waited_for_without_a_limit():
+    ended = run(BIN / "python", ROOT / "tests/groups.py", 2, "alone", timeout=50)
+    assert ended.code != 0
+    assert "all ranks of the process group" in ended.err
+    assert "has not ended after 3 s" in ended.err
+    assert "the optimiser's watchdog" in ended.err
+
+
 # By torchrun itself
 
 

@@ -366,3 +366,36 @@ def test_the_hook_of_ddp_is_a_majority_vote(tmp_path, beta):
         for process in ranks:
             process.kill()
     assert told == ["voted\n"] * 3
+
+
+WORKERS = """
+import torch, mpisign
+from mpisign.optim import SignOptimizer
+from torch.utils.data import DataLoader, TensorDataset
+found = []
+for workers in (0, 2):
+    torch.manual_seed(mpisign.rank())
+    rows = TensorDataset(torch.randn(48, 20), torch.randn(48, 1))
+    generator = torch.Generator().manual_seed(mpisign.rank())
+    loader = DataLoader(rows, 8, shuffle=True, num_workers=workers, generator=generator)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
+    with torch.no_grad():
+        [p.fill_(0.1) for p in model.parameters()]
+    opt = SignOptimizer(model, "signum-mv", lr=1e-3, overlap=True, exchange="sharded")
+    for epoch in range(2):
+        for x, y in loader:
+            opt.zero_grad()
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            opt.step()
+    assert opt.stepper.t == 12
+    found.append(opt.gradients.x.clone())
+assert torch.equal(*found) and not torch.equal(found[0], torch.full_like(found[0], 0.1))
+if mpisign.rank() == 0:
+    print("alike")
+"""
+
+
+def test_a_loader_may_have_workers():
+    """Which are forked beside MPI, the watchdog and the roll call, of which they are no ranks."""
+    ended = run(BIN / "mpirun", "-n", 2, BIN / "python", "-c", WORKERS, timeout=150)
+    assert (ended.code, ended.out) == (0, "alike\n"), ended.err

@@ -42,7 +42,10 @@ tcp() {
 }
 library() {
     measure optimizer $BIN/mpisign bench optimizer
-    for rate in 200mbit 1gbit; do measure "overlap-$rate-n4" analysis/links.sh 4 $rate bench overlap; done
+    for rate in 200mbit 1gbit; do
+        measure "overlap-$rate-n4" analysis/links.sh 4 $rate bench overlap
+        measure "overlap-compiled-$rate-n4" analysis/links.sh 4 $rate bench overlap --compiled --batch 128
+    done
 }
 profile() { measure profile-n4 $(ranks 4) profile -d 1.6e7; }
 links() {

@@ -90,13 +90,14 @@ def optimizer(sizes, tensors, threads, repeats, output):
 @click.option("--elsewhere", "waits", multiple=True, type=POSITIVE, default=(60, 200), help="Milliseconds off it.")
 @click.option("--width", type=POSITIVE, default=1024, show_default=True, help="Of 8 square layers.")
 @click.option("--algorithm", "name", default="signsgd-mv", show_default=True)
+@click.option("--compiled", is_flag=True, help="By torch.compile, too: as one graph, and a graph per layer.")
 @common()
-def overlap(batches, waits, width, name, threads, repeats, output):
+def overlap(batches, waits, width, name, compiled, threads, repeats, output):
     """How much of a step of SignOptimizer a backward pass hides."""
     from mpisign.bench.library import overlap
 
     with _ranks(threads, name) as (ranks, _, say):
-        tell([overlap(batches, waits, width, name, repeats, ranks, say)], output, ranks.root)
+        tell([overlap(batches, waits, width, name, compiled, repeats, ranks, say)], output, ranks.root)
 
 
 @bench_group.command()

@@ -10,6 +10,7 @@ of float32 and a step of SGD are predicted to be faster, the reason says so.
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Self
@@ -27,6 +28,7 @@ from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.exchange import Choice, useful
 from mpisign.layout import Layout
+from mpisign.parallel.communicator import Communicator
 from mpisign.parallel.memory import lacking_shared
 from mpisign.parallel.watchdog import WATCH
 from mpisign.parallel.world import Mpi, World
@@ -208,7 +210,7 @@ def predict(
     return predictions
 
 
-def measure_link(comm, budget: float = BUDGET * 0.4) -> LinkModel:
+def measure_link(comm: Communicator, budget: float = BUDGET * 0.4) -> LinkModel:
     """Latency and bandwidth of an Alltoall, whose messages grow from 16 KiB for as long as there is time."""
     others, size, deadline = max(comm.Get_size() - 1, 1), 64, time.perf_counter() + budget
     latency = took = None
@@ -226,7 +228,7 @@ def measure_link(comm, budget: float = BUDGET * 0.4) -> LinkModel:
         size = max(size * 4, 1 << 14)
 
 
-def timed(work, comm) -> float:
+def timed(work: Callable[[], object], comm: Communicator) -> float:
     """Seconds until the last rank is done, from when all begin."""
     comm.Barrier()
     begin = time.perf_counter()

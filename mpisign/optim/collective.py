@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
+
 from mpisign.errors import StepInterrupted
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.parallel.launchers import launch
@@ -19,6 +21,7 @@ from mpisign.parallel.rollcall import RollCall
 from mpisign.parallel.stopping import Request
 
 INTERRUPT = 1 << 50  # added to the request of a rank that was interrupted: above any other, exact in float64
+LIMIT = "the optimiser's watchdog"
 PROMISE = "raises KeyboardInterrupt on all ranks after their next step()"
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -30,16 +33,22 @@ class CollectiveCalls:
     roll: RollCall | None = None
     _several = _interrupted = False
 
-    def begin_construction(self) -> None:
-        """Begins the construction: from here on a rank that has left already, after mpisign.rank(), is found."""
-        if (roll := leaving.roll_of(mpi.started())) is not None:
+    def begin_construction(self, watchdog: float, everyone: bool) -> None:
+        """Begins the construction: from here on a rank that has left already, after mpisign.rank(), is found.
+
+        Over torch.distributed its waits are watched, too: groups are made, which takes all ranks. MPI's start has a
+        limit of its own. everyone: whether all ranks that were launched take part.
+        """
+        if place := mpi.place_by_torch():
+            leaving.watch_waits(place[0], watchdog, LIMIT)
+        if everyone and (roll := leaving.roll_of(mpi.started())) is not None:
             roll.enter("SignOptimizer()")
 
     def watch_over(self, ranks: Ranks, watchdog: float) -> None:
         """Starts to watch over the ranks of a communicator. Collective."""
         leaving.guard()
         self._several = ranks.size > 1
-        self.roll = leaving.watch_over(ranks, watchdog, "the optimiser's watchdog", patient=True)
+        self.roll = leaving.watch_over(ranks, watchdog, LIMIT, patient=True)
         if self.roll:
             self.roll.enter("SignOptimizer()")
         plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -92,7 +101,8 @@ def collective(meet: bool = False) -> Callable[[Call], Call]:
             finally:
                 roll.leave(alike)
 
-        return cast(Call, call)
+        # inside a compiled function it is called as it is, since numba and MPI can't be traced
+        return cast(Call, torch._disable_dynamo(call))
 
     return counted
 

@@ -192,6 +192,12 @@ class Gradients:
 
     def _fault_of_segments(self) -> UsageError | None:
         for segment, place, p, grad in zip(self.layout.segments, self.places, self.parameters, self.grads, strict=True):
+            if p.data_ptr() != place and p.dtype != torch.float32:
+                return UsageError(
+                    f"parameter {segment.name!r} ({p.dtype}) lies elsewhere than when the optimiser was made, which "
+                    "can't tell what was written there (model.to(), p.data = ..., share_memory_()); assign in place "
+                    "(p.copy_(...) under no_grad), or make the optimiser afterwards"
+                )
             if p.data_ptr() != place:
                 return UsageError(
                     f"parameter {segment.name!r} no longer lies in the flat vector x: its storage was replaced after "

@@ -109,8 +109,7 @@ class SignOptimizer(Stateful):
         voters: Any = None,
         **hyperparameters: Any,
     ):
-        if comm is None:
-            self.begin_construction()
+        self.begin_construction(watchdog, everyone=comm is None)
         ranks = self.ranks = mpi.join(limit=watchdog) if comm is None else mpi.of(comm)
         self.watch_over(ranks, watchdog)
         bits.use_threads(min(ranks.threads, torch.get_num_threads()))

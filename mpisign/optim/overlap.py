@@ -33,7 +33,9 @@ class Overlap:
         self._pending: PendingStep | None = None
         for k, p in enumerate(gradients.parameters):
             frozen = not p.requires_grad  # for now, and torch wants hooks on what requires a gradient
-            p.requires_grad_().register_post_accumulate_grad_hook(lambda _, k=k: self._arrived(k))
+            # compiled autograd would trace it, down to MPI
+            hook = torch.compiler.disable(lambda _, k=k: self._arrived(k))
+            p.requires_grad_().register_post_accumulate_grad_hook(hook)
             p.requires_grad_(not frozen)
         self.forget()
 

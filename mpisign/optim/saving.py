@@ -92,6 +92,11 @@ def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, wit
     if definition != repr(stepper.algorithm):
         raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
     mine = _arrays(stepper, with_x)
+    if with_x and "x" not in saved:
+        raise UsageError(
+            "a state_dict of a model in float32, without the float32 x that parameters of 16 bits are copies of; load "
+            "the float32 model and its state_dict first, opt.save() it, and opt.load() that into this optimiser"
+        )
     if wrong := [name for name, array in mine.items() if name not in saved or saved[name].shape != array.shape]:
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
     if fault := _fault_of_groups(state["param_groups"], groups):

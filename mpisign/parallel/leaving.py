@@ -161,6 +161,12 @@ def _who() -> str:
     return f"rank {_place().rank}/{_place().size}: "
 
 
+def watch_waits(rank: int, limit: float, key: str) -> None:
+    """Starts the watchdog, unless there is one or no limit. key: what the limit is called where the user sets it."""
+    if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
+        Watchdog(WATCH, limit, rank, on_timeout, key).start()
+
+
 def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) -> RollCall | None:
     """Starts the watchdog, and the roll call where MPI allows threads: they find a rank that will never come.
 
@@ -169,8 +175,7 @@ def watch_over(ranks: mpi.Ranks, limit: float, key: str, patient: bool = False) 
     """
     if ranks.size == 1:
         return None
-    if limit and not any(isinstance(thread, Watchdog) for thread in threading.enumerate()):
-        Watchdog(WATCH, limit, ranks.rank, on_timeout, key).start()
+    watch_waits(ranks.rank, limit, key)
     if ranks.by_mpi and not mpi.multithreaded():
         return None
     if known := roll_of(ranks):

@@ -234,11 +234,18 @@ def everyone() -> Ranks:
 
 def place() -> tuple[int, int]:
     """Rank and size among all that were launched; starts MPI where nothing has, unless torch.distributed is there."""
-    if _of_torch():
-        dist = sys.modules.get("torch.distributed")
-        return (dist.get_rank(), dist.get_world_size()) if dist and dist.is_initialized() else launched_by_torch()
+    if found := place_by_torch():
+        return found
     world = _library().COMM_WORLD if (_started or start(limit=PATIENT)).comm else None
     return (world.Get_rank(), world.Get_size()) if world else (0, 1)
+
+
+def place_by_torch() -> tuple[int, int] | None:
+    """Rank and size among the processes that torch.distributed connects or will connect; None where MPI does."""
+    if not _of_torch():
+        return None
+    dist = sys.modules.get("torch.distributed")
+    return (dist.get_rank(), dist.get_world_size()) if dist and dist.is_initialized() else launched_by_torch()
 
 
 def _of_torch() -> bool:

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mpisign.errors import MpisignError, UsageError
+from mpisign.parallel.watchdog import WATCH
 
 IN_PLACE, INT64_T, FLOAT, SUM = "in place", "int64", "float32", "sum"
 PATIENCE = timedelta(days=7)  # of torch, for one wait: how long one may last is the watchdog's to say
@@ -72,10 +73,17 @@ class Request:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """A context in which an error of torch becomes ConnectionLost."""
+    """A context in which an error of torch becomes ConnectionLost, or UsageError where the groups were destroyed."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if not dist.is_initialized():
+            raise UsageError(
+                "torch.distributed has ended, by which the ranks of a SignOptimizer talk: call "
+                "destroy_process_group() after its last step() and save()"
+            ) from error
+        if isinstance(error, ValueError):
+            raise
         # without the place in torch's source before it, and its guesses behind
         text = re.sub(r"^\[\S+\] ", "", str(error).strip()).partition(". ")[0]
         raise ConnectionLost(
@@ -84,7 +92,10 @@ def _failing() -> Iterator[None]:
 
 
 class GroupComm:
-    """The ranks of a process group of torch.distributed, in the order of their numbers in the world."""
+    """The ranks of a process group of torch.distributed, in the order of their numbers in the world.
+
+    That is the group's own order too, unless new_group() was told not to sort.
+    """
 
     library = sys.modules[__name__]
 
@@ -314,7 +325,8 @@ def _like(members: list[int], backend: str):
     """A new group of the same ranks, which no other makes use of."""
     whole = len(members) == dist.get_world_size()
     # others of the world need not take part where the group is a part of it
-    return dist.new_group(members, PATIENCE, backend, use_local_synchronization=not whole)
+    with WATCH(f"all ranks of the process group (SignOptimizer(), {backend})"):
+        return dist.new_group(members, PATIENCE, backend, use_local_synchronization=not whole)
 
 
 def _array(spec: Any) -> np.ndarray | Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpisign.parallel.communicator import Communicator
 from mpisign.parallel.inside import Inside
 from mpisign.parallel.watchdog import WATCH
 
@@ -214,9 +215,9 @@ class Local(World):
 
 
 class Mpi(World):
-    """One voter a rank of an MPI communicator (an mpi4py Intracomm; nothing here imports MPI)."""
+    """One voter a rank of a communicator (nothing here imports MPI)."""
 
-    def __init__(self, comm, voters: tuple[int, ...] = ()):
+    def __init__(self, comm: Communicator, voters: tuple[int, ...] = ()):
         """voters: those of the ranks, by default as they are numbered themselves."""
         super().__init__()
         self.comm = comm
@@ -228,7 +229,7 @@ class Mpi(World):
         self._header = None
 
     @cached_property
-    def second_comm(self):
+    def second_comm(self) -> Communicator:
         """A second communicator, for what no order ties to the messages on the first. The first use is collective."""
         return self.comm.Dup()
 
