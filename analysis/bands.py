@@ -37,6 +37,12 @@ def _drift(run: Run) -> float:
     return -_x(run)[-1].mean() / (run["steps"]["learning_rate"][-1] * run["steps"]["step"][-1])
 
 
+def _ascent(run: Run, at: int) -> float:
+    """How far f went up in a step after that one, in learning rates."""
+    loss, step = run["eval"]["train_loss"], run["eval"]["step"]
+    return float(loss[-1] - loss[step == at][0]) / (int(step[-1]) - at) / run["steps"]["learning_rate"][-1]
+
+
 def _not_right(run: Run) -> float:
     """How often a coordinate did not move against its gradient: it moved along it, or not at all."""
     zeros = run["steps"]["zeros"].sum() / (len(run["steps"]["step"]) * run.attributes["d"])
@@ -56,6 +62,7 @@ QUANTITIES = {
     # after the step that the band's `at` says, and the mean of the steps after that one
     "loss_at": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] == at][0]),
     "loss_from": lambda run, at: float(run["eval"]["train_loss"][run["eval"]["step"] > at].mean()),
+    "ascent": _ascent,
     "drift": _drift,
     "not_right": _not_right,
     "wrong": lambda run: (1 - _drift(run)) / 2,

@@ -56,6 +56,16 @@ class Segment:
     def end(self) -> int:
         return self.offset + self.size
 
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.shape) > 1
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """A parameter of two or more dimensions as a matrix: its first dimension, and all others together."""
+        rows = self.shape[0]
+        return rows, self.size // max(rows, 1)
+
 
 @dataclass(frozen=True)
 class Span:

@@ -29,6 +29,9 @@ class Row:
     bitwise: bool = True  # x equals the reference's bit for bit; else within 4 ulp of it, step by step
 
 
+# what is no matrix at the rate of one
+MATRICES = {"momentum": 0.9, "others": 1.0}
+
 TABLE = {
     "signsgd": Row({"option": 2, "weight_decay": 0.1}, Claim(0.1, 1e-4, 500, hyper={"option": 2})),
     "signum": Row({"beta": 0.8, "warmup": 6, "weight_decay": 0.1}, Claim(0.1, 3e-3, 500)),
@@ -92,6 +95,12 @@ TABLE = {
         bitwise=False,
     ),
     "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.3, 1e-6)),
+    "signmuon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),
+    "muonusign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper=MATRICES)),
+    "muonsign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),
+    "ef21-muonusign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper=MATRICES)),
+    "ef21-muonsign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper=MATRICES)),
+    "ef21-signmuon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper=MATRICES)),
     "sgd": Row({"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6), bitwise=False),
     "powersgd": Row({"weight_decay": 0.1, "nesterov": True}, Claim(0.03, 1e-6, hyper={"rank": 1}), bitwise=False),
     "adam": Row({"weight_decay": 0.1}, Claim(0.1, 2e-4, 1500), bitwise=False),
@@ -133,6 +142,10 @@ FORMS = [
     ("s3gd-mv", {"density": 1.0}),
     ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
     ("powersgd", {"rank": 3, "warm_start": False, "momentum": 0.0}),
+    ("signmuon", {"local_polar": True, "nesterov": True, "polar": "converged"}),
+    ("muonusign", {"scaled": False, "nesterov": True}),
+    ("muonsign", {"polar": "converged", "scaled": False}),
+    ("ef21-muonsign", {"polar": "converged", "nesterov": True}),
     ("qsgd", {"levels": 3, "bucket": 64, "norm": "max", "down": "levels"}),
     ("qsgd", {"levels": 4, "bucket": 128, "spacing": "powers", "down": "levels"}),
     ("qsgd", {"spacing": "exponents"}),

@@ -174,7 +174,17 @@ def test_the_last_of_two_settings_for_a_key_counts():
     assert config.load(None, ("schedule.lr=1", "algorithm.name=sgd", "schedule.lr=2")).schedule.lr == 2
 
 
-WITHOUT_PATH = ("digits", "linear", "quadratic", "rosenbrock", "targets", "two-planes", "wilson")
+WITHOUT_PATH = (
+    "digits",
+    "linear",
+    "matrix-linear",
+    "quadratic",
+    "reflections",
+    "rosenbrock",
+    "targets",
+    "two-planes",
+    "wilson",
+)
 
 
 @pytest.mark.parametrize("name", WITHOUT_PATH)

@@ -33,7 +33,10 @@ def some_cases(name, folder):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "name",
-    ["c7", *(pytest.param(name, marks=pytest.mark.slow) for name in ("c1", "c2", "c3", "c5", "c6", "c8", "c13"))],
+    [
+        "c7",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("c1", "c2", "c3", "c5", "c6", "c8", "c13", "c14")),
+    ],
 )
 def test_every_value_lies_in_its_band(name, tmp_path):
     job, folder = some_cases(name, tmp_path), ("--set", f"sweep.folder={tmp_path}/runs")

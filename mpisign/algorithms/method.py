@@ -119,8 +119,9 @@ class Algorithm(Method):
     def undivided(self):
         if self.needs:
             return f"it asks a problem for more than a gradient at x: {choices(self.needs)}"
-        if self.estimator.by_matrix:
-            return f"{type(self.estimator).__name__} works on whole matrices"
+        for slot in (self.estimator, self.update):
+            if slot.by_matrix:
+                return f"{type(slot).__name__} works on whole matrices"
         up = self.sign.up()
         if up.varies or (up.coded and not up.signs):
             return f"{type(self.sign).__name__} sends codes, which are looked at as a whole before x moves"

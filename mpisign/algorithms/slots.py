@@ -305,6 +305,7 @@ class Update(_Stateful):
     """How does x move along the direction?"""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
+    by_matrix: ClassVar[bool] = False  # whether it needs each parameter as a whole, as a matrix
 
     def begin(self, x: Tensor, state: State, step: Step, objective: Objective) -> None:
         """Once a step: all headers are in, and x has not moved yet."""

@@ -11,6 +11,7 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.problems.base import Problem, Rows, Tables
 from mpisign.problems.batched import BatchedOracle, batch_oracles
 from mpisign.problems.cifar import Cifar10, Cifar100
+from mpisign.problems.counterexamples import MatrixLinear, Reflections
 from mpisign.problems.digits import Digits
 from mpisign.problems.hdf5 import Hdf5
 from mpisign.problems.logistic import Logistic
@@ -28,8 +29,10 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "hdf5": Hdf5,
     "linear": Linear,
     "logistic": Logistic,
+    "matrix-linear": MatrixLinear,
     "mnist": Mnist,
     "quadratic": Quadratic,
+    "reflections": Reflections,
     "rosenbrock": Rosenbrock,
     "targets": Targets,
     "text": Text,

@@ -69,3 +69,49 @@ def norm(v, tensors):
     for offset, size in tensors:
         total += tiled(v, offset, size, 2)
     return float(np.sqrt(total))
+
+
+def nearest(units):
+    """A float64 to the nearest whole number, halves to even ones."""
+    return round(float(units))
+
+
+def product(a, b):
+    """Of matrices of whole numbers, exactly."""
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a]
+
+
+STEPS = {"muon": (5, 3.4445, -4.7750, 2.0315), "converged": (20, 1.875, -1.25, 0.375)}
+
+
+def polar(matrix, norm, kind):
+    """X <- aX + (bA + cA^2)X with A = X X^T, on whole numbers of 2^-25; X is at least as wide as high."""
+    steps, a, b, c = STEPS[kind]
+    grid = 2.0**25
+    x = [[nearest(float(value) / norm * grid) for value in row] for row in matrix]
+    for _ in range(steps):
+        gram = [[nearest(value / grid) for value in row] for row in product(x, list(zip(*x, strict=True)))]
+        square = [[value / grid for value in row] for row in product(gram, gram)]
+        change = [
+            [nearest(b * g + c * s) for g, s in zip(*rows, strict=True)] for rows in zip(gram, square, strict=True)
+        ]
+        moved = product(change, x)
+        x = [
+            [nearest(a * old + new / grid) for old, new in zip(*rows, strict=True)]
+            for rows in zip(x, moved, strict=True)
+        ]
+    return np.array([[F(value / grid) for value in row] for row in x], dtype=F)
+
+
+def polar_of_each(v, run, kind):
+    """v with the polar factor in the place of every matrix that is not 0."""
+    out = v.copy()
+    for (offset, size), shape in zip(run.tensors, run.shapes, strict=True):
+        length = math.sqrt(tiled(v, offset, size, 2))
+        if len(shape) < 2 or not length:
+            continue
+        m = v[offset : offset + size].reshape(shape[0], -1)
+        flat = m.shape[0] > m.shape[1]
+        factor = polar(m.T if flat else m, length, kind)
+        out[offset : offset + size] = (factor.T if flat else factor).reshape(-1)
+    return out

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mpisign.bits.rng import NO_VOTER
-from tests.reference.arithmetic import norm, tiled
+from tests.reference.arithmetic import norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -63,6 +63,16 @@ class Momentum(Slot):
         else:
             self.m = F(self.beta) * self.m + F(1 - self.beta) * u
         return self.m
+
+
+class Polar(Slot):
+    def begin(self):
+        from tests.reference import estimators
+
+        self.inner = self.run.slot(estimators, self.of, self.voter)
+
+    def estimate(self):
+        return polar_of_each(self.inner.estimate(), self.run, self.kind)
 
 
 class Nesterov(Slot):

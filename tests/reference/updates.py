@@ -1,8 +1,10 @@
 """How x moves. Dense updates are float32 formulas, which torch may contract or reorder: equal within rounding only."""
 
+import math
+
 import numpy as np
 
-from tests.reference.arithmetic import norm
+from tests.reference.arithmetic import norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -106,6 +108,70 @@ class NormalisedDescent(Slot):
         length = norm(v, self.run.tensors)
         rate = self.run.lr / length if length else 0.0
         self.put(self.decayed() - F(rate) * v)
+
+
+class MatrixDescent(Slot):
+    family = "polar"
+
+    def move(self, decided, scales, in_x):
+        self.put(self.decayed() - self.rates() * self.toward(decided.astype(F)))
+
+    def toward(self, d):
+        return self.signed(d, matrices=False)
+
+    def signed(self, d, matrices):
+        """Signs of what is no matrix, or of matrices."""
+        out = d.copy()
+        for (offset, size), shape in zip(self.run.tensors, self.run.shapes, strict=True):
+            if (len(shape) > 1) == matrices:
+                out[offset : offset + size] = np.sign(d[offset : offset + size])
+        return out
+
+    def rates(self):
+        """Each coordinate's, float32."""
+        out = self.run.zeros()
+        for (offset, size), shape in zip(self.run.tensors, self.run.shapes, strict=True):
+            factor = self.others
+            if len(shape) > 1:
+                rows, columns = shape[0], size / shape[0]
+                factor = math.sqrt(max(1, rows / columns)) if self.family == "polar" else 1 / math.sqrt(columns)
+                factor = factor if self.scaled else 1.0
+            out[offset : offset + size] = self.run.lr * factor
+        return out
+
+
+class SignDescent(MatrixDescent):
+    family = "sign"
+
+
+class PolarDescent(MatrixDescent):
+    def toward(self, d):
+        return super().toward(polar_of_each(d, self.run, self.kind))
+
+
+class PolarSignDescent(PolarDescent):
+    family = "sign"
+
+    def toward(self, d):
+        return self.signed(super().toward(d), matrices=True)
+
+
+class TrackedPolarDescent(PolarDescent):
+    """Keeps y - x: y = decay*y - rate*d gives decay*(y - x) - rate*d + (decay - 1)*x."""
+
+    def begin(self):
+        self.ahead = self.run.zeros()
+
+    def move(self, decided, scales, in_x):
+        decay, x = F(1 - self.run.lr * self.weight_decay), self.run.x
+        left = decay * self.ahead - self.rates() * self.toward(decided.astype(F))
+        left = left + F(float(decay) - 1) * x if decay != 1 else left
+        move = self.run.zeros()
+        for offset, size in self.run.tensors:
+            here = slice(offset, offset + size)
+            move[here] = F(tiled(left, offset, size, 1) / size) * np.sign(left[here])
+        self.put(x + move)
+        self.ahead = left - move
 
 
 class Adagrad(Slot):

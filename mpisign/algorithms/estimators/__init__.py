@@ -3,6 +3,7 @@
 from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
 from mpisign.algorithms.estimators.low_rank import LowRank
+from mpisign.algorithms.estimators.matrices import Polar
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
 from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
@@ -25,6 +26,7 @@ __all__ = [
     "Minibatch",
     "Momentum",
     "Nesterov",
+    "Polar",
     "Sag",
     "Saga",
     "SnapshotStorm",

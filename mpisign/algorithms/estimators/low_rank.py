@@ -39,9 +39,9 @@ class LowRank(Estimator):
         )
 
     def check(self, layout):
-        matrices = [s for s in layout.segments if len(s.shape) > 1]
-        if matrices and self.rank > min(matrix_shape(best := max(matrices, key=lambda s: min(matrix_shape(s))))):
-            rows, columns = matrix_shape(best)
+        matrices = [s for s in layout.segments if s.is_matrix]
+        if matrices and self.rank > min((best := max(matrices, key=lambda s: min(s.matrix))).matrix):
+            rows, columns = best.matrix
             raise UsageError(
                 f"algorithm.rank = {self.rank}: no parameter has so high a rank, so nothing would be compressed; the "
                 f"highest is that of {best.name}, {rows} x {columns}: take a rank below {min(rows, columns)}",
@@ -108,12 +108,6 @@ class LowRank(Estimator):
                 state["factors"].copy_(torch.cat([q.reshape(-1) for q in qs]))
 
 
-def matrix_shape(segment: Segment) -> tuple[int, int]:
-    """A parameter of two or more dimensions as a matrix: its first dimension, and all others together."""
-    rows = segment.shape[0]
-    return rows, segment.size // max(rows, 1)
-
-
 class Cut:
     """The parameters of a layout that are sent as factors of a rank, in their order, and those averaged as they are."""
 
@@ -121,15 +115,15 @@ class Cut:
         self.rank, self.factored, self.averaged = rank, [], []
         for s in layout.segments:
             (self.factored if self._pays(s) else self.averaged).append(s)
-        self.rows, self.columns = ([matrix_shape(s)[side] for s in self.factored] for side in (0, 1))
+        self.rows, self.columns = ([s.matrix[side] for s in self.factored] for side in (0, 1))
 
     def _pays(self, s: Segment) -> bool:
         """Whether factors have fewer numbers than the parameter, and the rank is below its own."""
-        return len(s.shape) > 1 and self.rank < min(matrix_shape(s)) and self.rank * sum(matrix_shape(s)) < s.size
+        return s.is_matrix and self.rank < min(s.matrix) and self.rank * sum(s.matrix) < s.size
 
     def matrices(self, v: Tensor) -> list[Tensor]:
         """Views of a flat vector, (rows, columns) each."""
-        return [v[s.offset : s.end].view(matrix_shape(s)) for s in self.factored]
+        return [v[s.offset : s.end].view(s.matrix) for s in self.factored]
 
     def rest(self, v: Tensor) -> list[Tensor]:
         """Views of a flat vector that no factors are sent for."""

@@ -10,6 +10,13 @@ from mpisign.algorithms.updates.descent import (
     Rprop,
     SteepestDescent,
 )
+from mpisign.algorithms.updates.matrices import (
+    MatrixDescent,
+    PolarDescent,
+    PolarSignDescent,
+    SignDescent,
+    TrackedPolarDescent,
+)
 
 __all__ = [
     "Adadelta",
@@ -20,12 +27,17 @@ __all__ = [
     "CalibratingDescent",
     "Descent",
     "FrozenAdam",
+    "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",
+    "PolarDescent",
+    "PolarSignDescent",
     "RawDescent",
     "Rprop",
     "Sgd",
+    "SignDescent",
     "SteepestDescent",
+    "TrackedPolarDescent",
     "VarianceAdapted",
     "Yogi",
 ]

@@ -16,6 +16,7 @@ from mpisign.algorithms.zoo import feedback  # isort: skip
 from mpisign.algorithms.zoo import quantised  # isort: skip
 from mpisign.algorithms.zoo import sparse  # isort: skip
 from mpisign.algorithms.zoo import low_rank  # isort: skip
+from mpisign.algorithms.zoo import matrices  # isort: skip
 from mpisign.algorithms.zoo import dense  # isort: skip
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "local",
     "low_rank",
     "majority",
+    "matrices",
     "quantised",
     "single",
     "sparse",
