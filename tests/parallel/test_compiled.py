@@ -14,7 +14,8 @@ from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
 from tests.cover import rest_is_slow
 
-pytestmark = pytest.mark.mpi(min_size=2)
+# inductor compiles C++ for the first of them, which takes a minute where nobody else wants the cores
+pytestmark = [pytest.mark.mpi(min_size=2), pytest.mark.timeout(600)]
 
 WIDTH, ROWS = 64, 8
 # inductor wants a C++ compiler
