@@ -24,9 +24,9 @@ BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
 COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels
-LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
-# voters of several ranks, of which there are two
+# and two voters of several ranks
 SHARDS = ["tests/parallel/test_shards.py"]
+LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, "-k", "pipeline or butterfly or shards"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}

@@ -92,9 +92,7 @@ def test_shards_have_the_bits_of_the_whole(comm, everywhere, name):
         everywhere(voters.digest() == digest(whole), f"step {t}")
         everywhere(np.float64(mine.loss) == np.float64(theirs.loss), f"loss of step {t}")
         expected, found = theirs.totals(whole.world), mine.totals(voters.stepper.world)
-        everywhere(
-            {k: v for k, v in found.items() if v == v} == {k: v for k, v in expected.items() if v == v}, "counts"
-        )
+        everywhere(str(found) == str(expected), "counts")  # as text: NaN where no signs are sent
         everywhere(vars(voters.stepper.world.cost) == vars(whole.world.cost), "bits by the method's definition")
     voters.stepper.check_replicas()
     voters.stepper.close()
