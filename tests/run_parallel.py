@@ -22,11 +22,13 @@ PIPELINE = ["tests/parallel/test_pipeline.py"]
 # what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, and a count is of four planes
-COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
+# and four voters of two ranks
+NODES = ["tests/parallel/test_nodes.py"]
+COUNTED = [*EXCHANGES, *NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels
 # and two voters of several ranks
 SHARDS = ["tests/parallel/test_shards.py"]
-LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, "-k", "pipeline or butterfly or shards"]
+LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, *NODES, "-k", "pipeline or butterfly or shards or nodes"]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: LEVELS, 7: PIPELINE, 1: EVERYTHING}
