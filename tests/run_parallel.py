@@ -23,13 +23,13 @@ FSDP = "tests/parallel/test_fsdp.py"
 COMPILED = ["tests/parallel/test_compiled.py"]
 # what lies below the library; the exchanges among it on most numbers of ranks
 BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in (*LIBRARY, FSDP))]
-# where the numbers of ranks of the nodes differ most, and a count is of four planes
-COUNTED = [*EXCHANGES, "-k", "rules or ties or node or hierarchical"]
-# the least number of ranks for which there are two levels
-# and two voters of several ranks
+NODES = ["tests/parallel/test_nodes.py"]
+# where the numbers of ranks of the nodes differ most, a count is of four planes, and there are four voters of two ranks
+COUNTED = [*EXCHANGES, *NODES, "-k", "rules or ties or node or hierarchical"]
 SHARDS = ["tests/parallel/test_shards.py", FSDP]
-LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, "-k", "pipeline or butterfly or shards or fsdp"]
-ALL_LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, *COMPILED, "-k", "pipeline or butterfly or shards or fsdp or compiled"]
+# the least number of ranks for which there are two levels, and two voters of several ranks
+LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, *NODES, "-k", "pipeline or butterfly or shards or fsdp or nodes"]
+ALL_LEVELS = [*LEVELS[:-1], f"{LEVELS[-1]} or compiled", *COMPILED]
 
 SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: ALL_LEVELS, 7: PIPELINE, 1: EVERYTHING}

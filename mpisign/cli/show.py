@@ -106,7 +106,8 @@ def _partition(run: Run) -> list[str]:
 
 def _phases(run: Run) -> list[str]:
     phases = run["phases"]
-    total = {name: float(np.sum(phases[name] / run.voters_at(phases["step"]))) for name in PHASES}
+    ranks = run.voters_at(phases["step"]) * run.ranks_per_voter
+    total = {name: float(np.sum(phases[name] / ranks)) for name in PHASES}
     whole = sum(total.values())
     if not whole:
         return []

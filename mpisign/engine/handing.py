@@ -3,7 +3,7 @@
 A checkpoint is of voters and knows nothing of ranks. A rank hands over the arrays of its own voters and what it counts
 alone; the first voter also what is the same for all. Where voters have several ranks, each hands over its shard of what
 is as long as x, and the first one the rest. Only a model's buffers are each rank's own then: those of the first rank
-are the voter's, and "shard1/oracle/..." are those of the second one.
+are the voter's, and "shard1/oracle/..." are those of the second one; unless an oracle names them by rank itself.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from mpisign.algorithms.slots import State
 from mpisign.engine.stepper import Stepper
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD
+from mpisign.problems.node import NodeOracle
 
 Arrays = dict[str, np.ndarray]
 BUFFERS = "oracle/"
@@ -101,7 +102,8 @@ def _verdicts(stepper: Stepper) -> list[tuple[str, Exchange]]:
 
 
 def _prefix(stepper: Stepper) -> str:
-    return f"shard{stepper.layout.number}/" if stepper.layout.number else ""
+    named = isinstance(stepper.oracles[0], NodeOracle)
+    return f"shard{stepper.layout.number}/" if stepper.layout.number and not named else ""
 
 
 def _told(stepper: Stepper, name: str) -> str:

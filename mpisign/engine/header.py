@@ -6,13 +6,13 @@ along with its messages where it can; otherwise the world sends them.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from mpisign.algorithms.method import Algorithm
 from mpisign.errors import NumericalError
 from mpisign.layout import Layout
+from mpisign.parallel.world import World
 
 FLAGS = 3  # numbers before the scales
 
@@ -38,17 +38,14 @@ def pack_header(bad: list[int], estimates, request: int, losses, rows_beside: li
     return np.hstack([rows, *map(np.array, rows_beside)]) if rows_beside else rows
 
 
-def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int, voters: Sequence[int]) -> None:
-    """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite.
-
-    voters: the numbers of those whose headers they are.
-    """
+def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int, world: World) -> None:
+    """Raises NumericalError, the same on all ranks, if anything in the headers (n, k) of step t is not finite."""
     # a sum is finite only if all numbers are, that of a bad coordinate too; else they are looked at one by one
     with np.errstate(all="ignore"):
         total = np.add.reduce(header, axis=None)
     if math.isfinite(total):
         return
-    for voter, (bad, value, loss, *scales) in zip(voters, header, strict=True):
+    for voter, (bad, value, loss, *scales) in zip(world.voters, header, strict=True):
         if bad >= 0:
             what = f"the estimate of parameter {layout.name_of(int(bad))} is {value}"
         elif not math.isfinite(loss):
@@ -58,24 +55,28 @@ def refuse_nonfinite(header: np.ndarray, layout: Layout, t: int, voters: Sequenc
             what = f"the scale of parameter {layout.segments[segment].name} is {scales[segment]}"
         else:
             continue
+        whose = "this rank's" if world.each == 1 else "this voter's"
         raise NumericalError(
-            f"rank {voter}: {what} at step {t}; all ranks stop, x is as it was before the step. "
-            "Lower schedule.lr, set algorithm.clip, or look at this rank's rows",
+            f"{world.name_of(voter)}: {what} at step {t}; all ranks stop, x is as it was before the step. "
+            f"Lower schedule.lr, set algorithm.clip, or look at {whose} rows",
             agreed=True,
         )
 
 
-def refuse_drift(digests: list[bytes], t: int) -> None:
-    """Raises NumericalError, the same on all ranks, if hashes of x after t steps differ, naming those that drifted."""
+def refuse_drift(digests: list[bytes], t: int, each: int = 1) -> None:
+    """Raises NumericalError, the same on all ranks, if hashes of x after t steps differ, naming those that drifted.
+
+    each: ranks of a voter, of which a hash is.
+    """
     groups = [[r for r, d in enumerate(digests) if d == one] for one in dict.fromkeys(digests)]
     if len(groups) == 1:
         return
-    most = max(groups, key=len)
+    most, what = max(groups, key=len), "rank" if each == 1 else "voter"
     if 2 * len(most) > len(digests):
         others = sorted(r for group in groups if group is not most for r in group)
-        who = f"rank(s) {others} differ from those of the other ranks"
+        who = f"{what}(s) {others} differ from those of the other {what}s"
     else:
-        who = f"ranks {' and '.join(map(str, groups))} differ, and none of them are a majority"
+        who = f"{what}s {' and '.join(map(str, groups))} differ, and none of them are a majority"
     raise NumericalError(
         f"after step {t} the parameters of {who}; "
         "a replica has drifted (bad memory, or code that changes x on one rank only)",

@@ -96,12 +96,16 @@ def load_state(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> tup
 
 def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> None:
     """Takes x and the step from a checkpoint of the same model, and nothing else. Collective; root has opened it."""
+    layout = stepper.layout
+    x = stepper.x if layout.whole is layout else layout.whole.zeros()
     with ranks.agreed():
         if ranks.root:
             _check_model(opened, stepper.layout)
-            _check_arrays(opened, {"x": (stepper.x.shape, np.dtype(np.float32))})
-            stepper.x.copy_(torch.from_numpy(opened["x"]))
-    broadcast_tensor(ranks, stepper.x)
+            _check_arrays(opened, {"x": ((layout.whole.length,), np.dtype(np.float32))})
+            x.copy_(torch.from_numpy(opened["x"]))
+    broadcast_tensor(ranks, x)
+    if x is not stepper.x:
+        stepper.x.copy_(x[layout.origin :][: layout.length])
     if stepper.x_before is not None:
         stepper.x_before.copy_(stepper.x)
     step = ranks.share(opened and opened.step)

@@ -295,7 +295,7 @@ class Stepper:
         if self._header is None:
             self._header = self.stage.carrier.finish_header()
             try:
-                refuse_nonfinite(self._without_reports(), self.layout.whole, self.t, self.world.voters)
+                refuse_nonfinite(self._without_reports(), self.layout.whole, self.t, self.world)
                 if check:
                     check(self._header[:, 1])
             except Exception:
@@ -338,7 +338,7 @@ class Stepper:
 
     def check_replicas(self) -> None:
         """Compares a hash of x across ranks; raises NumericalError on all of them, naming those that drifted."""
-        refuse_drift(self.world.gather_bytes(self.layout.digest(self.x)), self.t)
+        refuse_drift(self.world.gather_bytes(self.layout.digest(self.x)), self.t, self.world.each)
 
     def close(self) -> None:
         """Gives back what the exchanges hold besides memory of this process. Collective."""

@@ -68,6 +68,11 @@ class World:
         vars(self.traffic).update(vars(traffic))
         vars(self.cost).update(vars(cost))
 
+    def name_of(self, voter: int) -> str:
+        """A voter, for an error: the rank that it is, or its ranks."""
+        first, last = voter * self.each, (voter + 1) * self.each - 1
+        return f"rank {voter}" if self.each == 1 else f"voter {voter} (ranks {first} to {last})"
+
     def voters_rows(self, rows: np.ndarray, origin: int) -> np.ndarray:
         """Header rows of this process's voters, from what it knows of them. origin: of its shard, where it has one."""
         return rows

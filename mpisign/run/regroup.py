@@ -36,7 +36,7 @@ def continued(plan: Plan, config: Config, ranks: Ranks, voters: int, options: Re
     if found.get("n", voters) == voters:
         return plan
     with ranks.agreed():
-        plan = resolve(config.updated(**found["tables"]), voters)
+        plan = resolve(config.updated(**found["tables"]), voters, plan.config.ranks_per_voter)
     return replace(plan, before=found["n"])
 
 

@@ -20,10 +20,11 @@ FREE = {
         *("file", "overwrite", "recorder", "max_minutes", "watchdog", "lost_ranks", "least_voters"),
         *("threads", "epochs", "evaluations"),
     ),
-    "exchange": None,
+    "exchange": ("name", "chunk", "progress", "gpu_aware"),
     "checkpoint": None,
     "probe": None,
 }
+BY_RANK = {"voter": "rank"}
 MOVABLE = ("path", "test_path")  # of [problem]: where data lie, which may change if what is read there does not
 # what else may change where the number of voters does
 REGROUPED = {
@@ -149,18 +150,27 @@ def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -
 def _check_regrouping(options: ResumeOptions, path: Path, config: Config, before: int) -> None:
     """Raises UsageError where a run may not go on with other voters, or its job says what is of one number of them."""
     if not may_regroup(options, config):
-        raise another_number(path, before, config.run.voters)
+        raise another_number(path, before, config.run.voters, config.ranks_per_voter)
     why = ""
     if liars := config.adversary.voters:
         why = f"[adversary] has {liars} of {before} voters lie, which would be another share"
     elif config.run.preset == "theory":
         why = f'run.preset = "theory" chose rate and hyperparameters by formulas for {before} voters'
+    elif config.ranks_per_voter > 1:
+        why = f"a voter is {config.ranks_per_voter} ranks (exchange.voter), each with a part of what it keeps"
     if why:
         raise UsageError(f"{path} can't go on with {config.run.voters} voters after {before}: {why}; start {before}")
 
 
-def another_number(path: Path, before: int, now: int) -> UsageError:
-    """The error of a run that would go on with another number of voters, though nobody asked for that."""
+def another_number(path: Path, before: int, now: int, each: int = 1) -> UsageError:
+    """The error of a run that would go on with another number of voters, though nobody asked for that.
+
+    each: ranks of a voter.
+    """
+    if each > 1:
+        return UsageError(
+            f"{path} has {before} voters of {each} ranks, but there are {now} of them; start {before * each} ranks"
+        )
     return UsageError(
         f"run.voters = {before} in {path}, but there are {now} rank(s); start as many as it had, or go on with {now}: "
         f"mpisign resume {path} --ranks-changed (in a job, checkpoint.ranks_changed = true)"
@@ -194,9 +204,12 @@ def differences(
 
     moved: whether their data are the same, wherever they lie. regrouped: whether their voters are others.
     """
-    differing = []
+    differing, by_node = [], wanted.get("exchange", {}).get("voter") == "node"
     for table in dict.fromkeys((*stored, *wanted)):
         one, other, free = stored.get(table, {}), wanted.get(table, {}), FREE.get(table, ())
+        if table == "exchange":
+            # jobs of an older mpisign don't say; ranks of a node are of importance where they are a voter
+            one, other, free = BY_RANK | one, BY_RANK | other, free if by_node else (*free, "node_size")
         if moved and table == "problem":
             free = (*free, *MOVABLE)
         if regrouped and table in REGROUPED:

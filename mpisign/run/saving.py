@@ -124,7 +124,9 @@ class CheckpointManager:
     @property
     def _ranks(self) -> str:
         """How many a run goes on with, those that were lost included."""
-        return f"{len(self.stepper.weights)} rank(s), or on others with --ranks-changed"
+        each = self.stepper.world.each
+        others = ", or on others with --ranks-changed" if each == 1 else ""
+        return f"{len(self.stepper.weights) * each} rank(s){others}"
 
     def _how_to_go_on(self) -> str:
         """Which checkpoint there is, and the command that goes on from it."""

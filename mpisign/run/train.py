@@ -113,7 +113,7 @@ def resume(
     config = configuration.make(tables, f"{path}: ")
     options = ResumeOptions("must", checkpoint, ranks_changed=ranks_changed)
     if config.run.voters != before and not may_regroup(options, config):
-        raise another_number(path, before, config.run.voters)
+        raise another_number(path, before, config.run.voters, config.ranks_per_voter)
     if simulated:
         simulate(config, options=options, verbose=verbose)
     else:
@@ -124,7 +124,8 @@ def _launched(path: Path, exchange: dict, before: int) -> int:
     """The voters that the ranks which were launched are, in a run of so many before."""
     ranks, each = mpi.launch().size, exchange["node_size"] if exchange.get("voter") == "node" else 1
     if ranks % each:
-        raise UsageError(f"{path} has {before} voters of {each} ranks, {before * each} in all, but there are {ranks}")
+        text = f"{path} has {before} voters of {each} ranks, but there are {ranks} ranks"
+        raise UsageError(f"{text}; start {before * each}")
     return ranks // each
 
 

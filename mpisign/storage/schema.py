@@ -8,6 +8,8 @@
     /partition   rows (n,), class_counts (n, classes): what each rank owns
                  Of a run that went on with another number of ranks, n, exchange, data and these tell the latest; what
                  is counted as a mean over ranks is then the sum of the means over the ranks that there were.
+                 Where exchange.voter is "node", n counts voters, and of what /partition and /phases tell of ranks there
+                 are exchange.node_size for each; means over ranks, as of bytes, are then means over voters.
     /steps /phases /eval /probes /trace /events /segments: tables that grow, one dataset a column (below)
 
 A table's columns are appended together; where a kill cut one short, the reader takes the shortest. The last of them,

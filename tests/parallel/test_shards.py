@@ -117,7 +117,8 @@ def test_a_fault_in_one_shard_stops_all_ranks_before_x_moves(comm, everywhere):
     with pytest.raises(NumericalError) as raised:
         voters.stepper.step(0.01)
     at = comm.bcast(voters.stepper.layout.origin + 3 if last else None, root=comm.Get_size() - 1)
-    told = f"rank {voters.stepper.world.n - 1}: the estimate of parameter {voters.setup.layout.name_of(at)} is nan"
+    world = voters.stepper.world
+    told = f"{world.name_of(world.n - 1)}: the estimate of parameter {voters.setup.layout.name_of(at)} is nan"
     everywhere(str(raised.value).startswith(told), str(raised.value))
     everywhere(torch.equal(voters.stepper.x, before), "x has moved")
     voters.stepper.close()
