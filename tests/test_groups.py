@@ -65,9 +65,10 @@ def torchrun(n, script, *arguments, **how):
     return run(BIN / "torchrun", "--nproc-per-node", n, script, *arguments, timeout=100, **how)
 
 
-def test_the_example_trains_under_either_launcher_as_it_stands():
+@pytest.mark.parametrize(("script", "steps"), [("voted", 50), pytest.param("sharded", 10, marks=pytest.mark.slow)])
+def test_the_example_trains_under_either_launcher_as_it_stands(script, steps):
     """Without MPI where torchrun starts it: a library that is not there is not missed."""
-    example, steps = ROOT / "jobs/transformer/voted.py", ("--steps", 50)
+    example, steps = ROOT / f"jobs/transformer/{script}.py", ("--steps", steps)
     by_mpi = run(BIN / "mpirun", "-n", 4, sys.executable, example, *steps, timeout=100)
     by_torch = torchrun(4, example, *steps, environment={"MPI4PY_LIBMPI": "/nowhere/libmpi.so"})
     assert by_mpi.code == by_torch.code == 0, by_mpi.err + by_torch.err
