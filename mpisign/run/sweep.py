@@ -308,7 +308,8 @@ def _run(points: list[Point], jobs: int) -> None:
         with _blocked():
             for point in points:
                 config = point.config
-                threads = config.run.threads or max(1, cores // (jobs * max(config.run.voters, 1)))
+                ranks = max(config.run.voters * config.ranks_per_voter, 1)
+                threads = config.run.threads or max(1, cores // (jobs * ranks))
                 futures[pool.submit(run_point, config.updated(run={"threads": threads}))] = point
         try:
             _collect(futures)
