@@ -16,22 +16,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
-LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters", "compiled")]
+LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
-FSDP = "tests/parallel/test_fsdp.py"
-COMPILED = ["tests/parallel/test_compiled.py"]
+SHARDS, FSDP, NODES, COMPILED = (f"tests/parallel/test_{name}.py" for name in ("shards", "fsdp", "nodes", "compiled"))
+# without what takes longest, and is of most use on other numbers of ranks
+SHORTER = [*EVERYTHING, *(f"--ignore={file}" for file in (FSDP, NODES, COMPILED))]
 # what lies below the library; the exchanges among it on most numbers of ranks
-BELOW = [*EVERYTHING, *(f"--ignore={file}" for file in (*LIBRARY, FSDP))]
-NODES = ["tests/parallel/test_nodes.py"]
+BELOW = [*SHORTER, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, a count is of four planes, and there are four voters of two ranks
-COUNTED = [*EXCHANGES, *NODES, "-k", "rules or ties or node or hierarchical"]
-SHARDS = ["tests/parallel/test_shards.py", FSDP]
+COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels, and two voters of several ranks
-LEVELS = [*PIPELINE, *EXCHANGES, *SHARDS, *NODES, "-k", "pipeline or butterfly or shards or fsdp or nodes"]
-ALL_LEVELS = [*LEVELS[:-1], f"{LEVELS[-1]} or compiled", *COMPILED]
+LEVELS = [*PIPELINE, *EXCHANGES, SHARDS, FSDP, NODES, "-k", "pipeline or butterfly or shards or fsdp or nodes"]
+ALL_LEVELS = [*LEVELS[:-1], f"{LEVELS[-1]} or compiled", COMPILED]
 
-SHORT = {3: EVERYTHING, 2: BELOW, 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
+SHORT = {3: SHORTER, 2: [*BELOW, COMPILED], 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
 FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: ALL_LEVELS, 7: PIPELINE, 1: EVERYTHING}
 SECONDS, SECONDS_OF_ALL = 300, 1500  # for one number of ranks
 
