@@ -27,12 +27,16 @@ BELOW = [*SHORTER, *(f"--ignore={file}" for file in LIBRARY)]
 # where the numbers of ranks of the nodes differ most, a count is of four planes, and there are four voters of two ranks
 COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels, and two voters of several ranks
-LEVELS = [*PIPELINE, *EXCHANGES, SHARDS, FSDP, NODES, "-k", "pipeline or butterfly or shards or fsdp or nodes"]
-ALL_LEVELS = [*LEVELS[:-1], f"{LEVELS[-1]} or compiled", COMPILED]
+LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
+VOTERS = [SHARDS, FSDP, NODES]
 
-SHORT = {3: SHORTER, 2: [*BELOW, COMPILED], 5: EXCHANGES, 8: COUNTED, 4: LEVELS, 1: LIBRARY}
-FULL = {3: EVERYTHING, 2: BELOW, 5: BELOW, 8: BELOW, 4: ALL_LEVELS, 7: PIPELINE, 1: EVERYTHING}
-SECONDS, SECONDS_OF_ALL = 420, 1500  # for one number of ranks
+# (ranks, what they run)
+SHORT = [(3, SHORTER), (2, [*BELOW, COMPILED]), (5, EXCHANGES), (8, COUNTED), (4, LEVELS), (4, VOTERS), (1, LIBRARY)]
+FULL = [
+    *((3, EVERYTHING), (2, BELOW), (5, BELOW), (8, [*BELOW, NODES]), (4, LEVELS), (4, [*VOTERS, COMPILED])),
+    *((7, PIPELINE), (1, EVERYTHING)),
+]
+SECONDS, SECONDS_OF_ALL = 600, 1500  # for one number of ranks
 
 
 def run(n: int, seconds: float, arguments: list[str]) -> bool:
@@ -75,11 +79,15 @@ if __name__ == "__main__":
     options, rest = parser.parse_known_args()
     plan, seconds = (FULL, SECONDS_OF_ALL) if options.all else (SHORT, SECONDS)
     slow = ["--all"] if options.all else []
-    # a file or a folder takes the place of what is planned; options go along with it
-    named = any((ROOT / word.partition("::")[0]).exists() for word in rest)
-    failed = [
-        n
-        for n in options.n or plan
-        if not run(n, options.timeout or seconds, [*slow, *([] if named else plan.get(n, EVERYTHING)), *rest])
-    ]
+    # a file or a folder takes the place of what is planned
+    if any((ROOT / word.partition("::")[0]).exists() for word in rest):
+        plan = [(n, []) for n in options.n or dict(plan)]
+    elif options.n:
+        planned = dict.fromkeys(n for n, _ in plan)
+        plan = [
+            *((n, files) for n, files in plan if n in options.n),
+            *((n, EVERYTHING) for n in options.n if n not in planned),
+        ]
+    limit = options.timeout or seconds
+    failed = [n for n, files in plan if not run(n, limit, [*slow, *files, *rest])]
     sys.exit(f"parallel tests failed at n = {failed}" if failed else 0)
