@@ -74,13 +74,14 @@ def draw(text: torch.Tensor, generator: torch.Generator, batch: int, length: int
 def sharded(model: nn.Module, ranks: int):
     """FSDP2 over the ranks of a node; returns their mesh, which is one voter's."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mpisign.start_process_group()
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)  # gradients are averaged as they are elsewhere
     mesh = init_device_mesh("cpu", (mpisign.size() // ranks, ranks), mesh_dim_names=("voters", "shards"))["shards"]
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     return mesh
 
 
@@ -126,7 +127,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--window", type=int, default=128)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.by == "node" and mpisign.size() % options.node:
+        parser.error(f"--node {options.node} does not divide the {mpisign.size()} ranks")
+    return options
 
 
 def main():
@@ -140,7 +144,9 @@ def main():
     generator = torch.Generator().manual_seed(1000 * options.seed + mpisign.rank())
     for step in range(options.steps):
         optimizer.zero_grad()
-        for _ in range(options.accumulate):
+        for k in range(options.accumulate):
+            if options.by == "node":  # gradients are averaged inside the node once
+                model.set_requires_gradient_sync(k == options.accumulate - 1)
             loss = loss_of(model, draw(text, generator, options.batch, options.window)) / options.accumulate
             loss.backward()
         optimizer.step()

@@ -44,10 +44,12 @@ def locals_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def reshard(*models: object) -> None:
     """Has the modules of models hold their shards, which a forward pass without a backward pass may have gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
     for model in models:
         for module in model.modules() if isinstance(model, nn.Module) else ():
-            if callable(back := getattr(module, "reshard", None)):
-                back()
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def refuse_undivided(method: Method, settings: Settings) -> None:

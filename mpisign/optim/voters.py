@@ -9,6 +9,7 @@ from mpisign.errors import UsageError
 from mpisign.optim.agreement import by_value
 from mpisign.parallel.inside import Inside
 from mpisign.parallel.mpi import Ranks
+from mpisign.parallel.watchdog import WATCH
 
 WHAT = "voters: a one-dimensional DeviceMesh, such as fully_shard was given, one of (replicate, shard), or mpi4py's"
 
@@ -35,6 +36,9 @@ def divide(ranks: Ranks, voters: Any) -> Voters:
         fault = None if ranks.comm else UsageError("voters: this process is alone, and there is nobody to vote with")
         if fault or (fault := _fault_of(voters)):
             raise fault
+    kinds = ranks.allgather("a mesh" if _is_mesh(voters) else "a communicator", "what voters are given by")
+    if len(set(kinds)) > 1:
+        raise UsageError(f"voters differ between ranks: {by_value(kinds)}; give all the same", agreed=True)
     numbers = ranks.allgather(_number(), "ranks of torch.distributed")
     own = tuple(_members(ranks, voters, numbers))
     everyone = ranks.allgather(own, "the ranks of voters")
@@ -87,7 +91,8 @@ def _row(mesh: Any) -> list[int]:
 def _members(ranks: Ranks, voters: Any, numbers: list[int]) -> list[int]:
     """The ranks of this rank's voter, as `ranks` numbers them; -1 for those that are not among these. Collective."""
     if not _is_mesh(voters):
-        return voters.allgather(ranks.rank)
+        with WATCH("an allgather of the ranks of a voter"):
+            return voters.allgather(ranks.rank)
     return [numbers.index(rank) if rank in numbers else -1 for rank in _row(voters)]
 
 

@@ -449,17 +449,24 @@ def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
     return arrays
 
 
+_UNENDED: list[Any] = []
+
+
 def pass_on(comm, raw: np.ndarray, to: int, sources: list[int]) -> list[np.ndarray]:
     """Sends bytes to a rank of comm, in pieces, while those of other ranks come in; returns these."""
     with WATCH(f"bytes to rank {to}, and of ranks {sources}"):
         sent = [comm.isend(raw.size, to), *(comm.Isend(piece, to) for piece in _pieces(raw))]
         received = []
-        for source in sources:
-            received.append(array := np.empty(comm.recv(source=source), np.uint8))
-            for piece in _pieces(array):
-                comm.Recv(piece, source=source)
-        for request in sent:
-            request.wait()
+        try:
+            for source in sources:
+                received.append(array := np.empty(comm.recv(source=source), np.uint8))
+                for piece in _pieces(array):
+                    comm.Recv(piece, source=source)
+            for request in sent:
+                request.wait()
+        except BaseException:
+            _UNENDED.append((sent, raw))  # which MPI may still read, as where a rank was lost
+            raise
     return received
 
 

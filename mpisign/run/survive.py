@@ -62,6 +62,9 @@ class Survivors:
         self.stepper, self.ranks, self._plan, self._log, self._moved = stepper, ranks, plan, log, moved
         self._snapshot = Snapshot(stepper)
         self._copies = Copies(ranks) if plan.config.run.lost_ranks == "adopt" else None
+        if self._copies:
+            self._copies.renew(stepper)
+            self._copies.commit()
 
     def together(self, work: Callable[[], Done]) -> Done:
         """Does work that all ranks share until all that are alive agree that it is done; then its rows are written."""
@@ -122,9 +125,8 @@ class Survivors:
         ranks = mpi.go_on_among(comm, self.ranks.threads)
         leaving.watch_over(ranks, self._plan.config.run.watchdog, "run.watchdog")
         self._drain()
-        adopted = self._adopted(ranks, before)
-        world = _living(ranks, before.world, sum((copy.voters for copy in adopted), ()))
-        found = {v: adopt(self._plan, v, len(before.weights), before, ranks) for copy in adopted for v in copy.voters}
+        adopted, found = self._read_anew(self._adopted(ranks, before), before, ranks)
+        world = _living(ranks, before.world, tuple(found))
         after = among(world, before, self._plan, [oracle for oracle, _ in found.values()])
         keep, kept = self._plan.config.checkpoint.residuals == "keep", [copy.kept for copy in adopted]
         self._snapshot.restore(after, before, lambda whole: lost.unite(ranks, whole.numpy()), keep, kept)
@@ -146,6 +148,17 @@ class Survivors:
             return []
         living = ranks.allgather(before.world.local, "the voters that are left")
         return self._copies.of_lost({voter for own in living for voter in own}, self._snapshot.t)
+
+    def _read_anew(
+        self, adopted: list[Copy], before: Stepper, ranks: Ranks
+    ) -> tuple[list[Copy], dict[int, tuple[Oracle, DeviceLoader | None]]]:
+        """The copies whose voters can be run here, and what these ask; none where their rows can't be read."""
+        voters = [voter for copy in adopted for voter in copy.voters]
+        try:
+            return adopted, {v: adopt(self._plan, v, len(before.weights), before, ranks) for v in voters}
+        except (UsageError, MemoryError) as error:
+            self._log.note(f"rank {ranks.rank} can't adopt voter(s) {voters}, which are missing from now on: {error}")
+            return [], {}
 
 
 # ranks and Stepper, copies of its arrays, what the living had counted, and the held-out rows of adopted voters

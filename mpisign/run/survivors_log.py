@@ -1,6 +1,7 @@
 """A RunLog on probation, which goes on when ranks are lost: on a new root, with a run file begun by another."""
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -23,6 +24,10 @@ class SurvivorsLog(RunLog):
     def progress(self) -> dict[str, object]:
         gone = [voter for voter in range(self.voters) if voter not in self.world.voters]
         return super().progress() | ({"lost": gone} if gone else {})
+
+    def note(self, text: str) -> None:
+        """Tells at once what only this rank knows."""
+        print(f"mpisign: {text}", file=sys.stderr, flush=True)
 
     def mark(self) -> None:
         """Notes what take_back() goes back to."""
