@@ -91,6 +91,7 @@ BOUND = {
     "signsgd-fv": "LearnedWeights",
     "diana": "MemoryMean",
     "ef21": "MemoryMean",
+    **dict.fromkeys(("ef21-muonusign", "ef21-muonsign", "ef21-signmuon"), "MemoryMean"),
     "sag": "Sag",
     "saga": "Saga",
 }
