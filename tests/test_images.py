@@ -209,7 +209,7 @@ def test_a_model_is_measured_and_kept_with_the_mean_of_all_voters_statistics(fol
     whole.run()
     stepper = whole.stepper
     mean = {k: sum(o.statistics[k] for o in stepper.oracles) / 3 for k in stepper.oracles[0].statistics}
-    found = statistics(stepper)
+    found = statistics(stepper, whole.log.everyone)
     for name, array in mean.items():
         torch.testing.assert_close(found[name], array)
     best = whole.log.kept_step

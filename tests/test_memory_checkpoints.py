@@ -358,7 +358,7 @@ def test_a_memory_that_fills_up_is_told_once_and_the_run_goes_on(tmp_path, share
 
 
 def test_survivors_do_without(tmp_path, monkeypatch):
-    monkeypatch.setattr(survive.lost, "require_survivors", lambda: None)  # whatever the MPI of these tests
+    monkeypatch.setattr(survive.lost, "require_survivors", lambda key: None)  # whatever the MPI of these tests
     settings = (*JOB, MEMORY, "run.lost_ranks=vote on", f"run.file={tmp_path}/r.h5")
     with pytest.raises(UsageError, match=r"vote on\" does not go with checkpoint\.memory_every = 4; set it to 0"):
         survive.check_survivors(resolve(config.load(None, settings), 2))
@@ -419,7 +419,7 @@ def test_a_part_gives_what_it_was_given(tmp_path):
 def test_each_part_has_its_copy_on_another_node(sizes):
     ends = [0, *itertools.accumulate(sizes)]
     node = {rank: tuple(range(lo, hi)) for lo, hi in itertools.pairwise(ends) for rank in range(lo, hi)}
-    partners = mirror._partners([node[rank] for rank in range(sum(sizes))])
+    partners = mirror.partners([node[rank] for rank in range(sum(sizes))])
     if len(sizes) == 1:
         assert partners == list(range(sum(sizes)))
     else:

@@ -18,8 +18,8 @@ from mpisign.layout import Layout, Segment
 GRID = 2.0**25  # a factor is a whole number of its inverses
 
 Kind = Literal["muon", "converged"]
-# steps, and a, b, c of X <- aX + (bA + cA^2)X with A = X X^T. Muon's leave most singular values between 0.68 and 1.2, small ones below; the
-# others make them 1, but for those below about 1e-5 of the Frobenius norm, which stay small
+# steps, and a, b, c of X <- aX + (bA + cA^2)X with A = X X^T. Muon's leave most singular values between 0.68 and 1.2,
+# and small ones smaller; the others make them 1, but for those below about 1e-5 of the Frobenius norm, which stay small
 STEPS: dict[Kind, tuple[int, float, float, float]] = {
     "muon": (5, 3.4445, -4.7750, 2.0315),
     "converged": (20, 15 / 8, -10 / 8, 3 / 8),

@@ -1,6 +1,5 @@
 """The gradients of a training loop, as an oracle for estimators: p.grad, and a closure."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from mpisign.optim.buffers import to_save
 from mpisign.optim.copies import Copies
 from mpisign.optim.parameters import Named
 from mpisign.optim.storage import copy_of, parts, put_back
+from mpisign.optim.warning import warn
 
 Closure = Callable[[], Tensor | float]
 
@@ -225,7 +225,7 @@ class Gradients:
         """Whether a gradient is missing because the model has another parameter now. Asked where others are missing."""
         self._missed = self.missing
         if self.warns and len(self.missing) == len(self.parameters):
-            warnings.warn("no parameter has a gradient, so none moves: backward() comes before step()", stacklevel=8)
+            warn("no parameter has a gradient, so none moves: backward() comes before step()")
         now = {id(p) for p in self.model.parameters()} if self.missing and self.model else self._of_model
         for k in self.missing:
             if id(self.parameters[k]) in self._of_model - now:

@@ -1,6 +1,5 @@
 """SignOptimizer: torch's interface around the Stepper."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -42,6 +41,7 @@ from mpisign.optim.statistics import Statistics, statistics_of
 from mpisign.optim.storage import own_storage
 from mpisign.optim.values import Number
 from mpisign.optim.voters import divide
+from mpisign.optim.warning import warn
 from mpisign.parallel import mpi
 from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.world import Local, Mpi, OfShards, World
@@ -211,7 +211,7 @@ class SignOptimizer(Stateful):
         needs_whole = [reason for stage in algorithm.stages if (reason := stage.needs_whole)]
         self.overlaps = overlap and len(needs_whole) < len(algorithm.stages) and ranks.size > 1
         if overlap and needs_whole and ranks.root:
-            warnings.warn(f"no overlap with backward in {algorithm.name}: {needs_whole[0]}", stacklevel=4)
+            warn(f"no overlap with backward in {algorithm.name}: {needs_whole[0]}")
         with ranks.agreed():
             chosen = exchange.choose(settings.exchange, algorithm, across.size)
         # a helper thread lets messages proceed while backward runs

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from mpisign.optim.agreement import by_value
 from mpisign.optim.buffers import described, refuse_unsavable
 from mpisign.optim.gradients import Gradients
 from mpisign.optim.values import decode, encode, snapshot
+from mpisign.optim.warning import warn
 from mpisign.parallel.mpi import Ranks
 from mpisign.storage.checkpoint import Checkpoint
 
@@ -199,10 +199,7 @@ def _check(opened: Checkpoint, optimizer: Saved) -> None:
     ours = described(optimizer.gradients.model)
     if "buffers" not in progress:
         if ours:
-            warnings.warn(
-                f"{opened.path} was written by an older mpisign, which saved no buffers: they stay as they are",
-                stacklevel=5,
-            )
+            warn(f"{opened.path} was written by an older mpisign, which saved no buffers: they stay as they are")
         return
     if (theirs := progress["buffers"]) != ours:
         # a model that was not given has none that are known here

@@ -1,10 +1,10 @@
 """Whether the ranks of a node have more threads than the node has cores, which costs more than anything else."""
 
 import os
-import warnings
 
 import torch
 
+from mpisign.optim.warning import warn
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 
@@ -28,8 +28,7 @@ def warn_if_crowded(ranks: Ranks) -> None:
     _warned = True
     threads, cores, count = max(crowded, key=lambda node: node[0] / node[1])
     each = max(cores // count, 1)
-    warnings.warn(
+    warn(
         f"{count} ranks on a node have {threads} threads of torch together, but {cores} cores, so they wait for one "
-        f"another; set OMP_NUM_THREADS={each} in the environment of mpirun, or call torch.set_num_threads({each})",
-        stacklevel=3,
+        f"another; set OMP_NUM_THREADS={each} in the environment of mpirun, or call torch.set_num_threads({each})"
     )

@@ -98,7 +98,8 @@ def _with_batches(config: Config, ranks: int) -> Config:
         return config
     if sizes:
         if len(sizes) != ranks:
-            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {ranks} rank(s)"
+            whose = "voter(s)" if config.exchange.voter == "rank" else "rank(s)"
+            text = f"problem.batch_sizes = {sizes} has {len(sizes)} value(s), but there are {ranks} {whose}"
             raise UsageError(
                 f"{text}; give one each, measure them anew by problem.batch_sizes=speed, or set problem.batch_sizes=[] "
                 "for one batch_size of all"
