@@ -7,6 +7,7 @@ import torch
 from mpisign.algorithms.polar import gain, polar, to_polar
 from mpisign.algorithms.registry import find
 from mpisign.layout import Layout, SegmentOptions
+from mpisign.optim import SignOptimizer
 from mpisign.problems.counterexamples import MatrixLinear, Reflections
 from tests.building import Setup
 from tests.reference import arithmetic
@@ -161,3 +162,14 @@ def test_the_slope_of_reflections_is_that_of_its_values():
             slope[place] = (problem.value_at(x + step) - problem.value_at(x - step)) / (2 * h)
         # a difference across the foot of a flank is half the flank's slope off
         np.testing.assert_allclose(problem.slope_at(x), slope, atol=1e-3)
+
+
+def test_a_parameter_without_a_gradient_stays_where_it_is():
+    first, second = torch.nn.Linear(6, 5), torch.nn.Linear(6, 5)
+    optimizer = SignOptimizer([*first.parameters(), *second.parameters()], "ef21-muonsign", lr=0.1)
+    for used in ((first, second), (first, second), (first,)):
+        before = second.weight.clone()
+        optimizer.zero_grad()
+        sum(layer(torch.ones(1, 6)).square().sum() for layer in used).backward()
+        optimizer.step()
+        assert torch.equal(second.weight, before) == (second not in used)

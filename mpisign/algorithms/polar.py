@@ -26,16 +26,16 @@ STEPS: dict[Kind, tuple[int, float, float, float]] = {
 }
 
 
-def matrices(layout: Layout) -> list[Segment]:
-    """The parameters that are voted on as matrices: those of two or more dimensions that vote."""
-    return [s for s in layout.segments if s.is_matrix and s.size and s.options.vote]
+def votes_as_matrix(segment: Segment) -> bool:
+    """Whether a parameter is voted on as a matrix: it has two or more dimensions, and votes."""
+    return segment.is_matrix and segment.size > 0 and segment.options.vote
 
 
 def to_polar(v: Tensor, layout: Layout, kind: Kind) -> None:
     """Every matrix in v, flat, becomes its polar factor U V^T; 0 stays 0, and what is no matrix stays as it is."""
     norms = np.sqrt(layout.block_sums(bits.tile_sums(v, layout.all_tiles, squares=True)))
     for k, s in enumerate(layout.segments):
-        if s in matrices(layout) and norms[k]:
+        if votes_as_matrix(s) and norms[k]:
             m = v[s.offset : s.end].view(s.matrix)
             m.copy_(polar(m, float(norms[k]), kind))
 

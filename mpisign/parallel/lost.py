@@ -19,7 +19,6 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 
 PATIENCE = 5.0  # seconds in which requests on a revoked communicator have to end
-KEPT: list[Any] = []  # what such requests may still write into, as they have not ended
 
 
 def require_survivors(key: str) -> None:
@@ -81,7 +80,7 @@ def drain(requests: Iterable[Any], buffers: object) -> None:
         with contextlib.suppress(Exception):  # that of the loss, which is known
             while not request.Test():
                 if time.monotonic() > until:
-                    KEPT.append((request, buffers))
+                    mpi.KEPT.append((request, buffers))
                     break
                 time.sleep(mpi.PAUSE)
 

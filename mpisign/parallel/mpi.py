@@ -449,7 +449,7 @@ def receive_arrays(comm, source: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-_UNENDED: list[Any] = []
+KEPT: list[Any] = []  # requests that a loss left on their way, and the arrays that MPI may still use for them
 
 
 def pass_on(comm, raw: np.ndarray, to: int, sources: list[int]) -> list[np.ndarray]:
@@ -465,7 +465,7 @@ def pass_on(comm, raw: np.ndarray, to: int, sources: list[int]) -> list[np.ndarr
             for request in sent:
                 request.wait()
         except BaseException:
-            _UNENDED.append((sent, raw))  # which MPI may still read, as where a rank was lost
+            KEPT.append((sent, raw))
             raise
     return received
 

@@ -43,16 +43,18 @@ class Copies:
         self._sources = [source for source, partner in enumerate(by_rank) if partner == ranks.rank != source]
         self.held: list[Copy] = []
         self._renewed: list[Copy] = []
+        self._t = -1  # of the arrays that were sent at last
 
     def renew(self, stepper: Stepper) -> None:
         """Has partners hold what arrays are now, besides what they were: a rank may be lost meanwhile."""
-        if self._alone:
+        if self._alone or self._t == stepper.t:
             return
         kept = kept_of(stepper)
         arrays = {name: array.cpu().numpy() for name, array in kept.arrays.items()}
         raw = pickle.dumps((stepper.t, stepper.world.local, arrays, kept.shards), protocol=5)
         received = mpi.pass_on(self._comm, np.frombuffer(raw, np.uint8), self._partner, self._sources)
-        self._renewed = [_copy(*pickle.loads(one.tobytes())) for one in received]
+        stepper.world.traffic.other += len(raw)
+        self._renewed, self._t = [_copy(*pickle.loads(one)) for one in received], stepper.t
 
     def commit(self) -> None:
         """All hold what was renewed."""

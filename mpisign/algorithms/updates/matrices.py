@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mpisign import bits
-from mpisign.algorithms.polar import Kind, gain, matrices, to_polar
+from mpisign.algorithms.polar import Kind, gain, to_polar, votes_as_matrix
 from mpisign.algorithms.slots import Update
 
 
@@ -45,15 +45,13 @@ class MatrixDescent(Update):
         return d
 
     def _sign_others(self, d, layout):
-        voted = matrices(layout)
         for s in layout.segments:
-            if s not in voted:
+            if not votes_as_matrix(s):
                 d[s.offset : s.end].sign_()
 
     def rates(self, step):
         """The rate of every segment, float64 (segments,)."""
-        voted = matrices(step.layout)
-        factors = [self.others if s not in voted else self._gain(s) for s in step.layout.segments]
+        factors = [self._gain(s) if votes_as_matrix(s) else self.others for s in step.layout.segments]
         return step.rates * np.array(factors)
 
     def _gain(self, segment):
@@ -94,7 +92,8 @@ class PolarSignDescent(PolarDescent):
 class TrackedPolarDescent(PolarDescent):
     """PolarDescent of a point y that begins as x, and x += mean|y - x| * sign(y - x) for each tensor.
 
-    That is EF21-P on the way down [Gruntkowska et al. 2025]. Kept is y - x, as `ahead`.
+    That is EF21-P on the way down [Gruntkowska et al. 2025]. Kept is y - x, as `ahead`. A tensor whose rate is 0, as in
+    the library one without a gradient, stays where it is.
     """
 
     vectors = ("decided", "ahead")
@@ -110,6 +109,8 @@ class TrackedPolarDescent(PolarDescent):
                 bits.blend(left, x[span.coordinates], 1.0, decay - 1)
         scales = step.layout.mean_magnitudes(bits.tile_sums(ahead, step.layout.all_tiles))
         for span in step.layout.all_spans:
+            if not rates[span.segment]:
+                continue
             left, scale = ahead[span.coordinates], float(scales[span.segment])
             signs = left.sign()
             bits.blend(x[span.coordinates], signs, 1.0, scale)
