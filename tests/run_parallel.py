@@ -20,10 +20,15 @@ LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state",
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 SHARDS, FSDP, NODES, COMPILED = (f"tests/parallel/test_{name}.py" for name in ("shards", "fsdp", "nodes", "compiled"))
-# without what takes longest, and is of most use on other numbers of ranks
-SHORTER = [*EVERYTHING, *(f"--ignore={file}" for file in (FSDP, NODES, COMPILED))]
+LONGEST = (FSDP, NODES, COMPILED)  # which are of most use on few numbers of ranks
+
+
+def without(*files: str) -> list[str]:
+    return [*EVERYTHING, *(f"--ignore={file}" for file in files)]
+
+
 # what lies below the library; the exchanges among it on most numbers of ranks
-BELOW = [*SHORTER, *(f"--ignore={file}" for file in LIBRARY)]
+BELOW = without(*LIBRARY, *LONGEST)
 # where the numbers of ranks of the nodes differ most, a count is of four planes, and there are four voters of two ranks
 COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels, and two voters of several ranks
@@ -31,9 +36,24 @@ LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
 VOTERS = [SHARDS, FSDP, NODES]
 
 # (ranks, what they run)
-SHORT = [(3, SHORTER), (2, [*BELOW, COMPILED]), (5, EXCHANGES), (8, COUNTED), (4, LEVELS), (4, VOTERS), (1, LIBRARY)]
+SHORT = [
+    (3, without(*LONGEST)),
+    (2, without(*LIBRARY, FSDP, NODES)),
+    (5, EXCHANGES),
+    (8, COUNTED),
+    (4, LEVELS),
+    (4, VOTERS),
+    (1, LIBRARY),
+]
 FULL = [
-    *((3, EVERYTHING), (2, BELOW), (5, BELOW), (8, [*BELOW, NODES]), (4, LEVELS), (4, [*VOTERS, COMPILED])),
+    *(
+        (3, EVERYTHING),
+        (2, BELOW),
+        (5, BELOW),
+        (8, without(*LIBRARY, FSDP, COMPILED)),
+        (4, LEVELS),
+        (4, [*VOTERS, COMPILED]),
+    ),
     *((7, PIPELINE), (1, EVERYTHING)),
 ]
 SECONDS, SECONDS_OF_ALL = 600, 1500  # for one number of ranks
