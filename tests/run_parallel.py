@@ -20,7 +20,7 @@ LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state",
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 SHARDS, FSDP, NODES, COMPILED = (f"tests/parallel/test_{name}.py" for name in ("shards", "fsdp", "nodes", "compiled"))
-LONGEST = (FSDP, NODES, COMPILED)  # which are of most use on few numbers of ranks
+LONGEST = (FSDP, NODES, COMPILED)  # which are of most use on few numbers of ranks; gloo waits long without a core
 
 
 def without(*files: str) -> list[str]:
@@ -33,12 +33,13 @@ BELOW = without(*LIBRARY, *LONGEST)
 COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels, and two voters of several ranks
 LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
-VOTERS = [SHARDS, FSDP, NODES]
+ALL_VOTERS = [SHARDS, FSDP, NODES]
+VOTERS = [*ALL_VOTERS, "-k", "shards or nodes or bits_of_an_unsharded or bytes_are"]
 
 # (ranks, what they run)
 SHORT = [
     (3, without(*LONGEST)),
-    (2, without(*LIBRARY, FSDP, NODES)),
+    (2, without(*LIBRARY, NODES)),
     (5, EXCHANGES),
     (8, COUNTED),
     (4, LEVELS),
@@ -51,7 +52,7 @@ FULL = [
     (5, BELOW),
     (8, without(*LIBRARY, FSDP, COMPILED)),
     (4, LEVELS),
-    (4, [*VOTERS, COMPILED]),
+    (4, [*ALL_VOTERS, COMPILED]),
     (7, PIPELINE),
     (1, EVERYTHING),
 ]
