@@ -297,7 +297,7 @@ def test_the_zoo_is_what_the_command_writes():
     text = (ROOT / "mpisign/algorithms/README.md").read_bytes()
     written = run(BIN / "mpisign", "algorithms", "--markdown").out.encode()
     assert text.split(b"<!-- mpisign algorithms --markdown -->\n\n")[1].split(b"\n<!-- end -->")[0] == written
-    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", written.decode(), re.MULTILINE)
+    listed = re.findall(r"^\| \[`([a-z0-9-]+)`\]", written.decode(), re.MULTILINE)
     assert sorted(listed) == sorted(TABLE)
     families = prose(READMES[0]).split("## The zoo")[1].split("\n## ")[0]
     assert sorted(re.findall(r"`([a-z0-9-]+)`", families)) == sorted(listed)

@@ -1,23 +1,69 @@
 """The zoo as text, for `mpisign algorithms`."""
 
+import math
 import sys
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
 
 from mpisign import plugins
 from mpisign.algorithms.formats import Format
-from mpisign.algorithms.method import Algorithm, evaluations_at, per_step, values_at
-from mpisign.algorithms.registry import Entry
+from mpisign.algorithms.method import Algorithm, Method, evaluations_at, per_step, values_at
+from mpisign.algorithms.registry import Entry, Heterogeneous, entries
 from mpisign.algorithms.zoo.absent import ABSENT
 
 VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
 
+HETEROGENEOUS = {
+    "proved": "proved to converge where voters' rows are unlike",
+    "refuted": "known not to converge in general where voters' rows are unlike",
+    "open": "nothing is known to us where voters' rows are unlike",
+}
 
-def listing(entries: Iterable[Entry]) -> str:
+
+@dataclass(frozen=True)
+class Filter:
+    """Which entries are asked for. What is None or empty lets all pass.
+
+    bits: the most that a voter sends per coordinate and step, after a warm-up, shared radii left out. years:
+    of the paper, first and last. heterogeneous: what is known where voters' rows are unlike. offers: what the user's
+    problem offers besides gradients; see Estimator.needs.
+    """
+
+    bits: float | None = None
+    years: tuple[int, int] | None = None
+    heterogeneous: Heterogeneous | None = None
+    offers: frozenset[str] | None = None
+
+    def __call__(self, entry: Entry) -> bool:
+        built = entry.build()
+        return (
+            (self.bits is None or bits_per_step(built) <= self.bits)
+            and (self.years is None or self.years[0] <= entry.year <= self.years[1])
+            and self.heterogeneous in (None, entry.heterogeneous)
+            and (self.offers is None or built.needs <= self.offers)
+        )
+
+
+def bits_per_step(method: Method) -> float:
+    """Bits that a voter sends per coordinate and step, in the method's last stage.
+
+    Infinite where it sends means whose size goes by the shapes of the parameters, as of factors.
+    """
+    stage = method.stages[-1]
+    return math.inf if stage.estimator.side_information() else formats(stage)[0].bits
+
+
+def needs_of_all() -> list[str]:
+    """Whatever an entry needs besides gradients, sorted."""
+    return sorted(frozenset().union(*(entry.build().needs for entry in entries())))
+
+
+def listing(chosen: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
     head = f"bits per coordinate at n = {VOTERS}; gradient evaluations per row of the batch and step\n"
-    return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in entries)
+    return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in chosen)
 
 
 def absent() -> str:
@@ -26,10 +72,10 @@ def absent() -> str:
     return "\n".join(_wrap(text, "    ") for text in texts)
 
 
-def markdown(entries: Iterable[Entry]) -> str:
+def markdown(chosen: Iterable[Entry]) -> str:
     """A table for each module of entries under the first line of its docstring, for mpisign/algorithms/README.md."""
     tables = []
-    for module, rows in groupby(entries, lambda entry: entry.make.__module__):
+    for module, rows in groupby(chosen, lambda entry: entry.make.__module__):
         title = (sys.modules[module].__doc__ or module).partition("\n")[0]
         head = ["| name | method | paper | bits | evaluations |", "|---|---|---|---|---|"]
         tables.append("\n".join([f"**{title}**", "", *head, *map(_row, rows)]))
@@ -42,11 +88,19 @@ def _row(entry: Entry) -> str:
     beside = "".join(f" and {name}" for name in _beside(stage))
     values = f", {v:.3g} function values" if (v := function_values(entry)) else ""
     method, paper = (text.replace("|", r"\|").replace("*", r"\*") for text in (entry.summary, entry.paper))
-    return f"| `{entry.name}` | {method} | {paper} | {up}, {down}{beside} | {evaluations(entry):.3g}{values} |"
+    name, evaluated = f"[`{entry.name}`](methods/{entry.name}.md)", f"{evaluations(entry):.3g}{values}"
+    return f"| {name} | {method} | {paper} | {up}, {down}{beside} | {evaluated} |"
 
 
 def describe(entry: Entry) -> str:
     """Signature, paper, needs, costs, what is known, docstring and definition of one entry."""
+    lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
+    lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts_of(entry).items()]
+    return "\n".join([*lines, "", plugins.docstring(entry.make), "", repr(entry.build())])
+
+
+def facts_of(entry: Entry) -> dict[str, str]:
+    """Paper, needs, costs and what is known of one entry, each in words."""
     built = entry.build()
     cost = f"{evaluations(entry):.3g} per row of the batch and step"
     facts = {
@@ -63,10 +117,7 @@ def describe(entry: Entry) -> str:
         up, down = formats(stage)
         facts[f"{which}up"] = "; ".join([_bits(up), *_beside(stage).values()])
         facts[f"{which}down"] = f"{_bits(down)} at n = {VOTERS}"
-    facts["known"] = entry.known
-    lines = [_wrap(f"{entry.name}({entry.signature})", "    "), ""]
-    lines += [_wrap(f"{name}: {text}", "    ") for name, text in facts.items()]
-    return "\n".join([*lines, "", plugins.docstring(entry.make), "", repr(built)])
+    return facts | {"known": entry.known, "heterogeneous data": HETEROGENEOUS[entry.heterogeneous]}
 
 
 def _wrap(text: str, indent: str) -> str:

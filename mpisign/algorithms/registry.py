@@ -1,9 +1,10 @@
 """The zoo's register: each entry's function, paper, rate, and what is known of it."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +20,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 
+# whether f is known to be minimised where voters' rows are unlike: a theorem says so, a theorem or counterexample says
+# that it need not be, or neither is known to us
+Heterogeneous = Literal["proved", "refuted", "open"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -30,9 +35,16 @@ class Entry:
     lr: float  # the rate that a job takes which gives none
     known: str  # of its convergence, as of the papers' latest versions
     theory: Callable[..., dict[str, Any]] | None = None  # its paper's rate and hyperparameters; see theory.py
+    heterogeneous: Heterogeneous = "open"
 
     def build(self, **hyperparameters) -> Method:
         return self.make(**hyperparameters).named(self.name)
+
+    @property
+    def year(self) -> int:
+        """Of its paper, the first one that is named; 0 where none is."""
+        found = re.search(r"\b(?:19|20)\d\d\b", self.paper.split("arXiv")[0])
+        return int(found[0]) if found else 0
 
     @property
     def summary(self) -> str:
@@ -47,13 +59,13 @@ class Entry:
 REGISTRY: dict[str, Entry] = {}
 
 
-def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None):
+def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None, heterogeneous: Heterogeneous = "open"):
     """Enters the decorated function into the zoo; its signature is the only list of hyperparameters."""
 
     def enter(make: Callable) -> Callable:
         if name in REGISTRY:
             raise ValueError(f"algorithm {name!r} is in the zoo already")
-        REGISTRY[name] = Entry(name, make, paper, lr, known, theory)
+        REGISTRY[name] = Entry(name, make, paper, lr, known, theory, heterogeneous)
         return make
 
     return enter

@@ -17,6 +17,7 @@ from mpisign.run import output
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
+HETEROGENEOUS = "Only those of which that is so of convergence where voters' rows are unlike."
 RESUME = click.Choice(["never", "auto"])
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Prints the definition, and what was measured, too.")
 MAX_TIME = click.option("--max-time", type=float, metavar="MINUTES", help="Saves a checkpoint and stops after so long.")
@@ -185,21 +186,33 @@ def _check_file(config, voters: int, options: dict) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
+@click.option("--bits", type=float, metavar="MOST", help="Only those that send at most so many bits per coordinate.")
+@click.option("--since", type=int, metavar="YEAR", help="Only those of papers of that year or later.")
+@click.option("--until", type=int, metavar="YEAR", help="Only those of papers of that year or before.")
+@click.option("--heterogeneous", type=click.Choice(["proved", "refuted", "open"]), help=HETEROGENEOUS)
+@click.option(
+    "--offers", metavar="WHAT", help="Only those that need gradients and these at most: one or several, or none."
+)
 @click.option("--markdown", "as_markdown", is_flag=True, help="Prints the zoo as the tables of a Markdown page.")
+@click.option("--pages", type=click.Path(path_type=Path), metavar="FOLDER", help="Writes a page for each into FOLDER.")
 @click.option("--absent", is_flag=True, help="Tells which methods that papers compare with are no entries, and why.")
-def algorithms(name, as_markdown, absent):
+def algorithms(name, as_markdown, absent, pages, **wanted):
     """Lists the zoo, or describes the algorithm NAME."""
-    from mpisign.algorithms import listing, zoo  # noqa: F401
-    from mpisign.algorithms.registry import entries, find
+    from mpisign.cli import zoo
 
-    for flag, given in (("--markdown", as_markdown), ("--absent", absent)):
+    told = {"--markdown": as_markdown, "--absent": absent, "--pages": pages}
+    filters = {f"--{key}": value for key, value in wanted.items() if value is not None}
+    for flag, given in (told | filters).items():
         if name and given:
             raise UsageError(f"{flag} is about the whole zoo; leave out {name!r} or {flag}")
-    if absent:
-        click.echo(listing.absent())
-        return
-    write = listing.markdown if as_markdown else listing.listing
-    click.echo(listing.describe(find(name)) if name else write(entries()))
+    for flag in filters if absent else ():
+        raise UsageError(f"{flag} is about entries; leave out --absent or {flag}")
+    if name:
+        zoo.describe(name)
+    elif absent:
+        zoo.absent()
+    else:
+        zoo.print_or_write(zoo.chosen(**wanted), as_markdown, pages)
 
 
 @cli.command("show")

@@ -20,7 +20,13 @@ from mpisign.algorithms.zoo.known import ONE_NODE
 RAW = "Published for one node; on several, the mean of the voters' raw floats takes the gradient's place."
 
 
-@algorithm("sgd", paper="baseline: mean of float32 gradients", lr=0.1, known="The usual rates.")
+@algorithm(
+    "sgd",
+    paper="baseline: mean of float32 gradients",
+    lr=0.1,
+    known="The usual rates.",
+    heterogeneous="proved",
+)
 def sgd(momentum: Beta = 0.9, weight_decay: NonNegative = 0.0, nesterov: bool = False):
     """SGD with momentum on the mean gradient."""
     return Algorithm(Minibatch(), Raw(), Mean(), Sgd(momentum, weight_decay, nesterov))
@@ -140,6 +146,7 @@ def nigt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "f falls by at least |grad|_1^2/(2 L) per step of an exact gradient at lr = 1/L, L the smoothness in the max "
         f"norm. {ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def ssd(weight_decay: NonNegative = 0.0):
     """Steepest descent in the max norm: x -= lr*|g|_1*sign(g), |g|_1 over the whole vector.

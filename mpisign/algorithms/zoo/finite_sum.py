@@ -16,6 +16,7 @@ from mpisign.algorithms.zoo.known import ONE_NODE
     lr=1e-3,
     known=f"E|grad|_1 = O(d^(1/2) T^(-1/3)) under average smoothness. {ONE_NODE} See ssvr-mv and dvr-sign.",
     theory=theory.ssvr,
+    heterogeneous="refuted",
 )
 def ssvr(beta: Fraction = 0.5, start_batches: Count = 1, weight_decay: NonNegative = 0.0):
     """Sign of STORM: v = g(x_t) + (1 - beta)*(v - g(x_{t-1})), both gradients on the same batch.
@@ -33,6 +34,7 @@ def ssvr(beta: Fraction = 0.5, start_batches: Count = 1, weight_decay: NonNegati
     lr=1e-3,
     known=f"E|grad|_1 = O(m^(1/4) d^(1/2) T^(-1/2)) for a sum of m functions. {ONE_NODE}",
     theory=theory.ssvr_fs,
+    heterogeneous="refuted",
 )
 def ssvr_fs(beta: Fraction = 0.01, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of STORM with a snapshot: v as in ssvr, less beta*(g(w) - full gradient at w), on one batch.
@@ -49,6 +51,7 @@ def ssvr_fs(beta: Fraction = 0.01, every: Whole = 0, weight_decay: NonNegative =
     paper="Chzhen & Schechtman 2023, arXiv:2305.13187",
     lr=1e-3,
     known=f"Finite sums: O(T^(-1/2)) if smooth, O(1/T) if convex too (abstract). {ONE_NODE}",
+    heterogeneous="refuted",
 )
 def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w, on rows drawn with replacement.
@@ -67,6 +70,7 @@ def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
         "repair the sign's bias: on two rows E|grad| stays 1/2 for ever (jobs/figures/c5.toml). A revision of 2026 is "
         f"said to withdraw the rate for this reason; we could not confirm it. {ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def signrr(weight_decay: NonNegative = 0.0):
     """Sign of the gradient on rows in reshuffled passes.
@@ -84,13 +88,20 @@ def signrr(weight_decay: NonNegative = 0.0):
         "O(log(nT)/sqrt(nT) + log(nT)*sqrt(n)/sqrt(T)) in the first versions, n rows and T passes. A revision of "
         f"2026 is said to have O(sqrt(d/T)) in averaged l1; we could not confirm it. {ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of SVRG's estimate on reshuffled rows, with a snapshot at each pass. On several nodes dist-signrvr."""
     return Algorithm(Svrg(every, "reshuffle"), Sign(), Majority(), Descent(weight_decay))
 
 
-@algorithm("signrvm", paper="Qin et al. 2023, arXiv:2310.15976, SignRVM", lr=1e-3, known="As signrvr, with momentum.")
+@algorithm(
+    "signrvm",
+    paper="Qin et al. 2023, arXiv:2310.15976, SignRVM",
+    lr=1e-3,
+    known="As signrvr, with momentum.",
+    heterogeneous="refuted",
+)
 def signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of signrvr's estimate. On several nodes dist-signrvm.
 

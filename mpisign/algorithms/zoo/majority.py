@@ -21,6 +21,7 @@ from mpisign.algorithms.zoo.known import MEDIAN
         f"which in l1 is O(K^(-1/4)). {MEDIAN}"
     ),
     theory=theory.signsgd_mv,
+    heterogeneous="refuted",
 )
 def signsgd_mv(weight_decay: NonNegative = 0.0):
     """Sign of the gradient on each rank, majority vote across ranks. The paper's delta is our lr."""
@@ -32,6 +33,7 @@ def signsgd_mv(weight_decay: NonNegative = 0.0):
     paper="Bernstein et al. 2019, arXiv:1810.05291, alg. 1",
     lr=1e-3,
     known=f"The 2019 theorems are for beta = 0; the 2018 one for momentum has a warm-up that nobody runs. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Sign of momentum on each rank, majority vote across ranks. The paper's eta, lambda: lr, weight_decay."""
@@ -45,6 +47,7 @@ def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     known=(
         f"With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (reconstructed). {MEDIAN}"
     ),
+    heterogeneous="refuted",
 )
 def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
     """Distributed Lion: sign of beta1*m + (1 - beta1)*g on each rank, majority vote; m is never shared.
@@ -61,6 +64,7 @@ def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative 
     paper="Park, Poor & Lee 2024, arXiv:2403.16372 (signSGD-FV); Park & Lee 2024, arXiv:2402.01340 (signSGD-FD)",
     lr=1e-3,
     known=f"Built for voters whose batches differ in size. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def signsgd_fv(
     plain: Count = 100,

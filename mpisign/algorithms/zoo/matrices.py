@@ -33,6 +33,7 @@ def _momentum(momentum: float, nesterov: bool) -> Estimator:
         "1/sqrt(n) times that of one voter. The other paper's theorem 1: it ascends a linear function of a 4 x 4 "
         "matrix, by 42468/103 a step and unit of lr (jobs/figures/c14.toml)."
     ),
+    heterogeneous="refuted",
 )
 def signmuon(
     momentum: Beta = 0.95,
@@ -67,6 +68,7 @@ def signmuon(
         "Theorem 2: it ascends a linear function of a 5 x 5 matrix, by 13.888 a step and unit of lr (jobs/figures/"
         "c14.toml). No rate is claimed."
     ),
+    heterogeneous="refuted",
 )
 def muonusign(
     momentum: Beta = 0.95,
@@ -94,6 +96,7 @@ def muonusign(
         "Theorem 3: it ascends the linear function on which muonusign does, by 76 a step and unit of lr (jobs/figures/"
         "c14.toml). No rate is claimed."
     ),
+    heterogeneous="refuted",
 )
 def muonsign(
     momentum: Beta = 0.95,
@@ -120,6 +123,7 @@ def muonsign(
         "The rate of EF21-Muon (Gruntkowska et al. 2025), of which it is the form with scaled signs up. It descends on "
         "the linear functions on which muonusign and muonsign ascend."
     ),
+    heterogeneous="proved",
 )
 def ef21_muonusign(
     momentum: Beta = 0.95,
@@ -144,6 +148,7 @@ def ef21_muonusign(
     paper=CODE,
     lr=0.02,
     known="The rate of EF21-Muon with EF21-P down (Gruntkowska et al. 2025), for the exact point y, not for x.",
+    heterogeneous="proved",
 )
 def ef21_muonsign(
     momentum: Beta = 0.95,
@@ -172,6 +177,7 @@ def ef21_muonsign(
         "matrix, bounded below, that it ascends by 49/480 a step in the theorem's units, where the others stay bounded "
         "(jobs/figures/c14.toml). Take ef21-muonusign."
     ),
+    heterogeneous="refuted",
 )
 def ef21_signmuon(
     momentum: Beta = 0.95,

@@ -99,6 +99,7 @@ def onebit_sgd(bucket: Count = 512, momentum: Beta = 0.9, weight_decay: NonNegat
         "Linear convergence for strongly convex functions and full gradients, whatever the voters' data: memories "
         "learn the local gradients. alpha <= 1/(1 + omega)."
     ),
+    heterogeneous="proved",
 )
 def diana(
     levels: Count = 1,
@@ -125,6 +126,7 @@ def diana(
     paper="Richtarik, Sokolov & Fatkhullin 2021, arXiv:2106.05203, alg. 2",
     lr=0.1,
     known="O(1/T) for full gradients whatever the voters' data, without a bound on their unlikeness.",
+    heterogeneous="proved",
 )
 def ef21(code: Code = "topk", density: Fraction = 0.01, momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """Codes of differences between gradients and memories, added to both: error feedback without residuals.

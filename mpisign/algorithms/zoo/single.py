@@ -30,6 +30,7 @@ from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
         f"last iterate. {MEDIAN}"
     ),
     theory=theory.signsgd_mv,
+    heterogeneous="refuted",
 )
 def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
     """Sign of the gradient; option 2 keeps the better of the old and the new point. On several nodes signsgd-mv.
@@ -51,6 +52,7 @@ def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
         "N^(-1/4)) in l1; for rates lr/sqrt(k+1) and batches that grow as k + 1, which nobody runs. The warm-up "
         f"belongs to it. {MEDIAN}"
     ),
+    heterogeneous="refuted",
 )
 def signum(beta: Beta = 0.9, warmup: Whole | None = None, weight_decay: NonNegative = 0.0):
     """Sign of momentum, after a warm-up in which m is gathered while the sign of g decides.
@@ -84,6 +86,7 @@ def warmup_of(beta: float) -> int:
         f"(arXiv:2507.12091). {ONE_NODE}"
     ),
     theory=theory.signsgd_sim,
+    heterogeneous="refuted",
 )
 def signsgd_sim(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of gradients: signum without a warm-up.
@@ -101,6 +104,7 @@ def signsgd_sim(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "With weight decay it solves a problem with the constraint |weight_decay * x| <= 1, and rates 3 to 10 times "
         "below AdamW's are advised (both reconstructed)."
     ),
+    heterogeneous="refuted",
 )
 def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
     """Sign of beta1*m + (1 - beta1)*g, m a slower average; decoupled weight decay. On several nodes dlion-mavo."""
@@ -112,6 +116,7 @@ def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0)
     paper="Riedmiller & Braun 1993, IEEE ICNN, in the form without backtracking",
     lr=0.01,
     known=f"No rate is known to us; it is for full gradients, and noise in their signs shrinks its steps. {ONE_NODE}",
+    heterogeneous="refuted",
 )
 def rprop(increase: Positive = 1.2, decrease: Positive = 0.5, least: Positive = 1e-6, most: Positive = 50.0):
     """A step size a coordinate, which grows while the sign stays and shrinks when it turns; full gradients.
@@ -130,6 +135,7 @@ def rprop(increase: Positive = 1.2, decrease: Positive = 0.5, least: Positive = 
         "The rate of signSGD with the best constant step, up to logarithms, without knowing it (seen second-hand). "
         f"{ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def signsgd_free(
     gap: Positive = 1e-3,
@@ -159,6 +165,7 @@ def signsgd_free(
         "A small-batch rate in a measure weighted by the signal-to-noise ratio, for symmetric unimodal noise. "
         f"{ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def hybrid_signsgd(
     beta: Beta = 0.9,

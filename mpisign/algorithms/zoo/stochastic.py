@@ -33,6 +33,7 @@ def noisy_signsgd(noise: NonNegative = 0.01, weight_decay: NonNegative = 0.0):
     lr=0.1,
     known="E|grad|^2 = O(d^(2/3) T^(-1/3)) at noise (T*d)^(1/6) and rate (T*d)^(-2/3) (thm. 6, seen second-hand).",
     theory=theory.noisy_median,
+    heterogeneous="proved",
 )
 def noisy_median(noise: NonNegative = 0.01):
     """Coordinate median of g + noise*xi. Not a sign vote: raw floats, 32 bits a coordinate each way.
@@ -112,6 +113,7 @@ def sto_signsgd_running(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "one dimension it is a vote of signs and goes to the median."
     ),
     theory=theory.ssdm,
+    heterogeneous="refuted",
 )
 def ssdm(
     beta: Beta = 0.9, radius: Literal["norm"] | Radius = "norm", refresh: Count = 100, weight_decay: NonNegative = 0.0
@@ -132,6 +134,7 @@ def ssdm(
     lr=1e-3,
     known=f"O(d T^(-1/4) + d n^(-1/2)). {FLOOR}",
     theory=theory.mv_signsgd_sim,
+    heterogeneous="refuted",
 )
 def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 100, weight_decay: NonNegative = 0.0):
     """Stochastic sign of momentum, majority vote: ssvr-mv's option 1 with an average in STORM's place.

@@ -19,6 +19,7 @@ from mpisign.errors import UsageError
     lr=1e-3,
     known=f"Option 1: O(d^(1/2) T^(-1/2) + d n^(-1/2)). {FLOOR} Option 2: E|grad|_2 = O(d^(1/4) T^(-1/4)), no floor.",
     theory=theory.ssvr_mv,
+    heterogeneous="refuted",
 )
 def ssvr_mv(
     option: Literal[1, 2] = 1,
@@ -50,6 +51,7 @@ def ssvr_mv(
         "and there is no floor."
     ),
     theory=theory.dvr_sign,
+    heterogeneous="proved",
 )
 def dvr_sign(
     beta: Fraction = 0.5, start_batches: Count = 1, snapshot_every: Whole = 0, weight_decay: NonNegative = 0.0
@@ -70,6 +72,7 @@ def dvr_sign(
     lr=0.01,
     known="E|grad|_2 = O(sqrt(a/K) + sqrt(a)/(nK)^(1/3)), a = d for this compressor; unlike voters allowed.",
     theory=theory.dvr_q,
+    heterogeneous="proved",
 )
 def dvr_q(beta: Fraction = 0.5, start_batches: Count = 1, snapshot_every: Whole = 0, weight_decay: NonNegative = 0.0):
     """As dvr-sign, but decides Q(z), unbiased for z: x -= lr*Q(z), one float a tensor beside the bits down too."""
@@ -105,6 +108,7 @@ def _tracking(vote, beta, start_batches, snapshot_every, weight_decay):
         "passes over them. Reshuffling alone does not repair the sign's bias (see signrr); the snapshot here does. "
         f"{MEDIAN}"
     ),
+    heterogeneous="refuted",
 )
 def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of g(x) - g(w) + full gradient at w on each rank's own reshuffled rows, majority vote.
@@ -120,6 +124,7 @@ def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     paper="Qin et al. 2023, arXiv:2310.15976, dist-SignRVM",
     lr=1e-3,
     known=f"As dist-signrvr, with momentum. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def dist_signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of a moving average of dist-signrvr's estimate, majority vote.

@@ -1,0 +1,86 @@
+"""The pages of the zoo's methods, and the filters of its list."""
+
+import re
+
+import pytest
+
+from mpisign.algorithms import listing, pages, zoo
+from mpisign.algorithms.registry import entries
+from tests.running import ROOT, mpisign
+
+assert zoo
+
+PAGES = ROOT / "mpisign/algorithms/methods"
+
+
+def listed(*options):
+    """The names that `mpisign algorithms` prints with these options."""
+    ended = mpisign("algorithms", *options)
+    assert ended.code == 0, ended.err
+    return re.findall(r"^([a-z0-9-]+)  ", ended.out, re.MULTILINE)
+
+
+def test_pages_are_what_the_command_writes(tmp_path):
+    ended = mpisign("algorithms", "--pages", tmp_path / "methods", cwd=ROOT)
+    assert ended.code == 0, ended.err
+    written, kept = ({p.name: p.read_text() for p in folder.glob("*.md")} for folder in (tmp_path / "methods", PAGES))
+    # links lead from where a page lies
+    plain = [{k: re.sub(r"\(\S*/jobs/", "(jobs/", text) for k, text in texts.items()} for texts in (written, kept)]
+    assert plain[0] == plain[1], f"mpisign algorithms --pages {PAGES.relative_to(ROOT)} writes them anew"
+    assert sorted(kept) == sorted(f"{e.name}.md" for e in entries())
+
+
+def test_links_of_pages_lead_somewhere():
+    for path in PAGES.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert (path.parent / link).is_file(), f"{path.name}: {link}"
+
+
+def test_jobs_of_an_algorithm_are_found_in_sweeps_too(tmp_path):
+    (tmp_path / "plain.toml").write_text('[algorithm]\nname = "lion"\n')
+    (tmp_path / "sweep.toml").write_text('[sweep]\n"algorithm.name" = ["sgd", "adam"]\n')
+    (tmp_path / "points.toml").write_text('[algorithm]\nname = "sgd"\n[[sweep.points]]\n"algorithm.name" = "ef21"\n')
+    found = pages.jobs_by_algorithm(tmp_path)
+    names = {name: sorted(path.stem for path in paths) for name, paths in found.items()}
+    assert names == {"lion": ["plain"], "sgd": ["points", "sweep"], "adam": ["sweep"], "ef21": ["points"]}
+
+
+def test_a_page_says_what_is_reconstructed():
+    by_name = {entry.name: entry for entry in entries()}
+    assert "reconstructed in part" in pages.how_sure(by_name["ssvr-mv"])
+    assert pages.how_sure(by_name["sgd"]) == "nothing of the rule is marked as reconstructed"
+
+
+def test_filters_take_what_they_say():
+    for entry in entries():
+        bits = listing.bits_per_step(entry.build())
+        assert bits > 0
+        assert listing.Filter(bits=bits)(entry)
+        assert not listing.Filter(bits=min(bits, 99.0) * 0.99)(entry)
+        assert listing.Filter(years=(entry.year, entry.year))(entry)
+        assert not listing.Filter(years=(entry.year + 1, 9999))(entry)
+        assert listing.Filter(offers=entry.build().needs)(entry)
+        assert [k for k in listing.HETEROGENEOUS if listing.Filter(heterogeneous=k)(entry)] == [entry.heterogeneous]
+
+
+def test_filters_narrow_the_list_together():
+    few = listed("--heterogeneous", "proved", "--bits", 1, "--since", 2024, "--offers", "two points")
+    assert few == ["dvr-sign", "dvr-q", "ef21-muonusign", "ef21-muonsign"]
+    assert "dvr-sign" not in listed("--offers", "none")
+    assert listed("--until", 1999) == ["rprop"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("lion", "--bits", 1), "--bits is about the whole zoo; leave out 'lion' or --bits"),
+        (("--absent", "--since", 2020), "--since is about entries; leave out --absent or --since"),
+        (("--bits", 0.001, "--until", 1999), "no entry passes all of these filters; leave one out, or widen it"),
+        (("--offers", "magic"), "--offers magic: entries need none, or some of: "),
+        (("--pages", "/dev/null/x"), "--pages /dev/null/x: Not a directory; give a folder that can be written"),
+    ],
+)
+def test_what_fits_no_list_is_refused(options, message):
+    refused = mpisign("algorithms", *options)
+    assert refused.code == 2
+    assert refused.err.startswith(f"mpisign: {message}")
