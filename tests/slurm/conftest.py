@@ -63,10 +63,13 @@ class Slurm:
     def wait(self, number, *states, seconds=90) -> dict[str, str]:
         """Waits until the job is in one of these states; COMPLETED, FAILED, ... by default."""
         states = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        return until(lambda: (job := self.job(number))["JobState"] in states and job, seconds, self.log)
+        return until(lambda: (job := self.job(number))["JobState"] in states and job, seconds, lambda: self.log(number))
 
-    def log(self) -> str:
-        return self.run("squeue", "-a")
+    def log(self, number=None) -> str:
+        """What a test that waited in vain is told: jobs and their steps, nodes, and what a job has printed."""
+        told = [self.run("squeue", "-a"), self.run("squeue", "-a", "-s"), self.run("sinfo", "-N", "-l")]
+        printed = Path(self.job(number).get("StdOut", "")) if number else None
+        return "\n".join([*told, printed.read_text() if printed and printed.is_file() else ""])
 
 
 def until(found, seconds, explain=str):

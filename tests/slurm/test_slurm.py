@@ -185,7 +185,8 @@ def test_one_two_and_four_nodes(slurm, tmp_path):
     settings = sets("problem.name=quadratic", "run.steps=50", "algorithm.name=ssvr-mv")
     slurm_options = options(4, 1, log, f"--chdir={tmp_path}")
     job = slurm.submit(ROOT / "slurm/scaling.sbatch", *settings, options=slurm_options)
-    assert slurm.wait(job)["JobState"] == "COMPLETED", log.read_text()
+    # three runs, one after another
+    assert slurm.wait(job, seconds=180)["JobState"] == "COMPLETED", log.read_text()
     for n in (1, 2, 4):
         file, whole = (tmp_path / where / f"quadratic-ssvr-mv-n{n}-seed1.h5" for where in ("runs", "here"))
         assert Run(file).attributes["n"] == n
