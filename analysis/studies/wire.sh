@@ -86,4 +86,6 @@ projected() { # the cores' part is the same step by TCP over loopback: hosts sha
 
 [ $# -gt 0 ] || set -- kernels step loopback tcp profile links nodes voters library
 for part in "$@"; do "$part"; done
-$BIN/python analysis/studies/predictions.py runs/wire/exchange-*.h5 | tee analysis/wire/predictions.md
+if measured=$(ls runs/wire/exchange-*.h5 2>/dev/null); then
+    $BIN/python analysis/studies/predictions.py $measured | tee analysis/wire/predictions.md
+fi
