@@ -15,7 +15,6 @@ from mpisign.algorithms.slots import State
 from mpisign.engine.stepper import Stepper
 from mpisign.exchange import Exchange
 from mpisign.layout import WORD
-from mpisign.problems.node import NodeOracle
 
 Arrays = dict[str, np.ndarray]
 BUFFERS = "oracle/"
@@ -102,7 +101,7 @@ def _verdicts(stepper: Stepper) -> list[tuple[str, Exchange]]:
 
 
 def _prefix(stepper: Stepper) -> str:
-    named = isinstance(stepper.oracles[0], NodeOracle)
+    named = stepper.oracles[0].of_ranks
     return f"shard{stepper.layout.number}/" if stepper.layout.number and not named else ""
 
 

@@ -28,7 +28,7 @@ class Gradients:
     faults are agreed on.
     """
 
-    rows, accumulate, clip = None, 1, 0.0
+    rows, accumulate, clip, of_ranks = None, 1, 0.0, False
     keeps_buffers = True  # whether checkpoints have them
 
     def __init__(self, named: Named, layout: Layout, x: Tensor, warns: bool):

@@ -28,6 +28,8 @@ class NodeOracle:
     all ranks of the voter are here, and what each of them wrote is seen.
     """
 
+    of_ranks = True  # as Oracle.of_ranks
+
     def __init__(
         self,
         voter: int,
@@ -115,17 +117,7 @@ class NodeOracle:
 
 def members_of(oracles: list[Oracle] | list[NodeOracle]) -> list[Oracle]:
     """The oracles of the ranks behind those of voters: in the order of the ranks."""
-    return [member for oracle in oracles for member in (oracle.members if isinstance(oracle, NodeOracle) else [oracle])]
-
-
-def shares_of(oracle: Oracle | NodeOracle) -> list[float]:
-    """The weights of the gradients of its members, in that of their voter; of one rank 1."""
-    return oracle.shares if isinstance(oracle, NodeOracle) else [1.0]
-
-
-def all_of(x: Tensor, oracle: Oracle | NodeOracle) -> Tensor:
-    """All of x, of which a Stepper may have a shard. Collective among the ranks of a voter."""
-    return oracle.whole(x) if isinstance(oracle, NodeOracle) else x
+    return [member for oracle in oracles for member in oracle.members]
 
 
 def scratch(ranks: int, layout: Layout) -> Tensor:

@@ -31,6 +31,8 @@ class Oracle:
     sampling: "reshuffle" (each pass in a new order) or "replacement". resident, sharing: see loader.py.
     """
 
+    of_ranks = False  # whether several ranks are the voter, by whose numbers it names their statistics
+
     def __init__(
         self,
         problem: Problem,
@@ -62,6 +64,20 @@ class Oracle:
         self._exact: Tensor | None = None
         self._views: dict[tuple[int, int], tuple[dict, dict]] = {}
         self._orders: dict[int, np.ndarray] = {}
+
+    @property
+    def members(self) -> list["Oracle"]:
+        """The oracles of the voter's ranks in this process: itself."""
+        return [self]
+
+    @property
+    def shares(self) -> list[float]:
+        """The weights of their gradients in the voter's."""
+        return [1.0]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """All of x, where this process's vectors may be shards of it: x itself."""
+        return x
 
     def begin(self, t: int) -> None:
         """Turns to step t; gradients asked for from now on are of its batch."""

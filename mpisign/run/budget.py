@@ -14,7 +14,6 @@ from mpisign.engine.stage import Stage
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.problems.data.distribute import LocalData
-from mpisign.problems.node import NodeOracle
 
 FORESEEN = 1_000_000  # steps whose costs are worked out one by one
 
@@ -134,7 +133,7 @@ def _memory(stepper: Stepper) -> dict[str, object]:
     """Bytes that a process holds, and those that the ranks of a voter share, where it is several."""
     whose = "rank" if len(stepper.world.local) == 1 else "process"
     held, first = stepper.memory(), stepper.oracles[0]
-    if not isinstance(first, NodeOracle):
+    if not first.of_ranks:
         return {f"memory_per_{whose}": held}
     if stepper.world.shards:  # simulated
         return {f"memory_per_{whose}": held + first.memory(), "ranks_per_voter": stepper.world.each}

@@ -10,7 +10,7 @@ from mpisign.engine.stepper import Stepper
 from mpisign.parallel.world import World
 from mpisign.problems import Oracle
 from mpisign.problems.data.loader import DeviceLoader
-from mpisign.problems.node import members_of, shares_of
+from mpisign.problems.node import members_of
 
 
 def statistics(stepper: Stepper, everyone: World) -> State:
@@ -45,7 +45,7 @@ def measure(
 
 def weights_of_ranks(stepper: Stepper) -> list[float]:
     """Of each local rank in the objective, adding up to the number of ranks over all of them."""
-    return [float(stepper.weights[oracle.voter]) * share for oracle in stepper.oracles for share in shares_of(oracle)]
+    return [float(stepper.weights[oracle.voter]) * share for oracle in stepper.oracles for share in oracle.shares]
 
 
 def _of_rank(x: Tensor, oracle: Oracle, weight: float, test: DeviceLoader | None, gathered: State) -> dict[str, float]:

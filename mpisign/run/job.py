@@ -15,7 +15,7 @@ from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.stopping import Request
 from mpisign.parallel.watchdog import WATCH
 from mpisign.run.mirror import ALONE, Mirror
-from mpisign.run.nodes import Crew
+from mpisign.run.nodes import NodeVoter
 from mpisign.run.plan import Plan
 from mpisign.run.probe import Probe
 from mpisign.run.recording import RunLog
@@ -46,16 +46,16 @@ class Job:
         quiet: bool = False,
         verbose: bool = False,
         resuming: bool = False,
-        crew: Crew | None = None,
+        node: NodeVoter | None = None,
     ):
-        """voters: one per rank or Crew, or any number in a process without MPI. quiet, verbose: what root prints.
+        """voters: one per rank or node, or any number in a process without MPI. quiet, verbose: what root prints.
 
-        resuming: whether it may go on with a run, and so with what that measured. crew: where a voter is several ranks.
+        resuming: whether it may go on with a run, and so with what that measured. node: where a voter is several ranks.
         """
         if resuming and plan.config.problem.batch_sizes == "speed":
             sizes = sizes_of_then(plan.config, ranks) or "speed"
             plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
-        setup = set_up(plan, ranks, voters, crew)
+        setup = set_up(plan, ranks, voters, node)
         self.ranks, self.stepper, self.config, self.plan = ranks, setup.stepper, setup.plan.config, setup.plan
         self.steps = self.config.run.steps
         self.schedule = Schedule(steps=self.steps, **self.config.schedule.model_dump())

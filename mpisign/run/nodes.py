@@ -23,8 +23,11 @@ KEY = 'exchange.voter = "node"'
 
 
 @dataclass(frozen=True)
-class Crew:
-    """This rank among those of its voter, and the ranks with a shard like its own: one of each voter, in order."""
+class NodeVoter:
+    """A voter that is a node, as one of its ranks sees it.
+
+    inside: the ranks of the voter. across: those with a shard like this one's, one of each voter, in order.
+    """
 
     voter: int
     inside: Inside
@@ -69,8 +72,8 @@ def simulated(config: Config, voters: int) -> tuple[int, int]:
     return voters, config.exchange.node_size
 
 
-def muster(ranks: "Ranks", config: Config) -> tuple["Ranks", Crew | None]:
-    """The ranks, numbered node by node, and this one's Crew; or as they are, where each of them is a voter. Collective.
+def divide(ranks: "Ranks", config: Config) -> tuple["Ranks", NodeVoter | None]:
+    """The ranks, numbered node by node, and this one's voter; or as they are, where each is a voter. Collective.
 
     Raises UsageError, on all ranks, where nodes have different numbers of them.
     """
@@ -91,7 +94,7 @@ def muster(ranks: "Ranks", config: Config) -> tuple["Ranks", Crew | None]:
         return ranks, None
     voter, shard = divmod(place, each)
     inside, across = ranks.comm.Split(voter, shard), ranks.comm.Split(shard, voter)
-    return ranks, Crew(voter, Inside(inside), across)
+    return ranks, NodeVoter(voter, Inside(inside), across)
 
 
 def check(config: Config, algorithm: "Method", name: str, each: int) -> None:

@@ -20,7 +20,6 @@ from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
-from mpisign.problems.node import all_of
 from mpisign.run import budget, output, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
 from mpisign.run.mirror import Mirror
@@ -170,7 +169,7 @@ class RunLog:
         stepper, step = self.stepper, self.stepper.t
         with stepper.timer("evaluate"):
             gathered, everyone = statistics(stepper, self.everyone), self.everyone
-            x = all_of(stepper.x, stepper.oracles[0])
+            x = stepper.oracles[0].whole(stepper.x)
             figures = measure(stepper, everyone, x, self.test, gathered)
             figures |= gradient_norms(stepper, everyone, x, self.config.run.exact_gradient)
             self._add("eval", step=step, **figures, **self._costs())
@@ -200,7 +199,7 @@ class RunLog:
 
     def _point(self, gathered: State) -> State:
         """All of x, and a model's statistics beside it, by name. Collective among the ranks of a voter."""
-        return {"x": all_of(self.stepper.x, self.oracles[0])} | gathered
+        return {"x": self.oracles[0].whole(self.stepper.x)} | gathered
 
     def _costs(self) -> dict[str, float]:
         """Cumulative costs, the same numbers for every table."""

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from mpisign.problems.data.distribute import LocalData, distribute_rows, fingerp
 from mpisign.problems.node import NodeOracle, scratch
 from mpisign.run import budget
 from mpisign.run.adversary import Adversary
-from mpisign.run.nodes import Crew
+from mpisign.run.nodes import NodeVoter
 from mpisign.run.plan import Plan, with_theory, with_weights
 from mpisign.run.resume import MOVABLE
 from mpisign.run.speed import by_speed
@@ -59,15 +60,15 @@ def use_threads(threads: int) -> None:
     bits.use_threads(threads)
 
 
-def set_up(plan: Plan, ranks: Ranks, voters: int, crew: Crew | None = None) -> Setup:
-    """Everything that lives from the first step to the last. voters: one per rank or Crew, or any number without MPI.
+def set_up(plan: Plan, ranks: Ranks, voters: int, node: NodeVoter | None = None) -> Setup:
+    """Everything that lives from the first step to the last. voters: one per rank or node, or any number without MPI.
 
     Raises UsageError on all ranks for data that can't be read, and for what does not fit the data or the memory.
     """
     streams = Streams(plan.config.run.seed)
     share = _share(plan, ranks, voters * plan.config.ranks_per_voter, streams)
     start = _initial(plan, streams, ranks)
-    device = device_for(plan.problem, "cpu" if crew else plan.config.run.device, ranks)
+    device = device_for(plan.problem, "cpu" if node else plan.config.run.device, ranks)
     layout = Layout({name: tuple(p.shape) for name, p in start.items()}, segment_options(plan, start), device)
     plan.algorithm.check(layout)
     x = layout.flatten(start)
@@ -77,13 +78,13 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, crew: Crew | None = None) -> S
         plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
     plan, rows_per_minibatch = _completed(plan, share, voters, layout.size)
     with ranks.agreed():
-        seat = _seat(plan, share, layout, x, streams, ranks, crew)
-    plan, stepper = _assemble(plan, share, seat, ranks)
+        parts = _parts(plan, share, layout, x, streams, ranks, node)
+    plan, stepper = _assemble(plan, share, parts, ranks)
     if plan.config.adversary.voters:
         adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
         for channel in (channel for stage in stepper.stages for channel in stage.channels):
             channel.exchange.adversary = adversary
-    return Setup(plan, share, stepper, rows_per_minibatch, seat.everyone)
+    return Setup(plan, share, stepper, rows_per_minibatch, parts.everyone)
 
 
 def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
@@ -164,7 +165,7 @@ def _completed(plan: Plan, share: LocalData, voters: int, d: int) -> tuple[Plan,
 
 
 @dataclass(frozen=True)
-class _Seat:
+class _Parts:
     """What the Stepper of this process is made of, besides the plan and the exchanges.
 
     layout, x, streams: of all of x, or of this rank's shard of it. comm: on which exchanges are measured, if any.
@@ -179,54 +180,74 @@ class _Seat:
     comm: Any
 
 
-def _seat(
-    plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks, crew: Crew | None
-) -> _Seat:
-    """A voter per rank; or several ranks per voter, in a Crew or simulated."""
+def _of_ranks(members: list[Oracle], layout: Layout, x: Tensor, streams: Streams, ranks: Ranks, n: int) -> _Parts:
+    """A voter per rank: this one's, or all n of a simulation."""
+    world = Mpi(ranks.comm) if ranks.size > 1 else Local(n)
+    return _Parts(layout, x, streams, world, world, list(members), ranks.comm)
+
+
+def _of_simulated_nodes(
+    members: list[Oracle], weights: np.ndarray, clip: float, layout: Layout, x: Tensor, streams: Streams
+) -> _Parts:
+    """Voters of several ranks, all of them in this process. weights: (voters, ranks of each)."""
+    each = weights.shape[1]
+    gradients, oracles = scratch(each, layout), []
+    for voter, own in enumerate(weights):
+        ranks = members[voter * each :][:each]
+        oracles.append(NodeOracle(voter, ranks, own.tolist(), gradients, layout, clip=clip))
+    world = Local(len(weights), shards=_lengths(layout, each))
+    return _Parts(layout, x, streams, world, Local(weights.size), oracles, None)
+
+
+def _of_node(
+    node: NodeVoter, member: list[Oracle], weights: np.ndarray, clip: float, x: Tensor, streams: Streams, ranks: Ranks
+) -> _Parts:
+    """This rank's part of a voter that is a node: its shard of x, all of which the node's ranks share."""
+    layout, world = LayoutShard(member[0].layout, node.inside), OfShards(node.across, ranks.comm, node.inside)
+    memory = SharedVectors(ranks.comm, node.inside.comm, len(x))
+    if node.inside.rank == 0:
+        memory.x.copy_(x)
+    memory.wait()
+    settings = {"clip": clip, "x": memory.x, "first": node.inside.rank, "wait": memory.wait}
+    oracle = NodeOracle(node.voter, member, weights[node.voter].tolist(), memory.gradients, layout, **settings)
+    own = memory.x[layout.origin :][: layout.length]
+    streams = Streams(streams.seed, layout.origin)
+    return _Parts(layout, own, streams, world, Mpi(ranks.comm), [oracle], node.across)
+
+
+def _parts(
+    plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks, node: NodeVoter | None
+) -> _Parts:
+    """A voter per rank; or voters of several ranks, which are nodes or simulated."""
     members = _oracles(plan, share, layout, streams, ranks)
-    each, n = plan.config.ranks_per_voter, len(share.rows)
-    if each == 1:
-        world = Mpi(ranks.comm) if ranks.size > 1 else Local(n)
-        return _Seat(layout, x, streams, world, world, members, ranks.comm)
+    if plan.config.ranks_per_voter == 1:
+        return _of_ranks(members, layout, x, streams, ranks, len(share.rows))
     weights, clip = budget.shares(plan.config, share), plan.config.algorithm.clip
-    if crew is None:
-        world, everyone = Local(n // each, shards=_lengths(layout, each)), Local(n)
-        gradients = scratch(each, layout)
-        oracles = [
-            NodeOracle(voter, members[voter * each :][:each], own.tolist(), gradients, layout, clip=clip)
-            for voter, own in enumerate(weights)
-        ]
+    if node is None:
+        parts = _of_simulated_nodes(members, weights, clip, layout, x, streams)
     else:
-        shard, everyone = LayoutShard(layout, crew.inside), Mpi(ranks.comm)
-        world = OfShards(crew.across, ranks.comm, crew.inside)
-        memory = SharedVectors(ranks.comm, crew.inside.comm, layout.length)
-        whole = memory.x.copy_(x) if crew.inside.rank == 0 else memory.x
-        memory.wait()
-        x, streams = whole[shard.origin :][: shard.length], Streams(streams.seed, shard.origin)
-        settings = {"clip": clip, "x": whole, "first": crew.inside.rank, "wait": memory.wait}
-        oracles = [NodeOracle(crew.voter, members, weights[crew.voter].tolist(), memory.gradients, shard, **settings)]
-        layout = shard
-    everyone.traffic = world.traffic  # counted together
-    return _Seat(layout, x, streams, world, everyone, oracles, crew and crew.across)
+        parts = _of_node(node, members, weights, clip, x, streams, ranks)
+    parts.everyone.traffic = parts.world.traffic  # counted together
+    return parts
 
 
 def _lengths(layout: Layout, each: int) -> tuple[int, ...]:
     return tuple(hi - lo for lo, hi in shard_borders(layout.length, each))
 
 
-def _assemble(plan: Plan, share: LocalData, seat: _Seat, ranks: Ranks) -> tuple[Plan, Stepper]:
+def _assemble(plan: Plan, share: LocalData, parts: _Parts, ranks: Ranks) -> tuple[Plan, Stepper]:
     """The Stepper with its exchanges, and the plan with those that were chosen by measuring."""
-    config, layout = plan.config, seat.layout
+    config, layout = plan.config, parts.layout
     settings = config.exchange.model_dump(exclude={"name", "voter", "gpu_aware"})
     if config.exchange.voter == "node":
         settings["node_size"] = 0  # of which the ranks of a voter are a node
-    chosen = autotune(plan.choices, plan.algorithm.stages, seat.comm, layout.length, **settings)
-    chosen = ranks.share(chosen) if seat.world is not seat.everyone else chosen  # those of like shards measured alone
+    chosen = autotune(plan.choices, plan.algorithm.stages, parts.comm, layout.length, **settings)
+    chosen = ranks.share(chosen) if parts.world is not parts.everyone else chosen  # those of like shards measured alone
     timer = Timer(lambda: synchronize(layout.device)) if layout.device.type != "cpu" else None
     weights = budget.weights(config, share)
     settings["gpu_aware"] = config.exchange.gpu_aware
-    parts = layout, seat.world, seat.streams, seat.oracles, seat.x
-    stepper = make_stepper(plan.algorithm, chosen, *parts, weights, timer, **settings)
+    arguments = layout, parts.world, parts.streams, parts.oracles, parts.x
+    stepper = make_stepper(plan.algorithm, chosen, *arguments, weights, timer, **settings)
     return replace(plan, choices=chosen), stepper
 
 

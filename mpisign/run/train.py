@@ -44,8 +44,8 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     leaving.guard()
     WATCH.least = START
     leaving.watch_over(ranks, config.run.watchdog, "run.watchdog")
-    ranks, crew = nodes.muster(ranks, config)
-    voters = (crew.voters, crew.each) if crew else (ranks.size, 1)
+    ranks, node = nodes.divide(ranks, config)
+    voters = (node.voters, node.each) if node else (ranks.size, 1)
     if voters != promised:
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, *voters)
@@ -53,7 +53,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     use_threads(ranks.threads)
     load_kernels(ranks)
     plan = continued(plan, config, ranks, voters[0], options)
-    Job(plan, ranks, voters[0], verbose=verbose, resuming=options.resume != "never", crew=crew).run(dry_run, options)
+    Job(plan, ranks, voters[0], verbose=verbose, resuming=options.resume != "never", node=node).run(dry_run, options)
 
 
 def simulate(

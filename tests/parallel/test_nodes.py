@@ -11,7 +11,7 @@ from mpisign import config
 from mpisign.engine import state
 from mpisign.errors import NumericalError, UsageError
 from mpisign.parallel import mpi
-from mpisign.problems.node import all_of, members_of
+from mpisign.problems.node import members_of
 from mpisign.run import nodes
 from mpisign.run.evaluate import exact_gradients, measure, statistics
 from mpisign.run.plan import resolve
@@ -42,9 +42,9 @@ def on_ranks(comm, *settings, of=0):
     """A job on these ranks: its plan, the ranks, and what set_up() makes of them."""
     each = of or ranks_of_voters(comm)
     made = config.load(None, (*JOB, f"exchange.node_size={each}", *settings))
-    ranks, crew = nodes.muster(mpi.of(comm, 1), made)
+    ranks, node = nodes.divide(mpi.of(comm, 1), made)
     plan = resolve(made, comm.Get_size() // each, each)
-    return plan, ranks, set_up(plan, ranks, plan.config.run.voters, crew)
+    return plan, ranks, set_up(plan, ranks, plan.config.run.voters, node)
 
 
 def both(comm, *settings):
@@ -55,7 +55,7 @@ def both(comm, *settings):
 
 
 def whole(setup):
-    return all_of(setup.stepper.x, setup.stepper.oracles[0])
+    return setup.stepper.oracles[0].whole(setup.stepper.x)
 
 
 def sent(setup, comm=None):
@@ -178,16 +178,16 @@ def test_ranks_are_numbered_node_by_node(comm, everywhere):
     split = comm.Split(ranks.rank % 2)
     ranks = replace(ranks, members=members, node=split, local_rank=split.Get_rank())
     made = config.load(None, JOB)
-    placed, crew = nodes.muster(ranks, made)
+    placed, node = nodes.divide(ranks, made)
     if n == 2:
-        assert crew is None
+        assert node is None
         return
     everywhere(placed.members == tuple(range(ranks.rank % 2 * n // 2, (ranks.rank % 2 + 1) * n // 2)), "members")
     everywhere(placed.rank == placed.comm.Get_rank() == placed.members[split.Get_rank()], "its own number")
-    everywhere((crew.voter, crew.inside.rank) == divmod(placed.rank, n // 2), "its place")
-    everywhere((crew.voters, crew.each) == (2, n // 2), "voters")
-    sums = crew.across.allgather(placed.rank)
-    everywhere(sums == [crew.inside.rank, crew.inside.rank + n // 2], "like shards")
+    everywhere((node.voter, node.inside.rank) == divmod(placed.rank, n // 2), "its place")
+    everywhere((node.voters, node.each) == (2, n // 2), "voters")
+    sums = node.across.allgather(placed.rank)
+    everywhere(sums == [node.inside.rank, node.inside.rank + n // 2], "like shards")
 
 
 def test_nodes_of_different_sizes_are_told(comm):
@@ -198,4 +198,4 @@ def test_nodes_of_different_sizes_are_told(comm):
     hosts = (tuple(range(n - 1)), (n - 1,))
     ranks = replace(ranks, members=hosts[ranks.rank == n - 1])
     with pytest.raises(UsageError, match=rf"{os.uname().nodename} \(1\) has {n - 1}, .* \(2\) has 1; start as many"):
-        nodes.muster(ranks, config.load(None, JOB))
+        nodes.divide(ranks, config.load(None, JOB))
