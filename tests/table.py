@@ -95,6 +95,7 @@ TABLE = {
         bitwise=False,
     ),
     "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.3, 1e-6)),
+    "muon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper=MATRICES)),
     "signmuon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),
     "muonusign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper=MATRICES)),
     "muonsign": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),

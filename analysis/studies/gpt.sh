@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A byte-level GPT (jobs/gpt/train.py) on 2 nodes of 2 ranks: votes of ranks, votes of nodes, AdamW by an all-reduce.
-# Rates are tuned with seed 1, the best of each run with three seeds; an hour on 2 idle cores. Runs that are there stay.
-#   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw (all by default)
+# A byte-level GPT (jobs/gpt/train.py) on 2 nodes of 2 ranks: votes of ranks, votes of nodes, AdamW by an all-reduce, and
+# the rows of matrices with Muon beside them. Rates are tuned with seed 1, the best of each run with three seeds; an hour
+# on 2 idle cores. Runs that are there stay.
+#   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw muon signmuon muonusign ef21-muonusign (all by default)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 text=$(readlink -f "${1:?a file of text}")
@@ -10,17 +11,20 @@ cd "$ROOT"
 BIN=$ROOT/.venv/bin
 export OMP_NUM_THREADS=1
 SIZE="--width 128 --depth 4 --window 128 --steps 300"
-declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004")
+OF_MATRICES="0.005 0.01 0.02"
+declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004"
+    [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]=$OF_MATRICES)
 mkdir -p runs/gpt
 
 one() { # WAY LR SEED: a run, named once it is whole
-    local file=runs/gpt/$1-lr$2-seed$3.txt
-    [ -e "$file" ] || { timeout 1200 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" --by "$1" --lr "$2" \
+    local file=runs/gpt/$1-lr$2-seed$3.txt how="--by $1"
+    case $1 in rank | node | adamw) ;; *) how="--by rank --algorithm $1" ;; esac
+    [ -e "$file" ] || { timeout 1200 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" $how --lr "$2" \
         --seed "$3" $SIZE >"$file.part" </dev/null && mv "$file.part" "$file"; }
 }
 bits() { awk '/^held out/ {print $3}' "$1"; }
 
-[ $# -gt 0 ] || set -- rank node adamw
+[ $# -gt 0 ] || set -- rank node adamw muon signmuon muonusign ef21-muonusign
 for way in "$@"; do
     for lr in ${RATES[$way]}; do one "$way" "$lr" 1; done
 done

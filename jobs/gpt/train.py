@@ -2,7 +2,7 @@
 
 mpirun -n 4 python jobs/gpt/train.py --text FILE [--by rank|node|adamw] [--node 2] [--steps 400] [--seed 1] [--lr 5e-4]
 
---by rank    every rank is a voter of signum-mv
+--by rank    every rank is a voter of signum-mv, or of another --algorithm of the zoo, with --lr for matrices
 --by node    the model is sharded over the ranks of a node by FSDP2, and each node is one voter of signum-mv
 --by adamw   no votes: AdamW on the mean of float32 gradients, by an all-reduce of all ranks
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mpi4py import MPI
 from torch import nn
 from torch.nn import functional as F
 
@@ -92,7 +93,8 @@ def optimizer_of(model: nn.Module, options: argparse.Namespace) -> SignOptimizer
         {"params": [(name, p) for name, p in named if p.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [(name, p) for name, p in named if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    algorithm, hyper = ("adam", {"beta2": 0.95}) if options.by == "adamw" else ("signum-mv", {"beta": 0.95})
+    algorithm = "adam" if options.by == "adamw" else options.algorithm
+    hyper = {"adam": {"beta2": 0.95}, "signum-mv": {"beta": 0.95}}.get(algorithm, {})
     return SignOptimizer(groups, algorithm, lr=options.lr, seed=options.seed, model=model, **hyper, **voters)
 
 
@@ -105,17 +107,19 @@ def schedule(step: int, steps: int) -> float:
 
 
 def held_out_bits(model: nn.Module, text: torch.Tensor, length: int) -> float:
-    """Mean loss over a text, in bits per byte."""
+    """Mean loss over a text, in bits per byte. Ranks share its windows evenly; up to n - 1 at the end are left out."""
     windows = text[: (len(text) - 1) // length * length + 1].unfold(0, length + 1, length)
+    own = windows[: len(windows) // mpisign.size() * mpisign.size()][mpisign.rank() :: mpisign.size()]
     with torch.no_grad():
-        losses = [float(loss_of(model, some)) * len(some) for some in windows.split(64)]
-    return sum(losses) / len(windows) / math.log(2)
+        loss = sum(float(loss_of(model, some)) * len(some) for some in own.split(64)) / len(own)
+    return MPI.COMM_WORLD.allreduce(loss) / mpisign.size() / math.log(2)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--by", choices=("rank", "node", "adamw"), default="rank")
+    parser.add_argument("--algorithm", default="signum-mv", help="of the zoo, by its name")
     parser.add_argument("--node", type=int, default=2, help="ranks of a node")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
@@ -153,7 +157,7 @@ def main():
         scheduler.step()
         if step % 50 == 49 and mpisign.rank() == 0:
             print(f"step {step + 1}: {loss.item() * options.accumulate / math.log(2):.3f} bits per byte", flush=True)
-    bits = held_out_bits(model.eval(), held_out, options.window)  # all ranks: shards are gathered for it
+    bits = held_out_bits(model.eval(), held_out, options.window)
     if mpisign.rank() == 0:
         print(f"held out: {bits:.4f} bits per byte")
 

@@ -30,8 +30,10 @@ def start(ranks: Ranks, backend: str = "gloo") -> None:
     if interface := "lo" if one_host else _towards(next(host for host in hosts if host != socket.gethostname())):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     address = "127.0.0.1" if one_host else hosts[0]
-    # root's store takes a port that is free
-    store = dist.TCPStore(address, 0, ranks.size, True, PATIENCE, wait_for_workers=False) if ranks.root else None
+    store = None
+    with ranks.agreed():
+        if ranks.root:
+            store = _store(address, ranks.size)
     port = ranks.share(store.port if store else None)
     store = store or dist.TCPStore(address, port, ranks.size, False, PATIENCE)
     os.environ.update(
@@ -50,11 +52,20 @@ def start_among_all(backend: str) -> None:
     """The same among all that mpirun or srun started; where torchrun did, by what it says."""
     if not dist.is_available():
         raise UsageError("this torch was built without torch.distributed")
+    _refuse(backend)
     if mpi.default_group(backend) is not None:
         return
     if dist.is_initialized():
         raise UsageError("torch.distributed runs already; start_process_group() is for where nothing has started it")
     start(mpi.everyone(), backend)
+
+
+def _store(address: str, size: int) -> dist.TCPStore:
+    """Root's store, at a port that is free."""
+    try:
+        return dist.TCPStore(address, 0, size, True, PATIENCE, wait_for_workers=False)
+    except (RuntimeError, ValueError) as error:  # torch.distributed's errors are RuntimeErrors
+        raise UsageError(f"torch.distributed can't listen at {address}, rank 0's host: {error}") from error
 
 
 def _refuse(backend: str) -> None:

@@ -5,7 +5,7 @@ from mpisign.algorithms.estimators import Momentum, Nesterov, Polar
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.polar import Kind
 from mpisign.algorithms.registry import Beta, NonNegative, algorithm
-from mpisign.algorithms.signs import ScaledSign, Sign
+from mpisign.algorithms.signs import Raw, ScaledSign, Sign
 from mpisign.algorithms.slots import Estimator
 from mpisign.algorithms.updates import (
     MatrixDescent,
@@ -14,7 +14,7 @@ from mpisign.algorithms.updates import (
     SignDescent,
     TrackedPolarDescent,
 )
-from mpisign.algorithms.votes import Majority, MemoryMean
+from mpisign.algorithms.votes import Majority, Mean, MemoryMean
 
 AUTHORS = "SignMuon, MuonSign, and the Role of Error Feedback (no arXiv number found; code intsystems/SignMuon)"
 CODE = f"MIPT Intelligent Systems 2026, {AUTHORS}"
@@ -22,6 +22,28 @@ CODE = f"MIPT Intelligent Systems 2026, {AUTHORS}"
 
 def _momentum(momentum: float, nesterov: bool) -> Estimator:
     return Nesterov(momentum) if nesterov else Momentum(momentum)
+
+
+@algorithm(
+    "muon",
+    paper="baseline: Jordan et al. 2024, Muon (code KellerJordan/Muon, no arXiv number)",
+    lr=0.02,
+    known="Steepest descent in the spectral norm, where the factor is exact and momentum 0. The source proves nothing.",
+)
+def muon(
+    momentum: Beta = 0.95,
+    nesterov: bool = True,
+    polar: Kind = "muon",
+    scaled: bool = True,
+    others: NonNegative = 0.05,
+    weight_decay: NonNegative = 0.0,
+):
+    """Polar factor of the mean of the ranks' momenta, in floats: the rival of the rows with signs of matrices.
+
+    What is no matrix moves along the sign of its mean momentum, at lr*others, as in these rows; the code has AdamW for
+    it. A matrix's rate is lr*sqrt(max(1, rows/columns)) where scaled. Hyperparameters as in signmuon.
+    """
+    return Algorithm(_momentum(momentum, nesterov), Raw(), Mean(), PolarDescent(weight_decay, scaled, others, polar))
 
 
 @algorithm(
