@@ -6,6 +6,7 @@
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
+#   make test-package   sdist and wheel, the wheel installed in an empty folder and used there
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
 #                       PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make demo
@@ -31,7 +32,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-trainers test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-trainers test-package test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -81,6 +82,9 @@ test-trainers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	    --editable '.[$(MPI),analysis,test,trainers]'
 	$(BIN)/python -m pytest tests/test_trainers.py
+
+test-package: $(READY)
+	$(BIN)/python -m tests.package
 
 test-openmpi: $(READY)
 	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi

@@ -4,8 +4,9 @@ import os
 import re
 from pathlib import Path
 
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, choices, did_you_mean
 
+PACKAGE = Path(__file__).parent
 VARIABLE = r"\$\$|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}"  # as a shell has them, and $$ for a $
 
 
@@ -49,3 +50,24 @@ def with_fields(text: str, key: str) -> str:
         if piece.startswith(("$", "~")):
             pieces[k] = shell_path(piece, key).replace("{", "{{").replace("}", "}}")
     return "".join(pieces)
+
+
+def jobs_folder() -> Path:
+    """The jobs that come with mpisign: inside an installed package, beside it in the repository."""
+    return next((path for path in (PACKAGE / "jobs", PACKAGE.parent / "jobs") if path.is_dir()), PACKAGE / "jobs")
+
+
+def job_file(given: Path) -> Path:
+    """The file of a job that is given by its path, or by its name among those that come with mpisign.
+
+    A name is a path below their folder without .toml, as mnist_mlp or figures/c1. Raises UsageError, with the names,
+    where there is no such file and no such job.
+    """
+    if given.exists() or given.suffix or given.is_absolute():
+        return given
+    folder = jobs_folder()
+    known = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
+    if str(given) not in known:
+        near = did_you_mean(str(given), known)
+        raise UsageError(f"no job {str(given)!r}{near}: give the path of a TOML file, or one of: {choices(known)}")
+    return known[str(given)]

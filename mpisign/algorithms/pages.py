@@ -14,9 +14,9 @@ MARK = "reconstructed"  # what docstrings say of details that are not the source
 WEAK = (MARK, "second-hand", "could not confirm", "not seen")  # what says that a statement was not checked
 
 
-def write_pages(entries: Iterable[Entry], folder: Path, jobs: Path | None) -> list[Path]:
+def write_pages(entries: Iterable[Entry], folder: Path, jobs: Path) -> list[Path]:
     """Writes NAME.md for each entry, and returns the paths. jobs: a folder of jobs; pages name those that run them."""
-    shown = jobs_by_algorithm(jobs) if jobs else {}
+    shown = jobs_by_algorithm(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for entry in entries:

@@ -9,14 +9,14 @@ from mpisign import __version__
 from mpisign.cli.batch import KINDS
 from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
-from mpisign.cli.group import Commands, explain, several, with_help
+from mpisign.cli.group import Commands, JobFile, explain, several, with_help
 from mpisign.cli.project import project_command
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
 from mpisign.storage.schema import TABLES
 
-JOB = click.argument("job", required=False, type=click.Path(path_type=Path))
+JOB = click.argument("job", required=False, type=JobFile())
 HETEROGENEOUS = "Only those of which that is so of convergence where voters' rows are unlike."
 RESUME = click.Choice(["never", "auto"])
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Prints the definition, and what was measured, too.")
@@ -50,7 +50,8 @@ def cli():
 
     \b
     mpirun -n 8 mpisign train                      the built-in job on real digits
-    mpirun -n 8 mpisign train JOB.toml --set run.seed=2
+    mpirun -n 8 mpisign train mnist_mlp --set problem.path=DIR     a job that comes with mpisign
+    mpirun -n 8 mpisign train JOB.toml --set run.seed=2            a job of one's own
     """
 
 
@@ -63,7 +64,7 @@ cli.add_command(project_command)
 @JOB
 @RUN
 def train(job, **options):
-    """Trains as JOB (a TOML file) says; without JOB, the built-in job on handwritten digits.
+    """Trains as JOB (a TOML file, or a job's name) says; without JOB, the built-in job on handwritten digits.
 
     USR1, TERM and a time limit save a checkpoint and end the run with exit code 75; Ctrl-C saves and ends it with 130,
     a second one at once.
@@ -124,7 +125,7 @@ def simulate(job, voters, jobs, **options):
 
 
 @cli.command()
-@click.argument("job", type=click.Path(path_type=Path))
+@click.argument("job", type=JobFile())
 @SET
 @click.option("--preset", type=click.Choice(["none", "theory"]), help="As in train.")
 def plan(job, **options):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 
 import click
 
 from mpisign import plugins
 from mpisign.errors import choices, did_you_mean
+from mpisign.paths import job_file
 
 WIDTH = 110  # columns of help, where the terminal has as many
 
@@ -29,6 +31,16 @@ class Commands(click.Group):
             known = f"commands are: {choices(self.commands)}"
             raise click.UsageError(f"unknown command {args[0]!r}{did_you_mean(args[0], self.commands)}; {known}", ctx)
         return super().resolve_command(ctx, args)
+
+
+class JobFile(click.Path):
+    """The file of a job, given by its path or by the name of one that comes with mpisign."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        return job_file(super().convert(value, param, ctx))
 
 
 def explain(error: click.ClickException) -> click.ClickException:

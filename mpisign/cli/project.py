@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mpisign.cli.group import several
+from mpisign.cli.group import JobFile, several
 from mpisign.errors import UsageError, choices
 
 POSITIVE = click.IntRange(min=1)
@@ -59,7 +59,7 @@ CHECK = several(
 
 
 @click.command("project")
-@click.argument("job", required=False, type=click.Path(path_type=Path))
+@click.argument("job", required=False, type=JobFile())
 @click.option("--exchange", "names", multiple=True, help="More than once; the JOB's, or sharded and hierarchical.")
 @SUBJECT
 @NETWORK

@@ -8,10 +8,9 @@ from mpisign.algorithms import listing, zoo
 from mpisign.algorithms.pages import write_pages
 from mpisign.algorithms.registry import Entry, Heterogeneous, entries, find
 from mpisign.errors import UsageError, choices
+from mpisign.paths import jobs_folder
 
 assert zoo  # its entries are in the registry
-
-JOBS = Path("jobs")  # whose names pages tell, where the command runs in a folder that has some
 
 
 def describe(name: str) -> None:
@@ -39,7 +38,7 @@ def print_or_write(found: list[Entry], as_markdown: bool, pages: Path | None) ->
         click.echo((listing.markdown if as_markdown else listing.listing)(found))
         return
     try:
-        written = write_pages(found, pages, JOBS if JOBS.is_dir() else None)
+        written = write_pages(found, pages, jobs_folder())
     except OSError as error:
         raise UsageError(f"--pages {pages}: {error.strerror}; give a folder that can be written") from error
     click.echo(f"{len(written)} pages in {pages}")
