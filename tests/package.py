@@ -94,8 +94,8 @@ def use(empty: Path) -> None:
     told = run(*mpirun, mpisign, "train", "digits", "--set", "run.epochs=2", "--set", "run.file=first.h5", cwd=empty)
     print(told)
     assert "complete" in run(mpisign, "show", "first.h5", cwd=empty)
-    script = run(mpisign, "sbatch", "mnist_mlp", "--nodes", 2, "--tasks", 4, cwd=empty)
-    (job,) = re.findall(r"\S*mnist_mlp\.toml", script)
+    script = run(mpisign, "sbatch", "digits", "--nodes", 2, "--tasks", 4, cwd=empty)
+    (job,) = re.findall(r"\S*digits\.toml", script)
     assert Path(empty, job).is_file(), job
     assert "signum-mv" in run(mpisign, "algorithms", cwd=empty)
     (empty / "loop.py").write_text(LOOP)
