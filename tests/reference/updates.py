@@ -50,18 +50,54 @@ class Rprop(Slot):
     def begin(self):
         self.before = self.run.zeros()
 
+    def takes_back(self):
+        return self.backtracks
+
     def move(self, levels, scales, in_x):
-        x = self.run.x
+        x, takes_back = self.run.x, self.takes_back()
         if self.run.t == 0:
             self.size = np.full(len(x), F(self.run.lr))
         for i in self.run.coordinates:
             s, size = F(levels[i]), self.size[i]
             turn = self.before[i] * s
+            if turn < 0 and takes_back:
+                x[i] += size * self.before[i]
             size = size * F(self.increase) if turn > 0 else size * F(self.decrease) if turn < 0 else size
             self.size[i] = min(max(size, F(self.least)), F(self.most))
             s = F(0) if turn < 0 else s
             x[i] -= self.size[i] * s
             self.before[i] = s
+
+
+class ImprovedRprop(Rprop):
+    def takes_back(self):
+        value = self.run.oracle.objective(self.run.x)
+        risen = self.run.t > 0 and value > self.value
+        self.value = value
+        return risen
+
+
+class AcceleratedDescent(Descent):
+    def move(self, levels, scales, in_x):
+        before = self.run.x.copy() if self.run.t == 0 else self.point
+        super().move(levels, scales, in_x)
+        self.point = self.run.x.copy()
+        ahead = self.point + F(self.momentum) * (self.point - before)
+        if self.run.oracle.objective(ahead) <= self.run.oracle.objective(self.point):
+            self.put(ahead)
+
+
+class AttractedDescent(Slot):
+    def begin(self):
+        self.center = self.run.zeros()
+
+    def move(self, levels, scales, in_x):
+        x, lr = self.run.x, self.run.lr
+        share = (1 - self.beta) / (1 - self.beta ** (self.run.t + 1))
+        self.center = self.center + F(share) * (x - self.center)
+        x = x + F(-lr * self.weight_decay) * self.center
+        toward = levels.astype(F) + F(self.gamma) * np.sign(x - self.center)
+        self.put(x + F(-lr) * toward)
 
 
 class CalibratingDescent(Descent):

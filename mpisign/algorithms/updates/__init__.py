@@ -3,9 +3,12 @@
 from mpisign.algorithms.updates.adaptive import Adadelta, Adagrad, Adam, FrozenAdam, VarianceAdapted, Yogi
 from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
 from mpisign.algorithms.updates.descent import (
+    AcceleratedDescent,
+    AttractedDescent,
     BetterPoint,
     CalibratingDescent,
     Descent,
+    ImprovedRprop,
     ParameterFree,
     Rprop,
     SteepestDescent,
@@ -19,14 +22,17 @@ from mpisign.algorithms.updates.matrices import (
 )
 
 __all__ = [
+    "AcceleratedDescent",
     "Adadelta",
     "Adagrad",
     "Adam",
+    "AttractedDescent",
     "BetterPoint",
     "CalibratedDescent",
     "CalibratingDescent",
     "Descent",
     "FrozenAdam",
+    "ImprovedRprop",
     "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",
