@@ -265,6 +265,19 @@ def test_epochs_count_the_minibatches_of_each_stage(tmp_path):
     assert run["steps"]["gradient_evaluations"][-1] == 600
 
 
+@pytest.mark.parametrize(("length", "steps"), [({"epochs": 2}, 11), ({"evaluations": 600}, 10), ({"steps": 4}, 4)])
+def test_epochs_and_budgets_count_growing_batches(length, steps, tmp_path):
+    """30 minibatches a pass: 11 steps of 1, 2, ... are the first to see all rows twice; 10 cost two voters 550 rows."""
+    problem = {"name": "tests.problems:Awkward", "rows": 300, "size": 10, "batch_size": 5}
+    algorithm, file = {"name": "signum", "warmup": 3, "grow_every": 1}, tmp_path / "a.h5"
+    job = {"run": length | {"file": str(file)}, "problem": problem, "algorithm": algorithm}
+    simulate(make(job), 2, quiet=True)
+    run, minibatches = Run(file), steps * (steps + 1) // 2
+    assert run["steps"]["step"][-1] == steps
+    assert run["steps"]["epoch"][-1] == pytest.approx(minibatches / 30)
+    assert run["steps"]["gradient_evaluations"][-1] == 2 * 5 * minibatches
+
+
 ROWLESS = "problem.name=tests.problems:Rowless"
 
 

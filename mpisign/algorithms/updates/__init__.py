@@ -1,6 +1,15 @@
 """How x moves along the direction, alike on every rank."""
 
-from mpisign.algorithms.updates.adaptive import Adadelta, Adagrad, Adam, FrozenAdam, VarianceAdapted, Yogi
+from mpisign.algorithms.updates.adaptive import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    FrozenAdam,
+    FrozenLamb,
+    Lamb,
+    VarianceAdapted,
+    Yogi,
+)
 from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
 from mpisign.algorithms.updates.descent import (
     AcceleratedDescent,
@@ -32,7 +41,9 @@ __all__ = [
     "CalibratingDescent",
     "Descent",
     "FrozenAdam",
+    "FrozenLamb",
     "ImprovedRprop",
+    "Lamb",
     "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",
