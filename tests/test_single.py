@@ -1,5 +1,6 @@
 """What single entries of the zoo promise beyond what all do: see test_reference.py for that."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mpisign import optim
+from mpisign.algorithms.estimators import Minibatch
 from mpisign.algorithms.registry import find
 from mpisign.algorithms.zoo.single import warmup_of
 from mpisign.config import make
@@ -57,6 +59,121 @@ def test_signum_decides_by_the_gradient_during_its_warm_up():
         warm.step(0.01)
         plain.step(0.01)
         assert torch.equal(warm.x, plain.x) == (t < 5)
+
+
+def test_growing_batches_are_the_next_minibatches_of_the_passes():
+    """Batches of 4 of 40 rows: steps of 1, 1, 2, 2, 3 and 1 more minibatches are one pass, seen once each."""
+    setup = Setup(Awkward(size=77), 1, batch_size=4)
+    stepper = setup.stepper(setup.algorithm("signsgd", grow_every=2))
+    oracle, seen = stepper.oracles[0], []
+    drawn = oracle._sample
+    oracle._sample = lambda number: seen.append(drawn(number)) or seen[-1]
+    counts = []
+    for _ in range(6):
+        stepper.step(0.0)
+        counts.append(len(seen))
+    assert counts == [1, 2, 4, 6, 9, 12]
+    assert counts == [stepper.algorithm.minibatches(t) for t in range(1, 7)]
+    assert sorted(np.concatenate(seen[:10])) == list(range(40))
+    g, mean = setup.layout.zeros(), setup.layout.zeros()
+    for number in (9, 10, 11):
+        oracle.begin(number)
+        oracle.gradient(setup.x, g)
+        mean += g / 3
+    torch.testing.assert_close(stepper.stage.estimator_states[0]["g"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_growing_batches_count_through_a_warm_up():
+    """Signum's two stages: n_k = 1 + k // 3 minibatches at every step k, whichever stage takes it."""
+    algorithm = find("signum").build(warmup=4, grow_every=3)
+    assert [algorithm.minibatches(t) for t in range(9)] == [sum(1 + k // 3 for k in range(t)) for t in range(9)]
+
+
+def turning(backtrack, size=1.5):
+    """x after each of three steps on x^2/2 from x = 1, the first one over the minimum."""
+    setup = Setup(Quadratic(dimension=3, condition=1.0, noise=0.0), 1)
+    setup.x = torch.where(setup.x != 0, 1.0, 0.0)
+    algorithm = setup.algorithm("rprop", backtrack=backtrack)
+    # a problem without rows has no full gradient; its own is exact
+    stepper = setup.stepper(replace(algorithm, estimator=Minibatch()))
+    points = []
+    for _ in range(3):
+        stepper.step(size)
+        points.append(float(stepper.x[0]))
+    return points
+
+
+def test_rprop_takes_steps_back_where_it_should():
+    """At -0.5, f is below what it was at 1, and at -3 above it."""
+    assert turning("never") == turning("risen") == [-0.5, -0.5, 0.25]
+    assert turning("always") == [-0.5, 1.0, 0.25]
+    assert turning("risen", 4.0) == turning("always", 4.0) == [-3.0, 1.0, -1.0]
+
+
+def test_transport_is_the_average_of_normalised_sgd():
+    """sign-igt sends the signs of what nigt averages, as long as both are at the same points."""
+    setup = Setup(Awkward(size=77), 1)
+    signs, floats = (setup.stepper(setup.algorithm(name, beta=0.8)) for name in ("sign-igt", "nigt"))
+    for _ in range(5):
+        floats.x.copy_(signs.x)
+        floats.x_before.copy_(signs.x_before)
+        signs.step(0.01)
+        floats.step(0.01)
+        states = (stepper.stage.estimator_states[0]["m"] for stepper in (signs, floats))
+        assert torch.equal(*states)
+
+
+def test_a_prox_leads_to_its_box_and_to_zeros():
+    """f = |x - c|^2/2 and r = 0.5*|x|_1 within |x| <= 1: each coordinate ends at c cut towards 0, then to the box."""
+    setup = Setup(Quadratic(dimension=64, condition=1.0, noise=0.0), 1)
+    setup.x = setup.x * 3
+    stepper = setup.stepper(setup.algorithm("signprox", l1=0.5, box=1.0))
+    for t in range(800):
+        stepper.step(0.5 / (t + 1) ** 0.5)
+    assert float(stepper.x.abs().max()) < 0.05
+    point = setup.x.clone()
+    stepper.x.copy_(point)
+    stepper.step(1e-4)
+    v, here = stepper.stage.estimator_states[0]["v"][:64], point[:64]
+    outside = here.abs() > 1.01 * (1 + 0.5e-4)
+    assert outside.any()
+    assert torch.equal(v[outside].sign(), here[outside].sign())
+    assert float(v[outside].abs().min()) > 50  # (|x| - 1)/lr, not the gradient
+
+
+def test_look_ahead_never_raises_f_above_that_of_the_point_itself():
+    setup = Setup(Regression(), 3, batch_size=4)
+    stepper = setup.stepper(setup.algorithm("accelerated-signgd", momentum=0.9))
+    restarts = 0
+    for _ in range(60):
+        stepper.step(0.03)
+        ahead, point = stepper.x.clone(), stepper.stage.channels[0].update_state["point"]
+        value = stepper.objective()
+        stepper.x.copy_(point)
+        assert value <= stepper.objective()
+        stepper.x.copy_(ahead)
+        restarts += torch.equal(ahead, point)
+    assert 0 < restarts < 60
+
+
+def test_attraction_is_towards_the_average_of_x_and_nothing_else():
+    setup = Setup(Awkward(size=77), 3)
+    plain, pulled = (setup.stepper(a) for a in (setup.algorithm("signum-mv"), setup.algorithm("focus", beta2=0.5)))
+    points = []
+    for t in range(4):
+        points.append(pulled.x.clone())
+        plain.x.copy_(pulled.x)
+        plain.step(0.01)
+        pulled.step(0.01)
+        weights = torch.tensor([0.5 ** (t - k) for k in range(t + 1)])
+        center = sum(w * x for w, x in zip(weights / weights.sum(), points, strict=True))
+        away = points[-1] - center
+        pull = torch.where(away.abs() > 1e-6, away.sign(), torch.nan)
+        found = (plain.x - pulled.x) / (0.01 * 0.1)
+        for s in setup.layout.segments:
+            here = slice(s.offset, s.end)
+            known = ~pull[here].isnan()
+            torch.testing.assert_close(found[here][known], pull[here][known], rtol=0, atol=1e-2)
 
 
 def test_start_batches_are_other_batches_and_averaged():
@@ -148,6 +265,19 @@ def test_epochs_count_the_minibatches_of_each_stage(tmp_path):
     assert run["steps"]["gradient_evaluations"][-1] == 600
 
 
+@pytest.mark.parametrize(("length", "steps"), [({"epochs": 2}, 11), ({"evaluations": 600}, 10), ({"steps": 4}, 4)])
+def test_epochs_and_budgets_count_growing_batches(length, steps, tmp_path):
+    """30 minibatches a pass: 11 steps of 1, 2, ... are the first to see all rows twice; 10 cost two voters 550 rows."""
+    problem = {"name": "tests.problems:Awkward", "rows": 300, "size": 10, "batch_size": 5}
+    algorithm, file = {"name": "signum", "warmup": 3, "grow_every": 1}, tmp_path / "a.h5"
+    job = {"run": length | {"file": str(file)}, "problem": problem, "algorithm": algorithm}
+    simulate(make(job), 2, quiet=True)
+    run, minibatches = Run(file), steps * (steps + 1) // 2
+    assert run["steps"]["step"][-1] == steps
+    assert run["steps"]["epoch"][-1] == pytest.approx(minibatches / 30)
+    assert run["steps"]["gradient_evaluations"][-1] == 2 * 5 * minibatches
+
+
 ROWLESS = "problem.name=tests.problems:Rowless"
 
 
@@ -188,7 +318,16 @@ def test_a_method_without_gradients_has_no_budget_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper"), [("zo-signsgd", {}), ("signsgd", {"option": 2}), ("ssvr", {"start_batches": 2})]
+    ("name", "hyper"),
+    [
+        ("zo-signsgd", {}),
+        ("signsgd", {"option": 2}),
+        ("ssvr", {"start_batches": 2}),
+        ("signsgd", {"grow_every": 5}),
+        ("sign-igt", {}),
+        ("accelerated-signgd", {}),
+        ("rprop", {"backtrack": "risen"}),
+    ],
 )
 def test_a_loop_of_ones_own_is_told_what_it_can_not_do(name, hyper):
     with pytest.raises(UsageError, match="which a training loop of one's own does not offer"):

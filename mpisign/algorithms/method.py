@@ -131,7 +131,7 @@ class Algorithm(Method):
         return 0
 
     def minibatches(self, steps):
-        return steps * self.estimator.minibatches
+        return self.estimator.minibatches_before(steps)
 
     def of(self, group: Group) -> "Algorithm":
         """The slots that move a group of coordinates: these, or those for what is averaged."""
@@ -223,7 +223,7 @@ class Stages(_Turns):
 
     def minibatches(self, steps):
         before = min(steps, self.until)
-        return self.first.minibatches(before) + self.then.minibatches(steps - before)
+        return self.first.minibatches(before) + self.then.minibatches(steps) - self.then.minibatches(before)
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Phases(_Several):
     def minibatches(self, steps):
         edges = [0, *(min(end, steps) for end in self.ends), steps]
         spans = zip(self.algorithms, pairwise(edges), strict=True)
-        return sum(algorithm.minibatches(end - begin) for algorithm, (begin, end) in spans)
+        return sum(algorithm.minibatches(end) - algorithm.minibatches(begin) for algorithm, (begin, end) in spans)
 
 
 # What steps cost, for voters with (rows of a minibatch, rows owned) each

@@ -146,6 +146,10 @@ class Estimator(_Stateful):
     def observe(self, direction: Direction, state: State, step: Step) -> None:
         """Sees what was decided for a chunk, after x moved."""
 
+    def minibatches_before(self, age: int) -> int:
+        """Minibatches that a voter has seen before the step of that age."""
+        return age * self.minibatches
+
     def evaluations(self, batch: int, rows: int, age: int) -> int:
         """Gradients of single rows that a voter takes at a step of that age. batch: of one; rows: all its own."""
         return batch

@@ -22,6 +22,7 @@ ALGORITHMS = [
     ("signum-mv", {"weight_decay": 0.1}),
     ("signsgd-mv", {"zeros": "abstain", "ties": "zero"}),
     ("dlion-mavo", {}),
+    ("birder", {}),
     ("ssdm", {}),
     ("dist-ef-signsgd", {}),
     ("ssvr-mv", {"refresh": 2}),

@@ -45,6 +45,33 @@ class FullGradient(Slot):
         return self.run.oracle.full(self.voter, self.run.t, self.run.x)
 
 
+class GrowingBatch(Slot):
+    def estimate(self):
+        t, v = self.run.t, self.run.zeros()
+        batches = [1 + k // self.every for k in range(t + 1)]
+        for k in range(batches[t]):
+            v = v + F(1 / batches[t]) * self.gradient(t=sum(batches[:t]) + k)
+        return v
+
+
+class ProximalMap(Slot):
+    """(x - prox(x - lr*g))/lr coordinate by coordinate, as its cases: cut to 0, at the box, or free."""
+
+    def estimate(self):
+        run, g, v = self.run, self.gradient(), self.run.zeros()
+        lr = run.lr
+        for i in run.coordinates:
+            w, cut = run.x[i] - F(lr) * g[i], F(lr * self.l1)
+            prox = w - cut if w > cut else w + cut if w < -cut else F(0)
+            if self.box and abs(prox) >= F(self.box):
+                v[i] = (run.x[i] - np.sign(prox) * F(self.box)) * F(1 / lr)
+            elif prox == 0:
+                v[i] = run.x[i] * F(1 / lr)
+            else:
+                v[i] = g[i] + np.sign(prox) * F(self.l1)
+        return v
+
+
 class ClippedRows(Slot):
     def estimate(self):
         return self.run.oracle.clipped(self.voter, self.run.t, self.run.x, self.norm)
@@ -63,6 +90,23 @@ class Momentum(Slot):
         else:
             self.m = F(self.beta) * self.m + F(1 - self.beta) * u
         return self.m
+
+
+class NormalisedMomentum(Slot):
+    def begin(self):
+        from tests.reference import estimators
+
+        self.m, self.b = self.run.zeros(), self.run.zeros()
+        self.inner = self.run.slot(estimators, self.of, self.voter)
+
+    def estimate(self):
+        u, v = self.inner.estimate(), self.run.zeros()
+        self.m = F(self.beta) * self.m + F(1 - self.beta) * u
+        self.b = F(self.beta) * self.b + F(1 - self.beta) * np.abs(u)
+        for i in self.run.coordinates:
+            if self.b[i]:
+                v[i] = min(max(self.m[i] / self.b[i], F(-1)), F(1))
+        return v
 
 
 class Polar(Slot):
@@ -87,13 +131,26 @@ class Nesterov(Slot):
 
 class Lion(Slot):
     def begin(self):
-        self.m = self.run.zeros()
+        from tests.reference import estimators
+
+        self.m, self.inner = self.run.zeros(), self.run.slot(estimators, self.of, self.voter)
 
     def estimate(self):
-        g = self.gradient()
-        c = F(self.beta1) * self.m + F(1 - self.beta1) * g
-        self.m = F(self.beta2) * self.m + F(1 - self.beta2) * g
+        u = self.inner.estimate()
+        c = F(self.beta1) * self.m + F(1 - self.beta1) * u
+        self.m = F(self.beta2) * self.m + F(1 - self.beta2) * u
         return c
+
+
+class LionStorm(Slot):
+    def estimate(self):
+        g = self.gradient()
+        if self.run.t == 0:
+            self.m = g
+            return g
+        before = self.gradient(self.run.x_before)
+        v, self.m = (F(beta) * (self.m - before) + g for beta in (self.beta1, self.beta2))
+        return v
 
 
 class DecidedMomentum(Slot):

@@ -50,18 +50,54 @@ class Rprop(Slot):
     def begin(self):
         self.before = self.run.zeros()
 
+    def takes_back(self):
+        return self.backtracks
+
     def move(self, levels, scales, in_x):
-        x = self.run.x
+        x, takes_back = self.run.x, self.takes_back()
         if self.run.t == 0:
             self.size = np.full(len(x), F(self.run.lr))
         for i in self.run.coordinates:
             s, size = F(levels[i]), self.size[i]
             turn = self.before[i] * s
+            if turn < 0 and takes_back:
+                x[i] += size * self.before[i]
             size = size * F(self.increase) if turn > 0 else size * F(self.decrease) if turn < 0 else size
             self.size[i] = min(max(size, F(self.least)), F(self.most))
             s = F(0) if turn < 0 else s
             x[i] -= self.size[i] * s
             self.before[i] = s
+
+
+class ImprovedRprop(Rprop):
+    def takes_back(self):
+        value = self.run.oracle.objective(self.run.x)
+        risen = self.run.t > 0 and value > self.value
+        self.value = value
+        return risen
+
+
+class AcceleratedDescent(Descent):
+    def move(self, levels, scales, in_x):
+        before = self.run.x.copy() if self.run.t == 0 else self.point
+        super().move(levels, scales, in_x)
+        self.point = self.run.x.copy()
+        ahead = self.point + F(self.momentum) * (self.point - before)
+        if self.run.oracle.objective(ahead) <= self.run.oracle.objective(self.point):
+            self.put(ahead)
+
+
+class AttractedDescent(Slot):
+    def begin(self):
+        self.center = self.run.zeros()
+
+    def move(self, levels, scales, in_x):
+        x, lr = self.run.x, self.run.lr
+        share = (1 - self.beta) / (1 - self.beta ** (self.run.t + 1))
+        self.center = self.center + F(share) * (x - self.center)
+        x = x + F(-lr * self.weight_decay) * self.center
+        toward = levels.astype(F) + F(self.gamma) * np.sign(x - self.center)
+        self.put(x + F(-lr) * toward)
 
 
 class CalibratingDescent(Descent):
@@ -260,3 +296,50 @@ class FrozenAdam(Slot):
         m = self.run.table(levels, scales, in_x, lr=1.0)
         moved = np.where(self.v > 0, m / (np.sqrt(self.v / F(self.correction)) + F(self.epsilon)), F(0))
         self.put(self.decayed() - F(self.run.lr * self.factor) * moved)
+
+
+class Lamb(Slot):
+    def begin(self):
+        self.m, self.v = self.run.zeros(), self.run.zeros()
+        self.ratios = np.zeros(len(self.run.tensors))
+
+    def move(self, g, scales, in_x):
+        x, lr = self.run.x, self.run.lr
+        self.m = F(self.beta1) * self.m + F(1 - self.beta1) * g
+        self.v = F(self.beta2) * self.v + F(1 - self.beta2) * (g * g)
+        u = self.m / (np.sqrt(self.v) + F(self.epsilon)) + F(self.weight_decay) * x
+        for b, (offset, size) in enumerate(self.run.tensors):
+            of_x, of_u = (math.sqrt(tiled(a, offset, size, 2)) for a in (x, u))
+            r = min(max(of_x / of_u, self.least), self.most) if of_x and of_u else 1.0
+            if r != 1:
+                self.ratios[b] = self.average * self.ratios[b] + (1 - self.average) * r
+            here = slice(offset, offset + size)
+            x[here] = x[here] + F(-lr * r) * u[here]
+
+
+class FrozenLamb(Slot):
+    def begin(self):
+        self.m, self.v, self.w = self.run.zeros(), self.run.zeros(), self.run.zeros()
+        self.ratios = np.zeros(len(self.run.tensors))
+        self.factors = [1.0] * len(self.run.tensors)
+
+    def move(self, levels, scales, in_x):
+        x, decay, new = self.run.x, self.weight_decay, self.run.table(levels, scales, in_x, lr=1.0)
+        g = (F(-self.beta1) * self.m + new) * F(1 / (1 - self.beta1))
+        self.w = F(self.beta2) * self.w + F(1 - self.beta2) * (g * g)
+        self.m = new
+        scale = np.sqrt(self.v) + F(self.epsilon)
+        u = np.where(self.v == 0, F(0), new / scale)
+        together = u + F(decay) * x
+        for b, (offset, size) in enumerate(self.run.tensors):
+            here = slice(offset, offset + size)
+            factor = float(max(scale[here] / (np.sqrt(self.w[here]) + F(self.epsilon))))
+            if decay:
+                norms = [math.sqrt(tiled(a, offset, size, 2)) for a in (u, together)]
+                share = min(1.0, norms[0] / norms[1])
+                factor = factor * share + (1 - share)
+            factor = min(max(factor, self.least), self.most)
+            last = self.factors[b]
+            self.factors[b] = min(max(factor, last * (1 - self.change)), last * (1 + self.change))
+            rate = self.run.lr * self.ratios[b] * self.factors[b]
+            x[here] = x[here] + F(-rate) * together[here]

@@ -1,11 +1,18 @@
 """What a voter believes its gradient is: v, a flat float32 vector."""
 
-from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
+from mpisign.algorithms.estimators.corrected import Correction, LionStorm, SnapshotStorm, Storm, Svrg
 from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
 from mpisign.algorithms.estimators.low_rank import LowRank
 from mpisign.algorithms.estimators.matrices import Polar
-from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
-from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
+from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov, NormalisedMomentum
+from mpisign.algorithms.estimators.plain import (
+    ClippedRows,
+    Extrapolated,
+    FullGradient,
+    GrowingBatch,
+    Minibatch,
+    ProximalMap,
+)
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
 from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import ZerothOrder
@@ -19,14 +26,18 @@ __all__ = [
     "DualNorm",
     "Extrapolated",
     "FullGradient",
+    "GrowingBatch",
     "Lion",
+    "LionStorm",
     "LocalAdam",
     "LocalSteps",
     "LowRank",
     "Minibatch",
     "Momentum",
     "Nesterov",
+    "NormalisedMomentum",
     "Polar",
+    "ProximalMap",
     "Sag",
     "Saga",
     "SnapshotStorm",

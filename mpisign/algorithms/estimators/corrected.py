@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpisign import bits
-from mpisign.algorithms.estimators.plain import FINITE_SUM
+from mpisign.algorithms.estimators.plain import FINITE_SUM, SEVERAL
 from mpisign.algorithms.slots import Estimator
 
-TWO_POINTS, SEVERAL = frozenset({"two points"}), frozenset({"several batches"})
+TWO_POINTS = frozenset({"two points"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,36 @@ class Storm(Estimator):
 
     def evaluations(self, batch, rows, age):
         return self.start_batches * batch if age == 0 else 2 * batch
+
+
+@dataclass(frozen=True)
+class LionStorm(Estimator):
+    """v = g(x_t) + beta1*(m - g(x_{t-1})), then m = g(x_t) + beta2*(m - g(x_{t-1})); v = m = g at the first step.
+
+    Lion whose average m is STORM's. Both gradients are of the same batch.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    needs, two_points, elementwise = TWO_POINTS, True, True
+    vectors = ("g", "g_before", "m", "v")
+
+    def estimate(self, oracle, x, state, step):
+        g, g_before, m, v = state["g"], state["g_before"], state["m"], state["v"]
+        oracle.gradient(x, g)
+        if step.age == 0:
+            m.copy_(g)
+            return v.copy_(g)
+        oracle.gradient(step.x_before, g_before, again=True)
+        m -= g_before
+        v.copy_(m)
+        bits.blend(v, g, self.beta1, 1.0)
+        bits.blend(m, g, self.beta2, 1.0)
+        return v
+
+    def evaluations(self, batch, rows, age):
+        return batch if age == 0 else 2 * batch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mpisign import bits
-from mpisign.algorithms.estimators.corrected import SEVERAL
+from mpisign.algorithms.estimators.plain import SEVERAL
 from mpisign.algorithms.slots import Estimator
 
 

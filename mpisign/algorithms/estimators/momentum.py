@@ -1,26 +1,30 @@
 """Moving averages of gradients, through bits.blend, whose rounding is fixed: a trajectory is a matter of bits."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
 
 from mpisign import bits
 from mpisign.algorithms.estimators.plain import Minibatch
 from mpisign.algorithms.slots import Estimator
+from mpisign.errors import choices
 
 
-@dataclass(frozen=True)
-class Momentum(Estimator):
-    """m = beta*m + (1 - beta)*u, an exponential moving average of another estimate u.
+class _OfAnother(Estimator):
+    """Keeps averages of another estimate, `of`, and asks for what that one asks for.
 
-    start: "zero" for m = 0 before the first step, "estimate" for m = u at the first step.
+    last: the array that v is.
     """
 
-    beta: float = 0.9
-    start: str = "zero"
-    of: Estimator = field(default_factory=Minibatch)
+    of: Estimator
+    last: ClassVar[str] = "v"
 
     def __post_init__(self):
         if self.of.agrees:
             raise ValueError(f"voters agree on what {type(self.of).__name__} makes, not inside of a moving average")
+        if twice := set(self.vectors) & set(self.of.vectors):
+            raise ValueError(f"{type(self).__name__} and {type(self.of).__name__} both keep {choices(twice)}")
 
     @property
     def needs(self):
@@ -52,10 +56,30 @@ class Momentum(Estimator):
 
     @property
     def streams(self):
-        return "m" if self.of.streams == "g" else ""
+        return self.last if self.of.streams == "g" else ""
 
     def init(self, layout):
-        return self.of.init(layout) | {"m": layout.zeros()}
+        return self.of.init(layout) | {name: layout.zeros() for name in self.vectors}
+
+    def minibatches_before(self, age):
+        return self.of.minibatches_before(age)
+
+    def evaluations(self, batch, rows, age):
+        return self.of.evaluations(batch, rows, age)
+
+
+@dataclass(frozen=True)
+class Momentum(_OfAnother):
+    """m = beta*m + (1 - beta)*u, an exponential moving average of another estimate u.
+
+    start: "zero" for m = 0 before the first step, "estimate" for m = u at the first step.
+    """
+
+    beta: float = 0.9
+    start: str = "zero"
+    of: Estimator = field(default_factory=Minibatch)
+
+    vectors, last = ("m",), "m"
 
     def estimate(self, oracle, x, state, step):
         u, m = self.of.estimate(oracle, x, state, step), state["m"]
@@ -64,8 +88,25 @@ class Momentum(Estimator):
         bits.blend(m, u, self.beta, 1 - self.beta)
         return m
 
-    def evaluations(self, batch, rows, age):
-        return self.of.evaluations(batch, rows, age)
+
+@dataclass(frozen=True)
+class NormalisedMomentum(_OfAnother):
+    """v = m/b within [-1, 1], m and b moving averages of another estimate u and of |u| that forget alike; 0 where b is.
+
+    Neither needs a correction of its start at 0, since both start so. Source: Peng et al. 2023 (Birder).
+    """
+
+    beta: float = 0.9
+    of: Estimator = field(default_factory=Minibatch)
+
+    vectors = ("b", "m", "v")
+
+    def estimate(self, oracle, x, state, step):
+        u, b, m, v = self.of.estimate(oracle, x, state, step), state["b"], state["m"], state["v"]
+        bits.blend(m, u, self.beta, 1 - self.beta)
+        bits.blend(b, u.abs(), self.beta, 1 - self.beta)
+        # rounding may bring |m| above b
+        return torch.div(m, b, out=v).clamp_(-1.0, 1.0).masked_fill_(b == 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,20 +127,20 @@ class Nesterov(Estimator):
 
 
 @dataclass(frozen=True)
-class Lion(Estimator):
-    """v = beta1*m + (1 - beta1)*g, then m = beta2*m + (1 - beta2)*g."""
+class Lion(_OfAnother):
+    """v = beta1*m + (1 - beta1)*u, then m = beta2*m + (1 - beta2)*u, of another estimate u."""
 
     beta1: float = 0.9
     beta2: float = 0.99
+    of: Estimator = field(default_factory=Minibatch)
 
-    elementwise, streams, vectors = True, "v", ("g", "m", "v")
+    vectors = ("m", "v")
 
     def estimate(self, oracle, x, state, step):
-        g, m, v = state["g"], state["m"], state["v"]
-        oracle.gradient(x, g)
+        u, m, v = self.of.estimate(oracle, x, state, step), state["m"], state["v"]
         v.copy_(m)
-        bits.blend(v, g, self.beta1, 1 - self.beta1)
-        bits.blend(m, g, self.beta2, 1 - self.beta2)
+        bits.blend(v, u, self.beta1, 1 - self.beta1)
+        bits.blend(m, u, self.beta2, 1 - self.beta2)
         return v
 
 

@@ -1,11 +1,23 @@
 """How x moves along the direction, alike on every rank."""
 
-from mpisign.algorithms.updates.adaptive import Adadelta, Adagrad, Adam, FrozenAdam, VarianceAdapted, Yogi
+from mpisign.algorithms.updates.adaptive import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    FrozenAdam,
+    FrozenLamb,
+    Lamb,
+    VarianceAdapted,
+    Yogi,
+)
 from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
 from mpisign.algorithms.updates.descent import (
+    AcceleratedDescent,
+    AttractedDescent,
     BetterPoint,
     CalibratingDescent,
     Descent,
+    ImprovedRprop,
     ParameterFree,
     Rprop,
     SteepestDescent,
@@ -19,14 +31,19 @@ from mpisign.algorithms.updates.matrices import (
 )
 
 __all__ = [
+    "AcceleratedDescent",
     "Adadelta",
     "Adagrad",
     "Adam",
+    "AttractedDescent",
     "BetterPoint",
     "CalibratedDescent",
     "CalibratingDescent",
     "Descent",
     "FrozenAdam",
+    "FrozenLamb",
+    "ImprovedRprop",
+    "Lamb",
     "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",

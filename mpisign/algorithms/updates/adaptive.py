@@ -1,19 +1,21 @@
 """Moves along raw floats with a step of each coordinate's own, from the squares of its gradients.
 
-g is the mean gradient; weight decay is decoupled. Every operation of Adagrad, Adadelta, Yogi and VarianceAdapted rounds
-once, so that their steps are the same bits on any machine; those of Adam and FrozenAdam are torch's.
+g is the mean gradient; weight decay is decoupled. Every operation of Adagrad, Adadelta, Yogi, Lamb, FrozenLamb and
+VarianceAdapted rounds once, so that their steps are the same bits on any machine; those of Adam and FrozenAdam are
+torch's.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.messages import Direction
 from mpisign.algorithms.slots import Step, Update
-from mpisign.layout import Span
+from mpisign.layout import Layout, Span
 
 
 def _gradients(direction: Direction, step: Step) -> Iterator[tuple[Span, Tensor]]:
@@ -177,3 +179,114 @@ class VarianceAdapted(Update):
             total = (v * unbiased - square).clamp_(min=0.0).mul_(share).add_(square)
             move = torch.where(total > 0, square / total * mean, 0.0)
             bits.blend(x[span.coordinates], move, float(decays[span.segment]), -step.lr_of(span.segment))
+
+
+def _norms(v: Tensor, layout: Layout) -> np.ndarray:
+    """The Euclidean norm of every segment, float64 (segments,)."""
+    return np.sqrt(layout.block_sums(bits.tile_sums(v, layout.all_tiles, squares=True)))
+
+
+@dataclass(frozen=True)
+class Lamb(Update):
+    """x -= lr*r*u for each parameter, u = m/(sqrt(v) + epsilon) + weight_decay*x, r = |x|/|u| within [least, most].
+
+    m and v are Adam's averages, without a correction of their start at 0; r is 1 where |x| or |u| is 0. `ratios`
+    averages the r of every parameter, those that are 1 left out, and forgets by `average`; it starts as 0. Source: You
+    et al. 2020, as in the code of 1-bit LAMB (DeepSpeed).
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    average: float = 0.9
+    least: float = 0.01
+    most: float = 10.0
+
+    vectors = ("m", "v", "u")
+
+    def init(self, layout):
+        return super().init(layout) | {"ratios": torch.zeros(len(layout.segments), dtype=torch.float64)}
+
+    def apply(self, x, direction, state, step):
+        weight_decays = step.weight_decays(self.weight_decay)
+        for span, g in _gradients(direction, step):
+            part, m, v, u = (a[span.coordinates] for a in (x, state["m"], state["v"], state["u"]))
+            bits.blend(m, g, self.beta1, 1 - self.beta1)
+            bits.blend(v, g * g, self.beta2, 1 - self.beta2)
+            torch.div(m, _root(v).add_(self.epsilon), out=u)
+            bits.blend(u, part, 1.0, float(weight_decays[span.segment]))
+
+    def finish(self, x, state, step, objective):
+        u, layout = state["u"], step.layout
+        of_x, of_u = _norms(x, layout), _norms(u, layout)
+        known = (of_x > 0) & (of_u > 0)
+        r = np.where(known, np.clip(of_x / np.where(known, of_u, 1.0), self.least, self.most), 1.0)
+        ratios = state["ratios"].numpy()
+        ratios[r != 1] = self.average * ratios[r != 1] + (1 - self.average) * r[r != 1]
+        for span in layout.all_spans:
+            rate = step.lr_of(span.segment) * r[span.segment]
+            bits.blend(x[span.coordinates], u[span.coordinates], 1.0, -rate)
+
+
+@dataclass(frozen=True)
+class FrozenLamb(Update):
+    """x -= lr*c*f*u for each parameter, u = m/(sqrt(v) + epsilon) + weight_decay*x, m what was decided.
+
+    v and c no longer change: they are those that Lamb left as `v` and `ratios`. f = the largest of
+    (sqrt(v) + epsilon)/(sqrt(w) + epsilon), w the average of g^2 that goes on from v, g = (m - beta1*m before)/(1 -
+    beta1). f is mixed with 1 as far as u is weight decay, kept within [least, most], and changes by no more than
+    `change` of itself; it starts as 1. A coordinate whose v is 0 never had a gradient and its m does not count.
+    Source: Li et al. 2022 (1-bit LAMB), as in the authors' code (DeepSpeed).
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    least: float = 0.5
+    most: float = 4.0
+    change: float = 0.1
+
+    vectors = ("m", "v", "w", "u", "quotients")
+
+    def init(self, layout):
+        each = {name: torch.zeros(len(layout.segments), dtype=torch.float64) for name in ("ratios", "factors")}
+        return super().init(layout) | each
+
+    def apply(self, x, direction, state, step):
+        for span, new in direction.values(step.layout):
+            m, v, w, u, quotients = (state[name][span.coordinates] for name in self.vectors)
+            # g = (new - beta1*m)/(1 - beta1)
+            bits.blend(m, new, -self.beta1, 1.0)
+            g = m.mul_(1 / (1 - self.beta1))
+            bits.blend(w, g * g, self.beta2, 1 - self.beta2)
+            m.copy_(new)
+            scale = _root(v).add_(self.epsilon)
+            torch.div(scale, _root(w).add_(self.epsilon), out=quotients)
+            torch.div(m, scale, out=u).masked_fill_(v == 0, 0.0)
+
+    def finish(self, x, state, step, objective):
+        u, layout = state["u"], step.layout
+        factors, alone = self._factors(state, layout), _norms(u, layout)
+        weight_decays = step.weight_decays(self.weight_decay)
+        for span in layout.all_spans:
+            bits.blend(u[span.coordinates], x[span.coordinates], 1.0, float(weight_decays[span.segment]))
+        together = _norms(u, layout)
+        share = np.minimum(1.0, alone / np.where(together > 0, together, 1.0))
+        factors = self._bounded(np.where(weight_decays > 0, factors * share + (1 - share), factors), state)
+        rates = step.rates * state["ratios"].numpy() * factors
+        for span in layout.all_spans:
+            bits.blend(x[span.coordinates], u[span.coordinates], 1.0, -float(rates[span.segment]))
+
+    def _factors(self, state, layout):
+        """The largest quotient of every segment, float64 (segments,)."""
+        return layout.largest_magnitudes(bits.tile_maxima(state["quotients"], layout.all_tiles)).astype(np.float64)
+
+    def _bounded(self, factors, state):
+        """Factors within their bounds and close to the last ones, which they become."""
+        last = state["factors"].numpy()
+        before = np.where(last == 0, 1.0, last)
+        bounded = np.clip(factors, self.least, self.most)
+        last[:] = np.clip(bounded, before * (1 - self.change), before * (1 + self.change))
+        return last

@@ -59,15 +59,21 @@ class Rprop(Update):
     """x -= size*s, s the direction's sign and `size` each coordinate's own [Riedmiller & Braun 1993].
 
     size starts as lr. It is multiplied by `increase` where s is as before and by `decrease` where it is opposite; there
-    x stays, and s counts as 0 at the next step. It is kept within [least, most].
+    x stays, or takes its last step back where it `backtracks`, and s counts as 0 at the next step. It is kept within
+    [least, most].
     """
 
     increase: float = 1.2
     decrease: float = 0.5
     least: float = 1e-6
     most: float = 50.0
+    backtracks: bool = False
 
     vectors = ("before", "size")
+
+    def takes_back(self, state) -> bool:
+        """Whether coordinates whose sign turned take their last step back."""
+        return self.backtracks
 
     def apply(self, x, direction, state, step):
         for span, s in direction.values(step.layout):
@@ -75,12 +81,89 @@ class Rprop(Update):
             if step.age == 0:
                 size.fill_(step.lr_of(span.segment))
             same = before * s
+            if self.takes_back(state):
+                part += (size * before).masked_fill_(same >= 0, 0.0)
             size[same > 0] *= self.increase
             size[same < 0] *= self.decrease
             size.clamp_(self.least, self.most)
             s[same < 0] = 0.0
             part -= size * s
             before.copy_(s)
+
+
+@dataclass(frozen=True)
+class ImprovedRprop(Rprop):
+    """Rprop that takes steps back only after f has risen [Igel & Huesken 2003, iRprop+].
+
+    f is exact: all rows of all voters, once a step.
+    """
+
+    needs, numbers = frozenset({"function values"}), ("value", "risen")
+    bound = BetterPoint.bound
+
+    def begin(self, x, state, step, objective):
+        value = objective()
+        state["risen"][0] = step.age > 0 and value > state["value"][0]
+        state["value"][0] = value
+
+    def takes_back(self, state):
+        return bool(state["risen"][0])
+
+    def values(self, rows, age):
+        return max(rows, 1)
+
+
+@dataclass(frozen=True)
+class AcceleratedDescent(Descent):
+    """Descent of a point p from y = p + momentum*(p - p before); y = p where f(y) is above f(p).
+
+    x is y, at which gradients are taken, and p is kept. f is exact: all rows of all voters, twice a step. Source:
+    Leplat et al. 2025, accelerated signGD with restarts.
+    """
+
+    momentum: float = 0.9
+
+    needs, vectors = frozenset({"function values"}), ("point",)
+
+    def begin(self, x, state, step, objective):
+        if step.age == 0:
+            state["point"].copy_(x)
+
+    def finish(self, x, state, step, objective):
+        moved = x - state["point"]
+        state["point"].copy_(x)
+        value = objective()
+        bits.blend(x, moved, 1.0, self.momentum)
+        if objective() > value:
+            x.copy_(state["point"])
+
+    def values(self, rows, age):
+        return 2 * max(rows, 1)
+
+
+@dataclass(frozen=True)
+class AttractedDescent(Update):
+    """x -= lr*(s + gamma*sign(x - c)), s what was decided and c an average of x; weight decay is towards c, not x.
+
+    c = c + w*(x - c), w = (1 - beta)/(1 - beta^(t + 1)): a moving average of x, corrected for its start at 0, that is
+    exactly x as long as x stays. Source: Liu, Liu & Gore 2025 (FOCUS).
+    """
+
+    gamma: float = 0.1
+    beta: float = 0.999
+    weight_decay: float = 0.0
+
+    vectors = ("center",)
+
+    def apply(self, x, direction, state, step):
+        share = (1 - self.beta) / (1 - self.beta ** (step.age + 1))
+        weight_decays = step.weight_decays(self.weight_decay)
+        for span, s in direction.values(step.layout):
+            part, center, lr = x[span.coordinates], state["center"][span.coordinates], step.lr_of(span.segment)
+            bits.blend(center, part - center, 1.0, share)
+            bits.blend(part, center, 1.0, -lr * float(weight_decays[span.segment]))
+            bits.blend(s, torch.sign(part - center), 1.0, self.gamma)
+            bits.blend(part, s, 1.0, -lr)
 
 
 @dataclass(frozen=True)

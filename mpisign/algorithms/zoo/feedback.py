@@ -4,7 +4,7 @@ from mpisign.algorithms.estimators import DecidedMomentum, Minibatch, Nesterov
 from mpisign.algorithms.method import Algorithm, Stages
 from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, Raw, ScaledSign
-from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, RawDescent
+from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, FrozenLamb, Lamb, RawDescent
 from mpisign.algorithms.votes import Mean, ScaledMean, ServerErrorFeedback
 
 
@@ -71,4 +71,34 @@ def onebit_adam(
     signs = ErrorFeedback(ScaledSign(), in_x=False)
     bits = Algorithm(DecidedMomentum(beta1), signs, ServerErrorFeedback(in_x=False), frozen)
     keep = (("update/v", "update/v"), ("update/m", "estimator/m"))
+    return Stages(warm, bits, keep, until=warmup_steps)
+
+
+@algorithm(
+    "onebit-lamb",
+    paper="Li et al. 2021, arXiv:2104.06069",
+    lr=1e-3,
+    known="The rate of SGD with momentum under a variance that has settled, as onebit-adam (seen second-hand).",
+)
+def onebit_lamb(
+    warmup_steps: Count = 100,
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.999,
+    epsilon: Positive = 1e-8,
+    average: Beta = 0.9,
+    weight_decay: NonNegative = 0.0,
+):
+    """LAMB on floats for warmup_steps, then its variance and ratios are frozen and momentum travels as scaled signs.
+
+    After the authors' code, in DeepSpeed: x -= lr*c*f*u for each tensor, c the average of |x|/|u| over the warm-up
+    (1/(1 - average) should be well below warmup_steps), f from a variance that every rank goes on to average from
+    momenta as they were decided. Error feedback as in onebit-adam, a scale per tensor, so that the code's rescaling of
+    momenta to one scale has nothing to do. A coordinate whose variance is still 0 does not move afterwards.
+    """
+    warm = Algorithm(Minibatch(), Raw(), Mean(), Lamb(beta1, beta2, epsilon, weight_decay, average))
+    frozen = FrozenLamb(beta1, beta2, epsilon, weight_decay)
+    signs = ErrorFeedback(ScaledSign(), in_x=False)
+    bits = Algorithm(DecidedMomentum(beta1), signs, ServerErrorFeedback(in_x=False), frozen)
+    variance = ("update/v", "update/v"), ("update/v", "update/w"), ("update/ratios", "update/ratios")
+    keep = *variance, ("update/m", "update/m"), ("update/m", "estimator/m")
     return Stages(warm, bits, keep, until=warmup_steps)

@@ -1,7 +1,7 @@
 """Signs of matrices: around the polar factor of Muon, with and without error feedback."""
 
 from mpisign.algorithms.compressed import Memory
-from mpisign.algorithms.estimators import Momentum, Nesterov, Polar
+from mpisign.algorithms.estimators import Lion, Momentum, Nesterov, Polar
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.polar import Kind
 from mpisign.algorithms.registry import Beta, NonNegative, algorithm
@@ -80,6 +80,33 @@ def signmuon(
     else:
         update = SignDescent(weight_decay, scaled, others)
     return Algorithm(Polar(_momentum(momentum, nesterov), polar), Sign(), Majority(), update)
+
+
+@algorithm(
+    "olion",
+    paper="Wang, Shen & Zhang 2026, arXiv:2602.01105",
+    lr=2e-4,
+    known=(
+        "No rate is known to us. Published for one node; as signmuon, it can ascend a linear function where signs of "
+        "the polar factor point up."
+    ),
+)
+def olion(
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.99,
+    polar: Kind = "muon",
+    others: NonNegative = 1.0,
+    weight_decay: NonNegative = 0.0,
+):
+    """Sign of the polar factor of beta1*m + (1 - beta1)*g, m the average after this step; majority vote across ranks.
+
+    m = beta2*m + (1 - beta2)*g first, so the mixture is Lion's with beta1*beta2 for beta1. The paper's rate of a matrix
+    is lr*0.2*sqrt(d1*d2)/|s|, which is 0.2*lr where no sign is 0: our lr is 0.2 of the paper's. What is no matrix votes
+    by the sign of the mixture, at lr*others. polar as in signmuon. Equations seen in a secondary text. Details of this
+    paper are reconstructed: the defaults, and what is no matrix.
+    """
+    estimator = Polar(Lion(beta1 * beta2, beta2), polar)
+    return Algorithm(estimator, Sign(), Majority(), SignDescent(weight_decay, scaled=False, others=others))
 
 
 @algorithm(

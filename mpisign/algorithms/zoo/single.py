@@ -6,16 +6,30 @@ from mpisign.algorithms import theory
 from mpisign.algorithms.estimators import (
     CalibratedMomentum,
     Differences,
+    Extrapolated,
     FullGradient,
+    GrowingBatch,
     Lion,
     Minibatch,
     Momentum,
+    ProximalMap,
     ZerothOrder,
 )
 from mpisign.algorithms.method import Algorithm, Stages
-from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, Whole, algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.signs import NoisySign, Raw, Sign
-from mpisign.algorithms.updates import BetterPoint, CalibratedDescent, CalibratingDescent, Descent, ParameterFree, Rprop
+from mpisign.algorithms.slots import Estimator
+from mpisign.algorithms.updates import (
+    AcceleratedDescent,
+    AttractedDescent,
+    BetterPoint,
+    CalibratedDescent,
+    CalibratingDescent,
+    Descent,
+    ImprovedRprop,
+    ParameterFree,
+    Rprop,
+)
 from mpisign.algorithms.votes import Majority, Mean
 from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
 
@@ -32,15 +46,20 @@ from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
     theory=theory.signsgd_mv,
     heterogeneous="refuted",
 )
-def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
+def signsgd(option: Literal[1, 2] = 1, grow_every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of the gradient; option 2 keeps the better of the old and the new point. On several nodes signsgd-mv.
 
     Option 2: x = argmin{f(x), f(x - lr*sign(g))} (seen in a secondary text), f the exact objective: one value of all
     rows of all voters a step, counted in function_evaluations. Where f is not less, x stays. The preset theory is not
-    this paper's: it is the constant rate of Bernstein et al. 2019, thm. 1, as for signsgd-mv.
+    this paper's: it is the constant rate of Bernstein et al. 2019, thm. 1, as for signsgd-mv. grow_every as in signum;
+    the batches of thm. 1 of 2018 do not grow, but are as many rows as there are steps: problem.batch_size.
     """
     update = Descent(weight_decay) if option == 1 else BetterPoint(weight_decay)
-    return Algorithm(Minibatch(), Sign(), Majority(), update)
+    return Algorithm(_batches(grow_every), Sign(), Majority(), update)
+
+
+def _batches(grow_every: int) -> Estimator:
+    return GrowingBatch(grow_every) if grow_every else Minibatch()
 
 
 @algorithm(
@@ -49,23 +68,25 @@ def signsgd(option: Literal[1, 2] = 1, weight_decay: NonNegative = 0.0):
     lr=1e-3,
     known=(
         "Thm. 3 bounds the square of the mean |grad|_1, by (log N)^2/sqrt(N) after N gradients, so it is O(log N * "
-        "N^(-1/4)) in l1; for rates lr/sqrt(k+1) and batches that grow as k + 1, which nobody runs. The warm-up "
-        f"belongs to it. {MEDIAN}"
+        "N^(-1/4)) in l1; for rates lr/sqrt(k+1) and batches of k + 1 rows (grow_every = 1), which nobody runs. The "
+        f"warm-up belongs to it. {MEDIAN}"
     ),
     heterogeneous="refuted",
 )
-def signum(beta: Beta = 0.9, warmup: Whole | None = None, weight_decay: NonNegative = 0.0):
+def signum(beta: Beta = 0.9, warmup: Whole | None = None, grow_every: Whole = 0, weight_decay: NonNegative = 0.0):
     """Sign of momentum, after a warm-up in which m is gathered while the sign of g decides.
 
-    warmup: so many steps; left out, the theorem's C(beta), 54 for 0.9; 0 for none, as in the paper's experiments. The
-    growing batches of the theorem are not built in. Details of this paper are reconstructed: m starts at 0.
+    warmup: so many steps; left out, the theorem's C(beta), 54 for 0.9; 0 for none, as in the paper's experiments.
+    grow_every: batches gain a minibatch every so many steps, 0 for never; the theorem's have k + 1 rows at step k, that
+    is 1 with problem.batch_size = 1. They are further minibatches of the same passes. Details of this paper are
+    reconstructed: m starts at 0.
     """
-    steps = warmup_of(beta) if warmup is None else warmup
-    after = Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
+    steps, batches = warmup_of(beta) if warmup is None else warmup, _batches(grow_every)
+    after = Algorithm(Momentum(beta, of=batches), Sign(), Majority(), Descent(weight_decay))
     if not steps:
         return after
     # Lion with beta1 = 0 decides by g and keeps the same moving average
-    before = Algorithm(Lion(0.0, beta), Sign(), Majority(), Descent(weight_decay))
+    before = Algorithm(Lion(0.0, beta, batches), Sign(), Majority(), Descent(weight_decay))
     return Stages(before, after, (("estimator/m", "estimator/m"),), until=steps)
 
 
@@ -113,18 +134,99 @@ def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0)
 
 @algorithm(
     "rprop",
-    paper="Riedmiller & Braun 1993, IEEE ICNN, in the form without backtracking",
+    paper="Riedmiller & Braun 1993, IEEE ICNN; Igel & Huesken 2003, Neurocomputing 50, without and with backtracking",
     lr=0.01,
     known=f"No rate is known to us; it is for full gradients, and noise in their signs shrinks its steps. {ONE_NODE}",
     heterogeneous="refuted",
 )
-def rprop(increase: Positive = 1.2, decrease: Positive = 0.5, least: Positive = 1e-6, most: Positive = 50.0):
+def rprop(
+    increase: Positive = 1.2,
+    decrease: Positive = 0.5,
+    least: Positive = 1e-6,
+    most: Positive = 50.0,
+    backtrack: Literal["never", "always", "risen"] = "never",
+):
     """A step size a coordinate, which grows while the sign stays and shrinks when it turns; full gradients.
 
     lr is only where the sizes start. What travels is one bit, and every rank finds the same sizes from the votes.
-    Details of this paper are reconstructed, from a secondary text: the constants.
+    backtrack: where the sign turned, x stays ("never", which Igel & Huesken call iRprop-, torch's too), takes its last
+    step back ("always", the Rprop+ of 1993), or does so only if f has risen ("risen", iRprop+: one exact value of all
+    rows of all voters a step, counted in function_evaluations). Details of these papers are reconstructed, from
+    secondary texts: the constants, and iRprop+.
     """
-    return Algorithm(FullGradient(), Sign(), Majority(), Rprop(increase, decrease, least, most))
+    if backtrack == "risen":
+        return Algorithm(FullGradient(), Sign(), Majority(), ImprovedRprop(increase, decrease, least, most))
+    update = Rprop(increase, decrease, least, most, backtrack == "always")
+    return Algorithm(FullGradient(), Sign(), Majority(), update)
+
+
+@algorithm(
+    "sign-igt",
+    paper="Jang & Lee 2026, arXiv:2605.05577, LMO-IGT for the max norm",
+    lr=1e-3,
+    known=(
+        "O(eps^(-3.5)) steps, in a measure of the paper's own, with one gradient per row: between momentum's "
+        f"O(eps^(-4)) and the O(eps^(-3)) of variance reduction, which takes more (abstract). {ONE_NODE}"
+    ),
+)
+def sign_igt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+    """Sign of an average of gradients at points ahead, x + beta/(1 - beta)*(x - x before): signum with transport.
+
+    The average is that of nigt, of which this takes the sign and nigt the direction; m starts as the first gradient, at
+    x itself. The recorded loss of a batch is that at the point ahead. Details of this paper are reconstructed: that the
+    average and the points are those of Cutkosky & Mehta 2020.
+    """
+    estimator = Momentum(beta, start="estimate", of=Extrapolated(beta))
+    return Algorithm(estimator, Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "signprox",
+    paper="Xu & Kamilov 2018, arXiv:1807.08023",
+    lr=1e-3,
+    known=(
+        "The rate of the uncompressed stochastic proximal gradient for non-convex functions, under assumptions on "
+        f"regulariser and noise (abstract). {ONE_NODE}"
+    ),
+)
+def signprox(l1: NonNegative = 1e-4, box: NonNegative = 0.0):
+    """Sign of x - prox(x - lr*g), for f + l1*|x|_1 and, with box > 0, within |x| <= box.
+
+    The proximal step looks at lr itself. A step has length lr, so x ends within lr of the box and of zeros, not on
+    them. r is no part of the recorded loss. The paper's regularisers are sums of which one is drawn; here r is whole.
+    Equations seen in a secondary text.
+    """
+    return Algorithm(ProximalMap(l1, box), Sign(), Majority(), Descent())
+
+
+@algorithm(
+    "accelerated-signgd",
+    paper="Leplat et al. 2025, arXiv:2508.18510, accelerated signGD with restarts",
+    lr=1e-3,
+    known=f"The paper's results are for its flow in continuous time (seen second-hand). {ONE_NODE}",
+)
+def accelerated_signgd(momentum: Beta = 0.9):
+    """p' = y - lr*sign(g(y)), y' = p' + momentum*(p' - p); y' = p' where f(y') is above f(p'). Full gradients.
+
+    What a run evaluates and saves is y. f is exact: two values of all rows of all voters a step, counted in
+    function_evaluations. Equations seen in a secondary text.
+    """
+    return Algorithm(FullGradient(), Sign(), Majority(), AcceleratedDescent(momentum=momentum))
+
+
+@algorithm(
+    "focus",
+    paper="Liu, Liu & Gore 2025, arXiv:2501.12243",
+    lr=1e-3,
+    known=f"No rate is known to us. {ONE_NODE}",
+)
+def focus(beta1: Beta = 0.9, beta2: Beta = 0.999, gamma: Fraction = 0.1, weight_decay: NonNegative = 0.0):
+    """Signum with attraction: x -= lr*(sign(m) + gamma*sign(x - c)), c a corrected average of x that forgets by beta2.
+
+    Every rank has the same x and so the same c; one bit travels. Weight decay is towards c. Equations and defaults seen
+    in a third party's code.
+    """
+    return Algorithm(Momentum(beta1), Sign(), Majority(), AttractedDescent(gamma, beta2, weight_decay))
 
 
 @algorithm(

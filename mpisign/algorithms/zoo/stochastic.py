@@ -4,12 +4,12 @@ from math import log, sqrt
 from typing import Literal
 
 from mpisign.algorithms import theory
-from mpisign.algorithms.estimators import ClippedRows, Minibatch, Momentum
+from mpisign.algorithms.estimators import ClippedRows, Minibatch, Momentum, NormalisedMomentum
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import NoisySign, Raw, StochasticSign
 from mpisign.algorithms.updates import Descent, Sgd
-from mpisign.algorithms.votes import Average, Majority, Median, SignErrorFeedback
+from mpisign.algorithms.votes import Average, Majority, Median, RandomisedMajority, SignErrorFeedback
 from mpisign.algorithms.zoo.known import FLOOR, Radius
 
 
@@ -143,3 +143,47 @@ def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 10
     paper are reconstructed: the stochastic operator.
     """
     return Algorithm(Momentum(beta), StochasticSign(radius, refresh), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "mvsm",
+    paper="Jiang et al. 2025, arXiv:2507.12091, MVSM",
+    lr=1e-3,
+    known=(
+        f"Option 1: O(d^(1/2) T^(-1/2) + d n^(-1/2)). {FLOOR} Option 2: "
+        "O(max{d^(1/4) T^(-1/4), d^(1/10) T^(-1/5)}), no floor (abstract)."
+    ),
+)
+def mvsm(
+    option: Literal[1, 2] = 2,
+    beta: Beta = 0.9,
+    radius: Radius = "max",
+    refresh: Count = 100,
+    weight_decay: NonNegative = 0.0,
+):
+    """Stochastic sign of momentum up; option 1 majority, option 2 a randomised majority down, unbiased both ways.
+
+    Option 1 is mv-signsgd-sim but for the first average; option 2 is option 2 of ssvr-mv, by the same authors, with an
+    average in STORM's place. Radii as there. Details of this paper are reconstructed: m starts as the first gradient.
+    """
+    vote = Majority() if option == 1 else RandomisedMajority()
+    estimator = Momentum(beta, start="estimate")
+    return Algorithm(estimator, StochasticSign(radius, refresh), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "birder",
+    paper="Peng et al. 2023, NeurIPS 36 (no arXiv number), Birder; BinSGDM in an earlier version",
+    lr=1e-3,
+    known="The rate of Adam is claimed (abstract). It needs no warm-up on floats, unlike onebit-adam.",
+)
+def birder(beta: Beta = 0.95, down: Literal["mean", "sign"] = "mean", weight_decay: NonNegative = 0.0):
+    """Stochastic sign of m/b in [-1, 1], b the average of |g| as m is of g; averaged, x -= lr*mean.
+
+    A bit is unbiased for m/b without any radius that is shared. down "sign": a randomised majority, unbiased for the
+    mean, so that one bit comes down. The paper's hierarchical all-reduce is exchange.name = "hierarchical", in which
+    nodes add their ranks' bits, not floats. Where a rank never had a gradient, it sends fair coins. Details of this
+    paper are reconstructed: the rule, one beta for both averages, and its default.
+    """
+    vote = Average() if down == "mean" else RandomisedMajority()
+    return Algorithm(NormalisedMomentum(beta), StochasticSign(1.0), vote, Descent(weight_decay))

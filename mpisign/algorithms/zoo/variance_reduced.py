@@ -3,7 +3,7 @@
 from typing import Literal
 
 from mpisign.algorithms import theory
-from mpisign.algorithms.estimators import Correction, FullGradient, Minibatch, Momentum, Storm, Svrg
+from mpisign.algorithms.estimators import Correction, FullGradient, Lion, LionStorm, Minibatch, Momentum, Storm, Svrg
 from mpisign.algorithms.method import Algorithm, Cycle, Stages
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Whole, algorithm
 from mpisign.algorithms.signs import Raw, ScaledStochasticSign, Sign, StochasticSign
@@ -40,6 +40,33 @@ def ssvr_mv(
         project = radius if option == 2 and not isinstance(radius, str) else 0.0
     vote = Majority() if option == 1 else RandomisedMajority()
     return Algorithm(Storm(beta, project), StochasticSign(radius, refresh), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "dlion-unbiased",
+    paper="Jiang & Zhang 2025, arXiv:2508.12327, distributed Lion with unbiased signs both ways",
+    lr=1e-3,
+    known=(
+        "Without STORM O(max{d^(1/4) T^(-1/4), d^(1/10) (nT)^(-1/5)}), with it O(d^(1/4) T^(-1/4)) "
+        "(abstract); no floor."
+    ),
+)
+def dlion_unbiased(
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.99,
+    storm: bool = True,
+    radius: Radius = "max",
+    refresh: Count = 100,
+    weight_decay: NonNegative = 0.0,
+):
+    """Lion on each rank, its average m by STORM's rule; stochastic sign of radius R up, a randomised majority down.
+
+    v = g(x_t) + beta1*(m - g(x_{t-1})), m likewise with beta2, both gradients on one batch; storm = False is Lion
+    itself, at one gradient a row. Radii as in ssvr-mv. Details of this paper are reconstructed: where STORM's
+    correction enters, the first step (m = g), and the radius.
+    """
+    estimator = LionStorm(beta1, beta2) if storm else Lion(beta1, beta2)
+    return Algorithm(estimator, StochasticSign(radius, refresh), RandomisedMajority(), Descent(weight_decay))
 
 
 @algorithm(
