@@ -15,7 +15,7 @@ from mpisign.algorithms.estimators.plain import (
 )
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
 from mpisign.algorithms.estimators.tables import Sag, Saga
-from mpisign.algorithms.estimators.values import ZerothOrder
+from mpisign.algorithms.estimators.values import SharedDirection, ZerothOrder
 
 __all__ = [
     "CalibratedMomentum",
@@ -40,6 +40,7 @@ __all__ = [
     "ProximalMap",
     "Sag",
     "Saga",
+    "SharedDirection",
     "SnapshotStorm",
     "Storm",
     "Svrg",

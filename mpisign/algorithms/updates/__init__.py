@@ -10,7 +10,7 @@ from mpisign.algorithms.updates.adaptive import (
     VarianceAdapted,
     Yogi,
 )
-from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
+from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd, VotedDescent
 from mpisign.algorithms.updates.descent import (
     AcceleratedDescent,
     AttractedDescent,
@@ -56,5 +56,6 @@ __all__ = [
     "SteepestDescent",
     "TrackedPolarDescent",
     "VarianceAdapted",
+    "VotedDescent",
     "Yogi",
 ]
