@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tests.reference.arithmetic import norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -29,8 +29,19 @@ class Descent(Slot):
 
 class RawDescent(Slot):
     def move(self, v, scales, in_x):
-        rate = F(1.0 if self.in_x else self.run.lr * self.factor)
+        rate = F(self.factor if self.in_x else self.run.lr * self.factor)
         self.put(F(1 - self.run.lr * self.factor * self.weight_decay) * self.run.x + -rate * v)
+
+
+class LionDescent(Slot):
+    def begin(self):
+        self.m = self.run.zeros()
+
+    def move(self, v, scales, in_x):
+        rate = self.run.lr * self.factor
+        u = F(self.beta1) * self.m + F(1 - self.beta1) * v
+        self.m = F(self.beta2) * self.m + F(1 - self.beta2) * v
+        self.put(F(1 - rate * self.weight_decay) * self.run.x - F(rate) * np.sign(u))
 
 
 class BetterPoint(Descent):
@@ -154,6 +165,12 @@ class PolarSignDescent(PolarDescent):
 
     def toward(self, d):
         return self.signed(super().toward(d), matrices=True)
+
+
+class CosineSignDescent(Slot):
+    def move(self, decided, scales, in_x):
+        u = cosines_of_each(decided.astype(F), self.run, self.chunk, inverse=True)
+        self.put(self.decayed() - F(self.run.lr) * np.sign(u))
 
 
 class TrackedPolarDescent(PolarDescent):

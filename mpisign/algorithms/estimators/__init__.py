@@ -1,9 +1,9 @@
 """What a voter believes its gradient is: v, a flat float32 vector."""
 
 from mpisign.algorithms.estimators.corrected import Correction, SnapshotStorm, Storm, Svrg
-from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
+from mpisign.algorithms.estimators.local import ByAdam, ByLion, BySgd, LocalAdam, LocalSteps, Optimiser, SharedLion
 from mpisign.algorithms.estimators.low_rank import LowRank
-from mpisign.algorithms.estimators.matrices import Polar
+from mpisign.algorithms.estimators.matrices import Cosine, Polar
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov
 from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
@@ -11,9 +11,13 @@ from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import ZerothOrder
 
 __all__ = [
+    "ByAdam",
+    "ByLion",
+    "BySgd",
     "CalibratedMomentum",
     "ClippedRows",
     "Correction",
+    "Cosine",
     "DecidedMomentum",
     "Differences",
     "DualNorm",
@@ -26,9 +30,11 @@ __all__ = [
     "Minibatch",
     "Momentum",
     "Nesterov",
+    "Optimiser",
     "Polar",
     "Sag",
     "Saga",
+    "SharedLion",
     "SnapshotStorm",
     "Storm",
     "Svrg",

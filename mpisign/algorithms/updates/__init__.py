@@ -1,7 +1,7 @@
 """How x moves along the direction, alike on every rank."""
 
 from mpisign.algorithms.updates.adaptive import Adadelta, Adagrad, Adam, FrozenAdam, VarianceAdapted, Yogi
-from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
+from mpisign.algorithms.updates.dense import CalibratedDescent, LionDescent, NormalisedDescent, RawDescent, Sgd
 from mpisign.algorithms.updates.descent import (
     BetterPoint,
     CalibratingDescent,
@@ -11,6 +11,7 @@ from mpisign.algorithms.updates.descent import (
     SteepestDescent,
 )
 from mpisign.algorithms.updates.matrices import (
+    CosineSignDescent,
     MatrixDescent,
     PolarDescent,
     PolarSignDescent,
@@ -25,8 +26,10 @@ __all__ = [
     "BetterPoint",
     "CalibratedDescent",
     "CalibratingDescent",
+    "CosineSignDescent",
     "Descent",
     "FrozenAdam",
+    "LionDescent",
     "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",
