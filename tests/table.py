@@ -88,6 +88,13 @@ TABLE = {
     "zeroone-adam": Row(
         {"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500), bitwise=False
     ),
+    "local-sign": Row(
+        {"local_steps": 3, "inner": "adam", "weight_decay": 0.1}, Claim(0.1, 1e-3, 500, hyper={"local_lr": 0.1})
+    ),
+    "local-sign-momentum": Row(
+        {"local_steps": 3, "weight_decay": 0.1, "eta": 0.5}, Claim(0.1, 2e-3, 500, hyper={"local_steps": 4})
+    ),
+    "fedlion": Row({"local_steps": 3, "weight_decay": 0.1}, Claim(0.03, 3e-4, 500)),
     "ef-signsgd": Row({"weight_decay": 0.1}, Claim(0.3, 2e-5, 500)),
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
@@ -100,6 +107,7 @@ TABLE = {
         {"density": 0.1, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 2e-4, hyper={"density": 0.3}), bitwise=False
     ),
     "s3gd-mv": Row({"density": 0.02, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 3e-2, hyper={"density": 0.05})),
+    "demo": Row({"topk": 64, "chunk": 8, "weight_decay": 0.1}, Claim(0.1, 2e-3, 500, hyper={"topk": 256})),
     "qsgd": Row({"levels": 3, "bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
     "terngrad": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
     "onebit-sgd": Row({"bucket": 64, "momentum": 0.5, "weight_decay": 0.1}, Claim(0.1, 1e-4), bitwise=False),
@@ -144,6 +152,8 @@ FORMS = [
     ("zo-signsgd", {"directions": 3, "majority": True}),
     ("compsgd-mv", {"smoothing": 0.02}),
     ("z-signfedavg", {"local_steps": 2, "law": "uniform", "noise": 0.7}),
+    ("local-sign", {"local_steps": 2, "inner": "lion", "vote": "average"}),
+    ("local-sign-momentum", {"local_steps": 2, "inner": "sgd"}),
     ("ef-signsgd", {"feedback": False}),
     ("sto-signsgd", {"radius": 2.0, "error_feedback": True}),
     ("sto-signsgd", {"radius": "running", "error_feedback": True, "factor": 0.5}),
@@ -171,6 +181,7 @@ FORMS = [
     ("dgc", {"density": 0.01, "warmup_steps": 6, "select": "all"}),
     ("s3gd-mv", {"density": 1.0}),
     ("s3gd-mv", {"density": 0.02, "memory": False, "momentum": 0.5}),
+    ("demo", {"decay": 0.9}),
     ("powersgd", {"rank": 3, "warm_start": False, "momentum": 0.0}),
     ("signmuon", {"local_polar": True, "nesterov": True, "polar": "converged"}),
     ("muonusign", {"scaled": False, "nesterov": True}),

@@ -45,6 +45,7 @@ schemes = st.one_of(
     st.builds(bits.Scheme, st.just("linear"), st.sampled_from([1, 3, 7, 16, 255]), buckets, norms),
     st.builds(bits.Scheme, st.just("powers"), st.sampled_from([1, 3, 7, 30, 127]), buckets, norms),
     st.just(bits.Scheme("exponents", 255, 4096, "max")),
+    st.builds(bits.Scheme, st.just("whole"), st.sampled_from([1, 3, 7, 16, 255]), st.just(4096), st.just("max")),
 )
 
 
@@ -176,8 +177,24 @@ def test_powers_of_two_survive_and_others_go_to_a_neighbour():
         assert set(np.unique(total / v)) == ({1.0} if factor == 1 else {1.0, 2.0})
 
 
+@pytest.mark.parametrize("levels", [1, 3, 4, 31, 255])
+def test_whole_numbers_arrive_as_they_are(levels):
+    """All of them, in as many bits as 2*levels + 1 of them take; sums are exact, and what is beyond is cut off."""
+    scheme, draw = bits.Scheme("whole", levels, 4096, "max"), Streams(1).draw("sign", 3, 0)
+    v = np.arange(4160, dtype=np.float32) % (2 * levels + 1) - levels
+    words = scheme.words(len(v))
+    assert words == 65 * int(np.ceil(np.log2(2 * levels + 1)))
+    total = np.zeros_like(v)
+    for _ in range(3):
+        cpu.add_quantised(total, packed("pack_quantised", v, 0, scheme, draw, words=words), scheme, 1.0)
+    np.testing.assert_array_equal(total, 3 * v)
+    total[:] = 0
+    cpu.add_quantised(total, packed("pack_quantised", 1000 * v, 0, scheme, draw, words=words), scheme, 1.0)
+    np.testing.assert_array_equal(total, np.clip(1000 * v, -levels, levels))
+
+
 def test_what_is_not_finite_is_read_as_nan():
-    """A bucket for levels and means of a side; only the coordinate itself for exponents."""
+    """A bucket for levels and means of a side; only the coordinate itself where none is."""
     v, draw, parts = np.ones(256, dtype=np.float32), Streams(1).draw("sign", 3, 0), np.array([[0], [256], [0]])
     v[70] = np.inf
     for scheme in (bits.Scheme("linear", 7, 64, "max"), bits.Scheme("powers", 7, 64, "l2")):
@@ -186,10 +203,12 @@ def test_what_is_not_finite_is_read_as_nan():
         cpu.add_quantised(total, message, scheme, 1.0)
         assert np.isnan(total[64:128]).all()
         assert np.isfinite(np.delete(total, slice(64, 128))).all()
-    v[70], scheme, total = np.nan, bits.Scheme("exponents", 255, 4096, "max"), np.zeros_like(v)
-    message = packed("pack_quantised", v, 0, scheme, draw, words=scheme.words(256))
-    cpu.add_quantised(total, message, scheme, 1.0)
-    assert np.flatnonzero(np.isnan(total)).tolist() == [70]
+    v[70] = np.nan
+    for scheme in (bits.Scheme("exponents", 255, 4096, "max"), bits.Scheme("whole", 3, 4096, "max")):
+        total = np.zeros_like(v)
+        message = packed("pack_quantised", v, 0, scheme, draw, words=scheme.words(256))
+        cpu.add_quantised(total, message, scheme, 1.0)
+        assert np.flatnonzero(np.isnan(total)).tolist() == [70]
     total[:] = 0
     message = packed("pack_two_means", v, 0, parts, 64, words=bits.two_means_words(256, 64))
     cpu.add_two_means(total, message, 0, parts, 64, 1.0)

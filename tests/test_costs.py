@@ -132,7 +132,7 @@ def test_messages_that_vary_are_counted_as_they_are(setup):
 D, BUCKETS = 4235, 67  # coordinates, and buckets of 64 of them
 LEVELS, MEANS = 3 * D + 32 * BUCKETS, D + 64 * BUCKETS
 # name, hyperparameters -> bits of a message and of a verdict, which is 0 where messages go to all others instead; and
-# float32 numbers per tensor of which all voters share the maximum
+# float32 numbers per tensor of which all voters share the maximum, or the mean
 QUANTISED = {
     "levels to all": ("qsgd", {"levels": 3, "bucket": 64}, LEVELS, 0, 0),
     "levels both ways": ("qsgd", {"levels": 3, "bucket": 64, "down": "levels"}, LEVELS, LEVELS, 0),
@@ -140,6 +140,8 @@ QUANTISED = {
     "ternary values": ("terngrad", {}, 2 * D, 3 * D, 1),
     "two means": ("onebit-sgd", {"bucket": 64}, MEANS, MEANS, 0),
     "memories": ("diana", {"bucket": 64}, 2 * D + 32 * BUCKETS, 0, 0),
+    # the mean of momenta is floats both ways, too
+    "whole numbers": ("fedlion", {"local_steps": 3}, 3 * D, 0, D / TENSORS),
     "codes both ways": ("doublesqueeze", {"up": "levels", "down": "two-means"}, 4 * D + 32 * 9, D + 64 * 9, 0),
 }
 

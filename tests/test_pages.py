@@ -47,8 +47,9 @@ def test_jobs_of_an_algorithm_are_found_in_sweeps_too(tmp_path):
 
 def test_a_page_says_what_is_reconstructed():
     by_name = {entry.name: entry for entry in entries()}
-    assert "reconstructed in part" in pages.how_sure(by_name["ssvr-mv"])
-    assert pages.how_sure(by_name["sgd"]) == "nothing of the rule is marked as reconstructed"
+    assert pages.how_sure(by_name["ssvr-mv"]) == "the rule is not all from the source, as told above"
+    assert pages.how_sure(by_name["sgd"]) == "nothing of the rule is in doubt"
+    assert pages.how_sure(by_name["lion"]).endswith("; what is known was in part seen second-hand")
 
 
 def test_filters_take_what_they_say():

@@ -100,6 +100,40 @@ class Levels(Compressor):
 
 
 @dataclass(frozen=True)
+class WholeNumbers(Compressor):
+    """Whole numbers from -most to most, as they are, in ceil(log2(2*most + 1)) bits each.
+
+    What lies between two of them is rounded to one at random, so that its mean is v, and what is beyond is cut off.
+    Raises UsageError for numbers beyond 9 planes.
+    """
+
+    most: int = 4
+
+    def __post_init__(self):
+        if self.scheme.planes > PLANES:
+            raise UsageError(
+                f"algorithm.local_steps = {self.most}: whole numbers up to it take {self.scheme.planes} bits, and a "
+                f"message holds {PLANES} at most; take 1 to {2 ** (PLANES - 1) - 1}"
+            )
+
+    @property
+    def scheme(self) -> bits.Scheme:
+        return bits.Scheme("whole", self.most, TILE, "max")
+
+    def items(self, coordinates):
+        return self.scheme.words(coordinates)
+
+    def cost(self, coordinates):
+        return self.scheme.planes * coordinates
+
+    def encode(self, v, lo, draw, out, step):
+        bits.pack_quantised(v, lo, self.scheme, draw, out[0])
+
+    def add(self, message, total, lo, step, weight=1.0):
+        bits.add_quantised(total, message[0], self.scheme, weight)
+
+
+@dataclass(frozen=True)
 class TwoMeans(Compressor):
     """One bit per coordinate: v >= 0 becomes the mean of those of its bucket, v < 0 that of the others."""
 

@@ -10,8 +10,8 @@ from mpisign import plugins
 from mpisign.algorithms.listing import facts_of
 from mpisign.algorithms.registry import Entry
 
-MARK = "reconstructed"  # what docstrings say of details that are not the source's own words
-WEAK = (MARK, "second-hand", "could not confirm", "not seen")  # what says that a statement was not checked
+# what docstrings say of rules, and entries of what is known, that were not read in the source itself
+MARKS = ("reconstructed", "secondary text", "third party", "second-hand", "could not confirm", "not seen")
 
 
 def write_pages(entries: Iterable[Entry], folder: Path, jobs: Path) -> list[Path]:
@@ -43,14 +43,9 @@ def page(entry: Entry, jobs: Iterable[Path], folder: Path) -> str:
 def how_sure(entry: Entry) -> str:
     """What of the rule, and of what is known of it, was not read in the source itself."""
     rule = plugins.docstring(entry.make)
-    parts = [
-        "the rule is reconstructed in part, as told above"
-        if MARK in rule
-        else "nothing of the rule is marked as reconstructed"
-    ]
-    if any(mark in entry.known for mark in WEAK):
-        parts.append("what is known was seen second-hand in part")
-    return "; ".join(parts)
+    of_rule, of_known = (any(mark in text for mark in MARKS) for text in (rule, entry.known))
+    told = "the rule is not all from the source, as told above" if of_rule else "nothing of the rule is in doubt"
+    return told + "; what is known was in part seen second-hand" * of_known
 
 
 def jobs_by_algorithm(folder: Path) -> dict[str, list[Path]]:

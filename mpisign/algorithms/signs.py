@@ -334,11 +334,12 @@ class ErrorFeedback(SignRule):
     """p = lr*v + e; send rule(p); e = p - what was sent.
 
     The residual e is kept in units of x, so no ratio of learning rates enters [Karimireddy et al. 2019 alg. 1].
-    in_x = False: p = v + e, for a v that is not multiplied by the learning rate before it is sent.
+    in_x = False: p = v + e, for a v that is not multiplied by the learning rate before it is sent. decay: on e first.
     """
 
     rule: SignRule = field(default_factory=ScaledSign)
     in_x: bool = True
+    decay: float = 1.0
 
     needs_whole, vectors, debts = "residual and estimate added up", ("residual",), ("residual",)
 
@@ -353,6 +354,8 @@ class ErrorFeedback(SignRule):
         return self.rule.up()
 
     def begin(self, v, state, step):
+        if self.decay != 1:
+            state["residual"].mul_(self.decay)
         # p = lr*v + e takes the place of e until it is packed
         rates = step.rates.astype(np.float32) if self.in_x else step.layout.each(1.0)
         return self.rule.begin_residual(state["residual"], v, rates, step)

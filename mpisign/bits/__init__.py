@@ -202,6 +202,11 @@ def add_normal(y: Tensor, scale: float, at: int, draw: Draw) -> None:
     _of(y).add_normal(y, scale, _at(at, draw), draw)
 
 
+def root(v: Tensor) -> Tensor:
+    """sqrt(v) as IEEE 754 rounds it, by way of float64; torch's own in float32 may be off by the last bit on a CPU."""
+    return torch.sqrt(v.double()).float()
+
+
 def normals(count: int, draw: Draw, voters: int | None = None, device: torch.device | str = "cpu") -> Tensor:
     """N(0, 1) for coordinates 0 to count - 1, float32 (count,); or (voters, count), draw that of the first voter."""
     drawn = torch.zeros(count if voters is None else (voters, count), device=device)

@@ -15,8 +15,9 @@ class Scheme(NamedTuple):
     """How pack_quantised rounds: between which levels, and what they are relative to.
 
     spacing: "linear", l/levels of the bucket's norm (QSGD: Alistarh et al. 2017, arXiv:1610.02132, eq. 3.1), "powers",
-    2**(l - levels) of it (natural dithering: Horvath et al. 2019, arXiv:1905.10988), or "exponents", the powers of two
-    themselves, without a norm (natural compression, of the same paper; levels 255, bucket 4096).
+    2**(l - levels) of it (natural dithering: Horvath et al. 2019, arXiv:1905.10988), "exponents", the powers of two
+    themselves, without a norm (natural compression, of the same paper; levels 255, bucket 4096), or "whole", the whole
+    numbers up to levels, without a norm either (bucket 4096).
     levels: s, the largest l; level 0 is 0.
     bucket: coordinates that share a norm, 64, 128, ... or 4096.
     norm: "l2", or "max", the largest |v|.
@@ -34,7 +35,7 @@ class Scheme(NamedTuple):
 
     def norms(self, coordinates: int) -> int:
         """How many norms a tile of so many coordinates has."""
-        return 0 if self.spacing == "exponents" else -(-coordinates // self.bucket)
+        return 0 if self.spacing in ("exponents", "whole") else -(-coordinates // self.bucket)
 
     def words(self, coordinates: int) -> int:
         """64-bit words of a message: two norms to a word, then the planes."""

@@ -115,3 +115,48 @@ def polar_of_each(v, run, kind):
         factor = polar(m.T if flat else m, length, kind)
         out[offset : offset + size] = (factor.T if flat else factor).reshape(-1)
     return out
+
+
+def basis(size):
+    """The orthonormal DCT-II as whole numbers of 2^-24: row k is the cosine of frequency k."""
+    root = [math.sqrt((2 if k else 1) / size) for k in range(size)]
+    cosine = [[math.cos(math.pi * (2 * i + 1) * k / (2 * size)) for i in range(size)] for k in range(size)]
+    return [[nearest(root[k] * value * 2**24) for value in row] for k, row in enumerate(cosine)]
+
+
+def transposed(matrix):
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
+def transformed(chunk, left, right):
+    """left @ chunk @ right^T, on whole numbers of 22 bits; the largest value sets the grid."""
+    exponent = math.frexp(float(np.abs(chunk).max()))[1]
+    x = [[nearest(math.ldexp(float(value), 22 - exponent)) for value in row] for row in chunk]
+    x = [[nearest(value / 2**24) for value in row] for row in product(left, x)]
+    x = [[nearest(value / 2**24) for value in row] for row in product(x, transposed(right))]
+    return np.array([[F(math.ldexp(value, exponent - 22)) for value in row] for row in x], dtype=F)
+
+
+def cosines_of_each(v, run, most, inverse):
+    """v with the coefficients of its chunks in the place of every tensor, or what such coefficients stand for."""
+    out = v.copy()
+    for (offset, size), shape in zip(run.tensors, run.shapes, strict=True):
+        rows = shape[0] if len(shape) > 1 else 1
+        height, width = (
+            max(side for side in range(1, most + 1) if whole % side == 0) for whole in (rows, size // rows)
+        )
+        tensor, left, right = v[offset : offset + size], basis(height), basis(width)
+        made, place = tensor.reshape(rows, -1).copy(), 0
+        for i in range(0, rows, height):
+            for j in range(0, size // rows, width):
+                here, flat = (slice(i, i + height), slice(j, j + width)), slice(place, place + height * width)
+                if inverse:
+                    chunk = tensor[flat].reshape(height, width)
+                    made[here] = transformed(chunk, transposed(left), transposed(right))
+                else:
+                    chunk = tensor.reshape(rows, -1)[here]
+                    out[offset:][flat] = transformed(chunk, left, right).reshape(-1)
+                place += height * width
+        if inverse:
+            out[offset : offset + size] = made.reshape(-1)
+    return out

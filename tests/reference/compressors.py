@@ -59,6 +59,15 @@ class Levels(Slot):
         return upper if u < (y - lower) / (upper - lower) else lower
 
 
+class WholeNumbers(Slot):
+    def encode(self, v, voter, stream):
+        out, u = np.zeros_like(v), self.uniforms(v, voter, stream)
+        for i, value in enumerate(v):
+            size = float(abs(value))
+            out[i] = np.sign(value) * (math.floor(size) + (u[i] < size - math.floor(size)))
+        return np.clip(out, -self.most, self.most)
+
+
 class TwoMeans(Slot):
     def encode(self, v, voter, stream):
         out, there = np.zeros_like(v), set(self.run.coordinates)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mpisign.bits.rng import NO_VOTER
-from tests.reference.arithmetic import norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -117,6 +117,11 @@ class Polar(Slot):
 
     def estimate(self):
         return polar_of_each(self.inner.estimate(), self.run, self.kind)
+
+
+class Cosine(Polar):
+    def estimate(self):
+        return cosines_of_each(self.inner.estimate(), self.run, self.chunk, inverse=False)
 
 
 class Nesterov(Slot):
@@ -246,14 +251,59 @@ class Saga(Table):
         return self.regularised(mean + sum(changes) / len(changes))
 
 
+class BySgd(Slot):
+    def direction(self, g, point):
+        return g
+
+
+class ByAdam(Slot):
+    def begin(self):
+        self.m, self.variance, self.taken = self.run.zeros(), self.run.zeros(), 0
+
+    def direction(self, g, point):
+        self.taken += 1
+        self.m = F(self.beta1) * self.m + F(1 - self.beta1) * g
+        self.variance = F(self.beta2) * self.variance + F(1 - self.beta2) * (g * g)
+        m = self.m * F(1 / (1 - self.beta1**self.taken))
+        variance = self.variance * F(1 / (1 - self.beta2**self.taken))
+        direction = m / (np.sqrt(variance) + F(self.epsilon))
+        return direction + F(self.weight_decay) * point
+
+
+class ByLion(Slot):
+    def begin(self):
+        self.m = self.run.zeros()
+
+    def direction(self, g, point):
+        c = F(self.beta1) * self.m + F(1 - self.beta1) * g
+        self.m = F(self.beta2) * self.m + F(1 - self.beta2) * g
+        return np.sign(c)
+
+
 class LocalSteps(Slot):
+    def begin(self):
+        from tests.reference import estimators
+
+        self.optimiser = self.run.slot(estimators, self.by, self.voter)
+
     def estimate(self):
         point, v = self.run.x.copy(), self.run.zeros()
         for k in range(self.steps):
             g = self.gradient(point, self.run.t * self.steps + k)
-            v = v + g
-            point = point + F(-self.rate) * g
+            direction = self.optimiser.direction(g, point)
+            v = v + direction
+            point = point + F(-(self.rate or self.run.lr)) * direction
         return v
+
+
+class SharedLion(LocalSteps):
+    def agree(self, estimates, voters):
+        mean = self.run.zeros()
+        for voter in voters:
+            mean = mean + voter.optimiser.m
+        for voter in voters:
+            voter.optimiser.m = mean / F(len(voters))
+        return estimates
 
 
 class LocalAdam(Slot):

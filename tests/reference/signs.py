@@ -139,7 +139,7 @@ class ErrorFeedback(Slot):
         self.e, self.inner = self.run.zeros(), self.run.slot(signs, self.rule, self.voter)
 
     def message(self, v, agreed):
-        p = self.e + F(self.run.lr if self.in_x else 1.0) * v
+        p = F(self.decay) * self.e + F(self.run.lr if self.in_x else 1.0) * v
         sent = self.inner.message(p, agreed)
         self.e = p - sent.floats(self.run.tensors)
         return sent

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tests.reference.arithmetic import norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -29,7 +29,7 @@ class Descent(Slot):
 
 class RawDescent(Slot):
     def move(self, v, scales, in_x):
-        rate = F(1.0 if self.in_x else self.run.lr * self.factor)
+        rate = F(self.factor if self.in_x else self.run.lr * self.factor)
         self.put(F(1 - self.run.lr * self.factor * self.weight_decay) * self.run.x + -rate * v)
 
 
@@ -37,6 +37,17 @@ class VotedDescent(Slot):
     def move(self, v, scales, in_x):
         sign = np.sign(sum(voter[0] for voter in self.run.told))
         self.put(self.decayed() + F(-sign * self.run.lr) * v)
+
+
+class LionDescent(Slot):
+    def begin(self):
+        self.m = self.run.zeros()
+
+    def move(self, v, scales, in_x):
+        rate = self.run.lr * self.factor
+        u = F(self.beta1) * self.m + F(1 - self.beta1) * v
+        self.m = F(self.beta2) * self.m + F(1 - self.beta2) * v
+        self.put(F(1 - rate * self.weight_decay) * self.run.x - F(rate) * np.sign(u))
 
 
 class BetterPoint(Descent):
@@ -196,6 +207,12 @@ class PolarSignDescent(PolarDescent):
 
     def toward(self, d):
         return self.signed(super().toward(d), matrices=True)
+
+
+class CosineSignDescent(Slot):
+    def move(self, decided, scales, in_x):
+        u = cosines_of_each(decided.astype(F), self.run, self.chunk, inverse=True)
+        self.put(self.decayed() - F(self.run.lr) * np.sign(u))
 
 
 class TrackedPolarDescent(PolarDescent):

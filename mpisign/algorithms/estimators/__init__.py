@@ -1,9 +1,9 @@
 """What a voter believes its gradient is: v, a flat float32 vector."""
 
 from mpisign.algorithms.estimators.corrected import Correction, LionStorm, SnapshotStorm, Storm, Svrg
-from mpisign.algorithms.estimators.local import LocalAdam, LocalSteps
+from mpisign.algorithms.estimators.local import ByAdam, ByLion, BySgd, LocalAdam, LocalSteps, Optimiser, SharedLion
 from mpisign.algorithms.estimators.low_rank import LowRank
-from mpisign.algorithms.estimators.matrices import Polar
+from mpisign.algorithms.estimators.matrices import Cosine, Polar
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov, NormalisedMomentum
 from mpisign.algorithms.estimators.plain import (
     ClippedRows,
@@ -18,9 +18,13 @@ from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import SharedDirection, ZerothOrder
 
 __all__ = [
+    "ByAdam",
+    "ByLion",
+    "BySgd",
     "CalibratedMomentum",
     "ClippedRows",
     "Correction",
+    "Cosine",
     "DecidedMomentum",
     "Differences",
     "DualNorm",
@@ -36,11 +40,13 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "NormalisedMomentum",
+    "Optimiser",
     "Polar",
     "ProximalMap",
     "Sag",
     "Saga",
     "SharedDirection",
+    "SharedLion",
     "SnapshotStorm",
     "Storm",
     "Svrg",

@@ -1,12 +1,17 @@
-"""Estimates from steps that a voter takes on its own, each on a minibatch of its own."""
+"""Estimates from steps that a voter takes on its own, each on a minibatch of its own.
 
-from dataclasses import dataclass
+What optimiser takes them is a part: `Optimiser` turns a gradient into a direction, and the walk moves along it.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.estimators.plain import SEVERAL
-from mpisign.algorithms.slots import Estimator
+from mpisign.algorithms.slots import Estimator, State, Step
 
 
 class _Local(Estimator):
@@ -34,21 +39,108 @@ class _Local(Estimator):
         return self.steps * batch
 
 
+class Optimiser:
+    """How a step of a walk follows from a gradient: point -= rate * direction. Its arrays stay with the voter."""
+
+    vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays, zeros before the first walk
+
+    def direction(self, g: Tensor, point: Tensor, state: State, step: Step, taken: int) -> Tensor:
+        """The direction, float32 (d,), at a point where the gradient is g. taken: steps of all walks before this one.
+
+        Every operation rounds once, so that walks are the same bits on any machine.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BySgd(Optimiser):
+    """Along the gradient."""
+
+    def direction(self, g, point, state, step, taken):
+        return g
+
+
+@dataclass(frozen=True)
+class ByAdam(Optimiser):
+    """Along m/(sqrt(variance) + epsilon) with Adam's averages and bias corrections, + weight_decay * point (AdamW)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    vectors = ("m", "variance")
+
+    def direction(self, g, point, state, step, taken):
+        m, variance = state["m"], state["variance"]
+        bits.blend(m, g, self.beta1, 1 - self.beta1)
+        bits.blend(variance, g * g, self.beta2, 1 - self.beta2)
+        scale = bits.root(variance * (1 / (1 - self.beta2 ** (taken + 1)))).add_(self.epsilon)
+        direction = (m * (1 / (1 - self.beta1 ** (taken + 1)))).div_(scale)
+        if self.weight_decay:
+            bits.blend(direction, point, 1.0, self.weight_decay)
+        return direction
+
+
+@dataclass(frozen=True)
+class ByLion(Optimiser):
+    """Along sign(beta1*m + (1 - beta1)*g), sign(0) = 0, then m = beta2*m + (1 - beta2)*g."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    vectors = ("m",)
+
+    def direction(self, g, point, state, step, taken):
+        m, direction = state["m"], state["m"].clone()
+        bits.blend(direction, g, self.beta1, 1 - self.beta1)
+        bits.blend(m, g, self.beta2, 1 - self.beta2)
+        return direction.sign_()
+
+
 @dataclass(frozen=True)
 class LocalSteps(_Local):
-    """v = the sum of the gradients on a walk of `steps` SGD steps of rate `rate`: (x - where it ends)/rate."""
+    """v = the sum of the directions on a walk of `steps` steps of an optimiser: (x - where it ends)/rate.
+
+    rate: of a step; 0 for the run's learning rate, in each segment its own.
+    """
 
     steps: int = 4
     rate: float = 0.01
+    by: Optimiser = field(default_factory=BySgd)
 
-    vectors = ("g", "point", "v")
+    @property
+    def vectors(self):
+        return ("g", "point", "v", *self.by.vectors)
 
     def estimate(self, oracle, x, state, step):
-        v = state["v"].zero_()
-        for point, g in self.walk(oracle, x, state, step):
-            v += g
-            bits.blend(point, g, 1.0, -self.rate)
+        v, rates = state["v"].zero_(), [self.rate or step.lr_of(span.segment) for span in step.layout.all_spans]
+        for k, (point, g) in enumerate(self.walk(oracle, x, state, step)):
+            direction = self.by.direction(g, point, state, step, step.age * self.steps + k)
+            bits.blend(v, direction, 1.0, 1.0)
+            for span, rate in zip(step.layout.all_spans, rates, strict=True):
+                bits.blend(point[span.coordinates], direction[span.coordinates], 1.0, -rate)
         return v
+
+
+@dataclass(frozen=True)
+class SharedLion(LocalSteps):
+    """LocalSteps by Lion, all of which begin with one m: the mean of what m was where the voters' walks ended."""
+
+    by: Optimiser = field(default_factory=ByLion)
+
+    averages, alike = False, ("m",)
+
+    def side_information(self):
+        return "the mean of the momenta, 64(n-1)/n bits per coordinate up and down together"
+
+    def shared_floats(self, layout):
+        return layout.size
+
+    def agree(self, estimates, states, step):
+        mean = step.world.mean([state["m"] for state in states], step.layout.size).to(step.layout.device)
+        for state in states:
+            state["m"].copy_(mean)
 
 
 @dataclass(frozen=True)

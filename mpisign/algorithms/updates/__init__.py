@@ -10,7 +10,14 @@ from mpisign.algorithms.updates.adaptive import (
     VarianceAdapted,
     Yogi,
 )
-from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd, VotedDescent
+from mpisign.algorithms.updates.dense import (
+    CalibratedDescent,
+    LionDescent,
+    NormalisedDescent,
+    RawDescent,
+    Sgd,
+    VotedDescent,
+)
 from mpisign.algorithms.updates.descent import (
     AcceleratedDescent,
     AttractedDescent,
@@ -23,6 +30,7 @@ from mpisign.algorithms.updates.descent import (
     SteepestDescent,
 )
 from mpisign.algorithms.updates.matrices import (
+    CosineSignDescent,
     MatrixDescent,
     PolarDescent,
     PolarSignDescent,
@@ -39,11 +47,13 @@ __all__ = [
     "BetterPoint",
     "CalibratedDescent",
     "CalibratingDescent",
+    "CosineSignDescent",
     "Descent",
     "FrozenAdam",
     "FrozenLamb",
     "ImprovedRprop",
     "Lamb",
+    "LionDescent",
     "MatrixDescent",
     "NormalisedDescent",
     "ParameterFree",

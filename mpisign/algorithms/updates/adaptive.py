@@ -24,11 +24,6 @@ def _gradients(direction: Direction, step: Step) -> Iterator[tuple[Span, Tensor]
         yield span, direction.planes[0, span.items(direction.lo)]
 
 
-def _root(v: Tensor) -> Tensor:
-    """sqrt(v) as IEEE 754 rounds it, by way of float64; torch's own in float32 may be off by the last bit on a CPU."""
-    return torch.sqrt(v.double()).float()
-
-
 @dataclass(frozen=True)
 class Adam(Update):
     """Adam with bias correction [Kingma & Ba 2015 alg. 1], weight decay decoupled as in AdamW."""
@@ -92,7 +87,7 @@ class Adagrad(Update):
         decays = step.decays(self.weight_decay)
         for span, g in _gradients(direction, step):
             s = state["s"][span.coordinates].add_(g * g)
-            move = g / _root(s).add_(self.epsilon)
+            move = g / bits.root(s).add_(self.epsilon)
             bits.blend(x[span.coordinates], move, float(decays[span.segment]), -step.lr_of(span.segment))
 
 
@@ -114,7 +109,7 @@ class Adadelta(Update):
         for span, g in _gradients(direction, step):
             s, u = state["s"][span.coordinates], state["u"][span.coordinates]
             bits.blend(s, g * g, self.rho, 1 - self.rho)
-            delta = _root(u + self.epsilon) / _root(s + self.epsilon) * g
+            delta = bits.root(u + self.epsilon) / bits.root(s + self.epsilon) * g
             bits.blend(u, delta * delta, self.rho, 1 - self.rho)
             bits.blend(x[span.coordinates], delta, float(decays[span.segment]), -step.lr_of(span.segment))
 
@@ -144,7 +139,7 @@ class Yogi(Update):
             square = g * g
             bits.blend(m, g, self.beta1, 1 - self.beta1)
             bits.blend(v, torch.sign(v - square) * square, 1.0, self.beta2 - 1)
-            move = m / _root(v * (1 / correction2)).add_(self.epsilon)
+            move = m / bits.root(v * (1 / correction2)).add_(self.epsilon)
             rate = step.lr_of(span.segment) / correction1
             bits.blend(x[span.coordinates], move, float(decays[span.segment]), -rate)
 
@@ -214,7 +209,7 @@ class Lamb(Update):
             part, m, v, u = (a[span.coordinates] for a in (x, state["m"], state["v"], state["u"]))
             bits.blend(m, g, self.beta1, 1 - self.beta1)
             bits.blend(v, g * g, self.beta2, 1 - self.beta2)
-            torch.div(m, _root(v).add_(self.epsilon), out=u)
+            torch.div(m, bits.root(v).add_(self.epsilon), out=u)
             bits.blend(u, part, 1.0, float(weight_decays[span.segment]))
 
     def finish(self, x, state, step, objective):
@@ -262,8 +257,8 @@ class FrozenLamb(Update):
             g = m.mul_(1 / (1 - self.beta1))
             bits.blend(w, g * g, self.beta2, 1 - self.beta2)
             m.copy_(new)
-            scale = _root(v).add_(self.epsilon)
-            torch.div(scale, _root(w).add_(self.epsilon), out=quotients)
+            scale = bits.root(v).add_(self.epsilon)
+            torch.div(scale, bits.root(w).add_(self.epsilon), out=quotients)
             torch.div(m, scale, out=u).masked_fill_(v == 0, 0.0)
 
     def finish(self, x, state, step, objective):

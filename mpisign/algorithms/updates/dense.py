@@ -13,7 +13,7 @@ from mpisign.parallel.world import ordered_total
 class RawDescent(Update):
     """Descent along raw floats: x = (1 - lr*weight_decay)*x - lr*v, with lr times `factor` for lr.
 
-    in_x: v is in units of x, and is not multiplied by lr.
+    in_x: v is in units of x, and is multiplied by factor alone.
     """
 
     weight_decay: float = 0.0
@@ -25,7 +25,7 @@ class RawDescent(Update):
         decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
         for span in step.layout.spans(direction.lo, direction.hi):
             part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
-            rate = 1.0 if self.in_x else float(rates[span.segment])
+            rate = self.factor if self.in_x else float(rates[span.segment])
             bits.blend(part, v, float(decays[span.segment]), -rate)
 
 
@@ -55,6 +55,31 @@ class VotedDescent(Update):
         for span in step.layout.spans(direction.lo, direction.hi):
             part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
             bits.blend(part, v, float(decays[span.segment]), -sign * step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class LionDescent(Update):
+    """x = (1 - rate*weight_decay)*x - rate*sign(u), u = beta1*m + (1 - beta1)*v, then m = beta2*m + (1 - beta2)*v.
+
+    rate: lr*factor. sign(0) is 0.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    factor: float = 1.0
+
+    vectors = ("m",)
+
+    def apply(self, x, direction, state, step):
+        rates = step.rates * self.factor
+        decays = (1 - rates * step.weight_decays(self.weight_decay)).astype(np.float32)
+        for span, v in direction.floats(step.layout):
+            m, u = state["m"][span.coordinates], state["m"][span.coordinates].clone()
+            bits.blend(u, v, self.beta1, 1 - self.beta1)
+            bits.blend(m, v, self.beta2, 1 - self.beta2)
+            decay, rate = float(decays[span.segment]), float(rates[span.segment])
+            bits.blend(x[span.coordinates], u.sign_(), decay, -rate)
 
 
 @dataclass(frozen=True)

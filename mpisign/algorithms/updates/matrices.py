@@ -1,7 +1,8 @@
 """Moves matrices along what was decided, its polar factor, or signs of that; all else along signs, at rates of its own.
+And moves x along the signs of what cosine coefficients stand for.
 
-x moves once all of a verdict is here, after the last chunk. Every rank works the polar factor out for itself, from the
-same verdict to the same bits (see algorithms/polar.py).
+x moves once all of a verdict is here, after the last chunk. Every rank works polar factors and transforms out for
+itself, from the same verdict to the same bits (see algorithms/polar.py and cosine.py).
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,23 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mpisign import bits
+from mpisign.algorithms.cosine import from_coefficients
 from mpisign.algorithms.polar import Kind, gain, to_polar, votes_as_matrix
 from mpisign.algorithms.slots import Update
 
 
+class _OfAll(Update):
+    """Gathers what was decided about all of x."""
+
+    vectors = ("decided",)
+
+    def apply(self, x, direction, state, step):
+        for span, v in direction.floats(step.layout):
+            state["decided"][span.coordinates] = v
+
+
 @dataclass(frozen=True)
-class MatrixDescent(Update):
+class MatrixDescent(_OfAll):
     """x = (1 - lr*weight_decay)*x - rate*D, D what was decided for a matrix, and its sign for all else.
 
     A matrix's rate is lr times the gain of its shape where they are `scaled`, else lr; that of all else is lr*others.
@@ -25,12 +37,7 @@ class MatrixDescent(Update):
     scaled: bool = True
     others: float = 0.05
 
-    vectors = ("decided",)
     family: ClassVar[Literal["polar", "sign"]] = "polar"  # what D is like, for the gain
-
-    def apply(self, x, direction, state, step):
-        for span, v in direction.floats(step.layout):
-            state["decided"][span.coordinates] = v
 
     def finish(self, x, state, step, objective):
         d, rates = self.toward(state["decided"], step), self.rates(step)
@@ -115,3 +122,21 @@ class TrackedPolarDescent(PolarDescent):
             signs = left.sign()
             bits.blend(x[span.coordinates], signs, 1.0, scale)
             bits.blend(left, signs, 1.0, -scale)
+
+
+@dataclass(frozen=True)
+class CosineSignDescent(_OfAll):
+    """x = (1 - lr*weight_decay)*x - lr*sign(u), u what the coefficients that were decided stand for; sign(0) is 0."""
+
+    weight_decay: float = 0.0
+    chunk: int = 64
+
+    by_matrix = True
+
+    def finish(self, x, state, step, objective):
+        u, decays = state["decided"], step.decays(self.weight_decay)
+        from_coefficients(u, step.layout, self.chunk)
+        u.sign_()
+        for span in step.layout.all_spans:
+            decay, rate = float(decays[span.segment]), step.lr_of(span.segment)
+            bits.blend(x[span.coordinates], u[span.coordinates], decay, -rate)

@@ -3,12 +3,99 @@
 from math import pi, sqrt
 from typing import Literal
 
-from mpisign.algorithms.estimators import LocalAdam, LocalSteps, Minibatch
+from mpisign.algorithms.compressed import Compressed
+from mpisign.algorithms.compressors import WholeNumbers
+from mpisign.algorithms.estimators import (
+    ByAdam,
+    ByLion,
+    BySgd,
+    LocalAdam,
+    LocalSteps,
+    Minibatch,
+    Optimiser,
+    SharedLion,
+)
 from mpisign.algorithms.method import Algorithm, Stages
 from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
-from mpisign.algorithms.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, StochasticSign
-from mpisign.algorithms.updates import Adam, Descent, FrozenAdam
-from mpisign.algorithms.votes import Average, Mean, ServerErrorFeedback
+from mpisign.algorithms.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, Sign, StochasticSign
+from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, LionDescent, RawDescent
+from mpisign.algorithms.votes import Average, Majority, Mean, ServerErrorFeedback
+from mpisign.algorithms.zoo.known import MEDIAN
+
+Inner = Literal["sgd", "adam", "lion"]
+OPTIMISERS: dict[Inner, Optimiser] = {"sgd": BySgd(), "adam": ByAdam(), "lion": ByLion()}
+
+
+@algorithm(
+    "local-sign",
+    paper="baseline: the local steps of McMahan et al. 2017, arXiv:1602.05629, and a vote on where they lead",
+    lr=1e-3,
+    known=f"Nothing of its own. {MEDIAN}",
+)
+def local_sign(
+    local_steps: Count = 4,
+    local_lr: Positive = 0.01,
+    inner: Inner = "sgd",
+    vote: Literal["majority", "average"] = "majority",
+    weight_decay: NonNegative = 0.0,
+):
+    """Sign of what local steps of an optimiser came to on each rank, majority vote: 1/local_steps bits per minibatch.
+
+    Each rank walks from x by local_steps steps of rate local_lr, by SGD, Adam or Lion, whose averages it keeps, and
+    sends the sign of x less where it ends. x -= lr*vote, from where the walk began. With one step of "sgd" it is
+    signsgd-mv, with one of "lion" dlion-mavo or, averaged, dlion-avg.
+    """
+    decide = Majority() if vote == "majority" else Average()
+    return Algorithm(LocalSteps(local_steps, local_lr, OPTIMISERS[inner]), Sign(), decide, Descent(weight_decay))
+
+
+@algorithm(
+    "local-sign-momentum",
+    paper="Yu et al. 2024, arXiv:2411.17866, alg. 1",
+    lr=1e-3,
+    known=(
+        "By its abstract O(1/T^(1/4)) in the l1 norm of the gradient for local SGD, and O(1/sqrt(T)) for an instance "
+        "with a randomised sign. Proofs not seen."
+    ),
+)
+def local_sign_momentum(
+    local_steps: Count = 12,
+    inner: Inner = "adam",
+    beta1: Beta = 0.95,
+    beta2: Beta = 0.98,
+    eta: Positive = 1.0,
+    weight_decay: NonNegative = 0.0,
+):
+    """Lion on the mean of what local steps came to: x moves by the sign of a momentum that all ranks share.
+
+    v = (x - point after local_steps steps of rate lr)/lr on each rank, its mean travels as floats, 32/local_steps bits
+    per minibatch; x -= eta*lr*(sign(beta1*m + (1 - beta1)*v) + weight_decay*x), then m = beta2*m + (1 - beta2)*v.
+    inner: whose steps these are; each rank keeps its averages. The randomised sign of the theory is none of the
+    algorithm's. Details of this paper are reconstructed: betas, eta, and where the rates stand.
+    """
+    walk = LocalSteps(local_steps, 0.0, OPTIMISERS[inner])
+    return Algorithm(walk, Raw(), Mean(), LionDescent(beta1, beta2, weight_decay, eta))
+
+
+@algorithm(
+    "fedlion",
+    paper="Tang & Chang 2024, arXiv:2402.09941",
+    lr=1e-3,
+    known=(
+        "By its abstract faster than FedAvg, O(1/sqrt(T)) where gradients are dense and voters not too unlike. Proof "
+        "not seen."
+    ),
+)
+def fedlion(local_steps: Count = 5, beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
+    """Lion's local steps from one shared momentum; sums of their signs travel as whole numbers, and are averaged.
+
+    Each rank takes local_steps = E steps of rate lr; (x - where it ends)/lr is a whole number from -E to E in each
+    coordinate, sent in log2(2E + 1) bits, rounded up to whole ones. x -= lr*mean of them; the mean of the momenta, as
+    floats, is what all ranks begin the next round with. weight_decay is ours, decoupled. Equations seen in a secondary
+    text.
+    """
+    walk, numbers = SharedLion(local_steps, 0.0, ByLion(beta1, beta2)), Compressed(WholeNumbers(local_steps))
+    return Algorithm(walk, numbers, Mean(), RawDescent(weight_decay))
 
 
 @algorithm(

@@ -1,15 +1,19 @@
-"""Sparse messages: the largest, random or drawn coordinates, values or signs of them."""
+"""Sparse messages: the largest, random or drawn coordinates, values or signs of them, or cosine coefficients."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mpisign.algorithms.compressed import Compressed, MaskedMomentum
 from mpisign.algorithms.compressors import Chosen, Drawn, GlobalLargest, Largest, LargestSigns
-from mpisign.algorithms.estimators import Minibatch, Momentum, Nesterov
+from mpisign.algorithms.cosine import LARGEST
+from mpisign.algorithms.estimators import Cosine, Minibatch, Momentum, Nesterov
 from mpisign.algorithms.method import Algorithm, Phases
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, ThresholdSign
-from mpisign.algorithms.updates import Descent, RawDescent, Sgd
+from mpisign.algorithms.updates import CosineSignDescent, Descent, RawDescent, Sgd
 from mpisign.algorithms.votes import Average, Mean, PresentMajority
+from mpisign.layout import TILE
 
 Select = Literal["tile", "all"]
 
@@ -140,3 +144,27 @@ def s3gd_mv(density: Fraction = 0.01, memory: bool = True, momentum: Beta = 0.0,
         return Algorithm(Minibatch(), MaskedMomentum(form, momentum), PresentMajority(), Descent(weight_decay))
     estimator = Momentum(momentum) if momentum else Minibatch()
     return Algorithm(estimator, Compressed(form), PresentMajority(), Descent(weight_decay))
+
+
+@algorithm(
+    "demo",
+    paper="Peng, Quesnelle & Kingma 2024, arXiv:2411.19870, DeMo",
+    lr=1e-3,
+    known="No proof of its own.",
+)
+def demo(
+    topk: Annotated[int, Field(ge=1, le=TILE)] = 32,
+    chunk: Annotated[int, Field(ge=1, le=LARGEST)] = 64,
+    decay: Beta = 0.999,
+    weight_decay: NonNegative = 0.0,
+):
+    """The largest cosine coefficients of each rank's momentum, added up; x moves by the signs of what they stand for.
+
+    e = decay*e + lr*g; sends the largest coefficients of the chunks of e, and takes them off e; x -= lr*sign(what their
+    sum stands for). A matrix has chunks as high and wide as the largest divisors of its sides up to `chunk`, any other
+    parameter rows of them. After the authors' code (bloc97/DeMo), which takes topk of each chunk: here topk of each
+    4096 coefficients, as a chunk of 64 x 64 has, so that messages have one length and 12-bit places. It averages a
+    coefficient over those who sent it; here all count. e is kept as coefficients, of which it has as many.
+    """
+    sign = ErrorFeedback(Compressed(Largest(topk / TILE)), decay=decay)
+    return Algorithm(Cosine(chunk=chunk), sign, Mean(), CosineSignDescent(weight_decay, chunk))

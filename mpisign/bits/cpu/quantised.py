@@ -12,8 +12,8 @@ from mpisign.bits.cpu.vectors import add_plane, ones, sum_of_tile
 
 __all__ = ["add_quantised", "add_two_means", "pack_quantised", "pack_two_means"]
 
-SPACINGS = {"linear": 0, "powers": 1, "exponents": 2}
-LINEAR, POWERS, EXPONENTS = SPACINGS.values()
+SPACINGS = {"linear": 0, "powers": 1, "exponents": 2, "whole": 3}  # from exponents on without norms
+LINEAR, POWERS, EXPONENTS, WHOLE = SPACINGS.values()
 NAN = np.float32(np.nan)
 
 
@@ -67,8 +67,21 @@ def _exponents(v, odd, levels, codes):
 
 
 @cached_njit
+def _whole(v, odd, levels, codes):
+    """Codes of a bucket, for whole numbers; what is not finite goes by the first code that says nothing."""
+    for i in range(len(v)):
+        y = min(np.float64(abs(v[i])), np.float64(levels))
+        if not np.isfinite(v[i]):
+            codes[i] = 2 * levels + 1
+            continue
+        whole = np.floor(y)
+        level = np.int32(whole) + np.int32(np.float64(odd[i]) * 2.0**-25 < y - whole)
+        codes[i] = levels - level if v[i] < 0 else levels + level
+
+
+@cached_njit
 def _pack_bucket(v, block, spacing, levels, norm, counter, odd, codes):
-    if spacing != EXPONENTS and (norm == 0 or not np.isfinite(norm)):
+    if spacing < EXPONENTS and (norm == 0 or not np.isfinite(norm)):
         codes[: len(v)] = levels
         return
     step, voter, stream, k0, k1, address = counter[0], counter[1], counter[2], counter[3], counter[4], odd.ctypes.data
@@ -78,6 +91,8 @@ def _pack_bucket(v, block, spacing, levels, norm, counter, odd, codes):
         _linear(v, odd, levels, norm, codes)
     elif spacing == POWERS:
         _powers(v, odd, levels, norm, codes)
+    elif spacing == WHOLE:
+        _whole(v, odd, levels, codes)
     else:
         _exponents(v, odd, levels, codes)
 
@@ -97,7 +112,7 @@ def _pack_quantised(v, at, spacing, levels, bucket, planes, squares, counter, me
     place = 0
     for lo in range(0, len(v), TILE):
         tile = v[lo : lo + TILE]
-        words, count = len(tile) // 64, 0 if spacing == EXPONENTS else (len(tile) + bucket - 1) // bucket
+        words, count = len(tile) // 64, 0 if spacing >= EXPONENTS else (len(tile) + bucket - 1) // bucket
         heads = (count + 1) // 2
         message[place : place + heads] = 0
         norms, norm = message[place : place + heads].view(np.float32), NAN
@@ -125,6 +140,8 @@ def _fill_table(spacing, levels, norm, weight, table):
         level, value = abs(code - levels), np.float32(0)
         if spacing == LINEAR:
             value = np.float32(code - levels) * (norm / np.float32(levels))
+        elif spacing == WHOLE:
+            value = np.float32(code - levels)
         elif level:
             if spacing == POWERS:
                 value = norm * np.float32(math.ldexp(1.0, level - levels))
@@ -132,7 +149,7 @@ def _fill_table(spacing, levels, norm, weight, table):
                 value = np.float32(math.ldexp(1.0, level - 127)) if level < 255 else NAN
             value = value if code > levels else -value
         moved = weight * value
-        known = code <= 2 * levels and (spacing == EXPONENTS or np.isfinite(norm)) and moved == moved
+        known = code <= 2 * levels and (spacing >= EXPONENTS or np.isfinite(norm)) and moved == moved
         table[code] = moved if known else NAN
 
 
@@ -159,11 +176,11 @@ def _add_bucket(total, message, stride, planes, table, codes):
 @cached_njit
 def _add_quantised(total, message, spacing, levels, bucket, planes, weight):
     table, codes, place = np.empty(1 << planes, np.float32), np.empty(64, np.uint32), 0
-    if spacing == EXPONENTS:
+    if spacing >= EXPONENTS:
         _fill_table(spacing, levels, NAN, weight, table)
     for lo in range(0, len(total), TILE):
         tile = total[lo : lo + TILE]
-        words, count = len(tile) // 64, 0 if spacing == EXPONENTS else (len(tile) + bucket - 1) // bucket
+        words, count = len(tile) // 64, 0 if spacing >= EXPONENTS else (len(tile) + bucket - 1) // bucket
         heads = (count + 1) // 2
         norms = message[place : place + heads].view(np.float32)
         place += heads

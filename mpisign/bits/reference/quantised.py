@@ -20,8 +20,9 @@ def pack_quantised(v, at, scheme, draw, message):
             bucket = tile[b : b + scheme.bucket]
             norms.append(_norm(bucket, scheme.norm))
             level = _level(bucket, norms[-1], scheme, chance(draw, at + lo + b, len(bucket)))
-            codes.append(np.where(bucket < 0, scheme.levels - level, scheme.levels + level))
-        some = [] if scheme.spacing == "exponents" else norms
+            down = (bucket < 0) & (level <= scheme.levels)
+            codes.append(np.where(down, scheme.levels - level, scheme.levels + level))
+        some = norms if scheme.norms(len(tile)) else []
         planes = [to_words(np.concatenate(codes) >> k & 1 == 1) for k in range(scheme.planes)]
         words[:] = np.concatenate([to_pairs(some), *planes])
 
@@ -44,6 +45,11 @@ def _level(bucket, norm, scheme, u):
         finite = np.isfinite(bucket)
         level = _between(np.where(finite, size, 0.0), np.array([0.0, *powers]), u)
         return np.where(finite, np.minimum(level, 254), 255)
+    if scheme.spacing == "whole":
+        finite = np.isfinite(bucket)
+        y = np.where(finite, np.minimum(size, s), 0.0)
+        # what is not finite goes by the first code that says nothing
+        return np.where(finite, np.floor(y).astype(np.int64) + (u < y - np.floor(y)), s + 1)
     if norm == 0 or not np.isfinite(norm):
         return np.zeros(len(bucket), dtype=np.int64)
     if scheme.spacing == "linear":
@@ -82,6 +88,8 @@ def _value(code, norm, scheme):
         return np.float32(np.nan)
     if scheme.spacing == "linear":
         return np.float32(code - s) * (norm / np.float32(s))
+    if scheme.spacing == "whole":
+        return np.float32(code - s)
     if level == 0:
         return np.float32(0.0)
     if scheme.spacing == "powers":
