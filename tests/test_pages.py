@@ -6,6 +6,7 @@ import pytest
 
 from mpisign.algorithms import listing, pages, zoo
 from mpisign.algorithms.registry import entries
+from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
 from tests.running import ROOT, mpisign
 
 assert zoo
@@ -50,6 +51,12 @@ def test_a_page_says_what_is_reconstructed():
     assert pages.how_sure(by_name["ssvr-mv"]) == "the rule is not all from the source, as told above"
     assert pages.how_sure(by_name["sgd"]) == "nothing of the rule is in doubt"
     assert pages.how_sure(by_name["lion"]).endswith("; what is known was in part seen second-hand")
+
+
+def test_what_is_known_of_medians_is_known_of_heterogeneous_data():
+    of_medians = [e for e in entries() if MEDIAN in e.known or ONE_NODE in e.known]
+    assert len(of_medians) > 20
+    assert {e.name for e in of_medians if e.heterogeneous != "refuted"} == set()
 
 
 def test_filters_take_what_they_say():

@@ -31,6 +31,7 @@ OPTIMISERS: dict[Inner, Optimiser] = {"sgd": BySgd(), "adam": ByAdam(), "lion": 
     paper="baseline: the local steps of McMahan et al. 2017, arXiv:1602.05629, and a vote on where they lead",
     lr=1e-3,
     known=f"Nothing of its own. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def local_sign(
     local_steps: Count = 4,

@@ -49,6 +49,7 @@ def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     paper="Bernstein et al. 2018, arXiv:1802.04434, what it proposes for voters that are unsure",
     lr=1e-3,
     known=f"Nothing is proved of it. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Sign of momentum where it is large, no vote elsewhere; majority of those who vote.
@@ -64,6 +65,7 @@ def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: Non
     paper="Zhou & Pu 2026, ICLR, ABSignSGD-MV (openreview NQsdnYkCar)",
     lr=1e-3,
     known=f"By its abstract O(1/sqrt(K)) wherever each block has its turn within a bounded number of steps. {MEDIAN}",
+    heterogeneous="refuted",
 )
 def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cyclic", weight_decay: NonNegative = 0.0):
     """Sign of the gradient on one block of coordinates per step, majority vote on it: 1/blocks bits each way.

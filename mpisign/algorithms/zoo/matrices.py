@@ -90,6 +90,7 @@ def signmuon(
         "No rate is known to us. Published for one node; as signmuon, it can ascend a linear function where signs of "
         "the polar factor point up."
     ),
+    heterogeneous="refuted",
 )
 def olion(
     beta1: Beta = 0.9,

@@ -168,6 +168,7 @@ def rprop(
         "O(eps^(-3.5)) steps, in a measure of the paper's own, with one gradient per row: between momentum's "
         f"O(eps^(-4)) and the O(eps^(-3)) of variance reduction, which takes more (abstract). {ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def sign_igt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Sign of an average of gradients at points ahead, x + beta/(1 - beta)*(x - x before): signum with transport.
@@ -188,6 +189,7 @@ def sign_igt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "The rate of the uncompressed stochastic proximal gradient for non-convex functions, under assumptions on "
         f"regulariser and noise (abstract). {ONE_NODE}"
     ),
+    heterogeneous="refuted",
 )
 def signprox(l1: NonNegative = 1e-4, box: NonNegative = 0.0):
     """Sign of x - prox(x - lr*g), for f + l1*|x|_1 and, with box > 0, within |x| <= box.
@@ -204,6 +206,7 @@ def signprox(l1: NonNegative = 1e-4, box: NonNegative = 0.0):
     paper="Leplat et al. 2025, arXiv:2508.18510, accelerated signGD with restarts",
     lr=1e-3,
     known=f"The paper's results are for its flow in continuous time (seen second-hand). {ONE_NODE}",
+    heterogeneous="refuted",
 )
 def accelerated_signgd(momentum: Beta = 0.9):
     """p' = y - lr*sign(g(y)), y' = p' + momentum*(p' - p); y' = p' where f(y') is above f(p'). Full gradients.
@@ -219,6 +222,7 @@ def accelerated_signgd(momentum: Beta = 0.9):
     paper="Liu, Liu & Gore 2025, arXiv:2501.12243",
     lr=1e-3,
     known=f"No rate is known to us. {ONE_NODE}",
+    heterogeneous="refuted",
 )
 def focus(beta1: Beta = 0.9, beta2: Beta = 0.999, gamma: Fraction = 0.1, weight_decay: NonNegative = 0.0):
     """Signum with attraction: x -= lr*(sign(m) + gamma*sign(x - c)), c a corrected average of x that forgets by beta2.
