@@ -19,6 +19,7 @@ EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
+MEMORY = "tests/parallel/test_memory.py"
 SHARDS, FSDP, NODES, COMPILED = (f"tests/parallel/test_{name}.py" for name in ("shards", "fsdp", "nodes", "compiled"))
 LONGEST = (FSDP, NODES, COMPILED)  # which are of most use on few numbers of ranks; gloo waits long without a core
 
@@ -46,7 +47,7 @@ SHORT = [
     (4, LEVELS),
     (4, VOTERS),
     (4, BY_GLOO),
-    (1, LIBRARY),
+    (1, [*LIBRARY, MEMORY]),
 ]
 FULL = [
     (3, EVERYTHING),

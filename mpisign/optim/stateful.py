@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import nn
 
+from mpisign.engine.memory import Memory
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim import buffers, saving
@@ -28,11 +29,19 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
     gradients: Gradients
     stepper: Stepper
     _overlap: Overlap | None
+    closed = False  # whether it takes no step any more
 
     @property
     def under_way(self) -> bool:
         """Whether backward has sent a part of the next step already."""
         return self._overlap is not None and self._overlap.under_way
+
+    def memory(self) -> Memory:
+        """What this rank holds in bytes, by name, in all and per coordinate: the optimiser's, parameters and buffers.
+
+        Gradients in p.grad are the loop's own, and what backward holds too. Not collective.
+        """
+        return self.stepper.memory().with_more(self.gradients.copies.memory())
 
     # Buffers
 
@@ -60,6 +69,33 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
         if self.gradients.model is None:
             raise UsageError("whose buffers? Make the SignOptimizer of the model, or pass it as model=")
         return self.gradients.model
+
+    # The end
+
+    @collective(meet=True)
+    def close(self) -> None:
+        """Gives back what messages take besides memory of this process: windows of nodes, threads, hooks of overlap.
+
+        Collective. For those who make several optimisers, one after the other; at the end of a program nothing needs to
+        be closed. The model, states and save() stay of use, a step is not taken any more. A second call does nothing.
+        Raises UsageError on all ranks if backward has begun a step.
+        """
+        if self.closed:
+            return
+        with self.ranks.agreed():
+            saving.check_between_steps(self)
+        if self._overlap is not None:
+            self._overlap.remove()
+        self._overlap, self.closed = None, True
+        self.stepper.close()
+
+    def __enter__(self) -> Self:
+        """The optimiser, which close() ends on the way out, but where one rank alone leaves by an error."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or getattr(error, "agreed", False):
+            self.close()
 
     # Saving
 
