@@ -36,7 +36,7 @@ COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
 VOTERS = [SHARDS, NODES]
 # apart from all others, which its many waits for gloo slow down, and of it what needs two voters
-BY_GLOO = [FSDP, "-k", "bits_of_an_unsharded or bytes_are"]
+BY_GLOO = [FSDP, "-k", "bits_of_an_unsharded or bytes_are or refused_by_all"]
 
 # (ranks, what they run)
 SHORT = [

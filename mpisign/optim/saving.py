@@ -88,8 +88,8 @@ def state_dict(groups: Groups, stepper: Stepper, with_x: bool) -> dict[str, Any]
     return {"state": state, "param_groups": packed}
 
 
-def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, with_x: bool) -> None:
-    """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
+def checked(state: dict[str, Any], stepper: Stepper, groups: Groups, with_x: bool) -> dict[str, Tensor]:
+    """This rank's tensors in what state_dict() returned. Raises UsageError where they, or the groups, do not fit."""
     saved = _of_this_rank(state, stepper)
     definition = bytes(saved["definition"].tolist()).decode(errors="replace")
     if definition != repr(stepper.algorithm):
@@ -106,7 +106,14 @@ def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, wit
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
     if fault := _fault_of_groups(state["param_groups"], groups):
         raise fault
-    for name, array in mine.items():
+    return saved
+
+
+def load_state_dict(
+    state: dict[str, Any], saved: dict[str, Tensor], stepper: Stepper, groups: Groups, with_x: bool
+) -> None:
+    """Fills a Stepper with what state_dict() returned, and puts the groups' values back. saved: as checked() has it."""
+    for name, array in _arrays(stepper, with_x).items():
         array.copy_(saved[name])
     stepper.resume_at(int(saved["step"]), int(saved["begun"]))
     _put_back(groups, copy.deepcopy([_values(group) for group in state["param_groups"]]))

@@ -1,7 +1,7 @@
 """States, buffers and checkpoints of a SignOptimizer: averaged, saved, loaded."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -99,26 +99,45 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
 
     # Saving
 
+    @collective(meet=True, where=lambda optimizer: optimizer.states_meet)
     def state_dict(self) -> dict[str, Any]:
         """This rank's state: groups, step and arrays, plain enough for torch.load(weights_only=True).
 
         Parameters and buffers are the model's; all ranks' states together are what save() writes. Numbers of numpy in
-        groups become Python's own. Raises UsageError for a value in a group that can't be saved.
+        groups become Python's own. Collective where `states_meet`. Raises UsageError for a value in a group that can't
+        be saved.
         """
-        saving.check_between_steps(self)
+        with self._agreed():
+            saving.check_between_steps(self)
         with_x = self.gradients.copies.tell_less
         if with_x:
             self.gradients.copies.take_over()
         self._show_state()
-        return saving.state_dict(super().state_dict()["param_groups"], self.stepper, with_x)
+        with self._agreed():
+            return saving.state_dict(super().state_dict()["param_groups"], self.stepper, with_x)
 
+    @collective(meet=True, where=lambda optimizer: optimizer.states_meet)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
-        saving.check_between_steps(self)
+        """Goes on from what state_dict() returned on this rank. Collective where `states_meet`.
+
+        Raises UsageError, with nothing changed, if it is of another rank or model.
+        """
         with_x = self.gradients.copies.tell_less
-        saving.load_state_dict(state_dict, self.stepper, self.param_groups, with_x)
+        with self._agreed():
+            saving.check_between_steps(self)
+            saved = saving.checked(state_dict, self.stepper, self.param_groups, with_x)
+        saving.load_state_dict(state_dict, saved, self.stepper, self.param_groups, with_x)
         if with_x:
             self.gradients.copies.follow()
+
+    @property
+    def states_meet(self) -> bool:
+        """Whether a rank's state takes all ranks: parameters are pieces of 16 bits, and x lies with other ranks."""
+        return self.voters is not None and self.gradients.copies.tell_less
+
+    def _agreed(self) -> AbstractContextManager[None]:
+        """A context in which an error of one rank's state is one of all ranks, if states are collective."""
+        return self.ranks.agreed() if self.states_meet else nullcontext()
 
     def _show_state(self) -> None:
         """Puts entries into torch's own state: tools that find no state take a step to make some."""
