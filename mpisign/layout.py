@@ -285,27 +285,27 @@ class Layout:
             self._present[lo, hi] = words.to(self.device)
         return self._present[lo, hi]
 
-    def zeros(self) -> Tensor:
-        """A new float32 vector of `length` zeros."""
-        return torch.zeros(self.length, dtype=torch.float32, device=self.device)
+    def zeros(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A new vector of `length` zeros."""
+        return torch.zeros(self.length, dtype=dtype, device=self.device)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view into a flat vector of `length` coordinates."""
         return {s.name: flat[s.offset : s.end].view(s.shape) for s in self.segments}
 
-    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+    def flatten(self, parameters: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
         """A new flat vector that holds the parameters."""
-        flat = self.zeros()
+        flat = self.zeros(dtype)
         for name, view in self.views(flat).items():
             view.copy_(parameters[name])
         return flat
 
     def digest(self, flat: Tensor) -> bytes:
         """16 bytes that differ where two vectors differ in any parameter's bits."""
-        state = hashlib.blake2b(digest_size=16)
-        host = flat.cpu().numpy()
+        state, each = hashlib.blake2b(digest_size=16), flat.element_size()
+        host = flat.cpu().view(torch.uint8).numpy()
         for s in self.segments:
-            state.update(host[s.offset : s.end])
+            state.update(host[s.offset * each : s.end * each])
         return state.digest()
 
     def name_of(self, coordinate: int) -> str:

@@ -45,6 +45,8 @@ def forms():
     yield moving._add_levels, levels, {"PLANES": 2} | NUMBERS
     signed = {"total": F, "planes": W, "plane": "i64", "scale": "fp32"} | sizes
     yield moving._add_signed, signed, {"TWO": True} | NUMBERS
+    rounded = {"v": F, "out": "*i16", "items": "i64", "first": "i64"} | DRAW
+    yield moving._round, rounded, {"BLOCK": 512}
     yield moving._drawn, {"out": L, "first": "i64", "blocks": "i64"} | DRAW, {"BLOCK": 1024}
     over = {"y": F, "x": F, "factors": F, "tiles": L, "count": "i32", "out": "*fp64", "longest": "i32"}
     for kind, add in ((0, False), (1, False), (2, False), (0, True)):

@@ -28,7 +28,7 @@ TENSORS = {
     "pack_quantised": (0, 4), "add_quantised": (0, 1), "pack_two_means": (0, 4), "add_two_means": (0, 1),
     "pack_largest": (0, 5), "add_largest": (0, 1), "clear_largest": (0, 1), "planes_of_largest": (0, 2),
     "pack_chosen": (0, 5), "add_chosen": (0, 1), "pack_greatest": (0, 2), "pack_drawn": (0, 4), "add_entries": (0, 1),
-    "clear_entries": (0, 1),
+    "clear_entries": (0, 1), "round_stochastic": (0, 3),
 }  # fmt: skip
 
 
@@ -106,6 +106,7 @@ def test_several_programs_at_once(assert_same):
         ("apply", v, words, parts, 640, rng.standard_normal((7, 4)).astype(np.float32), np.full(7, 0.9, np.float32)),
         ("add_signed", v, words, 0.3),
         ("blend", v, v[::-1].copy(), 0.9, 0.1),
+        ("round_stochastic", v, 640, draw, np.empty(d, dtype=np.int16)),
     ):
         assert_same(*call)
 
@@ -211,6 +212,14 @@ def test_sums_of_floats(assert_same, y, a, count):
     assert_same("blend", y, y[::-1].copy(), a, 1 - a)
     words = np.random.default_rng(len(y)).integers(0, 2**64, (count, -(-len(y) // 64)), dtype=np.uint64)
     assert_same("add_signed", y, words, a)
+
+
+@few
+@given(vectors(), origins, draws)
+def test_round_stochastic(assert_same, v, at, draw):
+    v[::7][:1] = np.inf
+    v[1::7][:1] = np.uint32(0xFF800001).view(np.float32)
+    assert_same("round_stochastic", v, at, draw, np.full(len(v), -1, dtype=np.int16))
 
 
 def test_apply_is_two_roundings_and_no_fused_multiply_add(assert_same):

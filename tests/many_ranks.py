@@ -54,7 +54,7 @@ def trial(comm, name: str, carrier: str) -> tuple[str, bool]:
         return f"| {n} | {name} | {carrier} | {error} | | | | |", False
     same = comm.allgather(taken(stepper) == wanted)
     sent = comm.allreduce(stepper.world.traffic.up + stepper.world.traffic.down)
-    buffers = max(comm.allgather(stepper.memory()))
+    buffers = max(comm.allgather(stepper.memory().total))
     resident = max(comm.allgather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     stepper.close()
     figures = f"{sent / n:,.0f} | {foretold / n:,.0f} | {buffers / 1024:,.0f} | {resident / 1024:,.0f}"

@@ -19,6 +19,7 @@ EVERYTHING = ["tests/parallel"]
 LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
+MEMORY = "tests/parallel/test_memory.py"
 SHARDS, FSDP, NODES, COMPILED = (f"tests/parallel/test_{name}.py" for name in ("shards", "fsdp", "nodes", "compiled"))
 LONGEST = (FSDP, NODES, COMPILED)  # which are of most use on few numbers of ranks; gloo waits long without a core
 
@@ -35,7 +36,7 @@ COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
 VOTERS = [SHARDS, NODES]
 # apart from all others, which its many waits for gloo slow down, and of it what needs two voters
-BY_GLOO = [FSDP, "-k", "bits_of_an_unsharded or bytes_are"]
+BY_GLOO = [FSDP, "-k", "bits_of_an_unsharded or bytes_are or refused_by_all"]
 
 # (ranks, what they run)
 SHORT = [
@@ -46,7 +47,7 @@ SHORT = [
     (4, LEVELS),
     (4, VOTERS),
     (4, BY_GLOO),
-    (1, LIBRARY),
+    (1, [*LIBRARY, MEMORY]),
 ]
 FULL = [
     (3, EVERYTHING),

@@ -222,6 +222,7 @@ def test_threads_change_no_bit(three_threads):
         ("blend", v, v[::-1].copy(), 0.9, 0.1),
         ("add_signed", v, words, 0.3),
         ("add_levels", v, words, table),
+        ("round_stochastic", v, 640, draw, np.empty(d, dtype=np.int16)),
     ):
         assert_same(*call, fast=on_tensors)
     bounds = np.array([[0, LEAST + 64], [LEAST + 8, d]])
@@ -279,6 +280,35 @@ def test_add_levels(total, count, seed):
 @given(vectors(), st.sampled_from([0.0, 1e-3, 5.0]), origins, draws)
 def test_add_normal(y, scale, at, draw):
     assert_same("add_normal", y, scale, at, draw)
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32)), origins, draws)
+def test_round_stochastic(v, at, draw):
+    """What is not finite too: an infinity stays one, and so does NaN, whatever bits it has."""
+    v[::9][:1] = np.uint32(0x7F800001).view(np.float32)
+    assert_same("round_stochastic", v, at, draw, np.full(len(v), -1, dtype=np.int16))
+    rounded = np.empty(len(v), dtype=np.int16)
+    cpu.round_stochastic(v, at, draw, rounded)
+    wide = (rounded.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(np.isnan(wide), np.isnan(v))
+    np.testing.assert_array_equal(wide[np.isinf(v)], v[np.isinf(v)])
+    near = np.isfinite(v) & np.isfinite(wide)
+    ulp = np.spacing(np.abs(v[near]).astype(np.float64).astype(np.float32)).astype(np.float64) * 2**16
+    assert (np.abs(wide[near].astype(np.float64) - v[near]) < ulp).all()
+
+
+def test_stochastic_rounding_is_exact_where_it_can_be_and_else_right_on_average():
+    """Of N roundings k go up, binomial with p = low16/65536: within five standard deviations."""
+    count, draws_of = 200_000, Streams(4)
+    for step, low in enumerate((0, 1, 0x4000, 0x8000, 0xFFFF)):
+        for sign in (0, 0x80000000):
+            v = np.full(count, sign | 0x3F830000 | low, dtype=np.uint32).view(np.float32)
+            rounded = np.empty(count, dtype=np.int16)
+            cpu.round_stochastic(v, 64 * step, draws_of.draw("rounding", step), rounded)
+            up = rounded.view(np.uint16).astype(np.int64) - ((sign | 0x3F830000) >> 16)
+            assert set(up.tolist()) <= {0, 1}
+            p = low / 2**16
+            assert abs(up.sum() - count * p) <= 5 * math.sqrt(count * p * (1 - p))
 
 
 def test_normals_are_normal():

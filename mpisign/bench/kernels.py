@@ -60,6 +60,7 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
     radii, parts = torch.full_like(v, 2.0), np.array([[0], [d], [0]])
+    rounded = torch.empty(d, dtype=torch.int16, device=v.device)
     with_radii = partial(bits.pack_stochastic_parts, v, radii, parts, 0, draw, plane)
     with_feedback = partial(bits.pack_scaled_parts, v, one * 1e-9, parts, 0, "coin", coin, plane)
     works = [
@@ -78,6 +79,7 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("apply, four planes", lambda: bits.apply(x, four, parts, 0, levels, one), 8 + 4 / 8, "copy"),
         ("moving average", lambda: bits.blend(x, v, 0.9, 0.1), 12, "copy"),
         ("normal noise", lambda: bits.add_normal(x, 1e-9, 0, draw), 8, "copy"),
+        ("stochastic rounding", lambda: bits.round_stochastic(v, 0, draw, rounded), 6, "copy"),
     ]
     if v.is_cuda:
         return works

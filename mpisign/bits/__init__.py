@@ -219,6 +219,16 @@ def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:
     return host.uniforms(count, draw, voters)
 
 
+def round_stochastic(v: Tensor, at: int, draw: Draw, out: Tensor) -> None:
+    """v (d,) rounded to one of the two bfloat16 around it, at random, so that v is the mean: into out, int16 (d,).
+
+    out has the bits of the bfloat16 values: bits(v) + u, shifted right by 16, for a uniform u of 16 bits, so that v is
+    rounded away from zero with the probability low16(v)/65536. Infinities and NaN stay what they are. Source: Gupta et
+    al. 2015, arXiv:1502.02551, section 3, for weights in bfloat16 Zamirai et al. 2020, arXiv:2010.06192.
+    """
+    _of(v).round_stochastic(v, _at(at, draw), draw, out)
+
+
 def pack_quantised(v: Tensor, at: int, scheme: Scheme, draw: Draw, message: Tensor) -> None:
     """v rounded at random to one of two levels around it, as the scheme tells, without bias where norms are not 0.
 

@@ -160,6 +160,11 @@ def add_normal(y, scale, at, draw):
         in_slices(len(y), lambda lo, hi: cpu.add_normal(values[lo:hi], scale, at + lo, draw))
 
 
+def round_stochastic(v, at, draw, out):
+    values, rounded = v.numpy(), out.numpy()
+    in_slices(len(v), lambda lo, hi: cpu.round_stochastic(values[lo:hi], at + lo, draw, rounded[lo:hi]))
+
+
 def uniforms(count, draw, voters: int | None = None):
     drawn = torch.empty(voters or 1, count)
     cpu.uniform_rows(drawn.numpy(), draw)

@@ -126,6 +126,7 @@ def _calls(voters: int) -> Iterator[Callable[[], object]]:
     yield partial(weigh, 0, "coin", draw, verdict)
     yield partial(bits.blend, v, v.clone(), 1.0, 1.0)
     yield partial(bits.add_normal, v, 1.0, 0, draw)
+    yield partial(bits.round_stochastic, v, 0, draw, torch.zeros(70, dtype=torch.int16))
     yield partial(bits.tile_maxima, v, np.array([[0], [70], [0]]))
     yield partial(bits.tile_sums, v, np.array([[0], [70], [0]]))
     yield partial(bits.add_and_sum, v, v.clone(), table, np.array([[0], [70], [0]]))

@@ -34,6 +34,7 @@ STREAMS = {
     "low rank": 17,  # factors of low rank from which subspace iteration starts
     "retelling": 18,  # how the codes of lying voters round what they made up
     "silence": 19,  # which voters abstain by chance
+    "rounding": 20,  # how x is rounded to bfloat16
 }
 
 

@@ -135,14 +135,22 @@ class Stage:
         n = self.exchange.world.n
         return 8 * self.algorithm.estimator.shared_floats(self.layout) * (n - 1) * len(self.local) // n
 
+    @property
+    def longest_chunk(self) -> int:
+        """Coordinates of the longest chunk of any channel."""
+        return max(hi - lo for channel in self.channels for lo, hi in channel.exchange.chunks)
+
     def memory(self) -> int:
-        """Bytes of the exchanges' buffers and of the vote's arrays."""
-        return sum(channel.exchange.memory() for channel in self.channels)
+        """Bytes of the exchanges' buffers, without the vote's arrays."""
+        held = sum(channel.exchange.memory() for channel in self.channels)
+        return held - sum(array.nbytes for array in self.counted().values())
 
     def close(self) -> None:
         """Collective; see Exchange.close."""
         for channel in self.channels:
             channel.exchange.close()
+            if channel.exchange.progress_engine:
+                channel.exchange.progress_engine.close()
 
 
 def _rows(state: State, count: int) -> State:

@@ -11,6 +11,7 @@ import torch
 
 from mpisign.algorithms.slots import State
 from mpisign.engine.handing import Arrays, Cut, Kind, arrays_of, cuts_of, kinds_of, take
+from mpisign.engine.rounding import BITS
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import StorageError, UsageError, printable
 from mpisign.layout import Layout
@@ -101,8 +102,7 @@ def start_from(opened: Checkpoint | None, stepper: Stepper, ranks: Ranks) -> Non
     with ranks.agreed():
         if ranks.root:
             _check_model(opened, stepper.layout)
-            _check_arrays(opened, {"x": ((layout.whole.length,), np.dtype(np.float32))})
-            x.copy_(torch.from_numpy(opened["x"]))
+            x.copy_(_x_in(opened, layout.whole.length))
     broadcast_tensor(ranks, x)
     if x is not stepper.x:
         stepper.x.copy_(x[layout.origin :][: layout.length])
@@ -199,6 +199,14 @@ def _take_common(stepper: Stepper, ranks: Ranks, opened: Checkpoint | None) -> d
     facts, progress = ranks.share(opened and (opened.attributes, opened.progress))
     stepper.resume_at(facts["step"], facts["begun"])
     return progress
+
+
+def _x_in(opened: Checkpoint, length: int) -> torch.Tensor:
+    """x as it lies in a checkpoint, float32 or bfloat16. Raises UsageError where there is none of that length."""
+    name, kind = (BITS, np.int16) if BITS in opened else ("x", np.float32)
+    _check_arrays(opened, {name: ((length,), np.dtype(kind))})
+    x = torch.from_numpy(opened[name])
+    return x.view(torch.bfloat16) if name == BITS else x
 
 
 # What must fit

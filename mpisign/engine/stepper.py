@@ -7,6 +7,7 @@
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -14,6 +15,7 @@ from operator import add
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpisign import bits
@@ -21,6 +23,8 @@ from mpisign.algorithms.method import Method
 from mpisign.algorithms.slots import State, Step
 from mpisign.bits.rng import Streams
 from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
+from mpisign.engine.memory import Memory, without_voter
+from mpisign.engine.rounding import BITS, StochasticRounding, bit_patterns
 from mpisign.engine.stage import Channel, Estimates, Outbox, Stage
 from mpisign.engine.timing import Timer
 from mpisign.errors import NumericalError
@@ -91,8 +95,9 @@ class Stepper:
     ):
         """exchanges: for each stage of the algorithm, one per group of the layout. oracles: one per local voter.
 
-        x: flat float32, the same bits on every rank. weights: of the voters by number in the loss and in means of raw
-        floats, those of `world.voters` adding up to n; all 1 by default. begun: steps behind x, taken by another run.
+        x: flat float32, the same bits on every rank; or bfloat16, if rounding.unfit() says nothing of the algorithm.
+        weights: of the voters by number in the loss and in means of raw floats, those of `world.voters` adding up to n;
+        all 1 by default. begun: steps behind x, taken by another run.
         """
         self.algorithm, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
@@ -107,6 +112,8 @@ class Stepper:
         self.stage = self.stages[0]
         two_points = any(slots.estimator.two_points for slots in algorithm.stages)
         self.x_before = x.clone() if two_points else None
+        narrow = x.dtype == torch.bfloat16
+        self.rounding = StochasticRounding(x, max(stage.longest_chunk for stage in self.stages)) if narrow else None
         self.own_decays: np.ndarray | None = None  # of the segments, where they are not those of their groups
         self._pending: PendingStep | None = None
         self.moved: Callable[[int, int], None] | None = None  # told of coordinates [lo, hi) of x that have moved
@@ -263,7 +270,11 @@ class Stepper:
                     if reports := self.stage.reports:
                         everyone = replace(everyone, reported=self._header[:, -reports:].copy())
                     channel.update.begin(x, channel.update_state, everyone, self.objective)
-                channel.update.apply(x, direction, channel.update_state, everyone)
+                if self.rounding:
+                    at = channel.group.lo
+                    self.rounding.apply(channel.update, x, direction, channel.update_state, everyone, at)
+                else:
+                    channel.update.apply(x, direction, channel.update_state, everyone)
                 if self.moved:
                     self.moved(channel.group.lo + direction.lo, channel.group.lo + direction.hi)
                 if self.stage.observes:
@@ -308,8 +319,12 @@ class Stepper:
         return self._header[:, : -self.stage.reports] if self.stage.reports else self._header
 
     def common(self) -> State:
-        """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views."""
-        named = {"x": self.x} | ({} if self.x_before is None else {"x_before": self.x_before})
+        """Named arrays that are the same on every rank: x, x_before, and those of each stage, as views.
+
+        x is rounding.BITS, int16, where it is bfloat16.
+        """
+        x = {BITS if self.rounding else "x": bit_patterns(self.x)}
+        named = x | ({} if self.x_before is None else {"x_before": self.x_before})
         return named | self._of_stages(Stage.common)
 
     def own(self) -> State:
@@ -345,7 +360,11 @@ class Stepper:
         for stage in self.stages:
             stage.close()
 
-    def memory(self) -> int:
+    def memory(self) -> Memory:
         """Bytes held for x, states and messages."""
-        slots = sum(a.nbytes for name, a in self.states().items() if "vote/" not in name)
-        return slots + sum(stage.memory() for stage in self.stages)
+        held = Counter({"x": self.x.nbytes, "moving": self.rounding.nbytes if self.rounding else 0})
+        for name, array in self.states().items():
+            if array.data_ptr() != self.x.data_ptr():
+                held[without_voter(name)] += array.nbytes
+        held["messages"] = sum(stage.memory() for stage in self.stages)
+        return Memory({}, self.layout.size).with_more(held)

@@ -494,7 +494,7 @@ class Exchange:
 
     def memory(self) -> int:
         """Bytes in this exchange's buffers and the vote's state, where messages and verdicts lie."""
-        storages = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self.state.values(), *self.arrays())
-        }
+        kept = [] if self.before is None else [self.before]
+        tensors = (*self.state.values(), *self.arrays(), *kept)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return self.scratch.nbytes + sum(storages.values())

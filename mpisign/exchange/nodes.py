@@ -149,6 +149,7 @@ class Shared:
         self.arrays.clear()
         del self._flags, self.whole
         self._window.Free()
+        self.nbytes = 0
 
 
 class SharedVectors:

@@ -53,6 +53,12 @@ class ProgressEngine:
         if self._helper:
             self._helper.needed.clear()
 
+    def close(self) -> None:
+        """Ends the helper: nothing will be on its way again."""
+        if self._helper:
+            self._helper.end()
+            self._helper = None
+
 
 class OwnThreads(ProgressEngine):
     """That of torch.distributed, whose threads move messages on by themselves."""
@@ -70,18 +76,27 @@ class OwnThreads(ProgressEngine):
     def pause(self) -> None:
         """Does nothing."""
 
+    def close(self) -> None:
+        """Does nothing."""
+
 
 class Helper(threading.Thread):
     """Asks while it is needed. It looks for messages that nobody sends, which lets all others proceed."""
 
     def __init__(self, comm: MPI.Intracomm, pause: float):
         super().__init__(daemon=True, name="mpisign-progress")
-        self._seconds = pause
+        self._seconds, self._over = pause, False
         self.needed, self._comm, self._pause = threading.Event(), comm, threading.Event()
         self.start()
 
+    def end(self) -> None:
+        """Ends it, and waits for that."""
+        self._over = True
+        self.needed.set()
+        self.join()
+
     def run(self) -> None:
         with no_exit():
-            while self.needed.wait():
+            while self.needed.wait() and not self._over:
                 self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
                 self._pause.wait(self._seconds)

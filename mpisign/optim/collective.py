@@ -74,10 +74,11 @@ class CollectiveCalls:
             raise StepInterrupted(text)
 
 
-def collective(meet: bool = False) -> Callable[[Call], Call]:
+def collective(meet: bool = False, where: Callable[[Any], bool] | None = None) -> Callable[[Call], Call]:
     """Decorates a collective method. meet: whether ranks wait for each other first; steps do so by themselves.
 
-    Without it, messages of a call that one rank makes alone would be taken for those of another call.
+    Without it, messages of a call that one rank makes alone would be taken for those of another call. where: of which
+    optimisers the method is collective, the same on all ranks; of all by default.
     """
 
     def counted(method: Call) -> Call:
@@ -86,7 +87,7 @@ def collective(meet: bool = False) -> Callable[[Call], Call]:
         @functools.wraps(method)
         def call(self: CollectiveCalls, *args: Any, **kwargs: Any) -> Any:
             roll, alike = self.roll, False
-            if roll is None:
+            if roll is None or (where and not where(self)):
                 return method(self, *args, **kwargs)
             roll.enter(name)
             try:

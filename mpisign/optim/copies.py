@@ -2,7 +2,8 @@
 
 A step moves x by less than 16 bits can tell, so the optimiser keeps the float32 master, as mixed precision does
 [Micikevicius et al. 2018, arXiv:1710.03740, section 3.1], and a parameter is x rounded to its type, to nearest, ties to
-even. What a training loop writes into a parameter goes into x, where it differs from that.
+even. What a training loop writes into a parameter goes into x, where it differs from that. Where x itself is bfloat16,
+rounded at random (engine/rounding.py), there is no master and there are no copies.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ class Copies:
     """The parameters that are copies, and their parts of x. Where there are none, nothing here does anything."""
 
     def __init__(self, parameters: Sequence[Tensor], layout: Layout, x: Tensor):
-        """parameters: all of them, in the order of the layout's segments; float32 ones lie in x themselves."""
+        """parameters: all of them, in the order of the layout's segments; those of x's type lie in x themselves."""
         self._layout, self._x, views = layout, x, list(layout.views(x).values())
-        self._copies = {k: p for k, p in enumerate(parameters) if p.dtype in TYPES}  # by segment
+        self._copies = {k: p for k, p in enumerate(parameters) if p.dtype != x.dtype}  # by segment
         self._masters = {k: views[k] for k in self._copies}
         self._versions = {k: p._version for k, p in self._copies.items()}
 
@@ -33,6 +34,10 @@ class Copies:
     def tell_less(self) -> bool:
         """Whether x can't be told from the parameters."""
         return bool(self._copies)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held beside x, by name."""
+        return {"copies": sum(p.nbytes for p in self._copies.values())}
 
     def follow(self) -> None:
         """Makes all copies what x is."""

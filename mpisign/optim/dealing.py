@@ -34,6 +34,10 @@ class Deal:
         self._parts = [(lo - here[0], hi - here[0]) for lo, hi in parts if lo < hi]
         self._buffers = list(self._shard.split([hi - lo for lo, hi in self._parts]))
 
+    @property
+    def nbytes(self) -> int:
+        return self._pieces.nbytes + self._shard.nbytes
+
     def collect(self, tensors: Sequence[Tensor | None], out: Tensor) -> None:
         """Writes this rank's shard of x, or of a vector like it, from all ranks' pieces. Collective inside the voter.
 

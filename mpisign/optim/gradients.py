@@ -88,6 +88,10 @@ class Gradients:
         self.fault = self.fault or self._fault_of_gradients()
         return returned
 
+    def release(self) -> None:
+        """Lets go of the gradients of a step that was taken, so that zero_grad() frees their memory."""
+        self.grads = []
+
     def gradient_in_place(self) -> bits.Scattered | None:
         """What backward left in p.grad, where it lies; None where it is to be copied, scaled, or filled up with zeros.
 
@@ -192,7 +196,7 @@ class Gradients:
 
     def _fault_of_segments(self) -> UsageError | None:
         for segment, place, p, grad in zip(self.layout.segments, self.places, self.parameters, self.grads, strict=True):
-            if p.data_ptr() != place and p.dtype != torch.float32:
+            if p.data_ptr() != place and p.dtype != self.x.dtype:
                 return UsageError(
                     f"parameter {segment.name!r} ({p.dtype}) lies elsewhere than when the optimiser was made, which "
                     "can't tell what was written there (model.to(), p.data = ..., share_memory_()); assign in place "

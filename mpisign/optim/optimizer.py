@@ -16,12 +16,12 @@ from mpisign.algorithms.slots import Update
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
 from mpisign.engine.build import make_stepper
+from mpisign.engine.rounding import bit_patterns
 from mpisign.engine.stepper import Outcome, Stepper
 from mpisign.errors import UsageError, choices
 from mpisign.layout import Layout, LayoutShard, SegmentOptions
 from mpisign.optim import broadcast, requests, threads
 from mpisign.optim.collective import collective
-from mpisign.optim.copies import TYPES
 from mpisign.optim.gradients import Closure, Gradients
 from mpisign.optim.options import (
     Settings,
@@ -30,6 +30,7 @@ from mpisign.optim.options import (
     decay_of,
     numbers_of,
     rate_of,
+    refuse_unrounded,
     settings_of,
     weighted,
 )
@@ -56,8 +57,9 @@ class SignOptimizer(Stateful):
     Parameters move into one flat float32 vector x, in the order in which they are given, those that do not vote last.
     Each is contiguous there and has a storage of its own over its part of that memory, so that other savers see single
     tensors; a step takes no longer for it. Those of bfloat16 and float16 stay where they are instead, and are x rounded
-    to nearest after every step. They come from root, and so does what does not move: frozen parameters, and the model's
-    buffers if there is a model. All ranks of the communicator make the optimiser and call step() together.
+    to nearest after every step; with rounding="stochastic" x is bfloat16 itself. They come from root, and so does what
+    does not move: frozen parameters, and the model's buffers if there is a model. All ranks of the communicator make
+    the optimiser and call step() together.
 
     params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
     order that is the same on all ranks (no set). Frozen parameters stay where they are, and step() raises UsageError if
@@ -74,7 +76,9 @@ class SignOptimizer(Stateful):
     mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by default. check_every: steps between comparisons
     of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take an Allgather
     of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job, 0 for none.
-    model: names parameters that were given without, and all else that it holds comes from root too. voters: for a model
+    model: names parameters that were given without, and all else that it holds comes from root too. rounding: "nearest"
+    for an x in float32; "stochastic" for parameters that are all bfloat16, and an x of that type in which they lie: a
+    step moves it in float32 by pieces, and rounds at random so that no step is lost on average. voters: for a model
     that fully_shard() has cut, which ranks are one voter: the DeviceMesh that it was cut by, one of (replicate, shard)
     dimensions whose second one it was, or an mpi4py communicator of the ranks of this rank's voter. Each of them then
     holds a shard of x, and parameters are copies of x whatever their type; weights are those of voters.
@@ -106,6 +110,7 @@ class SignOptimizer(Stateful):
         watchdog: float = 1800.0,
         model: nn.Module | None = None,
         include_frozen: bool = False,
+        rounding: str = "nearest",
         voters: Any = None,
         **hyperparameters: Any,
     ):
@@ -120,7 +125,7 @@ class SignOptimizer(Stateful):
         with ranks.agreed():
             settings = settings_of(
                 seed=seed, exchange=exchange, chunk=chunk, progress=progress, overlap=overlap, dense_steps=dense_steps,
-                check_every=check_every, statistics_every=statistics_every, weights=weights,
+                check_every=check_every, statistics_every=statistics_every, weights=weights, rounding=rounding,
             )  # fmt: skip
             slots, rate = algorithm_of(algorithm, zeros, ties, across.size, hyperparameters)
             slots = weighted(slots, settings.weights, across.size)
@@ -137,10 +142,10 @@ class SignOptimizer(Stateful):
             torch.optim.Optimizer.__init__(self, names.groups, defaults)
         self.check_every, self.statistics_every = settings.check_every, settings.statistics_every
         with ranks.agreed():
-            self.layout, algorithm = self._lay_out(names, slots, settings.dense_steps, dense_lr, rate)
+            self.layout, algorithm = self._lay_out(names, slots, settings, dense_lr, rate)
         check_alike(self.layout, broadcast.descriptions(names.others), self._settings_alike(algorithm, settings), ranks)
 
-        self.gradients = self._take_in(names)
+        self.gradients = self._take_in(names, settings.rounding)
         self.gradients.copies.follow()
         self._build(algorithm, settings)
         if self.check_every:
@@ -162,7 +167,7 @@ class SignOptimizer(Stateful):
         return program | settings.model_dump() | of_groups | types
 
     def _lay_out(
-        self, names: Named, slots: Method, dense_steps: int, dense_lr: Number | None, rate: float
+        self, names: Named, slots: Method, settings: Settings, dense_lr: Number | None, rate: float
     ) -> tuple[Layout, Method]:
         parameters, others = dict[str, Tensor](names.trained), names.others
         refuse_nothing(parameters)
@@ -178,8 +183,11 @@ class SignOptimizer(Stateful):
         votes = {name: raw or bool(self.param_groups[k]["vote"]) for name, k in group_of.items()}
         if not all(votes.values()):
             slots = dense.with_averaging(slots)
-        if dense_steps:
-            slots = dense.warm_start(slots, dense_steps, rate_of("dense_lr", dense_lr or rate) / (rate or 1.0))
+        if settings.dense_steps:
+            factor = rate_of("dense_lr", dense_lr or rate) / (rate or 1.0)
+            slots = dense.warm_start(slots, settings.dense_steps, factor)
+        if settings.rounding == "stochastic":
+            refuse_unrounded(slots, parameters)
         shapes = {name: tuple(p.shape) for name, p in names.trained.items()}
         device = next(iter(parameters.values())).device
         layout = Layout(shapes, {name: SegmentOptions(vote=vote) for name, vote in votes.items()}, device)
@@ -189,14 +197,15 @@ class SignOptimizer(Stateful):
         self._group_of = np.array([group_of[s.name] for s in layout.segments])
         return layout, slots
 
-    def _take_in(self, names: Named) -> Gradients:
-        """Has x, and all else that the model holds, be root's; parameters of float32 lie in x from now on."""
+    def _take_in(self, names: Named, rounding: str) -> Gradients:
+        """Has x, and all else that the model holds, be root's; parameters of x's type lie in x from now on."""
         if self.voters and self._shard:
             return take_in(names, self._shard, self.voters, self.ranks)
-        x = self.layout.flatten({name: p.data for name, p in names.trained.items()})
-        broadcast_tensor(self.ranks, x)
+        kind = torch.bfloat16 if rounding == "stochastic" else torch.float32
+        x = self.layout.flatten({name: p.data for name, p in names.trained.items()}, kind)
+        broadcast_tensor(self.ranks, bit_patterns(x))
         for name, view in self.layout.views(x).items():
-            if names.trained[name].dtype not in TYPES:
+            if names.trained[name].dtype == kind:
                 names.trained[name].data = own_storage(view)
         broadcast.from_root(self.ranks, names.others)
         return Gradients(names, self.layout, x, self.ranks.root)
@@ -247,6 +256,7 @@ class SignOptimizer(Stateful):
         names = " then ".join(dict.fromkeys(choice.name for choice in self.choices))
         n = f"{self.across.size} voters of {self.voters.inside.size} ranks" if self.voters else self.ranks.size
         facts = f"{self.stepper.algorithm.name}, d={self.layout.size}, n={n}, exchange={names}"
+        facts += ", rounding=stochastic" if self.stepper.rounding else ""
         return super().__repr__().replace(" (\n", f" {facts} (\n", 1)
 
     # A step
@@ -260,10 +270,12 @@ class SignOptimizer(Stateful):
         needed where the algorithm takes a second gradient of the same batch, and then called again at another point,
         with the same random draws. Returns what it returned at x, or None.
         A gradient that is missing on all ranks leaves its parameter where it is. Raises on all ranks, with x unmoved:
-        UsageError for a missing closure, sparse gradients, gradients missing on some ranks only, moved storage, and
-        parameters that were unfrozen or replaced; NumericalError for gradients that are not finite, and for replicas
-        that drifted.
+        UsageError after close(), for a missing closure, sparse gradients, gradients missing on some ranks only, moved
+        storage, and parameters that were unfrozen or replaced; NumericalError for gradients that are not finite, and
+        for replicas that drifted.
         """
+        if self.closed:
+            raise UsageError("this SignOptimizer was closed, and takes no step any more; make a new one", agreed=True)
         gradients, stepper = self.gradients, self.stepper
         returned = gradients.evaluate(closure, twice=self._two_points)
         # with overlap messages are on their way already: a scaler is then a fault, which all ranks are told
@@ -282,6 +294,7 @@ class SignOptimizer(Stateful):
             request = requests.of_voter(self.voters.inside.rows(np.array([request]))[:, 0])
         check = lambda values: requests.refuse(values, gradients, numbers, self.ranks, stepper.t)  # noqa: E731
         outcome = stepper.step(rates, counting, request, check)
+        gradients.release()
         # bytes since the last step, as messages travel before step() where they overlap with backward
         before, traffic = self._sent, stepper.world.traffic
         self._sent = traffic.up, traffic.down

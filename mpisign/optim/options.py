@@ -2,11 +2,12 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from mpisign.algorithms import zoo
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.registry import check_weights, entries, find
 from mpisign.algorithms.weights import MOST
+from mpisign.engine.rounding import unfit
 from mpisign.errors import UsageError, choices
 from mpisign.optim.values import at_least_zero, flag, number
 
@@ -37,6 +39,7 @@ class Settings(pydantic.BaseModel):
     check_every: int = Field(ge=0)
     statistics_every: int = Field(ge=0)
     weights: tuple[Annotated[int, Field(ge=1, le=MOST)], ...] = ()
+    rounding: Literal["nearest", "stochastic"] = "nearest"
 
 
 def settings_of(**kwargs: Any) -> Settings:
@@ -77,6 +80,21 @@ def weighted(algorithm: Method, weights: tuple[int, ...], voters: int) -> Method
         return algorithm
     check_weights("weights", weights, algorithm, voters)
     return algorithm.with_weights(weights)
+
+
+def refuse_unrounded(method: Method, parameters: Mapping[str, Tensor]) -> None:
+    """Raises UsageError for what does not go with rounding = "stochastic"."""
+    for name, p in parameters.items():
+        if p.dtype != torch.bfloat16:
+            raise UsageError(
+                f'rounding = "stochastic": parameter {name!r} is {p.dtype}, but all lie in an x of torch.bfloat16; '
+                'call model.bfloat16(), or leave rounding at "nearest", by which x is float32, whatever their types'
+            )
+    if why := unfit(method):
+        raise UsageError(
+            f'rounding = "stochastic": {method.name} needs x in float32, as {why}; leave rounding at "nearest", or '
+            "take a method that moves x chunk by chunk, from gradients at x"
+        )
 
 
 def _own_spelling(make: Callable[..., Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:

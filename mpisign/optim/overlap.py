@@ -31,11 +31,12 @@ class Overlap:
         self.stepper, self.gradients, self._rates = stepper, gradients, rates
         self._paused = False
         self._pending: PendingStep | None = None
+        self._hooks = []
         for k, p in enumerate(gradients.parameters):
             frozen = not p.requires_grad  # for now, and torch wants hooks on what requires a gradient
             # compiled autograd would trace it, down to MPI
             hook = torch.compiler.disable(lambda _, k=k: self._arrived(k))
-            p.requires_grad_().register_post_accumulate_grad_hook(hook)
+            self._hooks.append(p.requires_grad_().register_post_accumulate_grad_hook(hook))
             p.requires_grad_(not frozen)
         self.forget()
 
@@ -57,6 +58,11 @@ class Overlap:
         """Nothing has arrived for the next step yet."""
         self._versions: dict[int, int] = {}  # of the gradient of each segment that was taken
         self._twice: int | None = None
+
+    def remove(self) -> None:
+        """Takes the hooks off the parameters."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _arrived(self, k: int) -> None:
         """A hook of backward: the gradient of segment k is whole."""

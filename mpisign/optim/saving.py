@@ -9,6 +9,7 @@ import tomli_w
 import torch
 from torch import Tensor
 
+from mpisign.engine.rounding import BITS
 from mpisign.engine.state import load_state, save_state
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
@@ -23,6 +24,7 @@ from mpisign.storage.checkpoint import Checkpoint
 
 KEY = "mpisign"  # what older versions wrote stands beside torch's keys, under this one
 BUFFERS = "oracle/"  # arrays of a Stepper that are the model's buffers
+ROUNDED = "rounded"  # in a state of an x in bfloat16 alone
 OF_PARAMETERS = ("params", "param_names")  # what a group holds that is no value of its own
 
 Groups = list[dict[str, Any]]
@@ -58,6 +60,7 @@ def entries(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
     Names begin with the rank: torch.distributed.checkpoint takes what has one name on all ranks to be the same.
     """
     facts = _facts(stepper.t, stepper.begun, stepper.world.n, repr(stepper.algorithm))
+    facts |= {ROUNDED: torch.tensor(True)} if stepper.rounding else {}
     return {f"{_place(stepper)}/{name}": tensor for name, tensor in (facts | _arrays(stepper, with_x)).items()}
 
 
@@ -85,13 +88,15 @@ def state_dict(groups: Groups, stepper: Stepper, with_x: bool) -> dict[str, Any]
     return {"state": state, "param_groups": packed}
 
 
-def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, with_x: bool) -> None:
-    """Fills a Stepper with what state_dict() returned, and puts the groups' values back; all or nothing."""
+def checked(state: dict[str, Any], stepper: Stepper, groups: Groups, with_x: bool) -> dict[str, Tensor]:
+    """This rank's tensors in what state_dict() returned. Raises UsageError where they, or the groups, do not fit."""
     saved = _of_this_rank(state, stepper)
     definition = bytes(saved["definition"].tolist()).decode(errors="replace")
     if definition != repr(stepper.algorithm):
         raise UsageError(f"a state_dict of {definition}, but this optimiser is {stepper.algorithm!r}")
     mine = _arrays(stepper, with_x)
+    if fault := _fault_of_rounding(ROUNDED in saved, stepper, "a state_dict"):
+        raise fault
     if with_x and "x" not in saved:
         raise UsageError(
             "a state_dict of a model in float32, without the float32 x that parameters of 16 bits are copies of; load "
@@ -101,7 +106,14 @@ def load_state_dict(state: dict[str, Any], stepper: Stepper, groups: Groups, wit
         raise UsageError(f"a state_dict of another model: it lacks {wrong[0]} of shape {list(mine[wrong[0]].shape)}")
     if fault := _fault_of_groups(state["param_groups"], groups):
         raise fault
-    for name, array in mine.items():
+    return saved
+
+
+def load_state_dict(
+    state: dict[str, Any], saved: dict[str, Tensor], stepper: Stepper, groups: Groups, with_x: bool
+) -> None:
+    """Fills a Stepper with what state_dict() returned, and puts the groups' values back. saved: as checked() has it."""
+    for name, array in _arrays(stepper, with_x).items():
         array.copy_(saved[name])
     stepper.resume_at(int(saved["step"]), int(saved["begun"]))
     _put_back(groups, copy.deepcopy([_values(group) for group in state["param_groups"]]))
@@ -133,7 +145,19 @@ def _of_this_rank(state: dict[str, Any], stepper: Stepper) -> dict[str, Tensor]:
 def _arrays(stepper: Stepper, with_x: bool) -> dict[str, Tensor]:
     """All named arrays of this rank but those of the model."""
     named = stepper.states().items()
-    return {name: a for name, a in named if (with_x or name != "x") and not name.startswith(BUFFERS)}
+    of_model = {BITS} if with_x else {BITS, "x"}
+    return {name: a for name, a in named if name not in of_model and not name.startswith(BUFFERS)}
+
+
+def _fault_of_rounding(stochastic: bool, stepper: Stepper, what: str) -> UsageError | None:
+    """The fault of a state with the other kind of x. stochastic: whether it was saved from an x in bfloat16."""
+    if stochastic == bool(stepper.rounding):
+        return None
+    ours, theirs = (f'rounding = "{"stochastic" if flag else "nearest"}"' for flag in (stepper.rounding, stochastic))
+    return UsageError(
+        f"{what} of an optimiser with {theirs}, but this one has {ours}, whose x is of another type; make it with "
+        f"{theirs}, or take over the model's parameters alone, by its own state_dict"
+    )
 
 
 # All ranks
@@ -195,6 +219,8 @@ def _check(opened: Checkpoint, optimizer: Saved) -> None:
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{opened.path}: its values can't be read ({error}); it was made by other code") from error
     if fault:
+        raise fault
+    if fault := _fault_of_rounding(BITS in opened, optimizer.stepper, f"{opened.path}: a checkpoint"):
         raise fault
     ours = described(optimizer.gradients.model)
     if "buffers" not in progress:

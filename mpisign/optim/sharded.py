@@ -58,6 +58,11 @@ def refuse_undivided(method: Method, settings: Settings) -> None:
         raise UsageError(f"voters: {method.name} can't be shared out among the ranks of a voter: {why}")
     if settings.overlap:
         raise UsageError("overlap=True is not there for voters of several ranks: leave one of the two out")
+    if settings.rounding == "stochastic":
+        raise UsageError(
+            'rounding = "stochastic" is not there for voters of several ranks, of which each holds a shard of x in '
+            "float32: leave one of the two out"
+        )
 
 
 def fault_of_sharding(names: Named, voters: Voters) -> UsageError | None:
@@ -115,6 +120,10 @@ class ShardedCopies:
     def tell_less(self) -> bool:
         """Whether x can't be told from the parameters."""
         return bool(self._narrow)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held beside x, by name."""
+        return {"copies": sum(local(p).nbytes for p in self._parameters), "dealing": self._deal.nbytes}
 
     def follow(self) -> None:
         """Makes all parameters what x is."""

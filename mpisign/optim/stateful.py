@@ -1,13 +1,14 @@
 """States, buffers and checkpoints of a SignOptimizer: averaged, saved, loaded."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import nn
 
+from mpisign.engine.memory import Memory
 from mpisign.engine.stepper import Stepper
 from mpisign.errors import UsageError
 from mpisign.optim import buffers, saving
@@ -28,11 +29,19 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
     gradients: Gradients
     stepper: Stepper
     _overlap: Overlap | None
+    closed = False  # whether it takes no step any more
 
     @property
     def under_way(self) -> bool:
         """Whether backward has sent a part of the next step already."""
         return self._overlap is not None and self._overlap.under_way
+
+    def memory(self) -> Memory:
+        """What this rank holds in bytes, by name, in all and per coordinate: the optimiser's, parameters and buffers.
+
+        Gradients in p.grad are the loop's own, and what backward holds too. Not collective.
+        """
+        return self.stepper.memory().with_more(self.gradients.copies.memory())
 
     # Buffers
 
@@ -61,28 +70,74 @@ class Stateful(CollectiveCalls, torch.optim.Optimizer):
             raise UsageError("whose buffers? Make the SignOptimizer of the model, or pass it as model=")
         return self.gradients.model
 
+    # The end
+
+    @collective(meet=True)
+    def close(self) -> None:
+        """Gives back what messages take besides memory of this process: windows of nodes, threads, hooks of overlap.
+
+        Collective. For those who make several optimisers, one after the other; at the end of a program nothing needs to
+        be closed. The model, states and save() stay of use, a step is not taken any more. A second call does nothing.
+        Raises UsageError on all ranks if backward has begun a step.
+        """
+        if self.closed:
+            return
+        with self.ranks.agreed():
+            saving.check_between_steps(self)
+        if self._overlap is not None:
+            self._overlap.remove()
+        self._overlap, self.closed = None, True
+        self.stepper.close()
+
+    def __enter__(self) -> Self:
+        """The optimiser, which close() ends on the way out, but where one rank alone leaves by an error."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or getattr(error, "agreed", False):
+            self.close()
+
     # Saving
 
+    @collective(meet=True, where=lambda optimizer: optimizer.states_meet)
     def state_dict(self) -> dict[str, Any]:
         """This rank's state: groups, step and arrays, plain enough for torch.load(weights_only=True).
 
         Parameters and buffers are the model's; all ranks' states together are what save() writes. Numbers of numpy in
-        groups become Python's own. Raises UsageError for a value in a group that can't be saved.
+        groups become Python's own. Collective where `states_meet`. Raises UsageError for a value in a group that can't
+        be saved.
         """
-        saving.check_between_steps(self)
+        with self._agreed():
+            saving.check_between_steps(self)
         with_x = self.gradients.copies.tell_less
         if with_x:
             self.gradients.copies.take_over()
         self._show_state()
-        return saving.state_dict(super().state_dict()["param_groups"], self.stepper, with_x)
+        with self._agreed():
+            return saving.state_dict(super().state_dict()["param_groups"], self.stepper, with_x)
 
+    @collective(meet=True, where=lambda optimizer: optimizer.states_meet)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what state_dict() returned on this rank. Raises UsageError if it is of another rank or model."""
-        saving.check_between_steps(self)
+        """Goes on from what state_dict() returned on this rank. Collective where `states_meet`.
+
+        Raises UsageError, with nothing changed, if it is of another rank or model.
+        """
         with_x = self.gradients.copies.tell_less
-        saving.load_state_dict(state_dict, self.stepper, self.param_groups, with_x)
+        with self._agreed():
+            saving.check_between_steps(self)
+            saved = saving.checked(state_dict, self.stepper, self.param_groups, with_x)
+        saving.load_state_dict(state_dict, saved, self.stepper, self.param_groups, with_x)
         if with_x:
             self.gradients.copies.follow()
+
+    @property
+    def states_meet(self) -> bool:
+        """Whether a rank's state takes all ranks: parameters are pieces of 16 bits, and x lies with other ranks."""
+        return self.voters is not None and self.gradients.copies.tell_less
+
+    def _agreed(self) -> AbstractContextManager[None]:
+        """A context in which an error of one rank's state is one of all ranks, if states are collective."""
+        return self.ranks.agreed() if self.states_meet else nullcontext()
 
     def _show_state(self) -> None:
         """Puts entries into torch's own state: tools that find no state take a step to make some."""

@@ -132,7 +132,7 @@ def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, ob
 def _memory(stepper: Stepper) -> dict[str, object]:
     """Bytes that a process holds, and those that the ranks of a voter share, where it is several."""
     whose = "rank" if len(stepper.world.local) == 1 else "process"
-    held, first = stepper.memory(), stepper.oracles[0]
+    held, first = stepper.memory().total, stepper.oracles[0]
     if not first.of_ranks:
         return {f"memory_per_{whose}": held}
     if stepper.world.shards:  # simulated

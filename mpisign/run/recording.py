@@ -325,4 +325,6 @@ class RunLog:
             costs |= dict(zip(("shared_memory_per_rank", "shared_memory_per_node"), sizes, strict=True))
         for line in summary_lines(costs):
             self.printer.line(line)
+        if self.verbose:
+            self.printer.line(f"memory: {self.stepper.memory()}")
         self.close()

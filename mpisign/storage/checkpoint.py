@@ -10,6 +10,7 @@ from it. Both begin with a checksum of all that follows, see checksum.py.
     /progress               text: JSON, what the run log counts: bytes, evaluations, rows of the run file; and the
                             fingerprint of the data
     /arrays/x               float32 (length,): the parameters as they lie in x, pads included; once, as all ranks agree
+    /arrays/x_bfloat16      int16 (length,) in its place, the bits of bfloat16, where no x in float32 is kept
     /arrays/estimator/m/3   an array of voter 3; sign/... alike
     /arrays/vote/z          (..., length): what the vote keeps, in coordinate order, whoever counted it
     /arrays/update/m        an array of the update, the same on every rank; averaged/m of parameters that do not vote

@@ -300,6 +300,30 @@ def test_state_dicts_of_torch_come_back(comm, everywhere):
     everywhere("a state_dict of rank" in text, text)
 
 
+def test_a_state_that_is_wrong_on_one_rank_is_refused_by_all(comm, everywhere):
+    """Where states take all ranks, with parameters of 16 bits; with float32 each rank has its own to itself."""
+    voters = Voters(comm, "signum-mv", torch.bfloat16, lr=1e-3)
+    voters.step()
+    state, calls = voters.optimizer.state_dict(), voters.optimizer.roll.place.done
+    voters.step()
+    before, last = voters.whole(), comm.Get_rank() == comm.Get_size() - 1
+    text = told(lambda: voters.optimizer.load_state_dict({"state": {}} if last else state))
+    everywhere("a state_dict without the state of a rank" in text, text)
+    everywhere(voters.optimizer.stepper.t == 2, "the step")
+    everywhere(all(map(torch.equal, before, voters.whole())), "nothing was loaded anywhere")
+    everywhere(voters.optimizer.roll.place.done == calls + 2, "a step and a call that all have made")
+    if last:
+        voters.optimizer.param_groups[0]["odd"] = object()
+    text = told(voters.optimizer.state_dict)
+    everywhere("which can't be saved" in text, text)
+
+    alone = Voters(comm, "signum-mv").optimizer
+    calls = alone.roll.place.done
+    for _ in range(comm.Get_rank()):
+        alone.state_dict()
+    everywhere(alone.roll.place.done == calls, "each as often as it likes")
+
+
 @pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
 def test_the_checkpoint_of_torch_distributed(comm, everywhere, folder, flat):
     options = StateDictOptions(flatten_optimizer_state_dict=flat)

@@ -5,11 +5,11 @@ from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, piece, within
-from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, sum_of_tile, unfit
+from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, round_word, sum_of_tile, unfit
 
 __all__ = [
     "add_and_sum", "add_levels", "add_normal", "add_normal_rows", "add_signed", "apply", "blend", "first_nonfinite",
-    "first_nonfinite_scattered", "tile_maxima", "tile_sums", "uniform_rows",
+    "first_nonfinite_scattered", "round_stochastic", "tile_maxima", "tile_sums", "uniform_rows",
 ]  # fmt: skip
 
 
@@ -154,6 +154,26 @@ def _uniform_rows(u, counter):
 
 def uniform_rows(u, draw):
     _uniform_rows(u, counter_of(draw)[0])
+
+
+@cached_njit
+def _round_stochastic(v, at, counter, out):
+    first, whole = uint32(at // 8), len(v) // 64
+    step, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+    for w in range(whole):
+        block = first + uint32(8 * w)
+        round_word(v.ctypes.data + 256 * w, out.ctypes.data + 128 * w, block, step, voter, stream, k0, k1)
+    left = len(v) - 64 * whole
+    if left:
+        rest, rounded = np.zeros(64, dtype=np.float32), np.empty(64, dtype=np.int16)
+        rest[:left] = v[64 * whole :]
+        block = first + uint32(8 * whole)
+        round_word(rest.ctypes.data, rounded.ctypes.data, block, step, voter, stream, k0, k1)
+        out[64 * whole :] = rounded[:left]
+
+
+def round_stochastic(v, at, draw, out):
+    _round_stochastic(v, at, counter_of(draw)[0], out)
 
 
 @cached_njit

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I16, I32, I64 = (ir.IntType(width) for width in (1, 16, 32, 64))
 LANES = 64  # coordinates in a word
 WORDS = 8  # words counted at once
 SUMS = 16  # running sums in a tile
@@ -42,7 +42,7 @@ def load(b, address, kind, lanes):
 
 
 def store(b, value, address):
-    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=4)
+    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=2 if value.type.element == I16 else 4)
 
 
 def _magnitude(b, v):
@@ -174,6 +174,34 @@ def above(b, address, radii, block, *counter):
     u = b.fmul(b.sitofp(_odd(b, block, counter), ir.VectorType(F32, LANES)), constant(F32, 2.0**-24, LANES))
     radius = load(b, radii, F32, LANES)
     return b.bitcast(b.fcmp_ordered(">", load(b, address, F32, LANES), b.fmul(radius, u)), I64)
+
+
+# 64 floats -> 64 bfloat16
+
+
+def _halves(b, block, counter):
+    """16 bits of Philox per coordinate, from blocks block to block + 7: a vector of 64 i32."""
+    four = _philox(b, _from(b, block, 8), counter)
+    double = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
+    pairs = [b.shuffle_vector(x, y, double) for x, y in (four[:2], four[2:])]
+    # output j of block i belongs to coordinates 8i + 2j, its low half, and 8i + 2j + 1
+    order = [8 * j + i for i in range(8) for j in range(4)]
+    outputs = b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 32), order))
+    return b.zext(b.bitcast(outputs, ir.VectorType(I16, LANES)), ir.VectorType(I32, LANES))
+
+
+@operation(types.void, ADDRESS, ADDRESS, UINT, *COUNTER)
+def round_word(b, address, to, block, *counter):
+    """Stores (bits(v) + u) >> 16, u of 16 bits from Philox blocks block to block + 7; what is not finite is kept."""
+    pattern, infinite = load(b, address, I32, LANES), constant(I32, 0x7F800000, LANES)
+    size = b.and_(pattern, constant(I32, 0x7FFFFFFF, LANES))
+    # a NaN whose upper half would be that of an infinity is made quiet
+    kept = b.or_(pattern, constant(I32, 0x00400000, LANES))
+    kept = b.select(b.icmp_unsigned(">", size, infinite), kept, pattern)
+    moved = b.add(pattern, _halves(b, block, counter))
+    rounded = b.select(b.icmp_unsigned("<", size, infinite), moved, kept)
+    upper = b.trunc(b.lshr(rounded, constant(I32, 16, LANES)), ir.VectorType(I16, LANES))
+    store(b, upper, to)
 
 
 # Words of coins and of codes

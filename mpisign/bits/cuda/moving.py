@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpisign.bits.cuda.common import DRAW, WORDS, codes_of, draw_of, geometry, of_words, on, philox, programs, words_of
 
-__all__ = ["add_levels", "add_normal", "add_signed", "apply", "blend", "first_nonfinite"]
+__all__ = ["add_levels", "add_normal", "add_signed", "apply", "blend", "first_nonfinite", "round_stochastic"]
 
 BLOCK = 4096  # coordinates of a program, where words play no part
 UNFUSED = {"enable_fp_fusion": False}
@@ -116,6 +116,29 @@ def add_normal(y, scale, at, draw):
     normal = pairs.view(rows, -1)[:, :items].float()
     # two operations, so that nothing is fused
     y += (normal if y.dim() > 1 else normal[0]) * float(scale)
+
+
+@triton.jit(do_not_specialize=DRAW)
+def _round(v, out, items, first, step, voter, stream, k0, k1, BLOCK: tl.constexpr):
+    # a Philox block is for eight coordinates: four outputs of two halves
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    u0, u1, u2, u3 = philox((first + number).to(tl.uint32), step, voter, stream, k0, k1)
+    outputs = tl.join(tl.join(u0, u2), tl.join(u1, u3))  # (BLOCK, 2, 2): output 2a + b at [a, b]
+    drawn = tl.join(outputs & 0xFFFF, outputs >> 16)
+    eight = 4 * tl.arange(0, 2)[:, None, None] + 2 * tl.arange(0, 2)[None, :, None] + tl.arange(0, 2)[None, None, :]
+    i = number[:, None, None, None].to(tl.int64) * 8 + eight[None]
+    pattern = tl.load(v + i, mask=i < items, other=0.0).to(tl.uint32, bitcast=True)
+    size = pattern & 0x7FFFFFFF
+    kept = tl.where(size > 0x7F800000, pattern | 0x00400000, pattern)
+    rounded = tl.where(size < 0x7F800000, pattern + drawn, kept) >> 16
+    tl.store(out + i, rounded.to(tl.uint16).to(tl.int16, bitcast=True), mask=i < items)
+
+
+def round_stochastic(v, at, draw, out):
+    if not len(v):
+        return
+    blocks = triton.cdiv(len(v), 8)
+    _round[(triton.cdiv(blocks, 512),)](v, out, len(v), at // 8, *draw_of(draw), BLOCK=512)
 
 
 def first_nonfinite(v):

@@ -8,8 +8,8 @@ from mpisign.bits.rng import Draw
 from mpisign.bits.sizes import TILE
 
 __all__ = [
-    "chance", "coin", "first_nonfinite", "from_pairs", "normal", "tiles_with", "to_bits", "to_pairs", "to_words",
-    "uniform",
+    "chance", "coin", "first_nonfinite", "from_pairs", "halves", "normal", "tiles_with", "to_bits", "to_pairs",
+    "to_words", "uniform",
 ]  # fmt: skip
 
 WORD = 64
@@ -56,6 +56,12 @@ def chance(draw: Draw, at: int, count: int) -> np.ndarray:
     """u = (2k + 1) / 2**25 for the upper 24 bits k of one output per coordinate, float64 in (0, 1)."""
     k = draw.blocks(at // 4, -(-count // 4)).reshape(-1)[:count] >> np.uint32(8)
     return (2 * k.astype(np.int64) + 1) / 2**25
+
+
+def halves(draw: Draw, at: int, count: int) -> np.ndarray:
+    """16 bits per coordinate, uint32 (count,): a Philox block is for eight of them, the low half of an output first."""
+    outputs = draw.blocks(at // 8, -(-count // 8)).reshape(-1)
+    return np.stack([outputs & np.uint32(0xFFFF), outputs >> np.uint32(16)], axis=-1).reshape(-1)[:count]
 
 
 def normal(draw: Draw, at: int, count: int) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 import numpy as np
 
-from mpisign.bits.reference.common import normal, of_parts, to_bits
+from mpisign.bits.reference.common import halves, normal, of_parts, to_bits
 from mpisign.bits.reference.deciding import numbers
 
-__all__ = ["add_and_sum", "add_levels", "add_normal", "add_signed", "apply", "blend", "tile_maxima", "tile_sums"]
+__all__ = [
+    "add_and_sum", "add_levels", "add_normal", "add_signed", "apply", "blend", "round_stochastic", "tile_maxima",
+    "tile_sums",
+]  # fmt: skip
 
 
 def apply(x, planes, parts, at, tables, decays):
@@ -45,6 +48,14 @@ def add_levels(total, planes, table):
 def add_normal(y, scale, at, draw):
     """y = fl(y + fl(scale * xi)), xi from N(0, 1)."""
     y += np.float32(scale) * normal(draw, at, len(y))
+
+
+def round_stochastic(v, at, draw, out):
+    """out = (bits(v) + u) >> 16, u of 16 bits; infinities stay, and so does NaN, made quiet lest it become infinite."""
+    pattern = v.view(np.uint32)
+    quiet = pattern | np.where(np.isnan(v), np.uint32(1 << 22), np.uint32(0))
+    rounded = np.where(np.isfinite(v), pattern + halves(draw, at, len(v)), quiet) >> np.uint32(16)
+    out[:] = rounded.astype(np.uint16).view(np.int16)
 
 
 def tile_maxima(v, tiles, maxima):
