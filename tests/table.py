@@ -51,6 +51,8 @@ TABLE = {
     "signrvm": Row({"beta": 0.7, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500)),
     "signsgd-mv": Row({"weight_decay": 0.1}, Claim(0.1, 1e-4)),
     "signum-mv": Row({"beta": 0.9, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "abstain-mv": Row({"threshold": 0.8, "beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-3)),
+    "absignsgd-mv": Row({"blocks": 2, "weight_decay": 0.1}, Claim(0.2, 1e-3, hyper={"blocks": 2})),
     "dlion-mavo": Row({"beta1": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
     "signsgd-fv": Row({"plain": 5, "forget": 0.9, "limit": 2.0}, Claim(0.1, 5e-4)),
     "noisy-signsgd": Row({"noise": 0.5}, Claim(0.1, 2e-4)),
@@ -61,6 +63,7 @@ TABLE = {
         bitwise=False,
     ),
     "sto-signsgd": Row({"refresh": 3}, Claim(0.1, 2e-4, 1500)),
+    "ternary-vote": Row({"silence": 0.3, "refresh": 3, "weight_decay": 0.1}, Claim(0.2, 1e-3, 1000)),
     "sto-signsgd-running": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-2, 500)),
     "ssdm": Row({"beta": 0.8}, Claim(0.1, 3e-4, 1500)),
     "dlion-avg": Row({"beta2": 0.9, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
@@ -70,6 +73,10 @@ TABLE = {
     "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4, 1500)),
     "dist-signrvr": Row({"every": 7}, Claim(0.1, 1e-4)),
     "dist-signrvm": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 6e-4)),
+    "feedsign": Row({"weight_decay": 0.1}, Claim(0.4, 0.1, 1500), bitwise=False),
+    "compsgd-mv": Row(
+        {"comparisons": 2, "weight_decay": 0.1}, Claim(2.0, 1e-2, 1000, hyper={"comparisons": 2}), bitwise=False
+    ),
     "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, 500, hyper={"local_lr": 0.1})),
     "zeroone-adam": Row(
         {"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500), bitwise=False
@@ -119,10 +126,14 @@ FORMS = [
     ("signsgd", {"weight_decay": 0.1}),
     ("signsgd-free", {"same_batch": False, "most": 0.01}),
     ("zo-signsgd", {"directions": 2, "form": "central"}),
+    ("zo-signsgd", {"directions": 3, "majority": True}),
+    ("compsgd-mv", {"smoothing": 0.02}),
     ("z-signfedavg", {"local_steps": 2, "law": "uniform", "noise": 0.7}),
     ("ef-signsgd", {"feedback": False}),
     ("sto-signsgd", {"radius": 2.0, "error_feedback": True}),
     ("sto-signsgd", {"radius": "running", "error_feedback": True, "factor": 0.5}),
+    ("absignsgd-mv", {"blocks": 4, "order": "shuffled"}),
+    ("ternary-vote", {"radius": "running", "silence": 0.5}),
     ("mv-signsgd-sim", {"radius": "max", "refresh": 2}),
     ("ssvr-mv", {"option": 1, "beta": 0.4, "radius": 3.0}),
     ("ssvr-mv", {"option": 1, "beta": 0.4, "radius": "max"}),

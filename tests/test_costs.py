@@ -38,6 +38,7 @@ METHODS = {
     "snapshots": ("dvr-sign", {"snapshot_every": 3}, (32 * EXACT + OTHER, STEPS), (OTHER, 0), 0),
     "told numbers": ("signsgd-free", {"most": 0.01}, (STEPS, STEPS), (0, 0), 2 * STEPS),
     "function values": ("signsgd", {"option": 2}, (STEPS, STEPS), (0, 0), STEPS + 1),
+    "one sign in all": ("feedsign", {}, (0, 0), (0, 0), STEPS),
     "floats": ("sgd", {}, (32 * STEPS, 32 * STEPS), (0, 0), 0),
 }
 
@@ -77,7 +78,7 @@ def test_the_method_costs_what_its_definition_says(setup, case):
 @pytest.mark.parametrize("case", METHODS)
 def test_sharded_sends_that_and_headers_pads_and_tile_sums(setup, case):
     name, how, (up, down), (scales_up, scales_down), _ = METHODS[case]
-    stepper = run_by(setup, setup.algorithm(name, **how), "auto" if name == "sgd" else "sharded")
+    stepper = run_by(setup, setup.algorithm(name, **how), "auto" if name in ("sgd", "feedsign") else "sharded")
     layout, sent, cost = setup.layout, stepper.world.traffic, stepper.world.cost
     pads = layout.length - layout.size
     # scales travel as float64, in headers that tell three numbers more; a mean or maximum in n parts of one length
@@ -95,6 +96,7 @@ SPARSE = {
     "values": ("randk", {}, 32 * SENT, 0),
     "places and signs": ("s3gd-mv", {}, (12 + 1) * SENT, 0),
     "more signs than a verdict has": ("s3gd-mv", {"density": 0.3}, 13 * (1229 + 42), 2 * 4235),
+    "signs of a block": ("absignsgd-mv", {"blocks": 4}, 1059, 1059),
     "entries": ("topk", {"select": "all"}, 64 * 42, 0),
 }
 

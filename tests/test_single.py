@@ -83,6 +83,19 @@ def test_finite_differences_point_along_the_gradient(form):
     assert stepper.oracles[0].evaluations == 0
 
 
+def test_each_direction_has_a_vote_in_the_majority_form():
+    setup = Setup(Quadratic(dimension=20, condition=3.0, noise=0.0), 1)
+    stepper = setup.stepper(setup.algorithm("zo-signsgd", directions=401, majority=True))
+    g = setup.layout.zeros()
+    setup.oracle(0).gradient(setup.x, g)
+    stepper.step(1e-6)
+    v = stepper.stage.estimator_states[0]["v"][: setup.layout.size]
+    assert set((v % 2).abs().tolist()) == {1.0}  # 401 signs each
+    assert v.abs().max() <= 401
+    largest = g[: setup.layout.size].abs().argsort()[-5:]
+    assert torch.equal(torch.sign(v[largest]), torch.sign(g[largest]))
+
+
 VALUED = [Quadratic(dimension=5), Rosenbrock(dimension=5), Linear(dimension=5), Targets(dimension=2)]
 
 
@@ -188,7 +201,8 @@ def test_a_method_without_gradients_has_no_budget_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper"), [("zo-signsgd", {}), ("signsgd", {"option": 2}), ("ssvr", {"start_batches": 2})]
+    ("name", "hyper"),
+    [("zo-signsgd", {}), ("signsgd", {"option": 2}), ("ssvr", {"start_batches": 2}), ("feedsign", {})],
 )
 def test_a_loop_of_ones_own_is_told_what_it_can_not_do(name, hyper):
     with pytest.raises(UsageError, match="which a training loop of one's own does not offer"):

@@ -175,10 +175,10 @@ def test_signs_of_a_place_that_can_not_be_are_no_votes(first):
     form, v = LargestSigns(0.25), torch.linspace(-1, 1, 640)
     message, planes = bits.new_planes(1, form.items(640)), bits.new_planes(2, 10)
     bits.pack_largest(v, form.k, True, 0, Streams(1).draw("zero", 0), message[0])
-    form.to_planes(message, planes)
+    form.to_planes(message, planes, None)
     message[0, 0] = (message[0, 0] & ~0xFFF) | first  # of the places, the first 12 bits; place 1 is the second
     with pytest.raises(NumericalError, match="160 signs names 159"):
-        form.to_planes(message, planes)
+        form.to_planes(message, planes, None)
 
 
 def test_a_residual_that_overflows_stops_all_ranks(tmp_path):

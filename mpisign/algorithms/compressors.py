@@ -184,7 +184,7 @@ class LargestSigns(_OfTiles):
     def clear(self, message, y):
         bits.clear_largest(y, message[0], self.k, True)
 
-    def to_planes(self, message, planes):
+    def to_planes(self, message, planes, step):
         bits.planes_of_largest(message[0], self.k, planes)
         told = bits.differing(planes[1], torch.zeros_like(planes[1]))
         if told != (sent := self._kept(WORD * planes.shape[1])):
@@ -221,6 +221,58 @@ class Chosen(_OfTiles):
 
     def add(self, message, total, lo, step, weight=1.0):
         bits.add_chosen(total, message[0], self.k, lo, _choice(step), weight)
+
+
+@dataclass(frozen=True)
+class BlockSigns(Compressor):
+    """The signs of one of `blocks` blocks of x, the same for all voters at a step; of zeros in it, a fair coin.
+
+    Block k has the words of 64 coordinates k, k + blocks, k + 2*blocks, ...; blocks is a power of two up to 64.
+    shuffled: all blocks have their turns in a new order each time, instead of in the same one.
+    """
+
+    blocks: int = 4
+    shuffled: bool = False
+
+    signs = True
+
+    def __post_init__(self):
+        if self.blocks not in (valid := [1 << k for k in range(7)]):
+            raise UsageError(f"blocks = {self.blocks}; give one of: {', '.join(map(str, valid))}")
+
+    def items(self, coordinates):
+        return ceil(coordinates / WORD / self.blocks)
+
+    def cost(self, coordinates):
+        return ceil(coordinates / self.blocks)
+
+    def encode(self, v, lo, draw, out, step):
+        words = torch.zeros(1, len(v) // WORD, dtype=self.dtype, device=v.device)
+        bits.pack(v, lo, "random", draw, words)
+        self.take(words[0], out, step)
+
+    def take(self, words, message, step):
+        """The message that has the block's part of words (W,), of signs."""
+        block = words[self._turn(step) :: self.blocks]
+        message.zero_()[0, : len(block)] = block
+
+    def add(self, message, total, lo, step, weight=1.0):
+        planes = torch.empty(2, len(total) // WORD, dtype=self.dtype, device=message.device)
+        self.to_planes(message, planes, step)
+        bits.add_signed(total, planes, weight)
+
+    def to_planes(self, message, planes, step):
+        block = planes.zero_()[:, self._turn(step) :: self.blocks]
+        block[0] = message[0, : block.shape[1]]
+        block[1] = -1
+
+    def _turn(self, step) -> int:
+        """Which block's turn it is."""
+        turns, turn = divmod(step.t, self.blocks)
+        if not self.shuffled:
+            return turn
+        keys = step.streams.draw("choice", turns).blocks(0, self.blocks)[:, 0]
+        return int(np.argsort(keys, kind="stable")[turn])
 
 
 class _Entries(Compressor):

@@ -79,7 +79,7 @@ class Format:
         """y = 0 in the coordinates of which the message tells a value."""
         y.zero_()
 
-    def to_planes(self, message: Tensor, planes: Tensor) -> None:
+    def to_planes(self, message: Tensor, planes: Tensor, step: Step) -> None:
         """The signs, and who has one, as planes (2, words), where `signs` says that there are such."""
         raise NotImplementedError
 

@@ -89,8 +89,9 @@ def formats(stage: Algorithm) -> tuple[Format, Format]:
 
 
 def _beside(stage: Algorithm) -> dict[str, str]:
-    """What is shared beside messages: radii of sign rules, and means on which estimators agree, with what they cost."""
-    told = {"radii": stage.sign.side_information(), "means": stage.estimator.side_information()}
+    """What is shared beside messages, with its cost: radii, and means on which estimators agree, or votes."""
+    kind = "means" if stage.estimator.agrees else "votes"
+    told = {"radii": stage.sign.side_information(), kind: stage.estimator.side_information()}
     return {name: text for name, text in told.items() if text}
 
 

@@ -100,7 +100,7 @@ class Ballots:
             return self.planes
         planes = self.scratch("signs", 2, self.voters, (self.hi - self.lo) // WORD)
         for voter in range(self.voters):
-            self.form.to_planes(self.planes[:, voter], planes[:, voter])
+            self.form.to_planes(self.planes[:, voter], planes[:, voter], self.step)
         # pads may be among the largest where there is little else, or where a voter lies
         planes[1] &= self.step.layout.present(self.lo, self.hi).to(planes.device)
         return planes

@@ -253,6 +253,83 @@ class ThresholdSign(SignRule):
 
 
 @dataclass(frozen=True)
+class ConfidentSign(SignRule):
+    """sign(v) where |v| > threshold * the mean of |v| over its tensor, else no vote: two planes."""
+
+    threshold: float = 0.5
+
+    needs_whole, vectors = "a mean per tensor", ("sure",)
+
+    def up(self):
+        return Planes(2)
+
+    def begin(self, v, state, step):
+        means = step.layout.mean_magnitudes(bits.tile_sums(v, step.layout.all_tiles))
+        return v, np.float32(self.threshold) * means
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        sure = state["sure"][lo:hi]
+        for span in step.layout.spans(lo, hi):
+            v = signal[span.coordinates]
+            torch.mul(v, v.abs() > float(scales[span.segment]), out=sure[span.items(lo)])
+        silent, _ = bits.pack_parts(sure, step.layout.parts(lo, hi), lo, "abstain", step.draw("zero"), out)
+        return Packed(zeros=silent, bad=None)
+
+
+@dataclass(frozen=True)
+class Silenced(SignRule):
+    """What `rule` says of a coordinate with probability 1 - silence, else no vote: two planes."""
+
+    rule: SignRule
+    silence: float = 0.5
+
+    @property
+    def needs_whole(self):
+        return self.rule.needs_whole
+
+    @property
+    def alike(self):
+        return self.rule.alike
+
+    @property
+    def rules(self):
+        return self.rule.rules
+
+    @property
+    def agrees(self):
+        return self.rule.agrees
+
+    def with_zeros(self, rule):
+        return replace(self, rule=self.rule.with_zeros(rule))
+
+    def up(self):
+        return Planes(2)
+
+    def side_information(self):
+        return self.rule.side_information()
+
+    def init(self, layout):
+        return self.rule.init(layout)
+
+    def agree(self, estimates, states, step):
+        self.rule.agree(estimates, states, step)
+
+    def begin(self, v, state, step):
+        return self.rule.begin(v, state, step)
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        planes = self.rule.up().planes
+        packed = self.rule.pack(signal, scales, lo, hi, out[:planes], state, step)
+        # P(+1) of a stochastic sign of 1 - 2*silence with radius 1 is 1 - silence
+        odds, speaking = torch.full_like(signal[lo:hi], 1 - 2 * self.silence), torch.zeros_like(out[1:])
+        parts = step.layout.parts(lo, hi)
+        bits.pack_stochastic_parts(odds, step.layout.each(1.0), parts, lo, step.draw("silence"), speaking)
+        out[1] = speaking[0] & out[1] if planes == 2 else speaking[0]
+        out[0] &= out[1]
+        return packed
+
+
+@dataclass(frozen=True)
 class ErrorFeedback(SignRule):
     """p = lr*v + e; send rule(p); e = p - what was sent.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mpisign import bits
+from mpisign.algorithms.compressors import BlockSigns
 from mpisign.algorithms.formats import RAW, Format, Planes
 from mpisign.algorithms.slots import Vote
 from mpisign.layout import Span
@@ -64,6 +65,25 @@ class PresentMajority(Vote):
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
         ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, "zero", step.coin("tie"), out)
+
+
+@dataclass(frozen=True)
+class BlockMajority(Vote):
+    """The majority of the signs of a block of coordinates, a new coin where it is tied; x stays in all other blocks."""
+
+    form: BlockSigns
+
+    weighable = True
+
+    def down(self, up, votes):
+        return self.form
+
+    def verdict(self, ballots, scales, state, out, step):
+        t = ballots.tally
+        signs = ballots.scratch("block", 1, t.plus.shape[1])
+        coin = step.coin("tie", "random")
+        ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, "random", coin, signs)
+        self.form.take(signs[0], out, step)
 
 
 @dataclass(frozen=True)

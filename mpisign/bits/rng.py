@@ -33,6 +33,7 @@ STREAMS = {
     "choice": 16,  # coordinates that all voters send
     "low rank": 17,  # factors of low rank from which subspace iteration starts
     "retelling": 18,  # how the codes of lying voters round what they made up
+    "silence": 19,  # which voters abstain by chance
 }
 
 

@@ -110,6 +110,21 @@ class LargestSigns(OfTiles):
         return out
 
 
+class BlockSigns(Slot):
+    signs = True
+
+    def encode(self, v, voter, stream):
+        out, (turns, turn) = np.zeros(len(v), dtype=F), divmod(self.run.t, self.blocks)
+        if self.shuffled:
+            keys = [self.run.random.whole(4 * k, turns, NO_VOTER, "choice") for k in range(self.blocks)]
+            turn = sorted(range(self.blocks), key=lambda k: (keys[k], k))[turn]
+        for i in self.run.coordinates:
+            if i // 64 % self.blocks == turn:
+                coin = self.run.random.fresh_coin(i, self.run.t, voter, stream)
+                out[i] = np.sign(v[i]) or (1 if coin else -1)
+        return out
+
+
 class Chosen(OfTiles):
     def encode(self, v, voter, stream):
         out, draw = np.zeros(len(v), dtype=F), self.run.random.whole

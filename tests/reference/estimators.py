@@ -228,8 +228,26 @@ class ZerothOrder(Slot):
             there = value(run.x + F(self.smoothing / length) * u)
             behind = value(run.x + F(-self.smoothing / length) * u) if self.central else value(run.x)
             slope = (there - behind) / (self.smoothing * (2 if self.central else 1))
-            v = v + F(d / self.directions * slope / length) * u
+            if self.signs:
+                v = v + np.sign(slope).astype(F) * np.sign(u)
+            else:
+                v = v + F(d / self.directions * slope / length) * u
         return v
+
+
+class SharedDirection(Slot):
+    def estimate(self):
+        run, z, signs = self.run, self.run.zeros(), 0
+        for i in run.coordinates:
+            z[i] = run.random.normal(i, run.t, NO_VOTER, "direction")
+        if self.sphere:
+            z = F(1 / norm(z, run.tensors)) * z
+        radius = F(self.smoothing or run.lr)
+        for t in range(run.t * self.comparisons, (run.t + 1) * self.comparisons):
+            ahead, behind = (run.oracle.value(self.voter, t, run.x + side * z) for side in (radius, -radius))
+            signs += (ahead > behind) - (ahead < behind)
+        self.told = (float(np.sign(signs)),)
+        return z
 
 
 class CalibratedMomentum(Slot):

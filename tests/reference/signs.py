@@ -61,10 +61,12 @@ class StochasticSign(Slot):
         self.most = np.full(len(self.run.x), 1e-20, dtype=F)
 
     def agree(self, estimates):
+        for sign in self.run.stages[self.run.turns.stage(self.run.t)]["sign"]:
+            sign.learn(estimates)
+
+    def learn(self, estimates):
         if self.radius == "max" and self.run.t % self.refresh == 0:
-            largest = np.maximum(np.max([np.abs(v) for v in estimates], axis=0), F(1e-20))
-            for sign in self.run.stages[self.run.turns.stage(self.run.t)]["sign"]:
-                sign.most = largest
+            self.most = np.maximum(np.max([np.abs(v) for v in estimates], axis=0), F(1e-20))
 
     def message(self, v, agreed):
         from tests.reference import Message
@@ -163,6 +165,37 @@ class ThresholdSign(Slot):
         for i in self.run.coordinates:
             s[i] = np.sign(v[i]) if abs(v[i]) > F(self.threshold) else 0
         return Message(s, [F(self.threshold)] * len(self.run.tensors))
+
+
+class ConfidentSign(Slot):
+    def message(self, v, agreed):
+        from tests.reference import Message
+
+        s = np.zeros(len(v), dtype=np.int64)
+        for offset, size in self.run.tensors:
+            limit = F(self.threshold) * F(tiled(v, offset, size, 1) / max(size, 1))
+            for i in range(offset, offset + size):
+                s[i] = np.sign(v[i]) if abs(v[i]) > limit else 0
+        return Message(s)
+
+
+class Silenced(Slot):
+    def begin(self):
+        from tests.reference import signs
+
+        self.inner = self.run.slot(signs, self.rule, self.voter)
+
+    def agree(self, estimates):
+        # radii that are shared reach every voter's rule
+        for sign in self.run.stages[self.run.turns.stage(self.run.t)]["sign"]:
+            sign.inner.learn(estimates)
+
+    def message(self, v, agreed):
+        said, here = self.inner.message(v, agreed), self.run.coordinates
+        for i, odd in zip(here, self.run.random.odds(here, self.run.t, self.voter, "silence"), strict=True):
+            if F(1 - 2 * self.silence) <= F(odd / 2**24):
+                said.signs[i] = 0
+        return said
 
 
 class Compressed(Slot):

@@ -33,6 +33,12 @@ class RawDescent(Slot):
         self.put(F(1 - self.run.lr * self.factor * self.weight_decay) * self.run.x + -rate * v)
 
 
+class VotedDescent(Slot):
+    def move(self, v, scales, in_x):
+        sign = np.sign(sum(voter[0] for voter in self.run.told))
+        self.put(self.decayed() + F(-sign * self.run.lr) * v)
+
+
 class BetterPoint(Descent):
     def move(self, levels, scales, in_x):
         before = self.run.x.copy()

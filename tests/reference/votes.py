@@ -56,6 +56,15 @@ class PresentMajority(Slot):
         return np.sign(tally(messages)).astype(float), None, False
 
 
+class BlockMajority(Slot):
+    def decide(self, messages):
+        out, total = self.run.zeros(), tally(messages)
+        for i in self.run.coordinates:
+            if messages[0].signs[i]:
+                out[i] = np.sign(total[i]) or self.run.coin(i, NO_VOTER, "tie", "random")
+        return out, None, False
+
+
 class RandomisedMajority(Slot):
     def decide(self, messages):
         total, out = tally(messages), np.zeros(len(self.run.x))

@@ -8,7 +8,7 @@ from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Moment
 from mpisign.algorithms.estimators.plain import ClippedRows, Extrapolated, FullGradient, Minibatch
 from mpisign.algorithms.estimators.reporting import CalibratedMomentum, Differences, DualNorm
 from mpisign.algorithms.estimators.tables import Sag, Saga
-from mpisign.algorithms.estimators.values import ZerothOrder
+from mpisign.algorithms.estimators.values import SharedDirection, ZerothOrder
 
 __all__ = [
     "CalibratedMomentum",
@@ -29,6 +29,7 @@ __all__ = [
     "Polar",
     "Sag",
     "Saga",
+    "SharedDirection",
     "SnapshotStorm",
     "Storm",
     "Svrg",

@@ -1,7 +1,7 @@
 """How x moves along the direction, alike on every rank."""
 
 from mpisign.algorithms.updates.adaptive import Adadelta, Adagrad, Adam, FrozenAdam, VarianceAdapted, Yogi
-from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd
+from mpisign.algorithms.updates.dense import CalibratedDescent, NormalisedDescent, RawDescent, Sgd, VotedDescent
 from mpisign.algorithms.updates.descent import (
     BetterPoint,
     CalibratingDescent,
@@ -39,5 +39,6 @@ __all__ = [
     "SteepestDescent",
     "TrackedPolarDescent",
     "VarianceAdapted",
+    "VotedDescent",
     "Yogi",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 
 from mpisign import bits
 from mpisign.algorithms.slots import Update
+from mpisign.parallel.world import ordered_total
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,24 @@ class CalibratedDescent(RawDescent):
 
     def apply(self, x, direction, state, step):
         super().apply(x, direction, state, replace(step, rates=step.rates * float(state["ratio"][0])))
+
+
+@dataclass(frozen=True)
+class VotedDescent(Update):
+    """x = (1 - lr*weight_decay)*x - lr*s*v, s the sign of the sum of what all voters tell; where it is tied, s = 0."""
+
+    weight_decay: float = 0.0
+
+    numbers = ("sign",)
+
+    def begin(self, x, state, step, objective):
+        state["sign"][0] = float(np.sign(ordered_total(step.reported)[0]))
+
+    def apply(self, x, direction, state, step):
+        decays, sign = step.decays(self.weight_decay), float(state["sign"][0])
+        for span in step.layout.spans(direction.lo, direction.hi):
+            part, v = x[span.coordinates], direction.planes[0, span.items(direction.lo)]
+            bits.blend(part, v, float(decays[span.segment]), -sign * step.lr_of(span.segment))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mpisign.algorithms.zoo import finite_sum  # isort: skip
 from mpisign.algorithms.zoo import majority  # isort: skip
 from mpisign.algorithms.zoo import stochastic  # isort: skip
 from mpisign.algorithms.zoo import variance_reduced  # isort: skip
+from mpisign.algorithms.zoo import directions  # isort: skip
 from mpisign.algorithms.zoo import local  # isort: skip
 from mpisign.algorithms.zoo import feedback  # isort: skip
 from mpisign.algorithms.zoo import quantised  # isort: skip
@@ -21,6 +22,7 @@ from mpisign.algorithms.zoo import dense  # isort: skip
 
 __all__ = [
     "dense",
+    "directions",
     "feedback",
     "finite_sum",
     "local",

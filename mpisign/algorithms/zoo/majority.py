@@ -1,12 +1,16 @@
 """Deterministic signs: majority votes and averages."""
 
+from typing import Literal
+
 from mpisign.algorithms import theory
+from mpisign.algorithms.compressed import Compressed
+from mpisign.algorithms.compressors import BlockSigns
 from mpisign.algorithms.estimators import Lion, Minibatch, Momentum
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
-from mpisign.algorithms.signs import Sign
-from mpisign.algorithms.updates import Descent
-from mpisign.algorithms.votes import Average, LearnedWeights, Majority
+from mpisign.algorithms.signs import ConfidentSign, Sign
+from mpisign.algorithms.updates import Descent, RawDescent
+from mpisign.algorithms.votes import Average, BlockMajority, LearnedWeights, Majority
 from mpisign.algorithms.zoo.known import MEDIAN
 
 
@@ -36,6 +40,39 @@ def signsgd_mv(weight_decay: NonNegative = 0.0):
 def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Sign of momentum on each rank, majority vote across ranks. The paper's eta, lambda: lr, weight_decay."""
     return Algorithm(Momentum(beta), Sign(), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "abstain-mv",
+    paper="Bernstein et al. 2018, arXiv:1802.04434, what it proposes for voters that are unsure",
+    lr=1e-3,
+    known=f"Nothing is proved of it. {MEDIAN}",
+)
+def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
+    """Sign of momentum where it is large, no vote elsewhere; majority of those who vote.
+
+    A voter is sure where |m| is above `threshold` times the mean of |m| over its tensor. Nobody's vote is a tie: x
+    stays there with ties = "zero", else a coin decides. Details of this paper are reconstructed: the threshold.
+    """
+    return Algorithm(Momentum(beta), ConfidentSign(threshold), Majority(), Descent(weight_decay))
+
+
+@algorithm(
+    "absignsgd-mv",
+    paper="Zhou & Pu 2026, ICLR, ABSignSGD-MV (openreview NQsdnYkCar)",
+    lr=1e-3,
+    known=f"By its abstract O(1/sqrt(K)) wherever each block has its turn within a bounded number of steps. {MEDIAN}",
+)
+def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cyclic", weight_decay: NonNegative = 0.0):
+    """Sign of the gradient on one block of coordinates per step, majority vote on it: 1/blocks bits each way.
+
+    x stays in all other blocks, but for weight_decay. Block k has every blocks-th word of 64 coordinates, from the k-th
+    on (the authors' blocks are layers, of which the backward pass can leave some out; that is not built in), and blocks
+    is a power of two up to 64. "shuffled" draws a new order from the seed once each block had its turn. Details of this
+    paper are reconstructed: sign(0) and ties are new coins at every step.
+    """
+    form = BlockSigns(blocks, order == "shuffled")
+    return Algorithm(Minibatch(), Compressed(form), BlockMajority(form), RawDescent(weight_decay))
 
 
 @algorithm(

@@ -184,7 +184,7 @@ def hybrid_signsgd(
 
 @algorithm(
     "zo-signsgd",
-    paper="Liu et al. 2019, ICLR, ZO-signSGD and its distributed form (D-ZO)",
+    paper="Liu et al. 2019, ICLR, ZO-signSGD, its majority form (M-ZO) and its distributed one (D-ZO)",
     lr=1e-3,
     known=(
         "O(sqrt(d)/sqrt(T)) at rate 1/sqrt(d T), to a neighbourhood that smoothing and directions set (reconstructed). "
@@ -195,12 +195,15 @@ def zo_signsgd(
     directions: Count = 10,
     smoothing: Positive = 0.01,
     form: Literal["forward", "central"] = "forward",
+    majority: bool = False,
     weight_decay: NonNegative = 0.0,
 ):
     """Sign of a gradient made of function values along random directions; majority vote across ranks.
 
     ghat = d/(mu q) * sum of (f(x + mu u) - f(x)) u over q unit vectors u; "central" takes
     (f(x + mu u) - f(x - mu u))/2. mu is smoothing, q is directions, each rank has its own. No gradient is taken: the
-    costs are in function_evaluations. Details of this paper are reconstructed: the factor d/(mu q).
+    costs are in function_evaluations. majority: M-ZO, in which the sign of each of the q terms is a vote, and each rank
+    sends the sign of their sum. Details of this paper are reconstructed: the factor d/(mu q), and M-ZO.
     """
-    return Algorithm(ZerothOrder(directions, smoothing, form == "central"), Sign(), Majority(), Descent(weight_decay))
+    estimator = ZerothOrder(directions, smoothing, form == "central", majority)
+    return Algorithm(estimator, Sign(), Majority(), Descent(weight_decay))

@@ -7,7 +7,7 @@ from mpisign.algorithms import theory
 from mpisign.algorithms.estimators import ClippedRows, Minibatch, Momentum
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
-from mpisign.algorithms.signs import NoisySign, Raw, StochasticSign
+from mpisign.algorithms.signs import NoisySign, Raw, Silenced, StochasticSign
 from mpisign.algorithms.updates import Descent, Sgd
 from mpisign.algorithms.votes import Average, Majority, Median, SignErrorFeedback
 from mpisign.algorithms.zoo.known import FLOOR, Radius
@@ -82,6 +82,26 @@ def sto_signsgd(
     """
     vote = SignErrorFeedback(factor) if error_feedback else Majority()
     return Algorithm(Minibatch(), StochasticSign(radius, refresh), vote, Descent(weight_decay))
+
+
+@algorithm(
+    "ternary-vote",
+    paper="Jin et al. 2024, arXiv:2402.10816, TernaryVote",
+    lr=1e-3,
+    known=(
+        "By its abstract the rate of sto-signsgd, with fewer than half of the voters blind attackers. It makes no "
+        "privacy claim here: the paper's f-differential privacy is not accounted."
+    ),
+)
+def ternary_vote(radius: Radius = "max", silence: Beta = 0.5, refresh: Count = 100, weight_decay: NonNegative = 0.0):
+    """No vote with probability `silence`, else +1 with probability (A + g)/(2A); majority of those who vote.
+
+    The paper's A is our radius, as in sto-signsgd, and its B is A/(1 - silence): +1 with probability (A + g)/(2B), -1
+    with (A - g)/(2B), so that the mean of what is sent is g/B. Nobody's vote is a tie. Details of this paper are
+    reconstructed: these probabilities; and a radius that voters share is ours.
+    """
+    sign = Silenced(StochasticSign(radius, refresh), silence)
+    return Algorithm(Minibatch(), sign, Majority(), Descent(weight_decay))
 
 
 @algorithm(
