@@ -110,7 +110,6 @@ ANEW = {
     ("powersgd", "estimator/g"),
     ("nigt", "estimator/point"),
     ("sign-igt", "estimator/point"),
-    *((name, f"estimator/{array}") for name in ("feedsign", "compsgd-mv") for array in ("z", "point")),
 }
 
 

@@ -281,7 +281,7 @@ class BlockSigns(Compressor):
         return ceil(coordinates / self.blocks)
 
     def encode(self, v, lo, draw, out, step):
-        words = torch.empty(1, len(v) // WORD, dtype=self.dtype, device=v.device)
+        words = torch.zeros(1, len(v) // WORD, dtype=self.dtype, device=v.device)
         bits.pack(v, lo, "random", draw, words)
         self.take(words[0], out, step)
 

@@ -321,7 +321,7 @@ class Silenced(SignRule):
         planes = self.rule.up().planes
         packed = self.rule.pack(signal, scales, lo, hi, out[:planes], state, step)
         # P(+1) of a stochastic sign of 1 - 2*silence with radius 1 is 1 - silence
-        odds, speaking = torch.full_like(signal[lo:hi], 1 - 2 * self.silence), torch.empty_like(out[1:])
+        odds, speaking = torch.full_like(signal[lo:hi], 1 - 2 * self.silence), torch.zeros_like(out[1:])
         parts = step.layout.parts(lo, hi)
         bits.pack_stochastic_parts(odds, step.layout.each(1.0), parts, lo, step.draw("silence"), speaking)
         out[1] = speaking[0] & out[1] if planes == 2 else speaking[0]

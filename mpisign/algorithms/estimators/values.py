@@ -75,7 +75,7 @@ class SharedDirection(Estimator):
     smoothing: float = 0.001
     comparisons: int = 1
 
-    averages, reports, vectors = False, 1, ("z", "point")
+    averages, reports, vectors, alike = False, 1, ("z", "point"), ("z", "point")
 
     @property
     def needs(self):

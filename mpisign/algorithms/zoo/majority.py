@@ -64,7 +64,10 @@ def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: Non
     "absignsgd-mv",
     paper="Zhou & Pu 2026, ICLR, ABSignSGD-MV (openreview NQsdnYkCar)",
     lr=1e-3,
-    known=f"By its abstract O(1/sqrt(K)) wherever each block has its turn within a bounded number of steps. {MEDIAN}",
+    known=(
+        "O(1/sqrt(K)) where each block has its turn at least once in every so many steps (seen in a secondary text). "
+        f"{MEDIAN}"
+    ),
     heterogeneous="refuted",
 )
 def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cyclic", weight_decay: NonNegative = 0.0):
@@ -72,8 +75,8 @@ def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cycl
 
     x stays in all other blocks, but for weight_decay. Block k has every blocks-th word of 64 coordinates, from the k-th
     on (the authors' blocks are layers, of which the backward pass can leave some out; that is not built in), and blocks
-    is a power of two up to 64. "shuffled" draws a new order from the seed once each block had its turn. Details of this
-    paper are reconstructed: sign(0) and ties are new coins at every step.
+    is a power of two up to 64. "shuffled" draws a new order from the seed once each block had its turn. Equations seen
+    in a secondary text. Details of this paper are reconstructed: sign(0) and ties are new coins at every step.
     """
     form = BlockSigns(blocks, order == "shuffled")
     return Algorithm(Minibatch(), Compressed(form), BlockMajority(form), RawDescent(weight_decay))
