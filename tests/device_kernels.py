@@ -27,6 +27,7 @@ TENSORS = {
     "add_levels": (0, 1), "differing": (0, 1), "spread": (0, 2), "gather": (0, 2), "weighted_majority": (0, 1, 7),
     "pack_quantised": (0, 4), "add_quantised": (0, 1), "pack_two_means": (0, 4), "add_two_means": (0, 1),
     "pack_largest": (0, 5), "add_largest": (0, 1), "clear_largest": (0, 1), "planes_of_largest": (0, 2),
+    "pack_largest_means": (0, 2), "add_largest_means": (0, 1),
     "pack_chosen": (0, 5), "add_chosen": (0, 1), "pack_greatest": (0, 2), "pack_drawn": (0, 4), "add_entries": (0, 1),
     "clear_entries": (0, 1), "round_stochastic": (0, 3),
 }  # fmt: skip
@@ -185,6 +186,9 @@ def test_messages_that_are_not_planes_go_over_the_host(assert_same):
     largest, chosen = message(bits.largest_words(41, d, True)), message(bits.chosen_words(41, d))
     assert_same("pack_largest", v, 41, True, 0, draw, largest)
     assert_same("add_largest", v, largest, 41, True, 0.5)
+    means = message(bits.largest_means_words(41, d))
+    assert_same("pack_largest_means", v, 41, means)
+    assert_same("add_largest_means", v, means, 41, 0.5)
     assert_same("clear_largest", v, largest, 41, True)
     assert_same("planes_of_largest", largest, 41, planes(2, d))
     assert_same("pack_chosen", v, 41, True, 0, draw, chosen)

@@ -95,6 +95,10 @@ TABLE = {
         {"local_steps": 3, "weight_decay": 0.1, "eta": 0.5}, Claim(0.1, 2e-3, 500, hyper={"local_steps": 4})
     ),
     "fedlion": Row({"local_steps": 3, "weight_decay": 0.1}, Claim(0.03, 3e-4, 500)),
+    "sparseloco": Row(
+        {"local_steps": 3, "density": 0.02, "outer_lr": 0.7, "weight_decay": 0.1},
+        Claim(0.1, 1e-4, 500, hyper={"local_steps": 4, "density": 0.1}),
+    ),
     "ef-signsgd": Row({"weight_decay": 0.1}, Claim(0.3, 2e-5, 500)),
     "dist-ef-signsgd": Row({"momentum": 0.5, "weight_decay": 0.1}, Claim(0.3, 1e-6)),
     "onebit-adam": Row({"warmup_steps": 5, "weight_decay": 0.1}, Claim(0.3, 1e-6), bitwise=False),
@@ -154,6 +158,7 @@ FORMS = [
     ("z-signfedavg", {"local_steps": 2, "law": "uniform", "noise": 0.7}),
     ("local-sign", {"local_steps": 2, "inner": "lion", "vote": "average"}),
     ("local-sign-momentum", {"local_steps": 2, "inner": "sgd"}),
+    ("sparseloco", {"local_steps": 2, "density": 0.02, "quantised": False}),
     ("ef-signsgd", {"feedback": False}),
     ("sto-signsgd", {"radius": 2.0, "error_feedback": True}),
     ("sto-signsgd", {"radius": "running", "error_feedback": True, "factor": 0.5}),

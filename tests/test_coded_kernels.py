@@ -112,6 +112,15 @@ def test_largest(v, k, signs, at, draw, weight, seed):
 
 
 @few
+@given(vectors, counts, weights, seeds)
+def test_largest_means(v, k, weight, seed):
+    words, total = bits.largest_means_words(k, len(v)), vector(len(v) // 64, "any", seed)
+    assert_same("pack_largest_means", v, k, dirty(words))
+    for message in (packed("pack_largest_means", v, k, words=words), finite_pairs(words, seed)):
+        assert_same("add_largest_means", total, message, k, weight)
+
+
+@few
 @given(vectors, counts, st.booleans(), origins, draws, weights, seeds)
 def test_chosen(v, k, unbiased, at, draw, weight, seed):
     words, total = bits.chosen_words(k, len(v)), vector(len(v) // 64, "any", seed)
@@ -213,6 +222,19 @@ def test_what_is_not_finite_is_read_as_nan():
     message = packed("pack_two_means", v, 0, parts, 64, words=bits.two_means_words(256, 64))
     cpu.add_two_means(total, message, 0, parts, 64, 1.0)
     assert np.flatnonzero(np.isnan(total)).tolist() == [70]
+
+
+def test_two_bits_say_a_sign_and_the_mean_of_a_half():
+    v = np.zeros(4096, dtype=np.float32)
+    v[[3, 70, 900, 4000]] = 8.0, -7.0, 1.0, -2.0
+    message, total = packed("pack_largest_means", v, 4, words=bits.largest_means_words(4, 4096)), np.zeros_like(v)
+    assert len(message) == 1 + 1 + 2
+    cpu.add_largest_means(total, message, 4, 1.0)
+    assert np.flatnonzero(total).tolist() == [3, 70, 900, 4000]
+    assert total[[3, 70, 900, 4000]].tolist() == [7.5, -7.5, 1.5, -1.5]
+    v[5] = np.nan
+    cpu.add_largest_means(total, packed("pack_largest_means", v, 4, words=4), 4, 1.0)
+    assert np.isnan(total).any()
 
 
 def test_largest_are_the_largest():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpisign.algorithms.compressors import WholeNumbers
+from mpisign.algorithms.compressors import LargestMeans, WholeNumbers
 from mpisign.algorithms.estimators import ByAdam, ByLion, LocalSteps
 from mpisign.bits.rng import NO_VOTER, Streams
 from mpisign.errors import UsageError
@@ -97,6 +97,33 @@ def test_sums_of_whole_numbers_are_exact_and_lose_nothing():
     assert torch.equal(total, 1000 * v)
     assert form.cost(4096) == 3 * 4096
     assert [WholeNumbers(most).bits for most in (1, 2, 4, 7, 255)] == [2, 3, 4, 4, 9]
+
+
+def test_sparseloco_that_sends_all_takes_the_mean_of_the_walks_ends():
+    """At an outer rate of 1: federated averaging over AdamW's steps."""
+    setup = Setup(Awkward(size=77), 3)
+    hyper = {"local_steps": 4, "density": 1.0, "quantised": False, "weight_decay": 0.3}
+    stepper = setup.stepper(setup.algorithm("sparseloco", **hyper))
+    for _ in range(5):
+        stepper.step(0.01)
+        ends = torch.stack([state["point"] for state in stepper.stage.estimator_states])
+        np.testing.assert_allclose(stepper.x, ends.mean(dim=0), atol=1e-6)
+
+
+def test_what_sparseloco_does_not_send_stays_in_the_residual():
+    setup = Setup(Awkward(), 2)
+    stepper, lr = setup.stepper(setup.algorithm("sparseloco", local_steps=2, density=0.02, decay=0.5)), 2.0**-7
+    kept = [state["residual"] for state in stepper.stage.channels[0].sign_states]
+    for _ in range(4):
+        before, x = torch.stack(kept), stepper.x.clone()
+        stepper.step(lr)
+        left = torch.stack(kept)
+        due = torch.stack([0.5 * e + lr * s["v"] for e, s in zip(before, stepper.stage.estimator_states, strict=True)])
+        np.testing.assert_allclose(stepper.x, x - (due - left).mean(dim=0), atol=1e-6)
+        # all but few coordinates are left as they were due
+        assert 0.95 < (due - left).abs().lt(1e-9).float().mean() < 1
+    form = LargestMeans(0.02)
+    assert form.cost(4096) == 82 * 14 + 64
 
 
 def test_more_steps_than_a_number_holds_are_refused():

@@ -196,6 +196,28 @@ class Largest(_OfTiles):
 
 
 @dataclass(frozen=True)
+class LargestMeans(_OfTiles):
+    """The largest |v| of each tile in two bits beside their places: a sign, and one of two means of |v|.
+
+    Those are of the lower and of the upper half of the range of |v| that is sent, two float32 per tile.
+    """
+
+    density: float = 0.01
+
+    def items(self, coordinates):
+        return bits.largest_means_words(self.k, coordinates)
+
+    def cost(self, coordinates):
+        return (12 + 2) * self._kept(coordinates) + 64 * ceil(coordinates / TILE)
+
+    def encode(self, v, lo, draw, out, step):
+        bits.pack_largest_means(v, self.k, out[0])
+
+    def add(self, message, total, lo, step, weight=1.0):
+        bits.add_largest_means(total, message[0], self.k, weight)
+
+
+@dataclass(frozen=True)
 class LargestSigns(_OfTiles):
     """The signs of the largest |v| of each tile; of zeros among them, a fair coin."""
 

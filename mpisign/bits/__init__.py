@@ -30,6 +30,7 @@ from mpisign.bits.scattered import Scattered as Scattered
 from mpisign.bits.sizes import Scheme as Scheme
 from mpisign.bits.sizes import chosen_words as chosen_words
 from mpisign.bits.sizes import kept as kept
+from mpisign.bits.sizes import largest_means_words as largest_means_words
 from mpisign.bits.sizes import largest_words as largest_words
 from mpisign.bits.sizes import two_means_words as two_means_words
 from mpisign.bits.threads import use_threads as use_threads
@@ -272,6 +273,20 @@ def add_largest(total: Tensor, message: Tensor, k: int, signs: bool, weight: flo
     A place beyond a short tile makes the first coordinate of that tile NaN.
     """
     _of(total).add_largest(total, message, k, signs, weight)
+
+
+def pack_largest_means(v: Tensor, k: int, message: Tensor) -> None:
+    """The places of pack_largest, and two bits for each: v's sign, and whether |v| is in the upper half of their range.
+
+    A tile's message has the places, the means of |v| in the lower and in the upper half (a float32 pair), 0 where there
+    is none, a plane of signs, plus for 0, and a plane of halves. A tile with a NaN has a mean that is NaN.
+    """
+    _of(v).pack_largest_means(v, k, message)
+
+
+def add_largest_means(total: Tensor, message: Tensor, k: int, weight: float) -> None:
+    """total += weight * sign * mean of its half where something was sent; places beyond a tile as in add_largest."""
+    _of(total).add_largest_means(total, message, k, weight)
 
 
 def clear_largest(y: Tensor, message: Tensor, k: int, signs: bool) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpisign.bits import cpu
 from mpisign.bits.scattered import Scattered
-from mpisign.bits.sizes import chosen_words, largest_words, two_means_words
+from mpisign.bits.sizes import chosen_words, largest_means_words, largest_words, two_means_words
 from mpisign.bits.threads import in_slices
 
 
@@ -268,6 +268,22 @@ def add_largest(total, message, k, signs, weight):
 
     def work(lo, hi):
         cpu.add_largest(values[lo:hi], _of_tiles(words, lo, hi, size), k, signs, weight)
+
+    in_slices(len(values), work)
+
+
+def pack_largest_means(v, k, message):
+    values, words = v.numpy(), _words(message)
+    size = partial(largest_means_words, k)
+    in_slices(len(values), lambda lo, hi: cpu.pack_largest_means(values[lo:hi], k, _of_tiles(words, lo, hi, size)))
+
+
+def add_largest_means(total, message, k, weight):
+    values, words = total.numpy(), _words(message)
+    size = partial(largest_means_words, k)
+
+    def work(lo, hi):
+        cpu.add_largest_means(values[lo:hi], _of_tiles(words, lo, hi, size), k, weight)
 
     in_slices(len(values), work)
 

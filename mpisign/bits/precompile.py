@@ -146,6 +146,8 @@ def _calls_of_messages() -> Iterator[Callable[[], object]]:
     yield partial(bits.add_two_means, v, message, 0, parts, 64, 1.0)
     yield partial(bits.pack_largest, v, 64, True, 0, draw, message)
     yield partial(bits.add_largest, v, message, 64, True, 1.0)
+    yield partial(bits.pack_largest_means, v, 64, message)
+    yield partial(bits.add_largest_means, v, message, 64, 1.0)
     yield partial(bits.clear_largest, v, message, 64, True)
     for planes in (bits.new_planes(2, 1), bits.new_planes(2, 2)[:, :1]):
         yield partial(bits.planes_of_largest, message, 64, planes)

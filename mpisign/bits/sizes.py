@@ -58,6 +58,12 @@ def largest_words(k: int, coordinates: int, signs: bool) -> int:
     return sum(-(-PLACE * count // WORD) + -(-count // (WORD if signs else 2)) for count in counts)
 
 
+def largest_means_words(k: int, coordinates: int) -> int:
+    """64-bit words of a message of pack_largest_means."""
+    counts = [kept(k, tile) for tile in _tiles(coordinates)]
+    return sum(-(-PLACE * count // WORD) + 1 + 2 * -(-count // WORD) for count in counts)
+
+
 def chosen_words(k: int, coordinates: int) -> int:
     """64-bit words of a message of pack_chosen."""
     return sum(-(-kept(k, tile) // 2) for tile in _tiles(coordinates))

@@ -106,6 +106,20 @@ class Largest(OfTiles):
         return out
 
 
+class LargestMeans(OfTiles):
+    def encode(self, v, voter, stream):
+        out = np.zeros(len(v), dtype=F)
+        for places, k in self.tiles(v):
+            sizes = {i: abs(float(v[i])) for i in sorted(largest(v, places, k))}
+            middle = (min(sizes.values()) + max(sizes.values())) / 2
+            lower, upper = ([i for i in sizes if (sizes[i] >= middle) == above] for above in (False, True))
+            for half in (lower, upper):
+                for i in half:
+                    mean = F(sum(sizes[i] for i in half) / len(half))
+                    out[i] = -mean if v[i] < 0 else mean
+        return out
+
+
 class LargestSigns(OfTiles):
     signs = True
 

@@ -129,7 +129,7 @@ class SharedLion(LocalSteps):
 
     by: Optimiser = field(default_factory=ByLion)
 
-    averages, alike = False, ("m",)
+    alike = ("m",)
 
     def side_information(self):
         return "the mean of the momenta, 64(n-1)/n bits per coordinate up and down together"

@@ -4,7 +4,7 @@ from math import pi, sqrt
 from typing import Literal
 
 from mpisign.algorithms.compressed import Compressed
-from mpisign.algorithms.compressors import WholeNumbers
+from mpisign.algorithms.compressors import Largest, LargestMeans, WholeNumbers
 from mpisign.algorithms.estimators import (
     ByAdam,
     ByLion,
@@ -16,7 +16,7 @@ from mpisign.algorithms.estimators import (
     SharedLion,
 )
 from mpisign.algorithms.method import Algorithm, Stages
-from mpisign.algorithms.registry import Beta, Count, NonNegative, Positive, algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, Sign, StochasticSign
 from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, LionDescent, RawDescent
 from mpisign.algorithms.votes import Average, Majority, Mean, ServerErrorFeedback
@@ -97,6 +97,35 @@ def fedlion(local_steps: Count = 5, beta1: Beta = 0.9, beta2: Beta = 0.99, weigh
     """
     walk, numbers = SharedLion(local_steps, 0.0, ByLion(beta1, beta2)), Compressed(WholeNumbers(local_steps))
     return Algorithm(walk, numbers, Mean(), RawDescent(weight_decay))
+
+
+@algorithm(
+    "sparseloco",
+    paper="Sarfi et al. 2025, arXiv:2508.15706, SparseLoCo",
+    lr=1e-3,
+    known="No proof of its own.",
+)
+def sparseloco(
+    local_steps: Count = 15,
+    density: Fraction = 0.03,
+    quantised: bool = True,
+    decay: Beta = 0.95,
+    outer_lr: Positive = 1.0,
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.999,
+    epsilon: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+):
+    """AdamW's local steps; the largest coordinates of what they came to travel in two bits, with error feedback.
+
+    e = decay*e + x - point after local_steps AdamW steps of rate lr, whose averages each rank keeps; sends the largest
+    coordinates of e, a share of each 4096, takes them off e, and x -= outer_lr*mean of what was sent. weight_decay is
+    AdamW's, within the steps. quantised: values travel as a sign and one of two magnitudes, means over a tile; else as
+    float32. Equations seen in a secondary text. Details of this paper are reconstructed: the two bits, and defaults.
+    """
+    walk = LocalSteps(local_steps, 0.0, ByAdam(beta1, beta2, epsilon, weight_decay))
+    form = LargestMeans(density) if quantised else Largest(density)
+    return Algorithm(walk, ErrorFeedback(Compressed(form), decay=decay), Mean(), RawDescent(factor=outer_lr, in_x=True))
 
 
 @algorithm(

@@ -8,8 +8,8 @@ from mpisign.bits.cpu.common import NO_COUNTER, TILE, coin_word, counter_of
 from mpisign.bits.cpu.selecting import count_greater, draw_inverted, draw_odd, equal, greater, lowest, store_sizes
 
 __all__ = [
-    "add_chosen", "add_entries", "add_largest", "clear_entries", "clear_largest", "pack_chosen", "pack_drawn",
-    "pack_greatest", "pack_largest", "planes_of_largest",
+    "add_chosen", "add_entries", "add_largest", "add_largest_means", "clear_entries", "clear_largest", "pack_chosen",
+    "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means", "planes_of_largest",
 ]  # fmt: skip
 
 ZERO, ONE, LOW = np.uint64(0), np.uint64(1), np.uint64(0xFFFFFFFF)
@@ -199,6 +199,85 @@ def add_largest(total, message, k, signs, weight):
 
 def clear_largest(y, message, k, signs):
     _clear_largest(y, message, k, signs)
+
+
+@njit(inline="always")
+def _mean(total, count):
+    """Of values added up; 0 of none, and every NaN is the same one."""
+    mean = np.float32(total / np.float64(count)) if count else np.float32(0)
+    return mean if mean == mean else NAN
+
+
+@cached_njit
+def _write_halves(tile, places, means, signs, halves):
+    """Signs, and halves of the range of |v|, as planes, and the mean of either half."""
+    least, most = np.float64(abs(tile[places[0]])), np.float64(abs(tile[places[0]]))
+    for i in places:
+        size = np.float64(abs(tile[i]))
+        least, most = np.float64(size if size < least or size != size else least), max(size, most)
+    middle, lower, upper, above = 0.5 * (least + most), 0.0, 0.0, 0
+    for p in range(len(places)):
+        value = tile[places[p]]
+        size, bit = np.float64(abs(value)), ONE << uint64(p & 63)
+        if not value < 0:
+            signs[p >> 6] |= bit
+        if size < middle:
+            lower += size
+        else:
+            halves[p >> 6] |= bit
+            upper, above = upper + size, above + 1
+    means[0], means[1] = _mean(lower, len(places) - above), _mean(upper, above)
+
+
+@cached_njit
+def _pack_largest_means(v, k, message):
+    keys, room, start = np.empty(TILE, np.uint32), np.empty(TILE, np.int64), 0
+    for lo in range(0, len(v), TILE):
+        tile = v[lo : lo + TILE]
+        count, heads, words = _layout(k, len(tile), True)
+        places, content = room[:count], message[start + heads : start + heads + 1 + 2 * words]
+        _sizes(tile, keys)
+        _choose(keys[: len(tile)], count, places)
+        _write_places(places, message[start : start + heads])
+        content[:] = 0
+        _write_halves(tile, places, content[:1].view(np.float32), content[1 : 1 + words], content[1 + words :])
+        start += heads + 1 + 2 * words
+
+
+def pack_largest_means(v, k, message):
+    _pack_largest_means(v, k, message)
+
+
+@cached_njit
+def _add_halves(y, places, means, signs, halves, weight):
+    """y += weight * +-mean at places of it; returns whether there was one beyond."""
+    astray = False
+    for p in range(len(places)):
+        i, w, shift = places[p], p >> 6, uint64(p & 63)
+        if i < len(y):
+            signed = weight if signs[w] >> shift & ONE else -weight
+            y[i] += signed * means[np.int64(halves[w] >> shift & ONE)]
+        else:
+            astray = True
+    return astray
+
+
+@cached_njit
+def _add_largest_means(total, message, k, weight):
+    room, start = np.empty(TILE, np.int64), 0
+    for lo in range(0, len(total), TILE):
+        tile = total[lo : lo + TILE]
+        count, heads, words = _layout(k, len(tile), True)
+        places, content = room[:count], message[start + heads : start + heads + 1 + 2 * words]
+        _read_places(message[start : start + heads], places)
+        means, signs, halves = content[:1].view(np.float32), content[1 : 1 + words], content[1 + words :]
+        if _add_halves(tile, places, means, signs, halves, weight):
+            tile[0] = NAN
+        start += heads + 1 + 2 * words
+
+
+def add_largest_means(total, message, k, weight):
+    _add_largest_means(total, message, k, np.float32(weight))
 
 
 @cached_njit

@@ -5,10 +5,10 @@ from torch import Tensor
 from mpisign.bits import host
 
 __all__ = [
-    "add", "add_chosen", "add_entries", "add_largest", "add_quantised", "add_two_means", "agreement", "clear_entries",
-    "clear_largest", "codes", "differing", "gather", "pack_chosen", "pack_drawn", "pack_greatest", "pack_largest",
-    "pack_quantised", "pack_two_means", "planes_of_largest", "randomised_majority", "spread", "uniforms",
-    "weighted_majority",
+    "add", "add_chosen", "add_entries", "add_largest", "add_largest_means", "add_quantised", "add_two_means",
+    "agreement", "clear_entries", "clear_largest", "codes", "differing", "gather", "pack_chosen", "pack_drawn",
+    "pack_greatest", "pack_largest", "pack_largest_means", "pack_quantised", "pack_two_means", "planes_of_largest",
+    "randomised_majority", "spread", "uniforms", "weighted_majority",
 ]  # fmt: skip
 
 
@@ -29,6 +29,7 @@ add = _over_the_host("add")
 add_chosen = _over_the_host("add_chosen")
 add_entries = _over_the_host("add_entries")
 add_largest = _over_the_host("add_largest")
+add_largest_means = _over_the_host("add_largest_means")
 add_quantised = _over_the_host("add_quantised")
 add_two_means = _over_the_host("add_two_means")
 agreement = _over_the_host("agreement")
@@ -43,6 +44,7 @@ pack_chosen = _over_the_host("pack_chosen")
 pack_drawn = _over_the_host("pack_drawn")
 pack_greatest = _over_the_host("pack_greatest")
 pack_largest = _over_the_host("pack_largest")
+pack_largest_means = _over_the_host("pack_largest_means")
 pack_quantised = _over_the_host("pack_quantised")
 pack_two_means = _over_the_host("pack_two_means")
 planes_of_largest = _over_the_host("planes_of_largest")

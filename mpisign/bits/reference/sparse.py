@@ -3,11 +3,11 @@
 import numpy as np
 
 from mpisign.bits.reference.common import chance, coin, from_pairs, tiles_with, to_bits, to_pairs, to_words
-from mpisign.bits.sizes import PLACE, chosen_words, kept, largest_words
+from mpisign.bits.sizes import PLACE, chosen_words, kept, largest_means_words, largest_words
 
 __all__ = [
-    "add_chosen", "add_entries", "add_largest", "clear_entries", "clear_largest", "pack_chosen", "pack_drawn",
-    "pack_greatest", "pack_largest", "planes_of_largest",
+    "add_chosen", "add_entries", "add_largest", "add_largest_means", "clear_entries", "clear_largest", "pack_chosen",
+    "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means", "planes_of_largest",
 ]  # fmt: skip
 
 
@@ -28,8 +28,7 @@ def pack_largest(v, k, signs, at, draw, message):
     """
     for lo, tile, words in tiles_with(v, message, lambda size: largest_words(k, size, signs)):
         places = _first(-_sizes(tile), kept(k, len(tile)))
-        stream = to_words((places[:, None] >> np.arange(PLACE) & 1).reshape(-1))
-        values = tile[places]
+        stream, values = _stream(places), tile[places]
         if signs:
             coins = coin(draw, at + lo, len(tile))[places]
             content = to_words(np.where(values == 0, coins, ~(values < 0)))
@@ -38,11 +37,19 @@ def pack_largest(v, k, signs, at, draw, message):
         words[:] = np.concatenate([stream, content])
 
 
+def _stream(places):
+    return to_words((places[:, None] >> np.arange(PLACE) & 1).reshape(-1))
+
+
+def _places(words, count):
+    return to_bits(words, PLACE * count).reshape(count, PLACE) @ (1 << np.arange(PLACE))
+
+
 def _largest(v, message, k, signs):
     """(place in v or -1 where it is beyond the tile, value, start of the tile) of all that was sent."""
     for lo, tile, words in tiles_with(v, message, lambda size: largest_words(k, size, signs)):
         count = kept(k, len(tile))
-        places = to_bits(words, PLACE * count).reshape(count, PLACE) @ (1 << np.arange(PLACE))
+        places = _places(words, count)
         content = words[-(-PLACE * count // 64) :]
         values = np.where(to_bits(content, count), 1, -1) if signs else from_pairs(content, count)
         for place, value in zip(places, values.astype(np.float32), strict=True):
@@ -61,6 +68,43 @@ def add_largest(total, message, k, signs, weight):
 def _add(total, place, value, weight):
     with np.errstate(over="ignore", invalid="ignore"):
         total[place] += np.float32(weight) * value
+
+
+def pack_largest_means(v, k, message):
+    """Places of the largest |v| of each tile, the means of the lower and the upper half of their |v|, signs and halves.
+
+    The middle is half of the least and the largest |v| sent, in float64; what is not below it is in the upper half.
+    """
+    for _, tile, words in tiles_with(v, message, lambda size: largest_means_words(k, size)):
+        places = _first(-_sizes(tile), kept(k, len(tile)))
+        sizes = np.abs(tile[places]).astype(np.float64)
+        upper = ~(sizes < 0.5 * (sizes.min() + sizes.max()))
+        means = [_mean(sizes[half]) for half in (~upper, upper)]
+        words[:] = np.concatenate([_stream(places), to_pairs(means), to_words(~(tile[places] < 0)), to_words(upper)])
+
+
+def _mean(values):
+    """float32, added up one after the other; 0 of none, and every NaN is the same one."""
+    total = 0.0
+    for value in values:
+        total += value
+    mean = np.float32(total / len(values)) if len(values) else np.float32(0)
+    return np.float32(np.nan) if np.isnan(mean) else mean
+
+
+def add_largest_means(total, message, k, weight):
+    """total += fl(weight * +-mean); a place beyond its tile makes the first coordinate of the tile NaN."""
+    for _, tile, words in tiles_with(total, message, lambda size: largest_means_words(k, size)):
+        count = kept(k, len(tile))
+        means, planes = np.split(words[-(-PLACE * count // 64) :], [1])
+        signs, halves = (to_bits(plane, count) for plane in np.split(planes, 2))
+        values = np.where(signs, 1, -1) * from_pairs(means, 2)[halves.astype(int)]
+        places = _places(words, count)
+        for place, value in zip(places, values.astype(np.float32), strict=True):
+            if place < len(tile):
+                _add(tile, place, value, weight)
+        if (places >= len(tile)).any():
+            tile[0] = np.nan
 
 
 def clear_largest(y, message, k, signs):
