@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mpisign.problems.synthetic import Quadratic
+from mpisign.problems.toys import Targets
 from tests.building import Setup
 from tests.problems import Awkward
 
@@ -37,6 +38,16 @@ def test_normalised_momentum_needs_no_warm_up_and_no_radius():
     for _ in range(20):
         assert stepper.step(0.01).clips == 0
     assert all(float(state["v"].abs().max()) <= 1 for state in states)
+
+
+def test_normalised_momentum_goes_to_the_median_of_unlike_voters():
+    """Targets 1, 2 and 10, a voter each: the mean is 13/3."""
+    setup = Setup(Targets(dimension=1), 3, kind="sorted", batch_size=0)
+    assert sorted(setup.rows[v]["a"].item() for v in range(3)) == [1, 2, 10]
+    stepper = setup.stepper(setup.algorithm("birder"))
+    for t in range(3000):
+        stepper.step(0.3 / (t + 1) ** 0.5)
+    assert float(stepper.x[0]) == pytest.approx(2, abs=0.05)
 
 
 def test_storm_of_exact_gradients_is_the_gradient():

@@ -195,7 +195,12 @@ def mvsm(
     "birder",
     paper="Peng et al. 2023, NeurIPS 36 (no arXiv number), Birder; BinSGDM in an earlier version",
     lr=1e-3,
-    known="The rate of Adam is claimed (abstract). It needs no warm-up on floats, unlike onebit-adam.",
+    known=(
+        "The rate of Adam is claimed (abstract). It needs no warm-up on floats, unlike onebit-adam. A voter whose "
+        "gradient keeps its sign sends that, whatever its size: with unlike rows x goes to the median of the voters' "
+        "minima in one dimension, not to the minimum of their mean."
+    ),
+    heterogeneous="refuted",
 )
 def birder(beta: Beta = 0.95, down: Literal["mean", "sign"] = "mean", weight_decay: NonNegative = 0.0):
     """Stochastic sign of m/b in [-1, 1], b the average of |g| as m is of g; averaged, x -= lr*mean.
