@@ -1,7 +1,7 @@
 """Models that FSDP2's fully_shard has cut: their DTensors as copies of x, and their gradients as an oracle of a shard.
 
 FSDP averages gradients over the ranks of its mesh, and that mean is the voter's gradient. Each rank holds a shard of x
-in float32, and parameters, whose pieces lie elsewhere (dealing.py), are copies of it as those of 16 bits are.
+in float32, and parameters, whose pieces lie elsewhere (redistribution.py), are copies of it as those of 16 bits are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from mpisign.errors import UsageError
 from mpisign.layout import LayoutShard
 from mpisign.optim import broadcast
 from mpisign.optim.copies import TYPES
-from mpisign.optim.dealing import Deal
 from mpisign.optim.gradients import Gradients
 from mpisign.optim.options import Settings
 from mpisign.optim.parameters import Named
+from mpisign.optim.redistribution import Redistribution
 from mpisign.optim.voters import Voters
 from mpisign.parallel.device import broadcast_tensor
 from mpisign.parallel.mpi import Ranks
@@ -91,13 +91,13 @@ def _fault_of_cut(p: Any, ranks: list[int]) -> str:
 
 def take_in(names: Named, layout: LayoutShard, voters: Voters, ranks: Ranks) -> Gradients:
     """Has all voters start from the first one's parameters, and from root's buffers. Collective."""
-    deal, x = Deal(layout, voters.inside), layout.zeros()
-    deal.collect([local(names.trained[s.name]).data for s in layout.segments], x)
+    redistribution, x = Redistribution(layout, voters.inside), layout.zeros()
+    redistribution.collect([local(names.trained[s.name]).data for s in layout.segments], x)
     broadcast_tensor(voters.across, x)
     cut = {name: t for name, t in names.others.items() if is_sharded(t)}
     broadcast.from_root(voters.across, locals_of(cut))
     broadcast.from_root(ranks, {name: t for name, t in names.others.items() if name not in cut})
-    return ShardedGradients(names, deal, x, ranks.root)
+    return ShardedGradients(names, redistribution, x, ranks.root)
 
 
 class ShardedCopies:
@@ -105,13 +105,15 @@ class ShardedCopies:
 
     follow_part = None  # a part of x that has moved here is a part of parameters elsewhere
 
-    def __init__(self, parameters: Sequence[Tensor], deal: Deal, x: Tensor, model: nn.Module | None):
+    def __init__(
+        self, parameters: Sequence[Tensor], redistribution: Redistribution, x: Tensor, model: nn.Module | None
+    ):
         """parameters: DTensors, in the order of the segments."""
-        self._parameters, self._deal, self._x, self._model = parameters, deal, x, model
+        self._parameters, self._redistribution, self._x, self._model = parameters, redistribution, x, model
         # of the segments whose type can't tell all of x
         self._narrow = {k: p.dtype for k, p in enumerate(parameters) if p.dtype in TYPES}
         self._seen: list[tuple[int, ...]] = []
-        self.holds_x = False  # whether what the deal holds is x, rather than gradients
+        self.holds_x = False  # whether the buffers hold x, rather than gradients
 
     def __bool__(self) -> bool:
         return True
@@ -123,13 +125,13 @@ class ShardedCopies:
 
     def memory(self) -> dict[str, int]:
         """Bytes held beside x, by name."""
-        return {"copies": sum(local(p).nbytes for p in self._parameters), "dealing": self._deal.nbytes}
+        return {"copies": sum(local(p).nbytes for p in self._parameters), "redistribution": self._redistribution.nbytes}
 
     def follow(self) -> None:
         """Makes all parameters what x is."""
         reshard(self._model)
-        self._deal.spread(self._x)
-        for p, piece in zip(self._parameters, self._deal.pieces, strict=True):
+        self._redistribution.spread(self._x)
+        for p, piece in zip(self._parameters, self._redistribution.pieces, strict=True):
             here = local(p).data
             here.copy_(piece.view(here.shape))
         self._note()
@@ -139,11 +141,11 @@ class ShardedCopies:
     def take_over(self) -> None:
         """Takes into x what a loop has written into parameters on any rank; what is as x was keeps its lower bits."""
         changed = np.array([self._versions() != self._seen], dtype=np.float64)
-        if not self._deal.inside.rows(changed).any():
+        if not self._redistribution.inside.rows(changed).any():
             return
-        x = self._deal.layout.zeros()
-        self._deal.collect([local(p).data for p in self._parameters], x)
-        for span in self._deal.layout.all_spans:
+        x = self._redistribution.layout.zeros()
+        self._redistribution.collect([local(p).data for p in self._parameters], x)
+        for span in self._redistribution.layout.all_spans:
             written, master = x[span.coordinates], self._x[span.coordinates]
             if (narrow := self._narrow.get(span.segment)) is not None:
                 written = torch.where(written == master.to(narrow).float(), master, written)
@@ -154,8 +156,8 @@ class ShardedCopies:
         """What is wrong if a parameter is not what x is, which nobody has noticed; None where x is not known here."""
         if not self.holds_x:
             return None
-        segments = self._deal.layout.segments
-        for segment, p, piece in zip(segments, self._parameters, self._deal.pieces, strict=True):
+        segments = self._redistribution.layout.segments
+        for segment, p, piece in zip(segments, self._parameters, self._redistribution.pieces, strict=True):
             here = local(p).data
             if not torch.equal(here, piece.view(here.shape).to(here.dtype)):
                 return UsageError(
@@ -165,7 +167,7 @@ class ShardedCopies:
         return None
 
     def _note(self) -> None:
-        """Notes that parameters are what `pieces` of the deal hold."""
+        """Notes that parameters are what the redistribution's `pieces` hold."""
         self._seen, self.holds_x = self._versions(), True
 
     def _versions(self) -> list[tuple[int, ...]]:
@@ -178,12 +180,12 @@ class ShardedGradients(Gradients):
 
     copies: ShardedCopies  # type: ignore[assignment]
 
-    def __init__(self, named: Named, deal: Deal, x: Tensor, warns: bool):
-        self._deal = deal
-        super().__init__(named, deal.layout, x, warns)
+    def __init__(self, named: Named, redistribution: Redistribution, x: Tensor, warns: bool):
+        self._redistribution = redistribution
+        super().__init__(named, redistribution.layout, x, warns)
 
     def _copies_of(self, x: Tensor) -> ShardedCopies:  # type: ignore[override]
-        return ShardedCopies(self.parameters, self._deal, x, self.model)
+        return ShardedCopies(self.parameters, self._redistribution, x, self.model)
 
     def gradient_in_place(self) -> None:
         """Never: what is packed here lies with other ranks."""
@@ -192,7 +194,7 @@ class ShardedGradients(Gradients):
         """The gradient at x, written to out (shard,). Collective inside the voter."""
         assert not again, "methods that take two gradients are refused"
         self.copies.holds_x = False
-        self._deal.collect([None] * len(self.grads) if self.fault else self.grads, out)
+        self._redistribution.collect([None] * len(self.grads) if self.fault else self.grads, out)
         if self.scale != 1.0:
             out.mul_(self.scale)
 

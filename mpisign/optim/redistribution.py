@@ -17,7 +17,7 @@ from mpisign.parallel.watchdog import WATCH
 Interval = tuple[int, int]
 
 
-class Deal:
+class Redistribution:
     """The plan of both ways, and the buffers, of all pieces and of the shard without pads, both float32."""
 
     def __init__(self, layout: LayoutShard, inside: Inside):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpisign.layout import Layout
 from mpisign.optim.collective import INTERRUPT
-from mpisign.optim.dealing import pieces_of
+from mpisign.optim.redistribution import pieces_of
 from mpisign.optim.requests import DIFFERING, FAULT, of_voter
 
 SHAPES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=5)
