@@ -10,7 +10,7 @@ class Memory:
 
     Names: x; moving, the piece of an x in bfloat16 that is in float32; arrays as checkpoints have them, such as
     estimator/m, of all voters of this process together; buffers, those of models; messages, what exchanges hold. A
-    SignOptimizer adds copies, parameters that are copies of x, and redistribution, buffers by which sharded ones follow.
+    SignOptimizer adds copies, parameters that are copies of x, and redistribution, buffers for sharded ones.
     """
 
     bytes: Mapping[str, int]
