@@ -225,7 +225,7 @@ def round_stochastic(v: Tensor, at: int, draw: Draw, out: Tensor) -> None:
 
     out has the bits of the bfloat16 values: bits(v) + u, shifted right by 16, for a uniform u of 16 bits, so that v is
     rounded away from zero with the probability low16(v)/65536. Infinities and NaN stay what they are. Source: Gupta et
-    al. 2015, arXiv:1502.02551, section 3, for weights in bfloat16 Zamirai et al. 2020, arXiv:2010.06192.
+    al. 2015, arXiv:1502.02551; for weights in bfloat16 Zamirai et al. 2020, arXiv:2010.06192.
     """
     _of(v).round_stochastic(v, _at(at, draw), draw, out)
 
