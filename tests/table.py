@@ -80,10 +80,8 @@ TABLE = {
     "dvr-q": Row({"beta": 0.3, "weight_decay": 0.1}, Claim(0.3, 1e-4, 1500)),
     "dist-signrvr": Row({"every": 7}, Claim(0.1, 1e-4)),
     "dist-signrvm": Row({"beta": 0.8, "weight_decay": 0.1}, Claim(0.1, 6e-4)),
-    "feedsign": Row({"weight_decay": 0.1}, Claim(0.4, 0.1, 1500), bitwise=False),
-    "compsgd-mv": Row(
-        {"comparisons": 2, "weight_decay": 0.1}, Claim(2.0, 1e-2, 1000, hyper={"comparisons": 2}), bitwise=False
-    ),
+    "feedsign": Row({"weight_decay": 0.1}, Claim(0.4, 0.1, 1500)),
+    "compsgd-mv": Row({"comparisons": 2, "weight_decay": 0.1}, Claim(2.0, 1e-2, 1000, hyper={"comparisons": 2})),
     "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, 500, hyper={"local_lr": 0.1})),
     "zeroone-adam": Row(
         {"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500), bitwise=False

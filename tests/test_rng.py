@@ -1,9 +1,15 @@
 """Philox against its published known answers, and the independence that the streams promise."""
 
+from statistics import NormalDist
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from mpisign.bits.rng import STREAMS, Streams, philox
+from mpisign import bits
+from mpisign.bits import gaussian
+from mpisign.bits.rng import NO_VOTER, STREAMS, Streams, philox
+from tests.reference.arithmetic import Randomness
 
 # philox4x32-10 of the kat_vectors file that comes with Random123 (Salmon et al. 2011)
 KNOWN_ANSWERS = [
@@ -42,3 +48,21 @@ def test_seed_step_voter_and_stream_all_matter():
 
 def test_streams_have_numbers_of_their_own():
     assert len(set(STREAMS.values())) == len(STREAMS)
+
+
+def test_common_normals_are_the_inverse_of_the_distribution():
+    draw = Streams(5).draw("direction", 3)
+    z = bits.common_normals(20_001, draw).numpy()
+    p = (draw.blocks(0, 5001).reshape(-1)[: len(z)] + 0.5) / 2.0**32
+    np.testing.assert_allclose(z, [NormalDist().inv_cdf(float(each)) for each in p], rtol=1.2e-7)
+    # the far ends too, which few draws reach
+    ends = np.array([0, 1, 2**20, 2**31, 2**32 - 1], dtype=np.uint32)
+    far = gaussian.normals(len(ends), SimpleNamespace(blocks=lambda first, count: np.resize(ends, (count, 4))))
+    wanted = [NormalDist().inv_cdf((float(end) + 0.5) / 2.0**32) for end in ends]
+    np.testing.assert_allclose(far, wanted, rtol=1.2e-7)
+
+
+def test_common_normals_are_those_of_slow_floats():
+    run = Randomness(7)
+    z = bits.common_normals(3000, Streams(7).draw("low rank", 2))
+    assert z.tolist() == [run.common_normal(i, 2, NO_VOTER, "low rank") for i in range(3000)]

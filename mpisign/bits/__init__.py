@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpisign.bits import host
+from mpisign.bits import gaussian, host
 from mpisign.bits.rng import Draw
 from mpisign.bits.scattered import Scattered as Scattered
 from mpisign.bits.sizes import Scheme as Scheme
@@ -213,6 +213,11 @@ def normals(count: int, draw: Draw, voters: int | None = None, device: torch.dev
     drawn = torch.zeros(count if voters is None else (voters, count), device=device)
     add_normal(drawn, 1.0, 0, draw)
     return drawn
+
+
+def common_normals(count: int, draw: Draw) -> Tensor:
+    """N(0, 1) as normals(), with bits that no processor or library changes: for what every rank draws for itself."""
+    return torch.from_numpy(gaussian.normals(count, draw))
 
 
 def uniforms(count: int, draw: Draw, voters: int | None = None) -> Tensor:

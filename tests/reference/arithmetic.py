@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from mpisign.bits import gaussian
 from mpisign.bits.rng import STREAMS, philox
 
 F = np.float32
@@ -45,6 +46,35 @@ class Randomness:
         length = math.sqrt(-2.0 * math.log((k + 1.0) * 2.0**-32))
         angle = (2.0 * math.pi * 2.0**-32) * turn
         return F(length * (math.cos(angle) if coordinate % 2 == 0 else math.sin(angle)))
+
+    def common_normal(self, coordinate, step, voter, stream):
+        word = self._block(coordinate // 4, step, voter, stream)[coordinate % 4]
+        p = (word + 0.5) * 2.0**-32
+        q = p - 0.5
+        if abs(q) <= 0.425:
+            return F(q * quotient(0.180625 - q * q, gaussian.MIDDLE))
+        value = quotient(math.sqrt(-logarithm(p if q < 0 else 1 - p)) - 1.6, gaussian.ENDS)
+        return F(math.copysign(value, q))
+
+
+def quotient(r, functions):
+    values = []
+    for coefficients in functions:
+        value = coefficients[0]
+        for c in coefficients[1:]:
+            value = value * r + c
+        values.append(value)
+    return values[0] / values[1]
+
+
+def logarithm(p):
+    m, e = math.frexp(p)
+    if m < math.sqrt(0.5):
+        m, e = 2 * m, e - 1
+    s, series = (m - 1) / (m + 1), 0.0
+    for k in range(21, 0, -2):
+        series = series * (s * s) + 1 / k
+    return e * math.log(2) + 2 * s * series
 
 
 def tiled(v, offset, size, power):

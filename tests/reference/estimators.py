@@ -346,7 +346,7 @@ class SharedDirection(Slot):
     def estimate(self):
         run, z, signs = self.run, self.run.zeros(), 0
         for i in run.coordinates:
-            z[i] = run.random.normal(i, run.t, NO_VOTER, "direction")
+            z[i] = run.random.common_normal(i, run.t, NO_VOTER, "direction")
         if self.sphere:
             z = F(1 / norm(z, run.tensors)) * z
         radius = F(self.smoothing or run.lr)
@@ -463,5 +463,5 @@ class LowRank(Slot):
                 column = range(own.start + j, own.stop, self.rank)
                 if not any(q[k] for k in column):
                     for k in column:
-                        q[k] = self.run.random.normal(k, self.run.t, NO_VOTER, "low rank")
+                        q[k] = self.run.random.common_normal(k, self.run.t, NO_VOTER, "low rank")
         return q

@@ -84,7 +84,7 @@ class LowRank(Estimator):
         idle = [(q == 0).all(dim=0) for q in qs]
         if any(map(torch.any, idle)):
             # drawn on the host, so that a GPU starts from the same bits
-            drawn = bits.normals(count, step.draw("low rank")).to(step.layout.device)
+            drawn = bits.common_normals(count, step.draw("low rank")).to(step.layout.device)
             for q, columns, fresh in zip(qs, idle, cut.split(drawn, cut.columns), strict=True):
                 q[:, columns] = fresh[:, columns]
         return qs

@@ -103,7 +103,7 @@ class SharedDirection(Estimator):
         return z
 
     def _draw(self, z, step) -> None:
-        z.copy_(bits.normals(len(z), step.streams.draw("direction", step.t)))
+        z.copy_(bits.common_normals(len(z), step.streams.draw("direction", step.t)))
         if self.sphere:
             z *= float(np.float32(1 / step.layout.norm(z)))
 
