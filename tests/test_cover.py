@@ -7,6 +7,8 @@ import pytest
 
 from mpisign.algorithms import slots as slot_classes
 from tests.cover import COVER, SLOTS, WIRES, algorithm_of, form_id, kind, slots, wire
+from tests.faults import FAULTS, place_of
+from tests.running import ROOT
 from tests.table import FORMS_BY_ROW
 
 
@@ -67,3 +69,8 @@ def test_what_a_wire_sees_changes_it(monkeypatch):
             patch.setattr(type(getattr(algorithm, slot)), trait, value)
             assert wire(algorithm) != before
     assert set(SLOTS) == set(inspect.signature(type(algorithm)).parameters) - {"name", "dense"}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_deliberate_fault_still_has_its_place(fault):
+    assert place_of(fault.text, ROOT / "mpisign").is_file()
