@@ -63,7 +63,7 @@ def job_file(given: Path) -> Path:
     A name is a path below their folder without .toml, as mnist_mlp or figures/c1. Raises UsageError, with the names,
     where there is no such file and no such job.
     """
-    if given.exists() or given.suffix or given.is_absolute():
+    if given.is_file() or given.suffix or given.is_absolute():
         return given
     folder = jobs_folder()
     known = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mpisign.algorithms.compressors import LargestMeans, WholeNumbers
-from mpisign.algorithms.estimators import ByAdam, ByLion, LocalSteps
+from mpisign.algorithms.estimators import InnerAdam, InnerLion, LocalSteps
 from mpisign.bits.rng import NO_VOTER, Streams
 from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer
@@ -52,7 +52,7 @@ def test_with_one_step_of_sgd_global_momentum_is_lion_on_the_mean_gradient(n):
         np.testing.assert_allclose(stepper.x, x, atol=1e-6)
 
 
-@pytest.mark.parametrize("by", [ByLion(), ByAdam(), ByAdam(weight_decay=0.3)], ids=str)
+@pytest.mark.parametrize("by", [InnerLion(), InnerAdam(), InnerAdam(weight_decay=0.3)], ids=str)
 def test_v_is_how_far_the_walk_went(by):
     """Over the rate; Adam's steps are those of torch.optim.AdamW."""
     setup = Setup(Awkward(size=77), 1)
@@ -61,7 +61,7 @@ def test_v_is_how_far_the_walk_went(by):
     state = estimator.init(layout)
     v = estimator.estimate(oracle, setup.x, state, stepper.at_hand(layout))
     np.testing.assert_allclose(v * 0.01, setup.x - state["point"], atol=1e-6)
-    if isinstance(by, ByAdam):
+    if isinstance(by, InnerAdam):
         point = torch.nn.Parameter(setup.x.clone())
         adam = torch.optim.AdamW([point], lr=0.01, weight_decay=by.weight_decay)
         for k in range(5):

@@ -6,6 +6,7 @@ import pytest
 
 from mpisign.algorithms import listing, pages, zoo
 from mpisign.algorithms.registry import entries
+from mpisign.algorithms.signs import Sign
 from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
 from tests.running import ROOT, mpisign
 
@@ -57,6 +58,9 @@ def test_what_is_known_of_medians_is_known_of_heterogeneous_data():
     of_medians = [e for e in entries() if MEDIAN in e.known or ONE_NODE in e.known]
     assert len(of_medians) > 20
     assert {e.name for e in of_medians if e.heterogeneous != "refuted"} == set()
+    # the mean of plain signs goes to the median just as their majority does
+    plain = [e for e in entries() if type(e.build().stages[-1].sign) is Sign]
+    assert {e.name for e in plain if e.heterogeneous not in ("refuted", "proved")} == set()
 
 
 def test_filters_take_what_they_say():
@@ -75,6 +79,8 @@ def test_filters_narrow_the_list_together():
     few = listed("--heterogeneous", "proved", "--bits", 1, "--since", 2024, "--offers", "two points")
     assert few == ["dvr-sign", "dvr-q", "ef21-muonusign", "ef21-muonsign"]
     assert "dvr-sign" not in listed("--offers", "none")
+    assert {"feedsign", "compsgd-mv"} <= set(listed("--bits", 0.001))
+    assert "fedlion" not in listed("--bits", 32)
     assert listed("--until", 1999) == ["rprop"]
 
 

@@ -1,6 +1,5 @@
 """The zoo as text, for `mpisign algorithms`."""
 
-import math
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -12,13 +11,16 @@ from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Algorithm, Method, evaluations_at, per_step, values_at
 from mpisign.algorithms.registry import Entry, Heterogeneous, entries
 from mpisign.algorithms.zoo.absent import ABSENT
+from mpisign.layout import Layout
 
 VOTERS, BATCH, ROWS, STEPS = 8, 32, 3200, 1000  # for which costs are told
+NOMINAL = Layout({"x": (1024, 1024)})  # for which a list is narrowed down by bits, some of which go by shapes
 
 HETEROGENEOUS = {
     "proved": "proved to converge where voters' rows are unlike",
     "refuted": "known not to converge in general where voters' rows are unlike",
-    "open": "nothing is known to us where voters' rows are unlike",
+    "claimed": "claimed by its paper to converge where voters' rows are unlike; the proof was not seen",
+    "open": "not known to us, or not looked up, where voters' rows are unlike",
 }
 
 
@@ -26,9 +28,9 @@ HETEROGENEOUS = {
 class Filter:
     """Which entries are asked for. What is None or empty lets all pass.
 
-    bits: the most that a voter sends per coordinate and step, after a warm-up, shared radii left out. years:
-    of the paper, first and last. heterogeneous: what is known where voters' rows are unlike. offers: what the user's
-    problem offers besides gradients; see Estimator.needs.
+    bits: the most by bits_per_step(), at default hyperparameters. years: of the paper, first and last. heterogeneous:
+    what is known where voters' rows are unlike. offers: what the user's problem offers besides gradients; see
+    Estimator.needs.
     """
 
     bits: float | None = None
@@ -47,12 +49,13 @@ class Filter:
 
 
 def bits_per_step(method: Method) -> float:
-    """Bits that a voter sends per coordinate and step, in the method's last stage.
+    """Bits that a voter sends per coordinate of NOMINAL and step in the last stage, with what it tells and averages.
 
-    Infinite where it sends means whose size goes by the shapes of the parameters, as of factors.
+    Radii that are shared now and then are left out.
     """
     stage = method.stages[-1]
-    return math.inf if stage.estimator.side_information() else formats(stage)[0].bits
+    floats, told = stage.estimator.shared_floats(NOMINAL), stage.estimator.reports
+    return formats(stage)[0].bits + (32 * floats + 64 * told) / NOMINAL.size
 
 
 def needs_of_all() -> list[str]:

@@ -21,8 +21,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 
 # whether f is known to be minimised where voters' rows are unlike: a theorem says so, a theorem or counterexample says
-# that it need not be, or neither is known to us
-Heterogeneous = Literal["proved", "refuted", "open"]
+# that it need not be, a paper claims it whose proof was not seen, or nothing is known to us
+Heterogeneous = Literal["proved", "refuted", "claimed", "open"]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Estimator(_Stateful):
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what a problem must offer: see problems.Problem.offers
     two_points: ClassVar[bool] = False  # whether it asks for gradients at step.x_before
+    reads_x: ClassVar[bool] = False  # whether it computes with x itself, which must then be float32
     elementwise: ClassVar[bool] = False  # whether it also works on rows, one per voter, and a BatchedOracle
     by_matrix: ClassVar[bool] = False  # whether it needs each parameter as a whole, as a matrix
     averages: ClassVar[bool] = True  # whether the mean of v over voters estimates the mean gradient

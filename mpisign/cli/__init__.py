@@ -187,10 +187,15 @@ def _check_file(config, voters: int, options: dict) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--bits", type=float, metavar="MOST", help="Only those that send at most so many bits per coordinate.")
+@click.option(
+    "--bits",
+    type=float,
+    metavar="MOST",
+    help="Only those that send at most so many bits per coordinate by default, after any warm-up.",
+)
 @click.option("--since", type=int, metavar="YEAR", help="Only those of papers of that year or later.")
 @click.option("--until", type=int, metavar="YEAR", help="Only those of papers of that year or before.")
-@click.option("--heterogeneous", type=click.Choice(["proved", "refuted", "open"]), help=HETEROGENEOUS)
+@click.option("--heterogeneous", type=click.Choice(["proved", "refuted", "claimed", "open"]), help=HETEROGENEOUS)
 @click.option(
     "--offers", metavar="WHAT", help="Only those that need gradients and these at most: one or several, or none."
 )

@@ -29,6 +29,8 @@ def unfit(method: Method) -> str:
     for stage in method.stages:
         if stage.estimator.two_points:
             return f"{type(stage.estimator).__name__} compares gradients at x and at the point before it"
+        if stage.estimator.reads_x:
+            return f"{type(stage.estimator).__name__} computes with x"
         dense = () if stage.dense is None else (stage.dense.update,)
         for update in (stage.update, *dense):
             if type(update).finish is not Update.finish:

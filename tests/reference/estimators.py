@@ -251,12 +251,12 @@ class Saga(Table):
         return self.regularised(mean + sum(changes) / len(changes))
 
 
-class BySgd(Slot):
+class InnerSgd(Slot):
     def direction(self, g, point):
         return g
 
 
-class ByAdam(Slot):
+class InnerAdam(Slot):
     def begin(self):
         self.m, self.variance, self.taken = self.run.zeros(), self.run.zeros(), 0
 
@@ -270,7 +270,7 @@ class ByAdam(Slot):
         return direction + F(self.weight_decay) * point
 
 
-class ByLion(Slot):
+class InnerLion(Slot):
     def begin(self):
         self.m = self.run.zeros()
 

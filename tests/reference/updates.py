@@ -112,9 +112,8 @@ class AttractedDescent(Slot):
         x, lr = self.run.x, self.run.lr
         share = (1 - self.beta) / (1 - self.beta ** (self.run.t + 1))
         self.center = self.center + F(share) * (x - self.center)
-        x = x + F(-lr * self.weight_decay) * self.center
         toward = levels.astype(F) + F(self.gamma) * np.sign(x - self.center)
-        self.put(x + F(-lr) * toward)
+        self.put(x + F(-lr) * toward + F(-lr * self.weight_decay) * self.center)
 
 
 class CalibratingDescent(Descent):

@@ -1,7 +1,15 @@
 """What a voter believes its gradient is: v, a flat float32 vector."""
 
 from mpisign.algorithms.estimators.corrected import Correction, LionStorm, SnapshotStorm, Storm, Svrg
-from mpisign.algorithms.estimators.local import ByAdam, ByLion, BySgd, LocalAdam, LocalSteps, Optimiser, SharedLion
+from mpisign.algorithms.estimators.local import (
+    InnerAdam,
+    InnerLion,
+    InnerOptimiser,
+    InnerSgd,
+    LocalAdam,
+    LocalSteps,
+    SharedLion,
+)
 from mpisign.algorithms.estimators.low_rank import LowRank
 from mpisign.algorithms.estimators.matrices import Cosine, Polar
 from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov, NormalisedMomentum
@@ -18,9 +26,6 @@ from mpisign.algorithms.estimators.tables import Sag, Saga
 from mpisign.algorithms.estimators.values import SharedDirection, ZerothOrder
 
 __all__ = [
-    "ByAdam",
-    "ByLion",
-    "BySgd",
     "CalibratedMomentum",
     "ClippedRows",
     "Correction",
@@ -31,6 +36,10 @@ __all__ = [
     "Extrapolated",
     "FullGradient",
     "GrowingBatch",
+    "InnerAdam",
+    "InnerLion",
+    "InnerOptimiser",
+    "InnerSgd",
     "Lion",
     "LionStorm",
     "LocalAdam",
@@ -40,7 +49,6 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "NormalisedMomentum",
-    "Optimiser",
     "Polar",
     "ProximalMap",
     "Sag",

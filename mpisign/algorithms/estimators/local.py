@@ -1,8 +1,9 @@
 """Estimates from steps that a voter takes on its own, each on a minibatch of its own.
 
-What optimiser takes them is a part: `Optimiser` turns a gradient into a direction, and the walk moves along it.
+What optimiser takes them is a part: `InnerOptimiser` turns a gradient into a direction, and the walk moves along it.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.estimators.plain import SEVERAL
-from mpisign.algorithms.slots import Estimator, State, Step
+from mpisign.algorithms.slots import Estimator, State
 
 
 class _Local(Estimator):
@@ -33,19 +34,21 @@ class _Local(Estimator):
             oracle.gradient(point, g)
             losses.append(oracle.loss)
             yield point, g
-        oracle.loss = losses[0]  # what is recorded is the loss before the step
+        # what is recorded is the loss before the step, or the first that is not finite, by which all ranks stop
+        oracle.loss = next((loss for loss in losses if not math.isfinite(loss)), losses[0])
 
     def evaluations(self, batch, rows, age):
         return self.steps * batch
 
 
-class Optimiser:
+class InnerOptimiser:
     """How a step of a walk follows from a gradient: point -= rate * direction. Its arrays stay with the voter."""
 
     vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays, zeros before the first walk
+    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,), likewise
 
-    def direction(self, g: Tensor, point: Tensor, state: State, step: Step, taken: int) -> Tensor:
-        """The direction, float32 (d,), at a point where the gradient is g. taken: steps of all walks before this one.
+    def direction(self, g: Tensor, point: Tensor, state: State) -> Tensor:
+        """The direction, float32 (d,), at a point where the gradient is g; not finite where g is not.
 
         Every operation rounds once, so that walks are the same bits on any machine.
         """
@@ -53,15 +56,15 @@ class Optimiser:
 
 
 @dataclass(frozen=True)
-class BySgd(Optimiser):
+class InnerSgd(InnerOptimiser):
     """Along the gradient."""
 
-    def direction(self, g, point, state, step, taken):
+    def direction(self, g, point, state):
         return g
 
 
 @dataclass(frozen=True)
-class ByAdam(Optimiser):
+class InnerAdam(InnerOptimiser):
     """Along m/(sqrt(variance) + epsilon) with Adam's averages and bias corrections, + weight_decay * point (AdamW)."""
 
     beta1: float = 0.9
@@ -69,21 +72,22 @@ class ByAdam(Optimiser):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    vectors = ("m", "variance")
+    vectors, numbers = ("m", "variance"), ("taken",)
 
-    def direction(self, g, point, state, step, taken):
+    def direction(self, g, point, state):
         m, variance = state["m"], state["variance"]
+        taken = int(state["taken"].add_(1))  # by this voter, who may have joined a run later
         bits.blend(m, g, self.beta1, 1 - self.beta1)
         bits.blend(variance, g * g, self.beta2, 1 - self.beta2)
-        scale = bits.root(variance * (1 / (1 - self.beta2 ** (taken + 1)))).add_(self.epsilon)
-        direction = (m * (1 / (1 - self.beta1 ** (taken + 1)))).div_(scale)
+        scale = bits.root(variance * (1 / (1 - self.beta2**taken))).add_(self.epsilon)
+        direction = (m * (1 / (1 - self.beta1**taken))).div_(scale)
         if self.weight_decay:
             bits.blend(direction, point, 1.0, self.weight_decay)
         return direction
 
 
 @dataclass(frozen=True)
-class ByLion(Optimiser):
+class InnerLion(InnerOptimiser):
     """Along sign(beta1*m + (1 - beta1)*g), sign(0) = 0, then m = beta2*m + (1 - beta2)*g."""
 
     beta1: float = 0.9
@@ -91,11 +95,12 @@ class ByLion(Optimiser):
 
     vectors = ("m",)
 
-    def direction(self, g, point, state, step, taken):
-        m, direction = state["m"], state["m"].clone()
-        bits.blend(direction, g, self.beta1, 1 - self.beta1)
+    def direction(self, g, point, state):
+        m, mixed = state["m"], state["m"].clone()
+        bits.blend(mixed, g, self.beta1, 1 - self.beta1)
         bits.blend(m, g, self.beta2, 1 - self.beta2)
-        return direction.sign_()
+        # the sign of what is not a number would be 0, and nobody would be told
+        return torch.where(mixed.isfinite(), mixed.sign(), mixed)
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,20 @@ class LocalSteps(_Local):
 
     steps: int = 4
     rate: float = 0.01
-    by: Optimiser = field(default_factory=BySgd)
+    by: InnerOptimiser = field(default_factory=InnerSgd)
 
     @property
     def vectors(self):
         return ("g", "point", "v", *self.by.vectors)
 
+    @property
+    def numbers(self):
+        return self.by.numbers
+
     def estimate(self, oracle, x, state, step):
         v, rates = state["v"].zero_(), [self.rate or step.lr_of(span.segment) for span in step.layout.all_spans]
-        for k, (point, g) in enumerate(self.walk(oracle, x, state, step)):
-            direction = self.by.direction(g, point, state, step, step.age * self.steps + k)
+        for point, g in self.walk(oracle, x, state, step):
+            direction = self.by.direction(g, point, state)
             bits.blend(v, direction, 1.0, 1.0)
             for span, rate in zip(step.layout.all_spans, rates, strict=True):
                 bits.blend(point[span.coordinates], direction[span.coordinates], 1.0, -rate)
@@ -127,7 +136,7 @@ class LocalSteps(_Local):
 class SharedLion(LocalSteps):
     """LocalSteps by Lion, all of which begin with one m: the mean of what m was where the voters' walks ended."""
 
-    by: Optimiser = field(default_factory=ByLion)
+    by: InnerOptimiser = field(default_factory=InnerLion)
 
     alike = ("m",)
 

@@ -55,6 +55,10 @@ class _OfAnother(Estimator):
         return self.of.sampling
 
     @property
+    def reads_x(self):
+        return self.of.reads_x
+
+    @property
     def streams(self):
         return self.last if self.of.streams == "g" else ""
 

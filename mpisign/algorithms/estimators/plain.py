@@ -74,7 +74,7 @@ class ProximalMap(Estimator):
     l1: float = 0.0
     box: float = 0.0
 
-    vectors = ("g", "v")
+    vectors, reads_x = ("g", "v"), True
 
     def estimate(self, oracle, x, state, step):
         g, v = state["g"], state["v"]

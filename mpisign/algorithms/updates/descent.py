@@ -143,10 +143,10 @@ class AcceleratedDescent(Descent):
 
 @dataclass(frozen=True)
 class AttractedDescent(Update):
-    """x -= lr*(s + gamma*sign(x - c)), s what was decided and c an average of x; weight decay is towards c, not x.
+    """x -= lr*(s + gamma*sign(x - c)), s what was decided and c an average of x; then x -= lr*weight_decay*c.
 
     c = c + w*(x - c), w = (1 - beta)/(1 - beta^(t + 1)): a moving average of x, corrected for its start at 0, that is
-    exactly x as long as x stays. Source: Liu, Liu & Gore 2025 (FOCUS).
+    exactly x as long as x stays. Source: Liu, Liu & Gore 2025 (FOCUS), their code.
     """
 
     gamma: float = 0.1
@@ -161,9 +161,9 @@ class AttractedDescent(Update):
         for span, s in direction.values(step.layout):
             part, center, lr = x[span.coordinates], state["center"][span.coordinates], step.lr_of(span.segment)
             bits.blend(center, part - center, 1.0, share)
-            bits.blend(part, center, 1.0, -lr * float(weight_decays[span.segment]))
             bits.blend(s, torch.sign(part - center), 1.0, self.gamma)
             bits.blend(part, s, 1.0, -lr)
+            bits.blend(part, center, 1.0, -lr * float(weight_decays[span.segment]))
 
 
 @dataclass(frozen=True)

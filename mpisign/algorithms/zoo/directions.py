@@ -16,6 +16,7 @@ from mpisign.algorithms.votes import Unanimous
         "By its abstract a rate of exp(-t) in t steps under its assumptions. What a step gains falls with the "
         "dimension, as for all methods of one direction: it is for fine-tuning."
     ),
+    heterogeneous="claimed",
 )
 def feedsign(smoothing: Positive = 0.001, weight_decay: NonNegative = 0.0):
     """x -= lr*b*z, z from N(0, 1), b the majority of the voters' signs of f(x + mu*z) - f(x - mu*z).

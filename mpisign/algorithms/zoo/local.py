@@ -6,13 +6,13 @@ from typing import Literal
 from mpisign.algorithms.compressed import Compressed
 from mpisign.algorithms.compressors import Largest, LargestMeans, WholeNumbers
 from mpisign.algorithms.estimators import (
-    ByAdam,
-    ByLion,
-    BySgd,
+    InnerAdam,
+    InnerLion,
+    InnerOptimiser,
+    InnerSgd,
     LocalAdam,
     LocalSteps,
     Minibatch,
-    Optimiser,
     SharedLion,
 )
 from mpisign.algorithms.method import Algorithm, Stages
@@ -23,7 +23,7 @@ from mpisign.algorithms.votes import Average, Majority, Mean, ServerErrorFeedbac
 from mpisign.algorithms.zoo.known import MEDIAN
 
 Inner = Literal["sgd", "adam", "lion"]
-OPTIMISERS: dict[Inner, Optimiser] = {"sgd": BySgd(), "adam": ByAdam(), "lion": ByLion()}
+OPTIMISERS: dict[Inner, InnerOptimiser] = {"sgd": InnerSgd(), "adam": InnerAdam(), "lion": InnerLion()}
 
 
 @algorithm(
@@ -92,10 +92,10 @@ def fedlion(local_steps: Count = 5, beta1: Beta = 0.9, beta2: Beta = 0.99, weigh
 
     Each rank takes local_steps = E steps of rate lr; (x - where it ends)/lr is a whole number from -E to E in each
     coordinate, sent in log2(2E + 1) bits, rounded up to whole ones. x -= lr*mean of them; the mean of the momenta, as
-    floats, is what all ranks begin the next round with. weight_decay is ours, decoupled. Equations seen in a secondary
-    text.
+    floats, is what all ranks begin the next round with: 32 bits each way per round, beside which the numbers are few.
+    weight_decay is ours, decoupled. Equations seen in a secondary text.
     """
-    walk, numbers = SharedLion(local_steps, 0.0, ByLion(beta1, beta2)), Compressed(WholeNumbers(local_steps))
+    walk, numbers = SharedLion(local_steps, 0.0, InnerLion(beta1, beta2)), Compressed(WholeNumbers(local_steps))
     return Algorithm(walk, numbers, Mean(), RawDescent(weight_decay))
 
 
@@ -121,9 +121,11 @@ def sparseloco(
     e = decay*e + x - point after local_steps AdamW steps of rate lr, whose averages each rank keeps; sends the largest
     coordinates of e, a share of each 4096, takes them off e, and x -= outer_lr*mean of what was sent. weight_decay is
     AdamW's, within the steps. quantised: values travel as a sign and one of two magnitudes, means over a tile; else as
-    float32. Equations seen in a secondary text. Details of this paper are reconstructed: the two bits, and defaults.
+    float32. All voters count in the mean, also those that sent nothing there. Equations seen in a secondary text; code
+    said to be the authors' takes chunks of 64 x 64 of each parameter, four magnitudes per tensor, and means over those
+    that sent. Details of this paper are reconstructed: the two bits, and defaults.
     """
-    walk = LocalSteps(local_steps, 0.0, ByAdam(beta1, beta2, epsilon, weight_decay))
+    walk = LocalSteps(local_steps, 0.0, InnerAdam(beta1, beta2, epsilon, weight_decay))
     form = LargestMeans(density) if quantised else Largest(density)
     return Algorithm(walk, ErrorFeedback(Compressed(form), decay=decay), Mean(), RawDescent(factor=outer_lr, in_x=True))
 

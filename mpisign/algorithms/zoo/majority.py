@@ -132,6 +132,7 @@ def signsgd_fv(
     paper="Liu et al. 2024, arXiv:2404.00438, averaging",
     lr=1e-4,
     known="As dlion-mavo; the average of signs keeps how strongly the voters agree.",
+    heterogeneous="refuted",
 )
 def dlion_avg(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
     """Distributed Lion with the mean of the signs instead of their majority; log2(n + 1) bits down."""

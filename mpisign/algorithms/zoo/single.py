@@ -227,8 +227,8 @@ def accelerated_signgd(momentum: Beta = 0.9):
 def focus(beta1: Beta = 0.9, beta2: Beta = 0.999, gamma: Fraction = 0.1, weight_decay: NonNegative = 0.0):
     """Signum with attraction: x -= lr*(sign(m) + gamma*sign(x - c)), c a corrected average of x that forgets by beta2.
 
-    Every rank has the same x and so the same c; one bit travels. Weight decay is towards c. Equations and defaults seen
-    in a third party's code.
+    Every rank has the same x and so the same c; one bit travels. Weight decay takes lr*weight_decay*c off x afterwards.
+    After the authors' code (liuyz0/FOCUS).
     """
     return Algorithm(Momentum(beta1), Sign(), Majority(), AttractedDescent(gamma, beta2, weight_decay))
 
@@ -303,6 +303,7 @@ def hybrid_signsgd(
         "O(sqrt(d)/sqrt(T)) at rate 1/sqrt(d T), to a neighbourhood that smoothing and directions set (reconstructed). "
         "Function values in float32 lose their differences where smoothing is small."
     ),
+    heterogeneous="refuted",
 )
 def zo_signsgd(
     directions: Count = 10,

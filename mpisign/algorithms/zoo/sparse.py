@@ -163,8 +163,9 @@ def demo(
     e = decay*e + lr*g; sends the largest coefficients of the chunks of e, and takes them off e; x -= lr*sign(what their
     sum stands for). A matrix has chunks as high and wide as the largest divisors of its sides up to `chunk`, any other
     parameter rows of them. After the authors' code (bloc97/DeMo), which takes topk of each chunk: here topk of each
-    4096 coefficients, as a chunk of 64 x 64 has, so that messages have one length and 12-bit places. It averages a
-    coefficient over those who sent it; here all count. e is kept as coefficients, of which it has as many.
+    4096 coefficients, as a chunk of 64 x 64 has, so that messages have one length and 12-bit places; a vector's few
+    coefficients then compete with those of the matrices beside it. It averages a coefficient over those who sent it;
+    here all count. e is kept as coefficients, of which it has as many.
     """
     sign = ErrorFeedback(Compressed(Largest(topk / TILE)), decay=decay)
     return Algorithm(Cosine(chunk=chunk), sign, Mean(), CosineSignDescent(weight_decay, chunk))

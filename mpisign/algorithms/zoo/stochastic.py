@@ -93,6 +93,7 @@ def sto_signsgd(
         "By its abstract the rate of sto-signsgd, with fewer than half of the voters blind attackers. It makes no "
         "privacy claim here: the paper's f-differential privacy is not accounted."
     ),
+    heterogeneous="claimed",
 )
 def ternary_vote(radius: Radius = "max", silence: Beta = 0.5, refresh: Count = 100, weight_decay: NonNegative = 0.0):
     """No vote with probability `silence`, else +1 with probability (A + g)/(2A); majority of those who vote.
