@@ -110,6 +110,8 @@ ANEW = {
     ("powersgd", "estimator/g"),
     ("nigt", "estimator/point"),
     ("sign-igt", "estimator/point"),
+    ("feedsign", "estimator/told"),  # of few voters the signs may all be one
+    ("compsgd-mv", "estimator/told"),
 }
 
 # what each voter counts from 0 on, so that those that go on from the start have counted alike
