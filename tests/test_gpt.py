@@ -10,7 +10,7 @@ SIZE = ("--width", 32, "--heads", 2, "--depth", 2, "--window", 32, "--steps", 60
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", ["node", pytest.param("rank", marks=pytest.mark.slow), "adamw"])
+@pytest.mark.parametrize("way", ["node", *(pytest.param(way, marks=pytest.mark.slow) for way in ("rank", "adamw"))])
 def test_each_way_learns_a_line(way, tmp_path):
     (tmp_path / "line.txt").write_text("To be, or not to be, that is the question: " * 200)
     script, text = ROOT / "jobs/gpt/train.py", ("--text", tmp_path / "line.txt")
