@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A byte-level GPT (jobs/gpt/train.py) on 2 nodes of 2 ranks: votes of ranks, votes of nodes, AdamW by an all-reduce, and
-# the rows of matrices with Muon beside them. Rates are tuned with seed 1, the best of each run with three seeds; an hour
-# on 2 idle cores. Runs that are there stay.
+# the rows of matrices with Muon beside them. Rates are tuned with seed 1, the best of each run with three seeds: five
+# runs of 300 steps for each way, minutes each on 2 idle cores. Runs that are there stay.
 #   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw muon signmuon muonusign ef21-muonusign (all by default)
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
