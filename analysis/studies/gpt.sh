@@ -10,7 +10,7 @@ shift
 cd "$ROOT"
 BIN=$ROOT/.venv/bin
 export OMP_NUM_THREADS=1
-SIZE="--width 128 --depth 4 --window 128 --steps 300"
+SIZE="--width 128 --depth 4 --window 128 --steps 300 --compute float32"
 OF_MATRICES="0.005 0.01 0.02"
 declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004"
     [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]=$OF_MATRICES)
@@ -19,7 +19,7 @@ mkdir -p runs/gpt
 one() { # WAY LR SEED: a run, named once it is whole
     local file=runs/gpt/$1-lr$2-seed$3.txt how="--by $1"
     case $1 in rank | node | adamw) ;; *) how="--by rank --algorithm $1" ;; esac
-    [ -e "$file" ] || { timeout 1200 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" $how --lr "$2" \
+    [ -e "$file" ] || { timeout 3600 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" $how --lr "$2" \
         --seed "$3" $SIZE >"$file.part" </dev/null && mv "$file.part" "$file"; }
 }
 bits() { awk '/^held out/ {print $3}' "$1"; }
