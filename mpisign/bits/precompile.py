@@ -133,6 +133,7 @@ def _calls(voters: int) -> Iterator[Callable[[], object]]:
     yield partial(bits.first_nonfinite, v)
     yield partial(bits.first_nonfinite, scattered)
     yield partial(bits.differing, plus[0], plus[1])
+    yield partial(bits.differing_parts, plus[0], plus[1], np.array([[0], [70], [0]]), 0)
 
 
 def _calls_of_messages() -> Iterator[Callable[[], object]]:

@@ -345,8 +345,8 @@ class Exchange:
     def _count_flips(self, c: int, known: bool) -> None:
         now, (lo, hi) = self.decided[c][0], self.chunks[c]
         before = self.before[lo // WORD : hi // WORD]
-        for span in self.layout.spans(lo, hi) if known else ():
-            self.counts.flips += bits.differing(now[span.words(lo)], before[span.words(lo)])
+        if known:
+            self.counts.flips += bits.differing_parts(now, before, self.layout.parts(lo, hi), lo)
         before.copy_(now)
 
     # What an exchange fills in
