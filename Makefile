@@ -53,7 +53,7 @@ wheelhouse:
 
 demo: $(READY)
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/mpisign train --overwrite --set run.file=$(DEMO).h5
-	$(BIN)/python analysis/plot.py $(DEMO).h5 --output $(DEMO).png
+	$(BIN)/mpisign plot $(DEMO).h5 --output $(DEMO).png
 
 figures: $(READY)
 	$(BIN)/python analysis/figures.py

@@ -7,7 +7,7 @@ python analysis/to_tensorboard.py runs/ --logdir runs/tensorboard && tensorboard
 from pathlib import Path
 
 import numpy as np
-import style
+import script
 
 from mpisign.errors import UsageError
 from mpisign.storage.reader import Run
@@ -54,9 +54,9 @@ def export(run: Run, folder: Path) -> None:
 
 
 def main() -> None:
-    options = style.parser(__doc__)
+    options = script.parser(__doc__)
     options.add_argument("--logdir", type=Path, default=Path("runs/tensorboard"))
-    with style.reading(options) as (runs, arguments):
+    with script.reading(options) as (runs, arguments):
         for run, name in zip(runs, folders(runs), strict=True):
             export(run, arguments.logdir / name)
         print(f"logdir: {arguments.logdir}")

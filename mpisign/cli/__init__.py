@@ -11,6 +11,7 @@ from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
 from mpisign.cli.group import Commands, JobFile, explain, several, with_help
 from mpisign.cli.project import project_command
+from mpisign.cli.views import VIEWS, print_listing
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
@@ -58,6 +59,8 @@ def cli():
 cli.add_command(bench_group)
 cli.add_command(data_group)
 cli.add_command(project_command)
+for view in VIEWS:
+    cli.add_command(view)
 
 
 @cli.command()
@@ -227,9 +230,9 @@ def algorithms(name, as_markdown, absent, pages, **wanted):
 @click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
 @click.option("--csv", "table", type=click.Choice(list(TABLES)), help="Prints a table as CSV.")
 def show_command(run, with_config, follow, table):
-    """Prints what the run file RUN holds: summary, machine, partition, events; or lists the runs of a folder.
+    """Prints what the run file RUN holds: summary, machine, partition, events.
 
-    Without RUN, the folder runs.
+    A folder, runs by default, is listed as by mpisign list.
     """
     from mpisign.cli import show
     from mpisign.storage.reader import Run
@@ -237,10 +240,8 @@ def show_command(run, with_config, follow, table):
     if run.is_dir():
         if with_config or follow or table:
             raise UsageError(f"{run} is a folder, whose runs are listed; --config, --follow and --csv are for one run")
-        lines, skipped = show.listing(run)
-        click.echo("\n".join(lines))
-        click.echo("".join(f"left out: {line}\n" for line in skipped), err=True, nl=False)
-        click.get_current_context().exit(2 if skipped else 0)
+        print_listing(run)
+        return
     if follow:
         show.follow(run, click.echo)
         return

@@ -36,6 +36,10 @@ UNITS = (
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
 
 
+class NotARun(UsageError):
+    """A file of HDF5 that is none of mpisign's runs."""
+
+
 class Run:
     """A run: attributes as a dict, tables as dicts of numpy columns, and a summary.
 
@@ -66,7 +70,7 @@ class Run:
     def _read(self, file: h5py.File, salvage: bool) -> None:
         self.attributes = hdf5.attributes(file)
         if self.attributes.get("filetype") != FILETYPE:
-            raise UsageError(f"{self.path}: an HDF5 file, but not a run of mpisign")
+            raise NotARun(f"{self.path}: an HDF5 file, but not a run of mpisign")
         version = self.attributes.get("format_version")
         if type(version) is not int or version < 1:
             raise Malformed(f"attribute format_version = {version!r:.80}: a number from 1 on is needed")
@@ -161,6 +165,13 @@ class Run:
         """How many voters took each of these steps, counted from 1: int64, of the same shape."""
         begun, n = np.array(self.stretches, dtype=np.int64).T
         return n[np.maximum(np.searchsorted(begun, steps) - 1, 0)]
+
+    def score(self, metric: str) -> float:
+        """A column of /eval at the end, less being better (accuracy is negated); infinite if it did not complete."""
+        values = self["eval"][metric]
+        if not self.complete or not len(values) or not np.isfinite(values[-1]):
+            return float("inf")
+        return float(-values[-1] if metric == "test_accuracy" else values[-1])
 
     @property
     def bits_per_coordinate(self) -> float:
@@ -294,8 +305,21 @@ def summary_lines(figures: Mapping[str, object]) -> list[str]:
 def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Run files, and all those in folders and the folders below, in the order of their names.
 
-    Returns the runs, and a message for each file that can't be read or is none. Raises UsageError for a path that is
-    not there.
+    Returns the runs, and a message for each file that can't be read or is none. Raises UsageError as run_files does.
+    """
+    runs, skipped = [], []
+    for file in run_files(paths):
+        try:
+            runs.append(Run(file))
+        except UsageError as error:
+            skipped.append(str(error))
+    return runs, skipped
+
+
+def run_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are named, and those in folders and below that may be runs, by name; each once.
+
+    Raises UsageError for a path that is not there, and a folder without such files.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -305,13 +329,7 @@ def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         if not inside:
             raise UsageError(f"no run file (*.h5) in the folder {path}")
         files += inside
-    runs, skipped = [], []
-    for file in dict.fromkeys(files):
-        try:
-            runs.append(Run(file))
-        except UsageError as error:
-            skipped.append(str(error))
-    return runs, skipped
+    return list(dict.fromkeys(files))
 
 
 def _may_be_run(path: Path) -> bool:
