@@ -9,6 +9,7 @@ from mpisign import __version__
 from mpisign.cli.batch import KINDS
 from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
+from mpisign.cli.evaluate import evaluate_command
 from mpisign.cli.group import Commands, JobFile, explain, several, with_help
 from mpisign.cli.project import project_command
 from mpisign.cli.views import VIEWS, print_listing
@@ -58,6 +59,7 @@ def cli():
 
 cli.add_command(bench_group)
 cli.add_command(data_group)
+cli.add_command(evaluate_command)
 cli.add_command(project_command)
 for view in VIEWS:
     cli.add_command(view)

@@ -4,9 +4,12 @@
 >>> run["eval"]["test_accuracy"][-1]
 """
 
+import html
+import importlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +99,18 @@ class Run:
         return self._tables[table]
 
     def __repr__(self) -> str:
-        """What a notebook shows: the summary, and the tables with their rows."""
+        """What a terminal shows: the summary, and the tables with their rows."""
+        return "\n".join([f"Run({str(self.path)!r})", *self._described()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same as a table of HTML, in which no text from the file is markup."""
+        cells = (line.partition(": ") for line in self._described())
+        rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, _, text in cells)
+        return f"<table><caption>Run {html.escape(printable(self.path))}</caption>{rows}</table>"
+
+    def _described(self) -> list[str]:
         tables = ", ".join(f"{name} ({rows})" for name, rows in self.tables.items())
-        return "\n".join([f"Run({str(self.path)!r})", *summary_lines(self.summary()), f"tables (rows): {tables}"])
+        return [*summary_lines(self.summary()), f"tables (rows): {tables}"]
 
     @property
     def tables(self) -> dict[str, int]:
@@ -240,14 +252,17 @@ class Run:
 
         Raises UsageError where pandas is not installed; mpisign does not need it otherwise.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UsageError(
-                f"to_pandas needs pandas, which can't be imported ({error}): pip install pandas, or use "
-                f"Run.columns({table!r}), a dict of numpy columns"
-            ) from error
-        return pandas.DataFrame(self.columns(table))
+        return optional("pandas", "Run.columns(), a dict of numpy columns").DataFrame(self.columns(table))
+
+    def to_xarray(self, table: str = "steps") -> Any:
+        """A table as an xarray.Dataset along the coordinate `step`.
+
+        A column with several values per row, such as probes/voter_success, has a second dimension, by what it has a
+        value for: voter, coordinate or bin. Raises UsageError where xarray is not installed.
+        """
+        each, columns = {c.name: c.each for c in TABLES[table]}, self[table]
+        values = {name: (["step", each[name]][: column.ndim], column) for name, column in columns.items()}
+        return optional("xarray", "Run[table], a dict of numpy columns").Dataset(values)
 
     def summary(self) -> dict[str, object]:
         """The figures that `mpisign train` prints at its end, in the units of `told`."""
@@ -289,6 +304,15 @@ class Run:
             if note := self.bytes_note:
                 lines["bytes_note"] = note
         return lines | {"run_file": str(self.path)}
+
+
+def optional(package: str, instead: str) -> Any:
+    """A package that only some functions need. Raises UsageError where it is missing, with what serves instead."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        text = f"this needs {package}, which can't be imported ({error}): pip install {package}, or use {instead}"
+        raise UsageError(text) from error
 
 
 def summary_lines(figures: Mapping[str, object]) -> list[str]:
@@ -339,14 +363,29 @@ def _may_be_run(path: Path) -> bool:
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
     """The parameters in a `.model` file that a run kept: float32 arrays by name. Raises UsageError if it is damaged."""
-    with hdf5.sealed(Path(path), "model", MODEL_FORMAT, bare=True) as file:
-        if hdf5.attributes(file).get("filetype") != "mpisign-model":
-            raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
+    with _model(Path(path)) as file:
         try:
             group = hdf5.find(file, "parameters")
             return {name: hdf5.values(group, name, "fiub") for name in group or ()}
         except Exception as error:  # a file that something else made, or of an older mpisign and damaged
             raise UsageError(f"{path}: can't be read ({hdf5.first_line(error)})") from error
+
+
+def model_step(path: str | Path) -> int:
+    """The steps that a run had taken at the point in a `.model` file. Raises UsageError as load_parameters() does."""
+    with _model(Path(path)) as file:
+        step = hdf5.attributes(file).get("step")
+        if type(step) is not int or step < 0:
+            raise UsageError(f"{path}: attribute step = {step!r:.80}: a number from 0 on is needed")
+        return step
+
+
+@contextmanager
+def _model(path: Path) -> Iterator[h5py.File]:
+    with hdf5.sealed(path, "model", MODEL_FORMAT, bare=True) as file:
+        if hdf5.attributes(file).get("filetype") != "mpisign-model":
+            raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
+        yield file
 
 
 def _fresh(path: Path) -> bool:
