@@ -87,6 +87,14 @@ def test_bad_files_are_named_and_skipped(spoilt, tmp_path, name):
         assert "foreign.h5" in output.read_text()
 
 
+def test_axes_are_those_that_say_anything_of_all_rows(folder):
+    runs = read_all([folder / "3-1.h5"])[0]
+    assert curves.telling(runs, ["eval.train_loss"])[:1] == ["step"]
+    assert {"bytes", "wire"} < set(curves.telling(runs, ["eval.train_loss", "steps.agreement"]))
+    # rows of /probes have neither bytes nor seconds, and an epoch only where there are rows of data
+    assert curves.telling(runs, ["probes.success_vote", "steps.agreement"]) == ["step"]
+
+
 @pytest.mark.parametrize("command", ["plot", "compare", "report", "list"])
 def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
     (tmp_path / "empty").mkdir()

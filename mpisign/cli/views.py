@@ -98,7 +98,7 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
     if as_table:
         click.echo(curves.text(lines, rows))
     else:
-        click.echo(style.save(curves.picture(lines, rows, axes or curves.telling(runs), mean), output))
+        click.echo(style.save(curves.picture(lines, rows, axes or curves.telling(runs, rows), mean), output))
     _end(skipped)
 
 

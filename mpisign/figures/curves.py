@@ -6,7 +6,7 @@ also norms of the gradient where all runs have them (run.exact_gradient), and bi
 default those that say anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -140,9 +140,11 @@ def groups(runs: list[Run], mean: bool) -> Lines:
     return [(name, [run]) for name, run in zip(labels(runs), runs, strict=True)]
 
 
-def telling(runs: list[Run]) -> list[str]:
-    """The axes that say anything of these runs."""
-    return [axis for axis in AXES if any(says_anything(against(run, axis)) for run in runs)] or ["step"]
+def telling(runs: list[Run], rows: Sequence[str]) -> list[str]:
+    """The axes that say anything of these runs, for each of the rows: those of /probes are against few."""
+    named = {_table(row) for row in rows}
+    tells = lambda axis, table: any(says_anything(against(run, axis, table)) for run in runs)  # noqa: E731
+    return [axis for axis in AXES if all(tells(axis, table) for table in named)] or ["step"]
 
 
 def check_axes(axes: Sequence[str]) -> None:
@@ -211,7 +213,7 @@ def _scale(panel: Axes, row: str, lines: list[np.ndarray], mean: bool) -> None:
         panel.set_ylim(bottom=_least(line[len(line) // 6] for line in lines) - 0.02)
 
 
-def _least(values) -> float:
+def _least(values: Iterable[float]) -> float:
     """The least that is finite, or 0."""
     return min((v for v in values if np.isfinite(v)), default=0.0)
 

@@ -9,6 +9,7 @@ and so is one that never had the metric. In CSV every cell is one number, or one
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -82,10 +83,10 @@ class Row:
         return {k: "-" if v == "" else v for k, v in cells.items()}
 
 
-def _median(values) -> int | str:
+def _median(values: Sequence[float] | np.ndarray) -> int | str:
     """The median of values, whole; "" where there are none, or one is not known."""
-    values = np.asarray(values, dtype=float)
-    return int(np.median(values)) if len(values) and np.isfinite(values).all() else ""
+    known = np.asarray(values, dtype=float)
+    return int(np.median(known)) if len(known) and np.isfinite(known).all() else ""
 
 
 def first(run: Run, metric: str, target: float) -> int | None:

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -67,7 +68,9 @@ def looks(names: Iterable[str], marked: bool = False) -> dict[str, dict[str, obj
     }
 
 
-def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.4, **kwargs) -> tuple[Figure, np.ndarray]:
+def panels(
+    rows: int, columns: int, width: float = 3.4, height: float = 2.4, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, columns); room for a legend below. Sizes are of a panel, in inches."""
     figure = Picture(figsize=(width * columns, height * rows + 0.5))
     FigureCanvasAgg(figure)  # by which places are measured
