@@ -6,6 +6,7 @@
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
+#   make test-trackers  runs for pandas, xarray and trackers, which it installs
 #   make test-package   sdist and wheel, the wheel installed in an empty folder and used there
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
@@ -32,7 +33,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-trainers test-package test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -82,6 +83,12 @@ test-trainers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	    --editable '.[$(MPI),analysis,test,trainers]'
 	$(BIN)/python -m pytest tests/test_trainers.py
+
+test-trackers: $(READY)
+	grep -v '^pillow=' constraints.txt > $(VENV)/trackers.txt  # of which trackio wants an older one
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/trackers.txt \
+	    --editable '.[$(MPI),analysis,test,frames,trackers]'
+	$(BIN)/python -m pytest tests/test_frames.py tests/test_trackers.py
 
 test-package: $(READY)
 	$(BIN)/python -m tests.package

@@ -79,21 +79,6 @@ def test_jobs_that_one_line_would_mix_are_refused(folder):
     assert "'voters'" in ended.err or " voters" in ended.err
 
 
-def test_runs_for_tensorboard(folder, tmp_path):
-    pytest.importorskip("tensorboard")
-    ended = analyse("to_tensorboard", folder / "3-1.h5", "--logdir", tmp_path)
-    assert ended.code == 0, ended.err
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "3-1"), size_guidance={"scalars": 0})
-    events.Reload()
-    one = Run(folder / "3-1.h5")
-    told = events.Scalars("eval/train_loss")
-    assert [e.step for e in told] == one["eval"]["step"].tolist()
-    np.testing.assert_allclose([e.value for e in told], one["eval"]["train_loss"], rtol=1e-6)
-    assert len(events.Scalars("probes/voter_success_1")) == 4
-
-
 def points(alpha, beta, rows=lambda n: 1024 // n):
     """Steps on a network of that latency and bandwidth, exact to the last bit, of two methods."""
     found = {}

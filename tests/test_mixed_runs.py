@@ -97,7 +97,7 @@ SCRIPTS = {
                "--metric", "train_loss", "--y", "eval.train_loss"),
     "scaling": (),
     "studies.race": (),
-    "to_tensorboard": (),
+    "to_tracker": ("--to", "tensorboard"),
     "studies.span": (),
     "studies.logistic_gap": (),
 }  # fmt: skip
@@ -149,13 +149,13 @@ def test_a_mixed_folder_is_listed(mixed):
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_script_crashes_on_a_mixed_folder(mixed, tmp_path, name, capsys, monkeypatch):
-    if name == "to_tensorboard":
+    if name == "to_tracker":
         pytest.importorskip("tensorboard")
-    output = {"to_tensorboard": ("--logdir", tmp_path), "studies.logistic_gap": ()}
+    output = {"to_tracker": ("--folder", tmp_path), "studies.logistic_gap": ()}
     where = output.get(name, ("--output", tmp_path / "p.png"))
     code, _, errors = ran(name, mixed, *SCRIPTS[name], *where, capsys=capsys, monkeypatch=monkeypatch)
     nothing_fits = name == "scaling" or name.startswith("studies.")
-    assert code == (0 if name == "to_tensorboard" else 2), errors
+    assert code == (0 if name == "to_tracker" else 2), errors
     assert ("none of these runs is left" in errors) == nothing_fits
     if not nothing_fits:
         assert next(tmp_path.iterdir()).stat().st_size > 0
@@ -240,11 +240,11 @@ def test_axes_have_plain_numbers_or_powers_of_ten():
 
 
 def test_runs_of_one_name_have_logs_of_their_own(tmp_path, whole):
-    to_tensorboard = importlib.import_module("to_tensorboard")
+    to_tracker = importlib.import_module("to_tracker")
     runs = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(whole / "sgd.h5", tmp_path / folder / "sgd.h5")
         runs.append(Run(tmp_path / folder / "sgd.h5"))
-    assert to_tensorboard.folders(runs) == ["a-sgd", "b-sgd"]
-    assert to_tensorboard.folders(runs[:1]) == ["sgd"]
+    assert to_tracker.names(runs) == ["a-sgd", "b-sgd"]
+    assert to_tracker.names(runs[:1]) == ["sgd"]
