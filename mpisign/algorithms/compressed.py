@@ -39,7 +39,7 @@ class Memory(SignRule):
     rule: SignRule
     alpha: float = 1.0
 
-    needs_whole, vectors = "the estimate's difference from its memory", ("memory", "difference")
+    needs_whole, vectors, scratch = "the estimate's difference from its memory", ("memory",), ("difference",)
 
     @property
     def rules(self):

@@ -58,7 +58,7 @@ class NoisySign(Signs):
     decay: float = 0.0
     zeros: str = "coin"
 
-    elementwise, vectors = True, ("noisy",)
+    elementwise, scratch = True, ("noisy",)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         noisy = state["noisy"]
@@ -186,7 +186,7 @@ class Ternary(SignRule):
 
     clip: float = 2.5
 
-    needs_whole, vectors = "the largest value of each tensor over all voters", ("clipped", "odds")
+    needs_whole, scratch = "the largest value of each tensor over all voters", ("clipped", "odds")
 
     def up(self):
         return Planes(2)
@@ -258,7 +258,7 @@ class ConfidentSign(SignRule):
 
     threshold: float = 0.5
 
-    needs_whole, vectors = "a mean per tensor", ("sure",)
+    needs_whole, scratch = "a mean per tensor", ("sure",)
 
     def up(self):
         return Planes(2)
@@ -290,6 +290,10 @@ class Silenced(SignRule):
     @property
     def alike(self):
         return self.rule.alike
+
+    @property
+    def scratch(self):
+        return self.rule.scratch
 
     @property
     def rules(self):

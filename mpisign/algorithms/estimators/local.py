@@ -19,7 +19,7 @@ class _Local(Estimator):
     """Walks from x, `steps` minibatches far; the oracle's batches count on from one walk to the next."""
 
     steps: int
-    averages = False
+    averages, scratch = False, ("point",)
     needs = SEVERAL
 
     @property
@@ -116,7 +116,7 @@ class LocalSteps(_Local):
 
     @property
     def vectors(self):
-        return ("g", "point", "v", *self.by.vectors)
+        return ("g", "v", *self.by.vectors)
 
     @property
     def numbers(self):
@@ -165,7 +165,7 @@ class LocalAdam(_Local):
     epsilon: float = 1e-8
     correction: float = 1.0
 
-    vectors, alike = ("g", "point", "m", "variance", "v"), ("m", "variance")
+    vectors, alike = ("g", "m", "variance", "v"), ("m", "variance")
 
     def estimate(self, oracle, x, state, step):
         m, v, layout = state["m"], state["v"].zero_(), step.layout

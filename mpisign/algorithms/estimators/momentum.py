@@ -23,7 +23,7 @@ class _OfAnother(Estimator):
     def __post_init__(self):
         if self.of.agrees:
             raise ValueError(f"voters agree on what {type(self.of).__name__} makes, not inside of a moving average")
-        if twice := set(self.vectors) & set(self.of.vectors):
+        if twice := set(self.vectors) & {*self.of.vectors, *self.of.scratch}:
             raise ValueError(f"{type(self).__name__} and {type(self.of).__name__} both keep {choices(twice)}")
 
     @property
@@ -41,6 +41,10 @@ class _OfAnother(Estimator):
     @property
     def tables(self):
         return self.of.tables
+
+    @property
+    def scratch(self):
+        return self.of.scratch
 
     @property
     def alike(self):
