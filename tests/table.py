@@ -120,6 +120,9 @@ TABLE = {
         bitwise=False,
     ),
     "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.3, 1e-6)),
+    "lion-cub": Row(
+        {"bits": 3, "resolution": 1.5, "sync_every": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper={"sync_every": 10})
+    ),
     "muon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper=MATRICES)),
     "signmuon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),
     "olion": Row({"beta1": 0.7, "beta2": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
@@ -197,6 +200,8 @@ FORMS = [
     ("diana", {"levels": 3, "norm": "l2", "alpha": 0.25}),
     ("ef21", {"code": "signs"}),
     ("doublesqueeze", {"weight_decay": 0.1}),
+    ("lion-cub", {"bits": 2, "sync_every": 0}),
+    ("lion-cub", {"bits": 5, "sync_every": 2, "synced": "vectors"}),
     ("doublesqueeze", {"up": "two-means", "down": "levels"}),
     ("doublesqueeze", {"up": "topk", "down": "topk", "density": 0.05, "weight_decay": 0.1}),
     ("doublesqueeze", {"up": "randk", "down": "signs", "density": 0.1}),

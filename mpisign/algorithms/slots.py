@@ -142,7 +142,7 @@ class Estimator(_Stateful):
         return ""
 
     def shared_floats(self, layout: Layout) -> int:
-        """Numbers of each voter of which agree() takes means in a step: what a run foretells of its cost."""
+        """Numbers of each voter of which agree() takes means in a step, or on average: for what a run foretells."""
         return 0
 
     def observe(self, direction: Direction, state: State, step: Step) -> None:

@@ -380,6 +380,19 @@ class Unanimous(Vote):
 
 
 @dataclass(frozen=True)
+class SignOfMean(_Signs):
+    """The sign of the mean of codes; where they are whole numbers it is that of their sum, exactly."""
+
+    ties: str = "coin"
+
+    needs_ballots = True
+
+    def verdict(self, ballots, scales, state, out, step):
+        whole = Span(ballots.lo, ballots.hi, 0)
+        self._pack(ballots.mean(whole), whole, out, step)
+
+
+@dataclass(frozen=True)
 class Median(Vote):
     """The median of raw floats in each coordinate; of the two in the middle, their mean."""
 

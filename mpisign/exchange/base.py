@@ -144,7 +144,7 @@ class Exchange:
         self.overlapped = reverse
         self.decided = [self.verdict_of(hi - lo) for lo, hi in self.chunks]
         # what codes come to is looked at before any of it moves x: so that all ranks stop where it is not finite
-        self.guarded = (self.up.coded and not self.up.signs) or self.down.coded
+        self.guarded = self.down.coded or (self.up.coded and not self.up.signs and (self.down.raw or self.down.scaled))
         self._values = [self.array(hi - lo, torch.float32).view(1, -1) for lo, hi in self.chunks if self.down.coded]
         self.shards = self.shards_of(world.rank)
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.shards), world.n)

@@ -147,6 +147,19 @@ class Lion(Slot):
         return c
 
 
+class SyncedLion(Lion):
+    def agree(self, estimates, voters):
+        if (self.run.t + 1) % self.every == 0:
+            for (offset, size), shape in zip(self.run.tensors, self.run.shapes, strict=True):
+                here, total = slice(offset, offset + size), np.zeros(size, dtype=F)
+                for voter in voters:
+                    total = total + voter.m[here]
+                for voter in voters:
+                    if not self.vectors_only or len(shape) < 2:
+                        voter.m[here] = total / F(len(voters))
+        return estimates
+
+
 class LionStorm(Slot):
     def estimate(self):
         g = self.gradient()

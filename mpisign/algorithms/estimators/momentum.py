@@ -153,6 +153,39 @@ class Lion(_OfAnother):
 
 
 @dataclass(frozen=True)
+class SyncedLion(Lion):
+    """Lion whose m becomes the mean of all voters' m after every `every` steps, whole or in vectors alone.
+
+    vectors_only: whether matrices, which are parameters of two or more dimensions, keep the m of each voter.
+    """
+
+    every: int = 100
+    vectors_only: bool = False
+
+    def side_information(self):
+        what = "momenta of vectors" if self.vectors_only else "momenta"
+        return f"the mean of {what} every {self.every} steps, 64(n-1)/n bits per coordinate up and down together"
+
+    def _synced(self, layout):
+        """The parameters whose m is averaged."""
+        return [s for s in layout.segments if not (self.vectors_only and s.is_matrix)]
+
+    def shared_floats(self, layout):
+        return round(sum(s.size for s in self._synced(layout)) / self.every)
+
+    def agree(self, estimates, states, step):
+        parts = [slice(s.offset, s.end) for s in self._synced(step.layout)]
+        if not parts or (step.age + 1) % self.every:
+            return
+        sent = [torch.cat([state["m"][part] for part in parts]) for state in states]
+        mean = step.world.mean(sent).to(step.layout.device)
+        averages = mean.split([part.stop - part.start for part in parts])
+        for state in states:
+            for part, average in zip(parts, averages, strict=True):
+                state["m"][part] = average
+
+
+@dataclass(frozen=True)
 class DecidedMomentum(Estimator):
     """v = beta*m + (1 - beta)*g, where m is what was decided at the step before, the same for all voters."""
 
