@@ -84,7 +84,9 @@ TABLE = {
     "compsgd-mv": Row({"comparisons": 2, "weight_decay": 0.1}, Claim(2.0, 1e-2, 1000, hyper={"comparisons": 2})),
     "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, 500, hyper={"local_lr": 0.1})),
     "zeroone-adam": Row(
-        {"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500), bitwise=False
+        {"warmup_steps": 7, "thin_every": 2, "local_steps": 3, "grow_every": 2, "weight_decay": 0.1},
+        Claim(0.1, 1e-3, 500),
+        bitwise=False,
     ),
     "local-sign": Row(
         {"local_steps": 3, "inner": "adam", "weight_decay": 0.1}, Claim(0.1, 1e-3, 500, hyper={"local_lr": 0.1})

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mpisign.bits.rng import NO_VOTER
-from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, doubling, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -321,12 +321,14 @@ class SharedLion(LocalSteps):
 
 class LocalAdam(Slot):
     def estimate(self):
-        point, v = self.run.x.copy(), self.run.zeros()
+        point, v, lengths = self.run.x.copy(), self.run.zeros(), doubling(self.lengths)
+        first = self.after + sum(next(lengths) for _ in range(self.run.t - self.after))
+        steps = next(lengths)
         with np.errstate(divide="ignore", invalid="ignore"):
-            for k in range(self.steps):
-                g = self.gradient(point, self.run.t * self.steps + k)
+            for k in range(steps):
+                g = self.gradient(point, first + k)
                 self.m = F(self.beta) * self.m + F(1 - self.beta) * g
-                v = v + F(1 / self.steps) * self.m
+                v = v + F(1 / steps) * self.m
                 move = self.m / (np.sqrt(self.variance / F(self.correction)) + F(self.epsilon))
                 point = point + F(-self.run.lr) * np.where(self.variance > 0, move, F(0))
         return v
