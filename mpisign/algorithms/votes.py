@@ -12,7 +12,7 @@ import torch
 from mpisign import bits
 from mpisign.algorithms.compressors import BlockSigns
 from mpisign.algorithms.formats import RAW, Format, Planes
-from mpisign.algorithms.slots import Vote
+from mpisign.algorithms.slots import LEVELS, Vote
 from mpisign.layout import Span
 
 
@@ -77,6 +77,9 @@ class BlockMajority(Vote):
 
     def down(self, up, votes):
         return self.form
+
+    def levels(self, up, votes):
+        return LEVELS[2]  # of the signs, and of where there are any, that the message comes to
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
