@@ -86,6 +86,23 @@ def test_growing_batches_are_the_next_minibatches_of_the_passes():
     torch.testing.assert_close(stepper.stage.estimator_states[0]["g"], mean, rtol=1e-5, atol=1e-6)
 
 
+def test_growing_batches_after_a_run_whose_batches_grew_are_new():
+    """x from a run of 6 steps, and from one of 5 steps after that."""
+    setup, seen = Setup(Awkward(size=77), 1, batch_size=4), []
+    for begun, steps in ((0, 6), (6, 5), (11, 4)):
+        stepper = setup.stepper(setup.algorithm("signsgd", grow_every=2))
+        stepper.resume_at(begun, begun)
+        oracle = stepper.oracles[0]
+        oracle.begin = lambda number, begin=oracle.begin: seen.append(number) or begin(number)
+        for t in range(steps):
+            taken = len(seen)
+            stepper.step(0.0)
+            # the engine names a step's own number first
+            del seen[taken]
+            assert len(seen) == taken + 1 + t // 2
+    assert len(set(seen)) == len(seen) == 12 + 9 + 6
+
+
 def test_growing_batches_count_through_a_warm_up():
     """Signum's two stages: n_k = 1 + k // 3 minibatches at every step k, whichever stage takes it."""
     algorithm = find("signum").build(warmup=4, grow_every=3)

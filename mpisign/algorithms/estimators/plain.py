@@ -42,7 +42,8 @@ class GrowingBatch(Estimator):
 
     def estimate(self, oracle, x, state, step):
         g, part, losses = state["g"].zero_(), state["part"], []
-        first, count = step.begun + self.minibatches_before(step.age), self._count(step.age)
+        # after another run, those begin that it had not seen even if its batches grew as these do
+        first, count = self.minibatches_before(step.begun) + self.minibatches_before(step.age), self._count(step.age)
         for k in range(count):
             oracle.begin(first + k)
             oracle.gradient(x, part)
