@@ -293,7 +293,7 @@ class Silenced(SignRule):
 
     @property
     def scratch(self):
-        return self.rule.scratch
+        return (*self.rule.scratch, "odds")
 
     @property
     def rules(self):
@@ -313,7 +313,7 @@ class Silenced(SignRule):
         return self.rule.side_information()
 
     def init(self, layout):
-        return self.rule.init(layout)
+        return self.rule.init(layout) | {"odds": layout.zeros()}
 
     def agree(self, estimates, states, step):
         self.rule.agree(estimates, states, step)
@@ -325,10 +325,13 @@ class Silenced(SignRule):
         planes = self.rule.up().planes
         packed = self.rule.pack(signal, scales, lo, hi, out[:planes], state, step)
         # P(+1) of a stochastic sign of 1 - 2*silence with radius 1 is 1 - silence
-        odds, speaking = torch.full_like(signal[lo:hi], 1 - 2 * self.silence), torch.zeros_like(out[1:])
+        odds, speaking = state["odds"][lo:hi].fill_(1 - 2 * self.silence), out[1:]
+        if planes == 2:
+            speaking = torch.empty_like(speaking)
         parts = step.layout.parts(lo, hi)
         bits.pack_stochastic_parts(odds, step.layout.each(1.0), parts, lo, step.draw("silence"), speaking)
-        out[1] = speaking[0] & out[1] if planes == 2 else speaking[0]
+        if planes == 2:
+            out[1] &= speaking[0]
         out[0] &= out[1]
         return packed
 

@@ -46,10 +46,11 @@ class InnerOptimiser:
     """How a step of a walk follows from a gradient: point -= rate * direction. Its arrays stay with the voter."""
 
     vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays, zeros before the first walk
-    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,), likewise
+    scratch: ClassVar[tuple[str, ...]] = ()  # likewise, of those that hold nothing from step to step
+    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,), zeros before the first walk
 
     def direction(self, g: Tensor, point: Tensor, state: State) -> Tensor:
-        """The direction, float32 (d,), at a point where the gradient is g; not finite where g is not.
+        """The direction, float32 (d,), at a point where the gradient is g; not finite where g is not. May overwrite g.
 
         Every operation rounds once, so that walks are the same bits on any machine.
         """
@@ -94,14 +95,15 @@ class InnerLion(InnerOptimiser):
     beta1: float = 0.9
     beta2: float = 0.99
 
-    vectors = ("m",)
+    vectors, scratch = ("m",), ("mixed",)
 
     def direction(self, g, point, state):
-        m, mixed = state["m"], state["m"].clone()
+        m, mixed = state["m"], state["mixed"].copy_(state["m"])
         bits.blend(mixed, g, self.beta1, 1 - self.beta1)
         bits.blend(m, g, self.beta2, 1 - self.beta2)
-        # the sign of what is not a number would be 0, and nobody would be told
-        return torch.where(mixed.isfinite(), mixed.sign(), mixed)
+        # 0 where it is finite, else NaN: the sign of what is not a number would be 0, and nobody would be told
+        unfit = torch.sub(mixed, mixed, out=g)
+        return mixed.sign_().add_(unfit)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class LocalSteps(_Local):
     @property
     def vectors(self):
         return ("g", "v", *self.by.vectors)
+
+    @property
+    def scratch(self):
+        return ("point", *self.by.scratch)
 
     @property
     def numbers(self):

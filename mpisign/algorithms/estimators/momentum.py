@@ -10,6 +10,8 @@ from mpisign.algorithms.estimators.plain import Minibatch
 from mpisign.algorithms.slots import Estimator
 from mpisign.errors import choices
 
+LEAST = 2.0**-149  # above 0 in float32
+
 
 class _OfAnother(Estimator):
     """Keeps averages of another estimate, `of`, and asks for what that one asks for.
@@ -112,9 +114,10 @@ class NormalisedMomentum(_OfAnother):
     def estimate(self, oracle, x, state, step):
         u, b, m, v = self.of.estimate(oracle, x, state, step), state["b"], state["m"], state["v"]
         bits.blend(m, u, self.beta, 1 - self.beta)
-        bits.blend(b, u.abs(), self.beta, 1 - self.beta)
-        # rounding may bring |m| above b
-        return torch.div(m, b, out=v).clamp_(-1.0, 1.0).masked_fill_(b == 0, 0.0)
+        bits.blend(b, torch.abs(u, out=v), self.beta, 1 - self.beta)
+        # m is 0 where b is, and rounding may bring |m| above b
+        torch.clamp(b, min=LEAST, out=v)
+        return torch.div(m, v, out=v).clamp_(-1.0, 1.0)
 
 
 @dataclass(frozen=True)
