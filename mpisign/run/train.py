@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpisign import config as configuration
 from mpisign import paths
-from mpisign.bits.precompile import compile_ahead
+from mpisign.bits.precompile import make_ready
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY
@@ -133,7 +133,7 @@ def load_kernels(ranks: Ranks) -> None:
     """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
     with WATCH.at("loading kernels"):
         if ranks.local_rank == 0:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)
         ranks.wait(ranks.node)
         if ranks.local_rank:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)
