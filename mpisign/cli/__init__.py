@@ -16,6 +16,7 @@ from mpisign.cli.views import VIEWS, print_listing
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
+from mpisign.run.startup import no_collection
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=JobFile())
@@ -79,7 +80,8 @@ def train(job, **options):
     from mpisign.run.nodes import foreseen
 
     _check_file(config, foreseen(config, mpi.launch().size)[0], options)
-    from mpisign.run.train import train
+    with no_collection():
+        from mpisign.run.train import train
 
     train(config, options["dry_run"], _resume_options(options), options["verbose"])
 
@@ -98,7 +100,8 @@ def resume(run, checkpoint, ranks_changed, settings, max_time, verbose):
     states, rows are dealt anew.
     """
     stopping.catch_signals(leaving.interrupted)
-    from mpisign.run.train import resume
+    with no_collection():
+        from mpisign.run.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint, verbose, ranks_changed)
 
@@ -124,7 +127,8 @@ def simulate(job, voters, jobs, **options):
         return
     config = _one(loaded, job, options["point"])
     _check_file(config, config.run.voters, options)
-    from mpisign.run.train import simulate
+    with no_collection():
+        from mpisign.run.train import simulate
 
     simulate(config, dry_run=options["dry_run"], options=_resume_options(options), verbose=options["verbose"])
 

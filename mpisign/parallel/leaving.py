@@ -4,6 +4,7 @@ Ending a job depends on nothing that may fail itself: not on output, logs, or MP
 """
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -100,6 +101,7 @@ def finish(code: int) -> NoReturn:
     if mpi.has_lost():  # maybe only now
         finish_at_once(code)
     mpi.finalize()
+    gc.freeze()  # else Python looks for garbage among all that torch has made, twice, in half a second
     sys.exit(code)
 
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from mpisign.errors import printable
 from mpisign.run import output
 from mpisign.storage.reader import summary_lines
@@ -91,6 +89,8 @@ class Bar(Lines):
     """A live bar on a terminal, with the lines of evaluations above it."""
 
     def __init__(self, steps: int):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # by the one rank that has a bar
+
         super().__init__(steps)
         steps_taken, figures = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}")
         self.bar = Progress(steps_taken, BarColumn(), figures, TimeRemainingColumn())

@@ -6,7 +6,7 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
-from mpisign.bits.precompile import compile_ahead
+from mpisign.bits.precompile import make_ready
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY
@@ -123,7 +123,7 @@ def load_kernels(ranks: Ranks) -> None:
     """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
     with WATCH.at("loading kernels"):
         if ranks.local_rank == 0:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)
         ranks.wait(ranks.node)
         if ranks.local_rank:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)
