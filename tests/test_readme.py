@@ -76,6 +76,7 @@ NOT_RUN = {
     r"^make figures$": "needs the runs of all studies; tests/test_figures.py draws what can be drawn",
     r"^make wheelhouse|^PIP_NO_INDEX": "downloads all packages",
     r"^make setup$": "installs packages",
+    r"^make docs$": "tests/test_docs.py makes the site",
     r"^make demo TORCH_INDEX": "downloads torch",
     r"\bpip install\b": "installs packages",
     r"jobs/trainers/": "tests/test_trainers.py runs them, where their libraries are",
