@@ -80,6 +80,7 @@ NOT_RUN = {
     r"^make demo TORCH_INDEX": "downloads torch",
     r"\bpip install\b": "installs packages",
     r"jobs/trainers/": "tests/test_trainers.py runs them, where their libraries are",
+    r"^reframe ": "needs ReFrame: tests/test_reframe.py runs it where it is installed",
     r"^sbatch ": "needs Slurm: make test-slurm submits these scripts; the job is checked here",
     r"^srun ": "needs Slurm",
     r"mpisign data fetch \w": "needs a network: tests/test_data.py fetches from a server of its own",
