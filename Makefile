@@ -12,6 +12,7 @@
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
 #                       PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make demo
 #   make figures        every picture and table of analysis/ from the run files in runs/
+#   make docs           the READMEs, the methods' pages and the public docstrings as a site in build/site, links checked
 #   make endure         kills runs at random moments, for a quarter of an hour; goes on where it was cut short
 # TORCH_INDEX=URL takes torch from another package index, as for a CPU-only or another CUDA build.
 
@@ -33,7 +34,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures docs test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -42,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 	    --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[$(MPI),analysis,test]'
+	    --editable '.[$(MPI),analysis,docs,frames,test]'
 	$(BIN)/python -m mpisign.bits
 	touch $@
 
@@ -50,7 +51,7 @@ wheelhouse:
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse \
 	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse --find-links wheelhouse \
-	    --constraint constraints.txt setuptools wheel '.[$(MPI),analysis,test]'
+	    --constraint constraints.txt setuptools wheel '.[$(MPI),analysis,docs,frames,test]'
 
 demo: $(READY)
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/mpisign train --overwrite --set run.file=$(DEMO).h5
@@ -58,6 +59,9 @@ demo: $(READY)
 
 figures: $(READY)
 	$(BIN)/python analysis/figures.py
+
+docs: $(READY)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
 
 test: lint test-serial test-parallel
 
@@ -81,13 +85,13 @@ test-slurm: $(READY)
 
 test-trainers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[$(MPI),analysis,test,trainers]'
+	    --editable '.[$(MPI),analysis,docs,frames,test,trainers]'
 	$(BIN)/python -m pytest tests/test_trainers.py
 
 test-trackers: $(READY)
 	grep -v '^pillow=' constraints.txt > $(VENV)/trackers.txt  # of which trackio wants an older one
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/trackers.txt \
-	    --editable '.[$(MPI),analysis,test,frames,trackers]'
+	    --editable '.[$(MPI),analysis,docs,frames,test,trackers]'
 	$(BIN)/python -m pytest tests/test_frames.py tests/test_trackers.py
 
 test-package: $(READY)
@@ -109,5 +113,5 @@ kernels: $(READY)
 	$(BIN)/python -m mpisign.bits
 
 clean:
-	rm -rf $(VENV) $(VENV)-openmpi runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-openmpi build runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
