@@ -90,7 +90,8 @@ def finish_at_once(code: int) -> None:
     if mpi.has_lost():  # another one may be lost meanwhile
         ending.attempt(ending.end, mpi.FINALIZE)
     ending.end()
-    mpi.finalize()
+    if mpi.finalize():
+        mpi.take_leave()
     os._exit(code)
 
 
