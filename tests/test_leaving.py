@@ -313,6 +313,13 @@ def test_a_rank_that_has_gone_in_order_leaves_the_others_alone():
     assert (ended.code, ended.out) == (64 | 75, "still here"), ended.err
 
 
+def test_an_end_says_nothing_of_what_libraries_left_behind():
+    pytest.importorskip("triton")
+    code = "from mpisign.run.startup import no_collection\nwith no_collection(): import triton\n"
+    ended = run(sys.executable, "-c", f"{code}from mpisign.parallel import leaving\nleaving.finish(3)", environment={})
+    assert (ended.code, ended.out, ended.err) == (3, "", "")
+
+
 HELD = """
 import ctypes, os, sys, threading, time
 from mpisign.parallel import ending

@@ -102,7 +102,9 @@ def finish(code: int) -> NoReturn:
     if mpi.has_lost():  # maybe only now
         finish_at_once(code)
     mpi.finalize()
-    gc.freeze()  # else Python looks for garbage among all that torch has made, twice, in half a second
+    # else Python looks for garbage among all that torch has made, twice, in half a second; triton's bindings, though,
+    # print a page about objects that are left
+    (gc.unfreeze if "triton" in sys.modules else gc.freeze)()
     sys.exit(code)
 
 
