@@ -6,6 +6,7 @@
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
+#   make test-trackers  runs for pandas, xarray and trackers, which it installs
 #   make test-package   sdist and wheel, the wheel installed in an empty folder and used there
 #   make test-lowest    the same with the lowest versions that pyproject.toml allows, which it downloads
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
@@ -37,7 +38,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures docs bench test test-all test-serial test-parallel test-slurm test-trainers test-package test-lowest test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures docs bench test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-lowest test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -46,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 	    --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[$(MPI),analysis,docs,test]'
+	    --editable '.[$(MPI),analysis,docs,frames,test]'
 	$(BIN)/python -m mpisign.bits
 	touch $@
 
@@ -54,11 +55,11 @@ wheelhouse:
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse \
 	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheelhouse --find-links wheelhouse \
-	    --constraint constraints.txt setuptools wheel '.[$(MPI),analysis,docs,test]'
+	    --constraint constraints.txt setuptools wheel '.[$(MPI),analysis,docs,frames,test]'
 
 demo: $(READY)
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/mpisign train --overwrite --set run.file=$(DEMO).h5
-	$(BIN)/python analysis/plot.py $(DEMO).h5 --output $(DEMO).png
+	$(BIN)/mpisign plot $(DEMO).h5 --output $(DEMO).png
 
 figures: $(READY)
 	$(BIN)/python analysis/figures.py
@@ -94,8 +95,14 @@ test-slurm: $(READY)
 
 test-trainers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[$(MPI),analysis,docs,test,trainers]'
+	    --editable '.[$(MPI),analysis,docs,frames,test,trainers]'
 	$(BIN)/python -m pytest tests/test_trainers.py
+
+test-trackers: $(READY)
+	grep -v '^pillow=' constraints.txt > $(VENV)/trackers.txt  # of which trackio wants an older one
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/trackers.txt \
+	    --editable '.[$(MPI),analysis,docs,frames,test,trackers]'
+	$(BIN)/python -m pytest tests/test_frames.py tests/test_trackers.py
 
 test-package: $(READY)
 	$(BIN)/python -m tests.package

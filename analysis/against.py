@@ -3,20 +3,21 @@
 python analysis/against.py runs/adversaries_mnist --x adversary.voters/run.voters --panels adversary.kind --output a.png
 
 One point is the mean over seeds of the runs whose job is the same, at the best of their rates by --metric (see
-compare.py), with its standard deviation (ddof = 1). --x takes a key or the quotient of two. A run that lacks a key or a
-column is named and skipped. The same numbers are written as a table beside the picture.
+`mpisign compare`), with its standard deviation (ddof = 1). --x takes a key or the quotient of two. A run that lacks a
+key or a column is named and skipped. The same numbers are written as a table beside the picture.
 """
 
 from collections import defaultdict
 
-import grouping
 import numpy as np
-import style
-from compare import LARGER_IS_BETTER, table, unusable
+import script
 from matplotlib.figure import Figure
-from plot import ROWS, column
 
 from mpisign.errors import UsageError, choices
+from mpisign.figures import grouping, style, tables
+from mpisign.figures.curves import ROWS, column
+from mpisign.figures.grid import LARGER_IS_BETTER, table, unusable
+from mpisign.figures.selection import without
 from mpisign.storage.reader import Run
 
 LABELLED = 8  # values of a logarithmic axis that are told one by one, up to this many
@@ -75,7 +76,7 @@ def points(runs: list[Run], metric: str, x: str, lines: list[str], panel: str | 
                 f"several jobs at {x} = {position} for {line or 'the line'}; tell them apart by --lines or --panels"
             )
         values = [figure_of(run, **quantity) for run in row.runs]
-        at[position] = float(np.mean(values)), style.deviation(values), len(values)
+        at[position] = float(np.mean(values)), tables.deviation(values), len(values)
     return {key: dict(sorted(at.items(), key=lambda item: _order(item[0]))) for key, at in sorted(unsorted.items())}
 
 
@@ -89,6 +90,7 @@ def _said(run: Run, key: str) -> str:
     return str(value(run, key)) if key.endswith(".name") else f"{grouping.named(key)} {value(run, key)}"
 
 
+@style.styled
 def picture(points: Points, x_label: str, y_label: str, log: str, categories: bool, width: float) -> Figure:
     """Lines with error bars, side by side for each panel."""
     names = list(dict.fromkeys(panel for panel, _ in points))
@@ -110,7 +112,7 @@ def picture(points: Points, x_label: str, y_label: str, log: str, categories: bo
         if categories:
             panel.set_xticks(range(len(every)), ticks)
     panels[0].set_ylabel(y_label)
-    style.title(figure, f"mean and {style.DEVIATION}")
+    style.title(figure, f"mean and {tables.DEVIATION}")
     style.legend(figure, panels)
     return figure
 
@@ -124,13 +126,13 @@ def rows(points: Points, x: str) -> list[dict[str, object]]:
     """The same numbers: a row per panel and line, a column per x."""
     every, cells = _positions(points), []
     for (panel, line), at in points.items():
-        values = {f"{x} = {grouping.said(p)}": style.with_deviation(*at[p][:2]) if p in at else "" for p in every}
+        values = {f"{x} = {grouping.said(p)}": tables.with_deviation(*at[p][:2]) if p in at else "" for p in every}
         cells.append(({"": panel} if panel else {}) | {"line": line} | values)
     return cells
 
 
 def main() -> None:
-    options = style.parser(__doc__, "against.png")
+    options = script.parser(__doc__, "against.png")
     options.add_argument("--x", required=True, metavar="TABLE.KEY[/TABLE.KEY]")
     options.add_argument("--y", default="eval.test_accuracy", metavar="TABLE.COLUMN")
     options.add_argument("--lines", nargs="*", default=["algorithm.name"], metavar="TABLE.KEY")
@@ -143,16 +145,16 @@ def main() -> None:
     options.add_argument("--xlabel")
     options.add_argument("--ylabel")
     options.add_argument("--width", type=float, default=3.2, help="of a panel, in inches")
-    with style.reading(options) as (runs, a):
+    with script.reading(options) as (runs, a):
         quantity = {"y": a.y, "tail": a.tail, "relative": a.relative}
         keys = [*a.lines, *([a.panels] if a.panels else [])]
         why = lambda run: lacking(run, a.metric, a.x, keys, a.categories, **quantity)  # noqa: E731
-        runs = style.without(runs, why, a.skipped)
+        runs = without(runs, why, a.skipped)
         drawn = points(runs, a.metric, a.x, a.lines, a.panels, **quantity)
         label = a.ylabel or ROWS.get(a.y, a.y) + (" / its first value" if a.relative else "")
-        numbers = style.markdown(rows(drawn, a.xlabel or a.x.rpartition(".")[2]))
+        numbers = tables.markdown(rows(drawn, a.xlabel or a.x.rpartition(".")[2]))
         figure = picture(drawn, a.xlabel or a.x, label, a.log, a.categories, a.width)
-        style.save(figure, a.output, f"{numbers}\n\nMean +- {style.DEVIATION}.")
+        print(style.save(figure, a.output, f"{numbers}\n\nMean +- {tables.DEVIATION}."))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import style
 from studies.span import out_of_span
 
 from mpisign.errors import MpisignError, UsageError, choices
+from mpisign.figures import tables
 from mpisign.run import sweep
 from mpisign.storage.reader import Run
 
@@ -97,12 +97,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="as in mpisign simulate")
     options = parser.parse_args()
     try:
-        tables = {job: bands(job, tuple(options.set)) for job in options.jobs}
+        measured = {job: bands(job, tuple(options.set)) for job in options.jobs}
     except MpisignError as error:
         parser.error(str(error))
-    for job, table in tables.items():
-        print(f"{job}\n{style.columns(table)}")
-    sys.exit(any(row[""] for table in tables.values() for row in table))
+    for job, rows in measured.items():
+        print(f"{job}\n{tables.columns(rows)}")
+    sys.exit(any(row[""] for rows in measured.values() for row in rows))
 
 
 if __name__ == "__main__":

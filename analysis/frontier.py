@@ -3,22 +3,23 @@
 python analysis/frontier.py runs/frontier --output frontier.png
 
 x is what a rank sent in the whole run, both ways, by the exchange that carried it: headers, radii, warm-ups in floats
-and what `auto` chose included. y is the accuracy at the end. Rates are compared as by compare.py; points are means over
-seeds, with standard deviations (ddof = 1). Jobs that differ in more than the algorithm have a panel each. Compare runs
-of the same number of gradient evaluations: the table beside the picture has it, too.
+and what `auto` chose included. y is the accuracy at the end. Rates are compared as by `mpisign compare`; points are
+means over seeds, with standard deviations (ddof = 1). Jobs that differ in more than the algorithm have a panel each.
+Compare runs of the same number of gradient evaluations: the table beside the picture has it, too.
 """
 
 import re
 
-import grouping
 import labels
 import numpy as np
-import style
-from compare import NAMES, Row, not_ended, table, unusable
+import script
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from mpisign.figures import grouping, style, tables
+from mpisign.figures.grid import NAMES, Row, not_ended, table, unusable
+from mpisign.figures.selection import without
 from mpisign.storage.reader import Run
 
 METRIC = "test_accuracy"
@@ -75,7 +76,7 @@ def cells(panels: dict[str, list[Row]]) -> list[dict[str, object]]:
     for title, rows in panels.items():
         best = {id(rows[k]) for k in pareto(_points(rows))}
         for row in rows:
-            accuracy = style.with_deviation(row.mean, row.deviation, ".4f", ".4f") if _ended(row) else "diverged"
+            accuracy = tables.with_deviation(row.mean, row.deviation, ".4f", ".4f") if _ended(row) else "diverged"
             cells = {
                 "method": row.method,
                 "sends": family(row.runs[0].attributes["definition"]),
@@ -100,6 +101,7 @@ def _points(rows: list[Row]) -> list[tuple[float, float]]:
     return [(megabytes(row), row.mean) for row in rows]
 
 
+@style.styled
 def picture(panels: dict[str, list[Row]]) -> Figure:
     """A panel below the other, on the same axes."""
     figure, grid = style.panels(len(panels), 1, 7.8, 5.0, sharex=True)
@@ -108,7 +110,7 @@ def picture(panels: dict[str, list[Row]]) -> Figure:
         axes.set(title=title, xscale="log", ylabel=NAMES[METRIC])
         _draw(axes, drawn)
     axes.set_xlabel("MB that a rank sends in the whole run, on the wire")
-    style.title(figure, f"mean and {style.DEVIATION}; bytes by the exchange")
+    style.title(figure, f"mean and {tables.DEVIATION}; bytes by the exchange")
     style.legend(figure, grid[:, 0], columns=3)
     for axes, rows in zip(grid[:, 0], panels.values(), strict=True):
         drawn = [row for row in rows if _ended(row)]
@@ -137,13 +139,13 @@ def _draw(axes: Axes, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    options = style.parser(__doc__, "frontier.png")
-    with style.reading(options) as (runs, arguments):
-        ended = style.without(runs, not_ended)
+    options = script.parser(__doc__, "frontier.png")
+    with script.reading(options) as (runs, arguments):
+        ended = without(runs, not_ended)
         why = lambda run: unusable(run, METRIC) or grouping.no_evaluations(run)  # noqa: E731
-        rows = panels(style.without(ended, why, arguments.skipped))
-        note = f"By increasing bytes; the frontier is bold. Mean +- {style.DEVIATION}; bits and bytes by the exchange."
-        style.save(picture(rows), arguments.output, f"{style.markdown(cells(rows))}\n\n{note}")
+        rows = panels(without(ended, why, arguments.skipped))
+        note = f"By increasing bytes; the frontier is bold. Mean +- {tables.DEVIATION}; bits and bytes by the exchange."
+        print(style.save(picture(rows), arguments.output, f"{tables.markdown(cells(rows))}\n\n{note}"))
 
 
 if __name__ == "__main__":

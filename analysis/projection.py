@@ -11,12 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from mpisign.bench.table import Table, load
 from mpisign.errors import MpisignError, UsageError, printable
+from mpisign.figures import style
+from mpisign.figures.tables import markdown
 
 SHOWN = {
     "n": ",d", "exchange": "", "step ms": ",.4g", "+-": ".2g", "wire ms": ",.4g", "core ms": ",.3g",
@@ -56,6 +57,7 @@ def _shown(value: object, form: str) -> object:
     return format(int(value) if form.endswith("d") else value, form)
 
 
+@style.styled
 def picture(tables: list[Table]) -> Figure:
     """A column of panels per table."""
     with_gradient = any(row["efficiency"] for table in tables for row in table.rows)
@@ -105,7 +107,7 @@ def main() -> None:
     except MpisignError as error:
         print(f"projection.py: {printable(error, lines=True)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    style.save(picture(tables), arguments.output, style.markdown(cells(tables)))
+    print(style.save(picture(tables), arguments.output, markdown(cells(tables))))
 
 
 if __name__ == "__main__":

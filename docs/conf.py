@@ -44,6 +44,7 @@ CONTENTS = {
 
 jobs/README
 mpisign/optim/README
+mpisign/figures/README
 slurm/README
 mpisign/algorithms/README
 mpisign/problems/README

@@ -52,6 +52,7 @@ class Run(Table):
     file: str = "runs/{problem}-{algorithm}-n{n}-seed{seed}.h5"
     overwrite: bool = False
     keep: Literal["none", "last", "best", "uniform"] = "last"
+    log: Literal["text", "json"] = "text"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False

@@ -14,13 +14,13 @@ def idx(shape, body, kind=8):
     return bytes([0, 0, kind, len(shape)]) + np.array(shape, ">u4").tobytes() + bytes(body)
 
 
-def mnist_folder(folder, count=40):
-    """A tiny set in MNIST's format."""
-    rng = np.random.default_rng(0)
+def mnist_folder(folder, count=40, side=4, classes=10, seed=0):
+    """A tiny set in MNIST's format: images of side x side pixels."""
+    rng = np.random.default_rng(seed)
     for stem in ("train", "t10k"):
         images, labels = (
-            rng.integers(0, 256, (count, 4, 4), dtype=np.uint8),
-            np.arange(count, dtype=np.uint8) % 10,
+            rng.integers(0, 256, (count, side, side), dtype=np.uint8),
+            np.arange(count, dtype=np.uint8) % classes,
         )
         (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx(images.shape, images.tobytes()))
         (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels.shape, labels.tobytes())))

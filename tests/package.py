@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.running import ROOT
 
+EXTRAS = ("mpich", "analysis")
 LOOP = """
 import torch
 from mpisign.optim import SignOptimizer
@@ -52,7 +53,7 @@ def build(folder: Path) -> Path:
     inside = set(zipfile.ZipFile(wheel).namelist())
     jobs = {f"mpisign/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "jobs").rglob("*.toml")}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mpisign").rglob("*.py")}
-    lacking = (jobs | code | {"mpisign/py.typed"}) - inside
+    lacking = (jobs | code | {"mpisign/py.typed", "mpisign/figures/report.html"}) - inside
     assert not lacking, f"{wheel.name} lacks {sorted(lacking)}"
     assert not [name for name in inside if name.endswith((".nbi", ".nbc", ".pyc"))], "compiled code in the wheel"
     with tarfile.open(sdist) as opened:
@@ -63,9 +64,9 @@ def build(folder: Path) -> Path:
 
 
 def lowest() -> list[str]:
-    """The lower bounds of what a plain installation with MPICH needs, as exact versions."""
+    """The lower bounds of what an installation with EXTRAS needs, as exact versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["mpich"]
+    wanted = project["dependencies"] + [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
     return [re.sub(r">=", "==", line) for line in wanted]
 
 
@@ -82,7 +83,7 @@ def main():
         empty.mkdir()
         run(sys.executable, "-m", "venv", "venv", cwd=empty)
         pins = lowest() if options.lowest else ["--constraint", ROOT / "constraints.txt"]
-        run("venv/bin/pip", "install", "--quiet", f"{wheel}[mpich]", *pins, cwd=empty, seconds=1200)
+        run("venv/bin/pip", "install", "--quiet", f"{wheel}[{','.join(EXTRAS)}]", *pins, cwd=empty, seconds=1200)
         print(run("venv/bin/pip", "list", "--format=freeze", cwd=empty))
         use(empty)
     print("the installed package works")
@@ -94,6 +95,11 @@ def use(empty: Path) -> None:
     told = run(*mpirun, mpisign, "train", "digits", "--set", "run.epochs=2", "--set", "run.file=first.h5", cwd=empty)
     print(told)
     assert "complete" in run(mpisign, "show", "first.h5", cwd=empty)
+    assert "complete" in run(mpisign, "list", ".", cwd=empty)
+    run(mpisign, "plot", "first.h5", "--output", "first.png", cwd=empty)
+    assert (empty / "first.png").stat().st_size > 5_000
+    run(mpisign, "report", "first.h5", cwd=empty)
+    assert "data:image/png;base64," in (empty / "report.html").read_text()
     script = run(mpisign, "sbatch", "digits", "--nodes", 2, "--tasks", 4, cwd=empty)
     (job,) = re.findall(r"\S*digits\.toml", script)
     assert Path(empty, job).is_file(), job

@@ -84,7 +84,9 @@ TABLE = {
     "compsgd-mv": Row({"comparisons": 2, "weight_decay": 0.1}, Claim(2.0, 1e-2, 1000, hyper={"comparisons": 2})),
     "z-signfedavg": Row({"local_steps": 3, "noise": 0.5}, Claim(1.0, 1e-2, 500, hyper={"local_lr": 0.1})),
     "zeroone-adam": Row(
-        {"warmup_steps": 5, "local_steps": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, 500), bitwise=False
+        {"warmup_steps": 7, "thin_every": 2, "local_steps": 3, "grow_every": 2, "weight_decay": 0.1},
+        Claim(0.1, 1e-3, 500),
+        bitwise=False,
     ),
     "local-sign": Row(
         {"local_steps": 3, "inner": "adam", "weight_decay": 0.1}, Claim(0.1, 1e-3, 500, hyper={"local_lr": 0.1})
@@ -120,6 +122,9 @@ TABLE = {
         bitwise=False,
     ),
     "doublesqueeze": Row({"up": "levels", "down": "two-means", "weight_decay": 0.1}, Claim(0.3, 1e-6)),
+    "lion-cub": Row(
+        {"bits": 3, "resolution": 1.5, "sync_every": 3, "weight_decay": 0.1}, Claim(0.1, 1e-3, hyper={"sync_every": 10})
+    ),
     "muon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 1e-2, hyper=MATRICES)),
     "signmuon": Row({"momentum": 0.8, "weight_decay": 0.1}, Claim(0.1, 5e-3, hyper=MATRICES)),
     "olion": Row({"beta1": 0.7, "beta2": 0.8, "weight_decay": 0.1}, Claim(0.1, 3e-4)),
@@ -197,6 +202,8 @@ FORMS = [
     ("diana", {"levels": 3, "norm": "l2", "alpha": 0.25}),
     ("ef21", {"code": "signs"}),
     ("doublesqueeze", {"weight_decay": 0.1}),
+    ("lion-cub", {"bits": 2, "sync_every": 0}),
+    ("lion-cub", {"bits": 5, "sync_every": 2, "synced": "vectors"}),
     ("doublesqueeze", {"up": "two-means", "down": "levels"}),
     ("doublesqueeze", {"up": "topk", "down": "topk", "density": 0.05, "weight_decay": 0.1}),
     ("doublesqueeze", {"up": "randk", "down": "signs", "density": 0.1}),

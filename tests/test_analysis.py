@@ -1,12 +1,8 @@
 """Scripts over run files: numbers in pictures and tables are those of the runs; bad files are named and skipped."""
 
-import contextlib
-import csv
 import dataclasses
 import importlib
-import io
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -16,14 +12,15 @@ from matplotlib.text import Text
 from mpisign import config
 from mpisign.algorithms.registry import entries, find
 from mpisign.bench.table import Table, save
-from mpisign.errors import NumericalError, UsageError
+from mpisign.errors import UsageError
+from mpisign.figures import grid, style, tables
+from mpisign.figures.scaling import Point, is_strong, speed_up
 from mpisign.run.train import simulate
 from mpisign.storage.reader import Run, read_all
-from tests.running import BIN, ROOT, mpisign, run
-from tests.test_simulate import here
+from tests.running import BIN, ROOT, run
+from tests.test_views import runs_of_votes
 
 sys.path.insert(0, str(ROOT / "analysis"))
-BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
 def script(name):
@@ -37,72 +34,22 @@ def analyse(name, *arguments, **how):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Votes of 3 and 5, two seeds each, with probes, and one run that sends floats."""
-    where = tmp_path_factory.mktemp("runs")
-    common = ("problem.name=quadratic", "run.steps=60", "run.eval_every=5", "run.record_every=1", "probe.every=20")
-    for n in (3, 5):
-        for seed in (1, 2):
-            own = (
-                "algorithm.name=signsgd-mv",
-                "schedule.lr=0.05",
-                f"run.seed={seed}",
-                f"run.file={where}/{n}-{seed}.h5",
-            )
-            here(*common, *own, n=n)
-    here(*common, "algorithm.name=sgd", "schedule.lr=0.1", f"run.file={where}/sgd.h5", n=3)
-    return where
+    return runs_of_votes(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture
-def spoilt(folder, tmp_path):
-    """The same with a damaged run file, one of another program, and a checkpoint, which is nobody's business."""
-    where = tmp_path / "spoilt"
-    shutil.copytree(folder, where)
-    whole = (folder / "3-1.h5").read_bytes()
-    (where / "cut.h5").write_bytes(whole[: len(whole) // 3])
-    (where / "foreign.h5").write_bytes(b"not HDF5 at all" * 100)
-    (where / "3-1.checkpoints").mkdir()
-    (where / "3-1.checkpoints" / "step-000000010.h5").write_bytes(b"x")
-    return where
-
-
-def test_a_folder_is_read_and_what_is_bad_is_told(spoilt):
-    runs, skipped = read_all([spoilt])
-    assert [r.path.stem for r in runs] == ["3-1", "3-2", "5-1", "5-2", "sgd"]
-    assert len(skipped) == 2
-    assert all(any(name in message for message in skipped) for name in ("cut.h5", "foreign.h5"))
-    with pytest.raises(UsageError, match="no file or folder"):
-        read_all([spoilt / "nowhere"])
-
-
-SCRIPTS = {
-    "plot": (),
-    "compare": ("--metric", "train_loss"),
-    "plot --mean": ("--rows", "probes.success_vote", "--axes", "step"),
-    "against": ("--x", "run.voters", "--y", "eval.train_loss", "--metric", "train_loss"),
-    "vote": (),
-    "report": (),
-}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_bad_files_are_named_and_skipped(spoilt, tmp_path, name):
-    output = tmp_path / ("out.html" if name == "report" else "out.png")
-    script, *mode = name.split()
-    ended = analyse(script, spoilt, *mode, *SCRIPTS[name], "--output", output)
-    assert ended.code == 2, ended.err + ended.out
-    skipped = [line for line in ended.err.splitlines() if line.startswith("skipped: ")]
-    assert len(skipped) == 2
-    assert "cut.h5" in ended.err
-    assert "foreign.h5" in ended.err
-    assert output.stat().st_size > 5_000
-    assert not list(tmp_path.glob(".out*"))
-    if name == "report":
-        assert "foreign.h5" in output.read_text()
-
-
-def test_good_files_exit_with_0(folder, tmp_path):
-    assert analyse("vote", folder, "--output", tmp_path / "vote.svg").code == 0
+@pytest.mark.parametrize("more", [(), ("damaged.h5",)])
+def test_a_script_names_bad_files(folder, tmp_path, more):
+    for name in more:
+        (tmp_path / name).write_bytes(b"not HDF5 at all" * 100)
+    files = [tmp_path / name for name in more]
+    how = ("--x", "run.voters", "--y", "eval.train_loss", "--metric", "train_loss", "--output", tmp_path / "a.png")
+    ended = analyse("against", folder, *files, *how)
+    assert ended.code == (2 if more else 0), ended.err
+    assert all(name in ended.err for name in more)
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    alone = analyse("against", ROOT / "README.md", *how)
+    assert (alone.code, alone.err.count("\n")) == (2, 1)
+    assert alone.err.startswith("against.py: ")
 
 
 def test_a_picture_holds_the_numbers_of_its_table_and_of_the_runs(folder):
@@ -132,106 +79,8 @@ def test_jobs_that_one_line_would_mix_are_refused(folder):
     assert "'voters'" in ended.err or " voters" in ended.err
 
 
-def test_runs_that_diverged_before_their_first_row_are_the_worst(folder, tmp_path):
-    settings = ("problem.name=quadratic", "algorithm.name=sgd", "run.steps=900", "run.record_every=900")
-    for lr in (0.1, 1e9):
-        with contextlib.suppress(NumericalError):
-            here(*settings, f"schedule.lr={lr}", f"run.file={tmp_path}/{lr}.h5", n=2)
-    assert Run(tmp_path / "1000000000.0.h5").status.startswith("error")
-    (row,) = script("compare").table(read_all([tmp_path])[0], "train_loss")
-    assert row.rate == 0.1
-    assert analyse("report", tmp_path, "--output", tmp_path / "r.html").code == 0
-
-
-def test_an_envelope_keeps_every_extreme():
-    envelope, points = script("style").envelope, script("style").POINTS
-    rng = np.random.default_rng(0)
-    x, y = np.arange(100_000), rng.standard_normal(100_000)
-    y[[777, 50_001]] = 50, -50
-    y[1000:1400] = np.nan
-    at, values = envelope(x, y)
-    assert len(at) <= points
-    assert (np.diff(at) >= 0).all()
-    assert {50, -50} <= set(values)
-    short = envelope(x[:100], y[:100])
-    assert np.array_equal(short[1], y[:100])
-
-
-def test_votes_are_drawn_as_recorded(folder):
-    vote, (one, *_) = script("vote"), read_all([folder / "3-1.h5"])[0]
-    figure = vote.picture([one])
-    agreement, ties = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:2])
-    np.testing.assert_array_equal(agreement, one["steps"]["agreement"])
-    np.testing.assert_allclose(ties, one["steps"]["ties"] / one.attributes["d"])
-    meshes = [m for panel in figure.axes for m in panel.collections if hasattr(m, "get_coordinates")]
-    np.testing.assert_array_equal(meshes[0].get_array(), one["probes"]["voter_agreement"].T)
-
-
-def test_a_report_needs_nothing_but_itself(folder, tmp_path):
-    page = tmp_path / "report.html"
-    assert analyse("report", folder, "--output", page, "--title", "A <b> study").code == 0
-    text = page.read_text()
-    assert "A &lt;b&gt; study" in text
-    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
-    assert text.count("data:image/png;base64,") >= 3
-    for one in read_all([folder])[0]:
-        assert one.path.stem in text
-        assert f"{one['eval']['train_loss'][-1]:.4g}" in text
-    assert "signsgd-mv" in text
-    assert "problem.name" in text
-
-
-def test_a_report_opens_in_a_browser(folder, tmp_path):
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if not browser:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
-    page, picture = tmp_path / "report.html", tmp_path / "page.png"
-    assert analyse("report", folder, "--output", page).code == 0
-    # what the page itself logs, and what it could not load, is told as CONSOLE lines
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000")
-    command = [browser, *flags, f"--user-data-dir={tmp_path}/profile", "--window-size=1200,2000"]
-    shot = run(*command, f"--screenshot={picture}", page.as_uri(), timeout=90)
-    assert shot.code == 0, shot.err
-    assert "CONSOLE" not in shot.err, shot.err
-    assert picture.stat().st_size > 20_000
-    tree = run(*command, "--dump-dom", page.as_uri(), timeout=90).out
-    assert tree.count("<img") == page.read_text().count("<img")
-    assert '<h2 id="environment">' in tree
-
-
-def test_tables_as_csv(folder):
-    ended = mpisign("show", folder / "3-1.h5", "--csv", "probes")
-    assert ended.code == 0, ended.err
-    rows = list(csv.DictReader(io.StringIO(ended.out)))
-    probes = Run(folder / "3-1.h5")["probes"]
-    assert [int(r["step"]) for r in rows] == probes["step"].tolist()
-    np.testing.assert_array_equal([float(r["voter_success_2"]) for r in rows], probes["voter_success"][:, 2])
-    wrong = mpisign("show", folder / "3-1.h5", "--csv", "stepz")
-    assert wrong.code == 2
-    assert "'steps'" in wrong.err
-    for table in ("steps", "eval", "phases", "events", "segments", "probes", "trace"):
-        columns = Run(folder / "3-1.h5").columns(table)
-        assert all(c.ndim == 1 for c in columns.values())
-
-
-def test_runs_for_tensorboard(folder, tmp_path):
-    pytest.importorskip("tensorboard")
-    ended = analyse("to_tensorboard", folder / "3-1.h5", "--logdir", tmp_path)
-    assert ended.code == 0, ended.err
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "3-1"), size_guidance={"scalars": 0})
-    events.Reload()
-    one = Run(folder / "3-1.h5")
-    told = events.Scalars("eval/train_loss")
-    assert [e.step for e in told] == one["eval"]["step"].tolist()
-    np.testing.assert_allclose([e.value for e in told], one["eval"]["train_loss"], rtol=1e-6)
-    assert len(events.Scalars("probes/voter_success_1")) == 4
-
-
 def points(alpha, beta, rows=lambda n: 1024 // n):
     """Steps on a network of that latency and bandwidth, exact to the last bit, of two methods."""
-    scaling = script("scaling")
     found = {}
     for name, exchange, bits in (("signum-mv", "sharded", 2), ("sgd", "dense", 64)):
         found[name] = []
@@ -239,7 +88,7 @@ def points(alpha, beta, rows=lambda n: 1024 // n):
             sent, messages = bits * 1e6 / 8 * (n - 1) / n, 2 * (n - 1)
             phases = {"estimate": 1e-3 + 2e-5 * rows(n), "sign": 2e-4 * (bits == 2), "update": 3e-4}
             phases["exchange"] = alpha * messages + sent / beta
-            found[name].append(scaling.Point(name, n, rows(n), sent, messages, exchange, phases))
+            found[name].append(Point(name, n, rows(n), sent, messages, exchange, phases))
     return found
 
 
@@ -252,10 +101,10 @@ def test_scaling_finds_latency_bandwidth_and_compute():
     assert (fitted.overhead, fitted.a_row) == pytest.approx((1e-3, 2e-5))
     assert fitted.error < 1e-9
     first, last = found["sgd"][0], found["sgd"][-1]
-    assert scaling.speed_up(found["sgd"])[-1] == pytest.approx(first.seconds / last.seconds)
+    assert speed_up(found["sgd"])[-1] == pytest.approx(first.seconds / last.seconds)
     weak = points(4e-5, 2.5e7, lambda n: 128)["sgd"]
-    assert scaling.speed_up(weak)[-1] == pytest.approx(8 * weak[0].seconds / weak[-1].seconds)
-    assert not scaling.is_strong(weak)
+    assert speed_up(weak)[-1] == pytest.approx(8 * weak[0].seconds / weak[-1].seconds)
+    assert not is_strong(weak)
     # 16 ranks on a network ten times as fast, by hand
     p = scaling.at(last, 16, strong=True)
     wanted = 1e-3 + 2e-5 * 64 + 3e-4 + 4e-6 * 30 + 8e6 * 15 / 16 / 2.5e8
@@ -285,7 +134,7 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
     race = script("studies.race")
     one = Run(folder / "3-1.h5")
     one["eval"]["test_accuracy"][:] = np.linspace(0, 1, len(one["eval"]["step"]))
-    row = script("compare").first(one, "test_accuracy", 0.5)
+    row = grid.first(one, "test_accuracy", 0.5)
     step = one["eval"]["step"][row]
     evaluating = one["phases"]["evaluate"][one["phases"]["step"] <= step].sum() / 3
     assert race.steps(one, 0.5) == step
@@ -298,7 +147,7 @@ def test_a_race_is_ranked_by_seconds_of_training(folder):
 
 
 def test_a_frontier_holds_the_numbers_of_its_table_and_of_the_runs(folder):
-    frontier, style = script("frontier"), script("style")
+    frontier = script("frontier")
     runs = read_all([folder])[0]
     accuracies = {"3-1": 0.90, "3-2": 0.94, "5-1": 0.80, "5-2": 0.81, "sgd": 0.95}
     for one in runs:
@@ -318,7 +167,7 @@ def test_a_frontier_holds_the_numbers_of_its_table_and_of_the_runs(folder):
         bits = 8e6 * sent / own[0].attributes["d"] / own[0]["steps"]["step"][-1]
         assert cells["bits per coordinate and step"] == f"{bits:.3g}"
         assert f"{accuracy:.4f}" in cells["held-out accuracy"]
-    assert table[0]["held-out accuracy"] == f"**0.9200 +- {style.deviation((0.90, 0.94)):.4f}**"
+    assert table[0]["held-out accuracy"] == f"**0.9200 +- {tables.deviation((0.90, 0.94)):.4f}**"
     assert [cells["sends"] for cells in table] == ["signs", "floats", "signs"]
 
 
@@ -355,7 +204,7 @@ def test_every_entry_has_the_family_of_its_messages():
 
 
 def test_names_beside_points_do_not_meet():
-    style, labels = script("style"), script("labels")
+    labels = script("labels")
     figure, ((axes,),) = style.panels(1, 1, 8.0, 5.0)
     points = [tuple(p) for p in np.random.default_rng(1).normal(0, 1, (30, 2)).tolist()]
     axes.set(xlim=(-4, 4), ylim=(-4, 4))
@@ -369,13 +218,6 @@ def test_names_beside_points_do_not_meet():
         assert not any(box.contains(*point) for point in at)
         assert frame.contains(box.x0, box.y0)
         assert frame.contains(box.x1, box.y1)
-
-
-def test_a_key_that_means_nothing_to_a_run_does_not_tell_it_apart():
-    grouping = script("grouping")
-    one = {"algorithm.name": "doublesqueeze", "algorithm.up": "signs", "algorithm.zeros": "coin"}
-    other = one | {"algorithm.up": "topk", "algorithm.zeros": "auto"}
-    assert [grouping.telling(job, [one, other]) for job in (one, other)] == [["algorithm.up"]] * 2
 
 
 def test_figures_name_what_makes_their_runs(tmp_path, capfd):

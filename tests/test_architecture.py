@@ -17,7 +17,8 @@ ROOMS = {
     "mpi4py": ("mpisign/parallel/mpi.py", "mpisign/exchange/", "mpisign/bench/"),
     "h5py": ("mpisign/storage/", "mpisign/problems/data/readers/hdf5.py"),
     "click": ("mpisign/cli/",),
-    "matplotlib": (),
+    "matplotlib": ("mpisign/figures/",),
+    "jinja2": ("mpisign/figures/report.py",),
 }
 SOURCES = sorted((ROOT / "mpisign").rglob("*.py"))
 
@@ -46,10 +47,27 @@ def test_libraries_stay_in_their_rooms(library):
     assert not outside
 
 
-def test_reading_a_run_imports_neither_torch_nor_mpi():
-    code = "import sys, mpisign.storage.reader; print([m for m in ('torch', 'mpi4py', 'numba') if m in sys.modules])"
+def test_the_command_line_alone_imports_figures():
+    outside = [
+        str(file.relative_to(ROOT))
+        for file in SOURCES
+        if "mpisign.figures" in file.read_text() and file.parent.name not in ("figures", "cli")
+    ]
+    assert not outside
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("mpisign.storage.reader", ("torch", "mpi4py", "numba")),
+        ("mpisign.figures.grid, mpisign.figures.listing", ("torch", "mpi4py", "numba", "matplotlib", "jinja2")),
+        ("mpisign.figures.report", ("torch", "mpi4py", "numba", "matplotlib.pyplot")),
+    ],
+)
+def test_what_looks_at_runs_imports_little(modules, unwanted):
+    code = f"import sys, {modules}; print([m for m in {unwanted} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert ended.stdout.strip() == "[]"
+    assert ended.stdout.strip() == "[]", ended.stderr
 
 
 def test_files_stay_small():

@@ -54,6 +54,16 @@ def test_over_ranks(arguments, expected):
         assert "pays against float32 on links below" in ended.out
 
 
+def test_a_start_is_told_by_phase():
+    ended = mpisign("bench", "startup", environment={})  # by a process that has imported nothing yet
+    assert ended.code == 0, ended.err
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows(ended.out)]
+    seconds = {phase: float(most) for _, phase, _, most, _ in cells}
+    assert seconds["torch"] > 0.1
+    *phases, whole = seconds.values()
+    assert whole == pytest.approx(sum(phases), abs=0.1)
+
+
 def test_bits_are_those_of_the_formula():
     ended = mpisign("bench", "exchange", "-d", "1e6", "--repeats", "1", n=3, timeout=120)
     header = next(line for line in ended.out.splitlines() if line.startswith("| n "))

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from mpisign import bits
 from mpisign.bits import cpu, reference
+from mpisign.bits.cpu.common import LONG
 from mpisign.bits.rng import Streams
 from mpisign.bits.threads import LEAST
 from tests import kernels
@@ -139,6 +140,24 @@ def test_apply_is_two_roundings_and_no_fused_multiply_add():
     tables, decays = np.array([[-1e-3, 1e-3]], dtype=np.float32), np.array([0.9999], dtype=np.float32)
     assert_same("apply", x, words, np.array([[0], [len(x)], [0]]), 0, tables, decays)
     assert_same("blend", x, x[::-1].copy(), 0.9, 0.1)
+
+
+@pytest.mark.parametrize("d", [64 * LONG - 1, 64 * LONG, 64 * LONG + 300, 64 * (LONG + 3) + 5])
+def test_long_vectors_are_seen_in_another_order(d):
+    rng, whole = np.random.default_rng(d), np.array([[0], [d], [0]])
+    v = rng.standard_normal(d).astype(np.float32)
+    v[rng.integers(0, d, 100)] = 0.0
+    draw = Streams(7).coin("zero", 3, 1)
+    for zeros in ("coin", "plus", "minus", "abstain"):
+        assert_same("pack_parts", v, whole, 64, zeros, draw, planes(2 if zeros == "abstain" else 1, d))
+    for count in (1, 2):
+        codes = rng.integers(0, 2**64, (count, -(-d // 64)), dtype=np.uint64)
+        table = rng.standard_normal((1, 2**count)).astype(np.float32)
+        assert_same("apply", v.copy(), codes, whole, 0, table, np.array([0.99], dtype=np.float32))
+    for bad in (d - 1, 3 * d // 4, d // 4, 17):  # the first in the vector, not the first that is seen
+        v[bad] = np.nan
+        assert_same("first_nonfinite", v)
+        assert cpu.pack(v, 0, "plus", draw, planes(1, d))[1] == bad
 
 
 @given(vectors(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
@@ -356,6 +375,12 @@ def test_first_nonfinite_beyond_a_block():
 @given(boxes)
 def test_differing(ballots):
     assert_same("differing", ballots[0], ballots[-1])
+
+
+@given(boxes, origins, pieces)
+def test_differing_parts(ballots, at, count):
+    a, b = ballots[0], ballots[-1]
+    assert_same("differing_parts", a, b, cut_up(at, 64 * len(a), count), at)
 
 
 @given(boxes)

@@ -67,10 +67,10 @@ def test_show_prints_the_run(main_run):
 
 def test_curves_are_drawn(main_run, tmp_path):
     picture = tmp_path / "curves.png"
-    ended = run(BIN / "python", ROOT / "analysis/plot.py", main_run[0], main_run[0], "--output", picture)
+    ended = mpisign("plot", main_run[0], main_run[0], "--output", picture)
     assert ended.code == 0, ended.err
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    wrong = run(BIN / "python", ROOT / "analysis/plot.py", ROOT / "README.md")
+    wrong = mpisign("plot", ROOT / "README.md")
     assert wrong.code == 2
     assert "README.md" in wrong.err
 

@@ -142,6 +142,7 @@ QUANTISED = {
     "memories": ("diana", {"bucket": 64}, 2 * D + 32 * BUCKETS, 0, 0),
     # the mean of momenta is floats both ways, too
     "whole numbers": ("fedlion", {"local_steps": 3}, 3 * D, 0, D / TENSORS),
+    "numbers and a sign": ("lion-cub", {"bits": 3, "sync_every": 1}, 3 * D, D, D / TENSORS),
     "codes both ways": ("doublesqueeze", {"up": "levels", "down": "two-means"}, 4 * D + 32 * 9, D + 64 * 9, 0),
 }
 

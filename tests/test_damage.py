@@ -4,7 +4,6 @@ A seeded part of tests/damage.py by default, all of it where slow tests run.
 """
 
 import csv
-import importlib
 import io
 import os
 import re
@@ -283,13 +282,13 @@ def test_no_word_in_a_file_acts_in_a_report(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for k, word in enumerate(WORDS):
         hostile(tmp_path / f"{k}.h5", files["complete"], word)
-    monkeypatch.syspath_prepend(ROOT / "analysis")
-    report, style = importlib.import_module("report"), importlib.import_module("style")
+    from mpisign.figures import report, tables
+
     runs = [Run(file) for file in tmp_path.glob("*.h5")]
     page = report.page(runs, [f"{word} is damaged" for word in WORDS], WORDS[14])
     assert "<script>" not in page
     assert "49" not in re.findall(r"<td>(.*?)</td>", page)
-    assert style.markdown([{"name": "a|b\nc", "value": 1}]).splitlines()[2] == r"| a\|b\nc | 1 |"
+    assert tables.markdown([{"name": "a|b\nc", "value": 1}]).splitlines()[2] == r"| a\|b\nc | 1 |"
     assert not (tmp_path / "acted").exists()
 
 

@@ -113,6 +113,14 @@ def test_a_block_sends_its_part_of_the_words():
     assert sent["signsgd-mv"] == tuple(16 * part for part in sent["absignsgd-mv"])
 
 
+def test_what_a_block_decides_takes_no_floats():
+    """Messages, tallies and the planes of what came: some words for each 64 coordinates, not a number for each."""
+    setup = Setup(Linear(dimension=64 * 64 * 6), 3)
+    stepper = setup.stepper(setup.algorithm("absignsgd-mv", blocks=4), "sharded")
+    stepper.step(0.1)
+    assert stepper.exchange.memory() < 3 * setup.layout.length
+
+
 def test_blocks_are_a_power_of_two():
     with pytest.raises(UsageError, match="blocks = 3; give one of: 1, 2, 4, 8, 16, 32, 64"):
         Setup(Awkward(size=77), 3).algorithm("absignsgd-mv", blocks=3)
@@ -133,7 +141,8 @@ def test_the_share_of_silent_voters_and_what_the_others_say():
     n, silence = 2000, 0.25
     setup = Setup(Linear(dimension=64), n)
     stepper = setup.stepper(setup.algorithm("ternary-vote", radius=1.0, silence=silence))
-    v, state, out = torch.full((setup.layout.length,), 0.5), {}, bits.new_planes(2, setup.layout.length // 64)
+    v, out = torch.full((setup.layout.length,), 0.5), bits.new_planes(2, setup.layout.length // 64)
+    state = stepper.algorithm.sign.init(setup.layout)
     everyone, sums, present = stepper.at_hand(setup.layout), 0.0, 0.0
     for voter in range(n):
         step = type(everyone)(0, everyone.rates, everyone.streams, everyone.layout, everyone.world, voter)

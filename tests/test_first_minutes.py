@@ -15,7 +15,6 @@ from mpisign.algorithms.registry import find
 from mpisign.cli import cli
 from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
-from mpisign.cli.show import listing
 from mpisign.errors import UsageError
 from mpisign.exchange import choose
 from mpisign.problems import find as find_problem
@@ -120,20 +119,19 @@ def test_the_module_is_the_program():
 
 
 def test_a_folder_of_runs_is_listed(folder, monkeypatch):
-    lines, skipped = listing(folder)
-    head, *rows = (line.split() for line in lines)
-    assert head == ["run", "algorithm", "problem", "n", "steps", "state", "loss", "accuracy", "bits"]
-    assert rows[0][:6] == ["deeper/two.h5", "signum-mv", "quadratic", "3", "20/20", "killed"]
-    assert rows[1][:6] == ["one.h5", "signum-mv", "quadratic", "3", "20/20", "complete"]
-    assert float(rows[1][6]) == pytest.approx(Run(folder / "one.h5")["eval"]["train_loss"][-1], rel=1e-3)
-    assert rows[1][7] == "-"  # there is nothing to be accurate about
-    assert "damaged.h5" in skipped[0]
+    shown = CliRunner().invoke(cli, ["show", str(folder)])
+    assert shown.exit_code == 2  # of what is damaged
+    head, *rows = (line.split() for line in shown.stdout.splitlines())
+    assert head == ["run", "algorithm", "problem", "n", "steps", "state", "loss", "bits", "seconds", "size"]
+    found = {row[0]: row for row in rows}
+    assert found["deeper/two.h5"][1:6] == ["signum-mv", "quadratic", "3", "20/20", "killed"]
+    assert found["one.h5"][1:6] == ["signum-mv", "quadratic", "3", "20/20", "complete"]
+    assert float(found["one.h5"][6]) == pytest.approx(Run(folder / "one.h5")["eval"]["train_loss"][-1], rel=1e-3)
+    assert found["damaged.h5"][1:6] == ["-", "-", "-", "-", "damaged"]
+    assert shown.stderr.startswith("damaged: damaged.h5: ")
     monkeypatch.setattr(lock, "held", lambda path: True)
     assert Run(folder / "deeper/two.h5").state == "running"
-    shown = CliRunner().invoke(cli, ["show", str(folder)])
-    assert shown.exit_code == 2  # of what was left out
-    assert "one.h5" in shown.stdout
-    assert "left out" in shown.stderr
+    assert CliRunner().invoke(cli, ["list", str(folder)]).stdout == shown.stdout.replace("killed ", "running")
 
 
 def test_a_taken_run_file_is_refused_before_torch_and_mpi(folder):

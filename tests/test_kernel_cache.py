@@ -132,6 +132,29 @@ def test_looking_compiles_nothing(places):
         assert make()(21) == 42
 
 
+def test_what_is_noted_as_complete_is_found_in_any_place(places):
+    make()(1)
+    assert not cache.is_complete("all-3")
+    cache.note_complete("all-3")
+    places[0].rename(places[1])
+    assert cache.is_complete("all-3")
+    assert not cache.is_complete("all-4")
+
+
+def test_kernels_that_are_all_there_are_not_loaded_ahead(places, monkeypatch):
+    called = []
+    monkeypatch.setattr(precompile, "compile_ahead", called.append)
+    for voters in (3, 3, 5):
+        precompile.make_ready(voters)
+    assert called == [3, 5]
+
+
+def test_what_could_be_kept_nowhere_is_not_noted(places, monkeypatch):
+    monkeypatch.setattr(cache, "lost", ["a kernel"])
+    cache.note_complete("all-3")
+    assert not cache.is_complete("all-3")
+
+
 def test_kernels_of_other_sources_go(places):
     make()(1)
     old = places[0] / f"{kernels(places[0])[0].name.split('-')[0]}-0123456789-abc.nbc"

@@ -296,6 +296,23 @@ def test_a_library_that_calls_exit_runs_no_destructors():
     assert (ended.code, ended.out) == (9, "")
 
 
+LEAVING = """
+import os, sys, time
+from mpi4py import MPI
+from mpisign.parallel import leaving, mpi
+rank = mpi.start().rank
+if rank:  # it is on its way out for another second
+    take_leave = mpi.take_leave
+    mpi.take_leave = lambda: (time.sleep(1), os.write(1, b"still here"), take_leave())
+leaving.finish_at_once(75 if rank else 64)
+"""
+
+
+def test_a_rank_that_has_gone_in_order_leaves_the_others_alone():
+    ended = run(BIN / "mpirun", "-n", 2, sys.executable, "-c", LEAVING, environment={})
+    assert (ended.code, ended.out) == (64 | 75, "still here"), ended.err
+
+
 HELD = """
 import ctypes, os, sys, threading, time
 from mpisign.parallel import ending

@@ -1,4 +1,4 @@
-"""Scripts over folders as users have them: killed, diverged, older and other runs are named, and nothing crashes."""
+"""Views of folders as users have them: killed, diverged, older and other runs are named, and nothing crashes."""
 
 import contextlib
 import csv
@@ -10,8 +10,11 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from mpisign.errors import NumericalError
+from mpisign.cli import cli
+from mpisign.errors import NumericalError, UsageError
+from mpisign.figures import curves, grid, scaling, style, votes
 from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.files import older
@@ -82,26 +85,36 @@ def mixed(whole, tmp_path_factory):
     return folder
 
 
-SCRIPTS = {
+VIEWS = {
     "plot": (),
     "compare": ("--metric", "train_loss", "--target", "40"),
     "plot --mean": (),
+    "plot --votes": (),
+    "report": (),
+}
+SCRIPTS = {
     "against": ("--x", "schedule.lr", "--lines", "algorithm.name", "problem.name", "run.voters", "problem.condition",
                "--metric", "train_loss", "--y", "eval.train_loss"),
-    "vote": (),
-    "report": (),
     "scaling": (),
     "studies.race": (),
-    "to_tensorboard": (),
+    "to_tracker": ("--to", "tensorboard"),
     "studies.span": (),
     "studies.logistic_gap": (),
 }  # fmt: skip
 
 
-def ran(name, folder, *arguments, capsys, monkeypatch):
-    """Runs a script, with its mode if it has one, in this process; (exit code, output, errors)."""
-    script, *mode = name.split()
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", str(folder), *mode, *map(str, arguments)])
+def viewed(name, folder, *arguments):
+    """Runs a command, with its mode if it has one, in this process; (exit code, output, errors)."""
+    command, *mode = name.split()
+    ended = CliRunner().invoke(cli, [command, str(folder), *mode, *map(str, arguments)])
+    if ended.exception and not isinstance(ended.exception, (SystemExit, UsageError)):
+        raise ended.exception
+    return ended.exit_code, ended.stdout, ended.stderr
+
+
+def ran(script, folder, *arguments, capsys, monkeypatch):
+    """Likewise a script."""
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", str(folder), *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(script).main()
     told = capsys.readouterr()
@@ -109,51 +122,69 @@ def ran(name, folder, *arguments, capsys, monkeypatch):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_command_crashes_on_a_mixed_folder(mixed, tmp_path, name):
+    output = tmp_path / ("r.html" if name == "report" else "p.png")
+    code, _, errors = viewed(name, mixed, *VIEWS[name], "--output", output)
+    assert code == (0 if name == "report" else 2), errors
+    assert output.stat().st_size > 5_000
+    if name != "report":
+        assert f"{'no-rate' if name == 'compare' else 'no-rows'}.h5: " in errors
+
+
+def test_a_mixed_folder_is_listed(mixed):
+    code, out, errors = viewed("list", mixed, "--csv")
+    assert (code, errors) == (0, "")
+    rows = {row["file"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert sorted(rows) == sorted(path.name for path in mixed.glob("*.h5"))
+    states = {name: rows[f"{name}.h5"]["state"] for name in ("sgd", "nan", "one-row", "no-rows", "older")}
+    assert states == {"sgd": "complete", "nan": "error", "one-row": "killed", "no-rows": "killed", "older": "complete"}
+    assert rows["changed.h5"]["voters"] == "3-2"
+    assert (rows["no-rows.h5"]["steps"], rows["no-rows.h5"]["train_loss"]) == ("0", "")
+    assert float(rows["digits.h5"]["test_accuracy"]) == Run(mixed / "digits.h5")["eval"]["test_accuracy"][-1]
+    for row in rows.values():
+        assert int(row["bytes"]) == (mixed / row["file"]).stat().st_size
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_script_crashes_on_a_mixed_folder(mixed, tmp_path, name, capsys, monkeypatch):
-    if name == "to_tensorboard":
+    if name == "to_tracker":
         pytest.importorskip("tensorboard")
-    output = {
-        "to_tensorboard": ("--logdir", tmp_path),
-        "report": ("--output", tmp_path / "r.html"),
-        "studies.logistic_gap": (),
-    }
+    output = {"to_tracker": ("--folder", tmp_path), "studies.logistic_gap": ()}
     where = output.get(name, ("--output", tmp_path / "p.png"))
     code, _, errors = ran(name, mixed, *SCRIPTS[name], *where, capsys=capsys, monkeypatch=monkeypatch)
     nothing_fits = name == "scaling" or name.startswith("studies.")
-    assert code == (0 if name in ("report", "to_tensorboard") else 2), errors
+    assert code == (0 if name == "to_tracker" else 2), errors
     assert ("none of these runs is left" in errors) == nothing_fits
-    if not nothing_fits and where:
+    if not nothing_fits:
         assert next(tmp_path.iterdir()).stat().st_size > 0
-    named = {"plot": "no-rows", "compare": "no-rate", "plot --mean": "no-rows", "against": "no-rate", "vote": "no-rows"}
-    if name in named:
-        assert f"{named[name]}.h5: " in errors
+    if name == "against":
+        assert "no-rate.h5: " in errors
 
 
 def test_rates_and_seeds_of_one_method_have_lines_of_their_own(whole, mixed):
-    plot = importlib.import_module("plot")
     runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
-    names = plot.labels(runs)
+    names = curves.labels(runs)
     assert len(set(names)) == 5
     assert names[0] == "signum-mv, lr=0.05, seed=1"
     assert "sgd" in names
     # the same job, run twice
-    twice = plot.labels([*runs, Run(mixed / "again.h5")])
+    twice = curves.labels([*runs, Run(mixed / "again.h5")])
     assert len(set(twice)) == 6
     # of many runs, those that differ in their seed alone share a line of the legend
-    many = plot.labels([*runs, *runs[:4], *runs[:4]])
+    many = curves.labels([*runs, *runs[:4], *runs[:4]])
     assert many[0] == "signum-mv, lr=0.05 (6 seeds)"
     assert len(set(many)) == 3
 
 
 def test_a_run_whose_voters_changed_is_none_of_those_with_one_number(whole, mixed):
-    plot, scaling = importlib.import_module("plot"), importlib.import_module("scaling")
     runs = [Run(path) for path in (whole / "0.1-1.h5", mixed / "changed.h5")]
-    assert plot.labels(runs)[1].startswith("signum-mv, voters=2, regroupings=1")
+    assert curves.labels(runs)[1].startswith("signum-mv, voters=2, regroupings=1")
     assert scaling.unusable(runs[1])
     probed = runs[1]["probes"]["voter_success"]
     assert np.isnan(probed[-1]).tolist() == [False, False, True]
-    figure = importlib.import_module("vote").picture(runs[1:])
+    figure = votes.picture(runs[1:])
     assert len(figure.axes) >= 6
 
 
@@ -161,14 +192,13 @@ def test_hyperparameters_of_one_method_have_rows_of_their_own(tmp_path, whole):
     shutil.copytree(whole, tmp_path / "runs")
     here(*QUADRATIC, "algorithm.name=signum-mv", "algorithm.beta=0.5", "schedule.lr=0.1",
          f"run.file={tmp_path}/runs/beta.h5", n=3)  # fmt: skip
-    compare = importlib.import_module("compare")
-    rows = compare.table([Run(path) for path in sorted((tmp_path / "runs").glob("*.h5"))], "train_loss")
+    rows = grid.table([Run(path) for path in sorted((tmp_path / "runs").glob("*.h5"))], "train_loss")
     assert {row.method for row in rows} == {"signum-mv, beta 0.9", "signum-mv, beta 0.5", "sgd"}
 
 
-def test_csv_has_one_number_a_cell(mixed, capsys, monkeypatch):
+def test_csv_has_one_number_a_cell(mixed):
     flags = ("--metric", "train_loss", "--target", "40", "--format", "csv")
-    _, out, _ = ran("compare", mixed, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    _, out, _ = viewed("compare", mixed, *flags)
     rows = list(csv.DictReader(io.StringIO(out)))
     words = {"method", "edge", "run.recorder", "exchange.name"}
     for row in rows:
@@ -183,13 +213,13 @@ def test_csv_has_one_number_a_cell(mixed, capsys, monkeypatch):
 
 def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
     """Whatever the exchange sent: an allgather counts as its votes do."""
-    compare, costs = importlib.import_module("compare"), []
+    costs = []
     for name in ("sharded", "allgather"):
         file = tmp_path / f"{name}.h5"
         here(
             *QUADRATIC, "algorithm.name=signum-mv", "schedule.lr=0.1", f"exchange.name={name}", f"run.file={file}", n=3
         )
-        (row,) = compare.table([Run(file)], "train_loss", 45.0)
+        (row,) = grid.table([Run(file)], "train_loss", 45.0)
         cells = row.cells()
         costs.append((cells["bytes to 45"], cells["bytes"]))
     assert costs[0] == costs[1]
@@ -197,7 +227,6 @@ def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
 
 
 def test_axes_have_plain_numbers_or_powers_of_ten():
-    style = importlib.import_module("style")
     figure, ((panel,),) = style.panels(1, 1)
     for most in (30, 9_000, 2_500_000, 4e9):
         panel.clear()
@@ -211,11 +240,11 @@ def test_axes_have_plain_numbers_or_powers_of_ten():
 
 
 def test_runs_of_one_name_have_logs_of_their_own(tmp_path, whole):
-    to_tensorboard = importlib.import_module("to_tensorboard")
+    to_tracker = importlib.import_module("to_tracker")
     runs = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(whole / "sgd.h5", tmp_path / folder / "sgd.h5")
         runs.append(Run(tmp_path / folder / "sgd.h5"))
-    assert to_tensorboard.folders(runs) == ["a-sgd", "b-sgd"]
-    assert to_tensorboard.folders(runs[:1]) == ["sgd"]
+    assert to_tracker.names(runs) == ["a-sgd", "b-sgd"]
+    assert to_tracker.names(runs[:1]) == ["sgd"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mpisign.bits.rng import Streams
 from mpisign.errors import UsageError
 from mpisign.layout import Layout
-from mpisign.problems import PROBLEMS, Oracle
+from mpisign.problems import PROBLEMS, Oracle, digits
 from mpisign.problems.data.partition import partition
 from mpisign.problems.data.readers.libsvm import read_libsvm
 from mpisign.problems.logistic import Logistic
@@ -210,6 +210,17 @@ def test_batches_depend_on_the_step_alone():
         np.testing.assert_array_equal(one._sample(k), other._sample(k))
     different = Setup(Awkward(size=10), 2, batch_size=3).oracle(0)
     assert any(one._sample(k).tolist() != different._sample(k).tolist() for k in range(4))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_digits_are_those_of_scikit_learn(there, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    if not there:  # in a version that keeps its file elsewhere
+        monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    for found, wanted in zip(digits.bundled(), load_digits(return_X_y=True), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_two_points_see_one_dropout_mask():

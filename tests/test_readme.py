@@ -89,6 +89,7 @@ NOT_RUN = {
     r"jobs/transformer/voted\.py": "tests/test_optim.py makes the change and runs it",
     r"^python -m mpisign\.bits$": "the installer's work, which compiles all kernels",
     r"^mpisign (train|resume|sbatch|plan|simulate|data show|project)$": "names a command, without its arguments",
+    r"^mpisign (plot|repair)$": "names a command, without its arguments",
     r"^python -m mpisign$": "names a command, without its arguments",
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"mpisign resume RUN --set problem\.path=PATH$": "the digits have no path: tests/test_moved_data.py moves data",
@@ -101,7 +102,10 @@ NOT_RUN = {
 FAST = (
     "make demo",
     ".venv/bin/mpirun -n 4 .venv/bin/mpisign train my_job.toml",
-    ".venv/bin/mpisign show  ",
+    ".venv/bin/mpisign list  ",
+    ".venv/bin/mpisign plot runs/demo.h5 ",
+    ".venv/bin/mpisign compare runs  ",
+    ".venv/bin/mpisign report ",
     ".venv/bin/mpisign data show data/mnist",
     ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=heavy_ball:",
     ".venv/bin/python -m mpisign simulate -n 4 --set algorithm.name=shrunk:",
@@ -155,9 +159,8 @@ def heads() -> list[str]:
     """Commands in the comments of jobs and batch scripts."""
     files = sorted([*(ROOT / "jobs").rglob("*.toml"), *(ROOT / "slurm").glob("*.sbatch")])
     lines = [line[1:].strip() for file in files for line in file.read_text().splitlines() if line.startswith("#")]
-    return [
-        line for line in lines if re.match(r"(mpirun|mpisign|srun|sbatch|python|for) .*(mpisign|analysis/|jobs/)", line)
-    ]
+    start = r"mpisign (plot|compare) |(mpirun|mpisign|srun|sbatch|python|for) .*(mpisign|analysis/|jobs/)"
+    return [line for line in lines if re.match(start, line)]
 
 
 def everything(readme: Path) -> list[str]:
@@ -358,7 +361,8 @@ def test_every_command_runs(readme, home):
 
 def parts(command: str) -> list[list[str]]:
     """The words of each call of mpisign, or of a script of ours, in a command."""
-    calls = re.findall(r"(?:mpisign(?=\s|$)|analysis/[\w/]+\.\w+|slurm/\w+\.sbatch)[^;&|>#)]*", command.split("  #")[0])
+    program = r"(?:mpisign(?=\s|$)|analysis/[\w/]+\.\w+|slurm/\w+\.sbatch)"
+    calls = re.findall(rf"{program}[^;&|>#()]*", command.split("  #")[0])
     return [[STAND_FOR.get(word, word) for word in shlex.split(call)] for call in calls]
 
 

@@ -108,14 +108,17 @@ FREE = {
 ANEW = {
     ("terngrad", "sign/radii"),
     ("powersgd", "estimator/g"),
-    ("nigt", "estimator/point"),
-    ("sign-igt", "estimator/point"),
     ("feedsign", "estimator/told"),  # of few voters the signs may all be one
     ("compsgd-mv", "estimator/told"),
 }
 
 # what each voter counts from 0 on, so that those that go on from the start have counted alike
 COUNTED = {"estimator/taken"}
+
+
+def _has_scratch(form):
+    slots = (slot for s in find(form[0]).build(**form[1]).stages for slot in (s.estimator, s.sign, s.update))
+    return any(slot.scratch for slot in slots)
 
 
 @pytest.mark.parametrize(("before", "now"), [(4, 3), (3, 5)])
@@ -150,6 +153,29 @@ def test_each_method_goes_on_or_says_why_not(name, hyper, before, now, tmp_path)
         two.step(rate(name, t))
     assert digest(one) == digest(two)
     assert torch.isfinite(one.x).all()
+
+
+SCRATCH = [form for form in FORMS_BY_ROW if _has_scratch(form)]
+
+
+@pytest.mark.parametrize(("name", "hyper"), SCRATCH, ids=map(ids, SCRATCH))
+def test_scratch_is_not_saved_and_holds_nothing_between_steps(name, hyper, tmp_path):
+    """What is left in it may be anything: the next steps are the same bits."""
+    problem = problem_of(name)
+    whole, poisoned = (stepped(name, hyper, 3, steps=3, problem=problem) for _ in range(2))
+    scratch = {f"{poisoned.prefix(k)}{n}": a for k, s in enumerate(poisoned.stages) for n, a in s.scratch().items()}
+    assert scratch
+    for array in scratch.values():
+        array.fill_(torch.nan)
+    state.save_state(tmp_path / "c.h5", poisoned, mpi.alone(3), "[run]\n", PROGRESS, None)
+    with Checkpoint(tmp_path / "c.h5") as opened:
+        saved = set(opened.names())
+    assert saved >= whole.states().keys()
+    assert not saved & scratch.keys()
+    for t in range(3, 6):
+        whole.step(rate(name, t))
+        poisoned.step(rate(name, t))
+    assert digest(whole) == digest(poisoned)
 
 
 def declared(stepper):

@@ -1,7 +1,7 @@
 """What single entries of the zoo promise beyond what all do: see test_reference.py for that."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ import torch
 
 from mpisign import optim
 from mpisign.algorithms.estimators import Minibatch
+from mpisign.algorithms.growth import Doubling
+from mpisign.algorithms.method import evaluations_at
 from mpisign.algorithms.registry import find
 from mpisign.algorithms.zoo.single import warmup_of
 from mpisign.config import make
@@ -23,6 +25,7 @@ from mpisign.run.train import simulate
 from mpisign.storage.reader import Run
 from tests.building import Setup
 from tests.problems import Awkward, Regression
+from tests.reference.arithmetic import doubling
 from tests.table import FORMS_BY_ROW
 from tests.test_simulate import here
 
@@ -81,6 +84,23 @@ def test_growing_batches_are_the_next_minibatches_of_the_passes():
         oracle.gradient(setup.x, g)
         mean += g / 3
     torch.testing.assert_close(stepper.stage.estimator_states[0]["g"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_growing_batches_after_a_run_whose_batches_grew_are_new():
+    """x from a run of 6 steps, and from one of 5 steps after that."""
+    setup, seen = Setup(Awkward(size=77), 1, batch_size=4), []
+    for begun, steps in ((0, 6), (6, 5), (11, 4)):
+        stepper = setup.stepper(setup.algorithm("signsgd", grow_every=2))
+        stepper.resume_at(begun, begun)
+        oracle = stepper.oracles[0]
+        oracle.begin = lambda number, begin=oracle.begin: seen.append(number) or begin(number)
+        for t in range(steps):
+            taken = len(seen)
+            stepper.step(0.0)
+            # the engine names a step's own number first
+            del seen[taken]
+            assert len(seen) == taken + 1 + t // 2
+    assert len(set(seen)) == len(seen) == 12 + 9 + 6
 
 
 def test_growing_batches_count_through_a_warm_up():
@@ -267,13 +287,46 @@ def test_every_entry_can_be_tried_without_its_gradient(name, hyper):
         trial.once()
 
 
+@pytest.mark.parametrize(("each", "most"), [(1, 1), (1, 100), (3, 8), (4, 6), (16, 16)])
+def test_intervals_double(each, most):
+    """Against a loop that counts."""
+    intervals, lengths = Doubling(each, most), list(islice(doubling(Doubling(each, most)), 60))
+    begins = [sum(lengths[:k]) for k in range(60)]
+    assert [intervals.length(k) for k in range(60)] == lengths
+    assert [intervals.begin(k) for k in range(60)] == begins
+    for age in range(begins[-1]) if begins[-1] < 1000 else range(200):
+        assert intervals.count(age) == sum(begin < age for begin in begins)
+        assert intervals.due(age) == (age in begins)
+
+
+def test_zeroone_adam_sends_floats_ever_more_rarely_and_its_rounds_grow():
+    algorithm = find("zeroone-adam").build(warmup_steps=12, thin_every=2, local_steps=4, grow_every=1)
+    assert [algorithm.stage(t) for t in range(15)] == [0, 0, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 2, 2, 2]
+    assert [algorithm.minibatches(t) for t in (0, 5, 12, 13, 14, 15, 16)] == [0, 5, 12, 13, 15, 19, 23]
+    assert [evaluations_at(algorithm, [(5, 100)], t) for t in (0, 3, 12, 13, 14, 15)] == [5, 5, 5, 10, 20, 20]
+
+
+def test_in_every_step_zeroone_adam_is_adam_until_its_variance_stays():
+    setup = Setup(Awkward(size=77), 3)
+    thinned = setup.stepper(setup.algorithm("zeroone-adam", warmup_steps=8, thin_every=8, weight_decay=0.1))
+    adam = setup.stepper(setup.algorithm("adam", weight_decay=0.1))
+    for t in range(8):
+        thinned.step(0.01)
+        adam.step(0.01)
+        torch.testing.assert_close(thinned.x, adam.x, rtol=1e-5, atol=1e-6, msg=str(t))
+    variance = adam.stage.common()["update/v"]
+    torch.testing.assert_close(thinned.stage.common()["update/v"], variance, rtol=1e-5, atol=1e-9)
+    thinned.step(0.01)
+    torch.testing.assert_close(thinned.stage.common()["update/v"], variance, rtol=1e-5, atol=1e-9)
+
+
 def test_epochs_count_the_minibatches_of_each_stage(tmp_path):
-    """150 rows a voter and 5 a batch: 20 warm-up steps of one minibatch, then rounds of four."""
-    file, job = tmp_path / "a.h5", {"name": "zeroone-adam", "warmup_steps": 20}
+    """150 rows a voter and 5 a batch: 20 warm-up steps of one minibatch, 4 rounds of one, 4 of two, then of four."""
+    file, job = tmp_path / "a.h5", {"name": "zeroone-adam", "warmup_steps": 20, "grow_every": 4}
     problem = {"name": "tests.problems:Awkward", "rows": 300, "size": 10, "batch_size": 5}
     simulate(make({"run": {"epochs": 2, "file": str(file)}, "problem": problem, "algorithm": job}), 2, quiet=True)
     run = Run(file)
-    assert run["steps"]["step"][-1] == 20 + 10
+    assert run["steps"]["step"][-1] == 20 + 4 + 4 + 7
     assert run["steps"]["epoch"][-1] == 2
     assert run["steps"]["gradient_evaluations"][-1] == 600
 

@@ -9,7 +9,7 @@ import pytest
 from mpisign.errors import UsageError
 from mpisign.run import sweep
 from mpisign.storage.reader import Run
-from tests.running import BIN, ROOT, mpisign, run
+from tests.running import mpisign
 from tests.test_commands import refused
 
 JOB = """
@@ -107,8 +107,7 @@ def test_points_run_once_and_the_best_rate_gets_more_seeds(job, tmp_path):
     done[0].unlink()
     assert "1/1  lr0.0001-seed1: complete" in mpisign("simulate", file).out
 
-    table = run(BIN / "python", ROOT / "analysis/compare.py", *done, "--metric", "train_loss", "--format", "csv",
-                "--target", 5.0)  # fmt: skip
+    table = mpisign("compare", *done, "--metric", "train_loss", "--format", "csv", "--target", 5.0)
     assert table.code == 0, table.err
     (row,) = csv.DictReader(io.StringIO(table.out))
     finals = [Run(p)["eval"]["train_loss"][-1] for p in done if p.stem.startswith("lr0.1")]
@@ -117,7 +116,7 @@ def test_points_run_once_and_the_best_rate_gets_more_seeds(job, tmp_path):
     assert (row["method"], row["best rate"], row["seeds"], row["reached"]) == ("signum-mv", "0.1", "3", "3")
     assert int(row["evaluations to 5"]) <= 30 * 3
     for form in ("text", "markdown"):
-        printed = run(BIN / "python", ROOT / "analysis/compare.py", *done, "--format", form, "--metric", "train_loss")
+        printed = mpisign("compare", *done, "--format", form, "--metric", "train_loss")
         assert f"{np.mean(finals):.4g} +- {np.std(finals, ddof=1):.2g}" in printed.out
 
 
@@ -149,12 +148,11 @@ def test_mean_and_band_over_seeds(job, tmp_path):
     file = job('"run.seed" = [1, 2, 3]\n"problem.noise" = [0.1, 10.0]')
     assert mpisign("simulate", file).code == 0
     done = sorted((tmp_path / "runs").glob("*.h5"))
-    script = (BIN / "python", ROOT / "analysis/plot.py", *done, "--mean")
-    table = run(*script, "--table").out.splitlines()
+    table = mpisign("plot", *done, "--mean", "--table").out.splitlines()
     assert [line.split("|")[1].strip() for line in table[2:4]] == ["signum-mv, noise 0.1", "signum-mv, noise 10"]
     losses = [Run(f)["eval"]["train_loss"][-1] for f in done if "noise0.1" in f.stem]
     assert table[2].split("|")[4].strip() == f"{np.mean(losses):.3g} +- {np.std(losses, ddof=1):.2g}"
     picture = tmp_path / "seeds.png"
-    drawn = run(*script, "--axes", "step", "--output", picture)
+    drawn = mpisign("plot", *done, "--mean", "--axes", "step", "--output", picture)
     assert drawn.code == 0, drawn.err
     assert picture.stat().st_size > 10_000

@@ -15,12 +15,13 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from mpisign.errors import UsageError
+from mpisign.figures import grouping, tables
+from mpisign.figures.selection import without
 from mpisign.problems.data.readers.libsvm import read_libsvm
 from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
-import grouping
-import style
+import script
 
 
 @cache
@@ -49,8 +50,8 @@ def row(run: Run) -> dict[str, object]:
 
 
 def main() -> None:
-    with style.reading(style.parser(__doc__)) as (runs, arguments):
-        print(style.columns([row(run) for run in style.without(runs, row, arguments.skipped)]))
+    with script.reading(script.parser(__doc__)) as (runs, arguments):
+        print(tables.columns([row(run) for run in without(runs, row, arguments.skipped)]))
 
 
 if __name__ == "__main__":

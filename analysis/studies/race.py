@@ -16,12 +16,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from mpisign.figures import grid, style, tables
+from mpisign.figures.grouping import algorithm, best_rate, grouped, no_evaluations
+from mpisign.figures.selection import without
 from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
-import compare
-import style
-from grouping import algorithm, best_rate, grouped, no_evaluations
+import script
 
 METRIC = "test_accuracy"
 LINK = re.compile(r"(\d+)([mg])bit")
@@ -30,13 +31,13 @@ Times = dict[str, dict[str, list[float]]]  # link -> method -> seconds of each s
 
 def steps(run: Run, target: float) -> float:
     """Steps to the target; infinite if it was never reached."""
-    row = compare.first(run, METRIC, target)
+    row = grid.first(run, METRIC, target)
     return np.inf if row is None else float(run["eval"]["step"][row])
 
 
 def seconds(run: Run, target: float) -> float:
     """Seconds of training to the target: all that passed, less the evaluations; infinite if it was never reached."""
-    row = compare.first(run, METRIC, target)
+    row = grid.first(run, METRIC, target)
     if row is None:
         return np.inf
     phases = run["phases"]
@@ -49,9 +50,9 @@ def best(runs: list[Run], target: float) -> list[tuple[str, float, list[Run]]]:
     """(method, rate, its runs) of the rate with the fewest steps to the target, for every method that gets there."""
     chosen = []
     for name, group in sorted(grouped(runs, algorithm).items()):
-        least, rate, grid = best_rate(group, lambda run: steps(run, target))
+        least, rate, rates = best_rate(group, lambda run: steps(run, target))
         if np.isfinite(least):
-            chosen.append((name, rate, grid[rate]))
+            chosen.append((name, rate, rates[rate]))
     return chosen
 
 
@@ -59,7 +60,7 @@ def unusable(run: Run, by_link: bool) -> str:
     """Why a run takes no part; "" if it does. by_link: whether its folder must say behind which link it ran."""
     if by_link and not LINK.fullmatch(run.path.parent.name):
         return f"its folder {run.path.parent.name!r} is no link; folders are called as 50mbit or 1gbit"
-    return compare.unusable(run, METRIC) or no_evaluations(run)
+    return grid.unusable(run, METRIC) or no_evaluations(run)
 
 
 def _mbit(link: str) -> float:
@@ -84,12 +85,13 @@ def rows(times: Times) -> list[dict[str, object]]:
             cells = {"link": link, "place": place, "method": name, "seconds": "not reached", "seeds": len(taken)}
             slower = "-"
             if np.isfinite(taken).all():
-                cells["seconds"] = style.with_deviation(np.mean(taken), style.deviation(taken), ".2f", ".2f")
+                cells["seconds"] = tables.with_deviation(np.mean(taken), tables.deviation(taken), ".2f", ".2f")
                 slower = f"{np.mean(taken) / np.mean(ranked[0][1]):.1f}"
             table.append(cells | {"times the fastest": slower})
     return table
 
 
+@style.styled
 def picture(times: Times, target: float) -> Figure:
     """A panel per link: seconds, mean and standard deviation; ours and DDP's in two colours."""
     mean = lambda name: np.mean([np.mean(methods[name]) for methods in times.values() if name in methods])  # noqa: E731
@@ -100,33 +102,33 @@ def picture(times: Times, target: float) -> Figure:
         for place, name in zip(places, names, strict=True):
             if name in methods and np.isfinite(methods[name]).all():
                 marker, colour = ("s", style.COLOURS[1]) if name.startswith("ddp") else ("o", style.COLOURS[0])
-                spread = np.nan_to_num(style.deviation(methods[name]))
+                spread = np.nan_to_num(tables.deviation(methods[name]))
                 panel.errorbar(np.mean(methods[name]), place, xerr=spread, capsize=3, fmt=marker, color=colour)
         panel.set(title=link, xlabel=f"seconds to {target:.0%}", xscale="log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
     panels[0].set_yticks(places, names)
-    style.title(figure, f"mean and {style.DEVIATION}")
+    style.title(figure, f"mean and {tables.DEVIATION}")
     return figure
 
 
 def main() -> None:
-    options = style.parser(__doc__, "race.png")
+    options = script.parser(__doc__, "race.png")
     options.add_argument("--target", type=float, default=0.97, help="held-out accuracy")
     options.add_argument(
         "--best", action="store_true", help="print method, rate, seed and steps of what to replay there"
     )
-    with style.reading(options) as (runs, arguments):
-        runs = style.without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
+    with script.reading(options) as (runs, arguments):
+        runs = without(runs, lambda run: unusable(run, not arguments.best), arguments.skipped)
         if arguments.best:
             for name, rate, seeds in best(runs, arguments.target):
                 for run in sorted(seeds, key=lambda r: int(r.attributes["seed"])):
                     print(name, f"{rate:g}", run.attributes["seed"], f"{steps(run, arguments.target):g}")
             return
         taken = times(runs, arguments.target)
-        text = f"{style.markdown(rows(taken))}\n\nMean +- {style.DEVIATION}."
-        style.save(picture(taken, arguments.target), arguments.output, text)
+        text = f"{tables.markdown(rows(taken))}\n\nMean +- {tables.DEVIATION}."
+        print(style.save(picture(taken, arguments.target), arguments.output, text))
 
 
 if __name__ == "__main__":

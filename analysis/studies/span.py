@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mpisign.errors import UsageError
+from mpisign.figures import style
+from mpisign.figures.selection import without
 from mpisign.problems.wilson import Wilson
 from mpisign.storage.reader import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules that all scripts share
-import style
+import script
 
 
 def out_of_span(run: Run) -> np.ndarray:
@@ -30,6 +32,7 @@ def out_of_span(run: Run) -> np.ndarray:
     return outside / np.maximum(np.linalg.norm(x, axis=1), 1e-30)
 
 
+@style.styled
 def picture(runs: list[Run]) -> Figure:
     """Three panels against steps."""
     figure, ((loss, held_out, outside),) = style.panels(1, 3)
@@ -52,9 +55,9 @@ def picture(runs: list[Run]) -> Figure:
 
 
 def main() -> None:
-    with style.reading(style.parser(__doc__, "span.png")) as (runs, arguments):
+    with script.reading(script.parser(__doc__, "span.png")) as (runs, arguments):
         # raises for a run of another problem, which is then named
-        style.save(picture(style.without(runs, out_of_span, arguments.skipped)), arguments.output)
+        print(style.save(picture(without(runs, out_of_span, arguments.skipped)), arguments.output))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 from statistics import mean, stdev
 
-from mpisign.run.sweep import final
 from mpisign.storage.reader import Run, read_all
 
 METRICS = {"test_accuracy": "held-out accuracy", "train_loss": "training loss"}
@@ -27,7 +26,7 @@ def of_seeds(runs: list[Run], metric: str) -> dict[Method, dict[int, float]]:
     """The metric at the end of each run, by method and seed."""
     found: dict[Method, dict[int, float]] = {}
     for run in runs:
-        value = final(run, metric)
+        value = run.score(metric)
         found.setdefault(method_of(run), {})[run.config["run"]["seed"]] = -value if metric == "test_accuracy" else value
     return found
 

@@ -30,6 +30,33 @@ class Compressed(SignRule):
 
 
 @dataclass(frozen=True)
+class InMeans(SignRule):
+    """The code of v in units of the mean of |v| over each tensor, `resolution` of which that mean is.
+
+    The units are each voter's own and do not travel, so that all voters weigh alike; a tensor of zeros stays 0.
+    """
+
+    form: Format
+    resolution: float = 1.0
+
+    needs_whole, scratch = "a mean per tensor", ("units",)
+
+    def up(self):
+        return self.form
+
+    def begin(self, v, state, step):
+        units, layout = state["units"], step.layout
+        means = layout.mean_magnitudes(bits.tile_sums(v, layout.all_tiles))
+        for span in layout.all_spans:
+            part, mean = units[span.coordinates], float(means[span.segment])
+            torch.div(v[span.coordinates], mean or 1.0, out=part).mul_(self.resolution)
+        return units, None
+
+    def pack(self, signal, scales, lo, hi, out, state, step):
+        return Compressed(self.form).pack(signal, scales, lo, hi, out, state, step)
+
+
+@dataclass(frozen=True)
 class Memory(SignRule):
     """Sends rule(v - h); h += alpha * what was sent, so that h follows v [Mishchenko et al. 2019 alg. 1, DIANA].
 
@@ -39,7 +66,7 @@ class Memory(SignRule):
     rule: SignRule
     alpha: float = 1.0
 
-    needs_whole, vectors = "the estimate's difference from its memory", ("memory", "difference")
+    needs_whole, vectors, scratch = "the estimate's difference from its memory", ("memory",), ("difference",)
 
     @property
     def rules(self):

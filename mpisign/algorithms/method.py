@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Self
 
+from mpisign.algorithms.growth import Doubling
 from mpisign.algorithms.slots import Estimator, SignRule, Update, Vote
 from mpisign.algorithms.weights import Weighted, in_lowest_terms
 from mpisign.errors import UsageError, choices
@@ -238,6 +239,36 @@ class Cycle(_Turns):
     def minibatches(self, steps):
         firsts = -(-steps // self.every)
         return self.first.minibatches(firsts) + self.then.minibatches(steps - firsts)
+
+
+@dataclass(frozen=True)
+class Thinned(_Several):
+    """`first` takes the steps at which one of `intervals` begins, `between` those within; from `until` on `then` all.
+
+    `first` and `between` see one minibatch per step.
+    """
+
+    first: Algorithm
+    between: Algorithm
+    then: Algorithm
+    intervals: Doubling
+    until: int
+    keep: tuple[tuple[str, str], ...] = ()
+    name: str = field(default="", compare=False)
+
+    @property
+    def stages(self):
+        return (self.first, self.between, self.then)
+
+    def with_stages(self, stages, name):
+        return replace(self, first=stages[0], between=stages[1], then=stages[2], name=name)
+
+    def stage(self, age):
+        return 2 if age >= self.until else int(not self.intervals.due(age))
+
+    def minibatches(self, steps):
+        before = min(steps, self.until)
+        return before + self.then.minibatches(steps) - self.then.minibatches(before)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class NoisySign(Signs):
     decay: float = 0.0
     zeros: str = "coin"
 
-    elementwise, vectors = True, ("noisy",)
+    elementwise, scratch = True, ("noisy",)
 
     def pack(self, signal, scales, lo, hi, out, state, step):
         noisy = state["noisy"]
@@ -186,7 +186,7 @@ class Ternary(SignRule):
 
     clip: float = 2.5
 
-    needs_whole, vectors = "the largest value of each tensor over all voters", ("clipped", "odds")
+    needs_whole, scratch = "the largest value of each tensor over all voters", ("clipped", "odds")
 
     def up(self):
         return Planes(2)
@@ -258,7 +258,7 @@ class ConfidentSign(SignRule):
 
     threshold: float = 0.5
 
-    needs_whole, vectors = "a mean per tensor", ("sure",)
+    needs_whole, scratch = "a mean per tensor", ("sure",)
 
     def up(self):
         return Planes(2)
@@ -292,6 +292,10 @@ class Silenced(SignRule):
         return self.rule.alike
 
     @property
+    def scratch(self):
+        return (*self.rule.scratch, "odds")
+
+    @property
     def rules(self):
         return self.rule.rules
 
@@ -309,7 +313,7 @@ class Silenced(SignRule):
         return self.rule.side_information()
 
     def init(self, layout):
-        return self.rule.init(layout)
+        return self.rule.init(layout) | {"odds": layout.zeros()}
 
     def agree(self, estimates, states, step):
         self.rule.agree(estimates, states, step)
@@ -321,10 +325,13 @@ class Silenced(SignRule):
         planes = self.rule.up().planes
         packed = self.rule.pack(signal, scales, lo, hi, out[:planes], state, step)
         # P(+1) of a stochastic sign of 1 - 2*silence with radius 1 is 1 - silence
-        odds, speaking = torch.full_like(signal[lo:hi], 1 - 2 * self.silence), torch.zeros_like(out[1:])
+        odds, speaking = state["odds"][lo:hi].fill_(1 - 2 * self.silence), out[1:]
+        if planes == 2:
+            speaking = torch.empty_like(speaking)
         parts = step.layout.parts(lo, hi)
         bits.pack_stochastic_parts(odds, step.layout.each(1.0), parts, lo, step.draw("silence"), speaking)
-        out[1] = speaking[0] & out[1] if planes == 2 else speaking[0]
+        if planes == 2:
+            out[1] &= speaking[0]
         out[0] &= out[1]
         return packed
 

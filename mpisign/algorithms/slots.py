@@ -80,6 +80,7 @@ class _Stateful:
     """A slot that may keep arrays from step to step, all zeros before the first one."""
 
     vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays of layout.length
+    scratch: ClassVar[tuple[str, ...]] = ()  # likewise, of those that hold nothing from step to step: never saved
     numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,)
     # how a voter's arrays go along where a run goes on with other voters, see engine/regroup.py: a survivor keeps its
     # own and a new voter begins with zeros, except for those named here
@@ -88,7 +89,7 @@ class _Stateful:
     bound: ClassVar[str] = ""  # why its arrays are of no use to other voters: what it keeps; "" where they are
 
     def init(self, layout: Layout) -> State:
-        kept = {name: layout.zeros() for name in self.vectors}
+        kept = {name: layout.zeros() for name in (*self.vectors, *self.scratch)}
         return kept | {name: torch.zeros(1, dtype=torch.float64) for name in self.numbers}
 
 
@@ -141,7 +142,7 @@ class Estimator(_Stateful):
         return ""
 
     def shared_floats(self, layout: Layout) -> int:
-        """Numbers of each voter of which agree() takes means in a step: what a run foretells of its cost."""
+        """Numbers of each voter of which agree() takes means in a step, or on average: for what a run foretells."""
         return 0
 
     def observe(self, direction: Direction, state: State, step: Step) -> None:

@@ -12,7 +12,7 @@ import torch
 from mpisign import bits
 from mpisign.algorithms.compressors import BlockSigns
 from mpisign.algorithms.formats import RAW, Format, Planes
-from mpisign.algorithms.slots import Vote
+from mpisign.algorithms.slots import LEVELS, Vote
 from mpisign.layout import Span
 
 
@@ -77,6 +77,9 @@ class BlockMajority(Vote):
 
     def down(self, up, votes):
         return self.form
+
+    def levels(self, up, votes):
+        return LEVELS[2]  # of the signs, and of where there are any, that the message comes to
 
     def verdict(self, ballots, scales, state, out, step):
         t = ballots.tally
@@ -377,6 +380,19 @@ class Unanimous(Vote):
 
     def verdict(self, ballots, scales, state, out, step):
         out[0].copy_(ballots.planes[0, 0])
+
+
+@dataclass(frozen=True)
+class SignOfMean(_Signs):
+    """The sign of the mean of codes; where they are whole numbers it is that of their sum, exactly."""
+
+    ties: str = "coin"
+
+    needs_ballots = True
+
+    def verdict(self, ballots, scales, state, out, step):
+        whole = Span(ballots.lo, ballots.hi, 0)
+        self._pack(ballots.mean(whole), whole, out, step)
 
 
 @dataclass(frozen=True)

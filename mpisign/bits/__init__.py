@@ -172,6 +172,8 @@ def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> N
 
 def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int]:
     """Sum of |tally| over all 64*W coordinates, and the number of ties."""
+    if minus is None and voters == 1:
+        return 64 * plus.shape[1], 0
     return _of(plus).agreement(plus, minus, voters)
 
 
@@ -371,6 +373,11 @@ def first_nonfinite(v: Tensor | Scattered) -> int:
 def differing(a: Tensor, b: Tensor) -> int:
     """The number of bits in which two planes differ."""
     return _of(a).differing(a, b)
+
+
+def differing_parts(a: Tensor, b: Tensor, parts: np.ndarray, at: int) -> int:
+    """The number of bits in which two planes, which start at coordinate `at`, differ in the words of these parts."""
+    return _of(a).differing_parts(a, b, parts, at)
 
 
 def spread(plane: Tensor, voters: int, fields: Tensor) -> None:

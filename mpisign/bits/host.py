@@ -206,6 +206,10 @@ def differing(a, b):
     return cpu.differing(_words(a), _words(b))
 
 
+def differing_parts(a, b, parts, at):
+    return cpu.differing_parts(_words(a), _words(b), parts, at)
+
+
 def spread(plane, voters, fields):
     cpu.spread(_words(plane), voters.bit_length(), _words(fields))
 

@@ -9,11 +9,14 @@ from mpisign import __version__
 from mpisign.cli.batch import KINDS
 from mpisign.cli.bench import bench_group
 from mpisign.cli.data import data_group
+from mpisign.cli.evaluate import evaluate_command
 from mpisign.cli.group import Commands, JobFile, explain, several, with_help
 from mpisign.cli.project import project_command
+from mpisign.cli.views import VIEWS, print_listing
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
+from mpisign.run.startup import no_collection
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=JobFile())
@@ -57,7 +60,10 @@ def cli():
 
 cli.add_command(bench_group)
 cli.add_command(data_group)
+cli.add_command(evaluate_command)
 cli.add_command(project_command)
+for view in VIEWS:
+    cli.add_command(view)
 
 
 @cli.command()
@@ -74,7 +80,8 @@ def train(job, **options):
     from mpisign.run.nodes import foreseen
 
     _check_file(config, foreseen(config, mpi.launch().size)[0], options)
-    from mpisign.run.train import train
+    with no_collection():
+        from mpisign.run.train import train
 
     train(config, options["dry_run"], _resume_options(options), options["verbose"])
 
@@ -93,7 +100,8 @@ def resume(run, checkpoint, ranks_changed, settings, max_time, verbose):
     states, rows are dealt anew.
     """
     stopping.catch_signals(leaving.interrupted)
-    from mpisign.run.train import resume
+    with no_collection():
+        from mpisign.run.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint, verbose, ranks_changed)
 
@@ -119,7 +127,8 @@ def simulate(job, voters, jobs, **options):
         return
     config = _one(loaded, job, options["point"])
     _check_file(config, config.run.voters, options)
-    from mpisign.run.train import simulate
+    with no_collection():
+        from mpisign.run.train import simulate
 
     simulate(config, dry_run=options["dry_run"], options=_resume_options(options), verbose=options["verbose"])
 
@@ -227,9 +236,9 @@ def algorithms(name, as_markdown, absent, pages, **wanted):
 @click.option("--follow", is_flag=True, help="Prints evaluations and events as they come, until the run ends.")
 @click.option("--csv", "table", type=click.Choice(list(TABLES)), help="Prints a table as CSV.")
 def show_command(run, with_config, follow, table):
-    """Prints what the run file RUN holds: summary, machine, partition, events; or lists the runs of a folder.
+    """Prints what the run file RUN holds: summary, machine, partition, events.
 
-    Without RUN, the folder runs.
+    A folder, runs by default, is listed as by mpisign list.
     """
     from mpisign.cli import show
     from mpisign.storage.reader import Run
@@ -237,10 +246,8 @@ def show_command(run, with_config, follow, table):
     if run.is_dir():
         if with_config or follow or table:
             raise UsageError(f"{run} is a folder, whose runs are listed; --config, --follow and --csv are for one run")
-        lines, skipped = show.listing(run)
-        click.echo("\n".join(lines))
-        click.echo("".join(f"left out: {line}\n" for line in skipped), err=True, nl=False)
-        click.get_current_context().exit(2 if skipped else 0)
+        print_listing(run)
+        return
     if follow:
         show.follow(run, click.echo)
         return

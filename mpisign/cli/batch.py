@@ -64,7 +64,7 @@ class Request:
 PURPOSE = {
     "train": "One training run; when its time is nearly over it is saved, queued again and goes on.",
     "sweep": "Every point of a sweep as a task of an array; a point that is cut short goes on when it is queued again.",
-    "scaling": "One job on 1, 2, 4, ... nodes of one allocation, a run file each, for analysis/scaling.py.",
+    "scaling": "One job on 1, 2, 4, ... nodes of one allocation, a run file each, for mpisign report.",
 }
 
 SCRIPT = Template("""\

@@ -61,6 +61,19 @@ def kernels(size, device, voters, threads, repeats, output):
 
 
 @bench_group.command()
+@click.option("--output", type=click.Path(path_type=Path), help="An HDF5 file for the table.")
+@click.option("--threads", type=POSITIVE, default=1, show_default=True, help="Of each process.")
+def startup(threads, output):
+    """Seconds of every rank from its creation to the end of a job's first step, by phase; of this one start."""
+    from mpisign.run.startup import start
+
+    phases, ranks = start(threads)
+    from mpisign.bench.startup import startup
+
+    tell([startup(phases.seconds, ranks)], output, ranks.root)
+
+
+@bench_group.command()
 @click.option("--hidden", "widths", multiple=True, type=POSITIVE, default=(128, 1024), help="Layer widths.")
 @click.option("--batch", type=POSITIVE, default=32, show_default=True, help="Rows of a step.")
 @common(repeats=9)

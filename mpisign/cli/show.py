@@ -10,7 +10,7 @@ import numpy as np
 
 from mpisign.errors import printable
 from mpisign.storage import lock
-from mpisign.storage.reader import Run, cell, read_all, summary_lines
+from mpisign.storage.reader import Run, cell, summary_lines
 from mpisign.storage.schema import PHASES
 
 FOLLOW_SECONDS = 1.0  # between looks
@@ -27,26 +27,6 @@ def describe(run: Run) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
         lines.append(f"  {stamp}  step {step:<8} {printable(kind):10} {printable(text)}".rstrip())
     return "\n".join(lines)
-
-
-def listing(folder: Path) -> tuple[list[str], list[str]]:
-    """A line for each run in a folder and the folders below, under a head; and why files were left out.
-
-    Bits are those per coordinate, rank and step. Raises UsageError for a folder without run files.
-    """
-    runs, skipped = read_all([folder])
-    head = ("run", "algorithm", "problem", "n", "steps", "state", "loss", "accuracy", "bits")
-    table = [head, *(_row(run, folder) for run in runs)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table], skipped
-
-
-def _row(run: Run, folder: Path) -> tuple[str, ...]:
-    summary, wanted = run.summary(), run.config["run"].get("steps")
-    figures = (summary.get(name) for name in ("final_loss", "test_accuracy", "bits_per_coordinate"))
-    steps = f"{summary['steps']}" + (f"/{wanted}" if wanted else "")
-    name, named = str(run.path.relative_to(folder)), (str(summary[k]) for k in ("algorithm", "problem"))
-    return (name, *named, run.voters, steps, run.state, *("-" if x is None else f"{x:.4g}" for x in figures))
 
 
 def as_csv(run: Run, table: str, write: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 A channel is what travels one way: the coordinates that vote, and those that are averaged, if some are.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -106,8 +107,7 @@ class Stage:
 
     def common(self) -> State:
         """Named arrays that are the same on every rank, as views: of the update, and of that of what is averaged."""
-        pairs = zip(("update", "averaged"), self.channels, strict=False)
-        return {f"{slot}/{name}": array for slot, channel in pairs for name, array in channel.update_state.items()}
+        return {name: array for name, array, scratch in self._of_updates() if not scratch}
 
     def counted(self) -> State:
         """Named arrays of the vote, as views: their last dimension is the coordinates that this rank counts."""
@@ -115,15 +115,30 @@ class Stage:
 
     def own(self) -> State:
         """Named arrays of the local voters, as views: slot/name/voter."""
-        named = {}
-        for slot, states in (("estimator", self.estimator_states), ("sign", self.channels[0].sign_states)):
-            for voter, state in zip(self.local, states, strict=True):
-                named |= {f"{slot}/{name}/{voter}": array for name, array in state.items()}
-        return named
+        return {name: array for name, array, scratch in self._of_voters() if not scratch}
 
     def states(self) -> State:
-        """All named arrays, as views."""
+        """All named arrays that go on from step to step, as views."""
         return self.counted() | self.common() | self.own()
+
+    def scratch(self) -> State:
+        """Named arrays that do not, as views: no checkpoint has them, and nobody hands them on."""
+        return {name: array for name, array, scratch in (*self._of_updates(), *self._of_voters()) if scratch}
+
+    def _of_updates(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """The arrays of updates by name, and whether each is scratch."""
+        for slot, channel in zip(("update", "averaged"), self.channels, strict=False):
+            for name, array in channel.update_state.items():
+                yield f"{slot}/{name}", array, name in channel.update.scratch
+
+    def _of_voters(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """Likewise those of the local voters."""
+        estimator, voting = self.algorithm.estimator, self.channels[0]
+        slots = ("estimator", estimator, self.estimator_states), ("sign", voting.sign, voting.sign_states)
+        for slot, of, states in slots:
+            for voter, state in zip(self.local, states, strict=True):
+                for name, array in state.items():
+                    yield f"{slot}/{name}/{voter}", array, name in of.scratch
 
     def bytes_a_step(self) -> int:
         """Bytes of words and floats that this rank sends in a step, to vote and to agree before it, foretold."""

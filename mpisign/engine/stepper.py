@@ -334,7 +334,7 @@ class Stepper:
         return self._of_stages(Stage.own) | kept
 
     def states(self) -> State:
-        """All named arrays of this process, as views."""
+        """All named arrays of this process that go on from step to step, as views."""
         return self.common() | self._of_stages(Stage.counted) | self.own()
 
     def _of_stages(self, group: Callable[[Stage], State]) -> State:
@@ -363,7 +363,7 @@ class Stepper:
     def memory(self) -> Memory:
         """Bytes held for x, states and messages."""
         held = Counter({"x": self.x.nbytes, "moving": self.rounding.nbytes if self.rounding else 0})
-        for name, array in self.states().items():
+        for name, array in (self.states() | self._of_stages(Stage.scratch)).items():
             if array.data_ptr() != self.x.data_ptr():
                 held[without_voter(name)] += array.nbytes
         held["messages"] = sum(stage.memory() for stage in self.stages)

@@ -9,8 +9,7 @@ A step calls, in this order,
 
 A chunk is packed while others travel, and applied while others are counted: `in_flight` of them are sent before the
 first is waited for, and whoever waits for one lets all of them proceed. Buffers of messages are used again after
-`in_flight` chunks. An exchange fills in five hooks, in every file in this order: outgoing, send, receive, publish,
-collect.
+`in_flight` chunks. An exchange fills in hooks, in every file in this order: outgoing, send, receive, publish, collect.
 """
 
 import math
@@ -29,6 +28,7 @@ from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError, UsageError
 from mpisign.exchange import costs
+from mpisign.exchange.decoding import Decoding, looked_at
 from mpisign.exchange.late import library_of
 from mpisign.exchange.schedule import Doubling, Phase
 from mpisign.exchange.staging import Staging
@@ -143,9 +143,8 @@ class Exchange:
         # verdicts are published before all messages are sent where steps overlap with gradients, each rank in its time
         self.overlapped = reverse
         self.decided = [self.verdict_of(hi - lo) for lo, hi in self.chunks]
-        # what codes come to is looked at before any of it moves x: so that all ranks stop where it is not finite
-        self.guarded = (self.up.coded and not self.up.signs) or self.down.coded
-        self._values = [self.array(hi - lo, torch.float32).view(1, -1) for lo, hi in self.chunks if self.down.coded]
+        self.guarded = looked_at(self.up, self.down)
+        self._decode = Decoding(self.down, layout, self.chunks, self.array)
         self.shards = self.shards_of(world.rank)
         state = vote.init(layout, sum(hi - lo for lo, hi, _ in self.shards), world.n)
         self.state = {name: array.to(self.device) for name, array in state.items()}
@@ -158,7 +157,7 @@ class Exchange:
         self.staging = None
         if staged:
             shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
-            self.staging = Staging(shapes, self.up.dtype, self._values or self.decided, layout.device)
+            self.staging = Staging(shapes, self.up.dtype, self._decode.arrays or self.decided, layout.device)
         self._copying: int | None = None  # the chunk that is on its way to the host
 
     def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
@@ -194,16 +193,16 @@ class Exchange:
             if not early and c == self.initial_chunks[-1]:
                 agree()
             if not self.vote.shares and (early or c >= self.initial_chunks[-1]):
-                yield from self._arrived(c + 1)
+                yield from self._arrived(c + 1, step)
         if self.vote.shares:
             self._shared = self.vote.scales(self.gather_tiles(self._tiles), self.layout)
             for c in range(len(self.chunks)):
                 self._decide(c, Ballots(*self.shards[c], self.world.n, scratch=self.scratch), step)
-                yield from self._arrived(c + 1)
+                yield from self._arrived(c + 1, step)
         if self.guarded:
             yield from self._looked_at(step)
         else:
-            yield from self._arrived(len(self.chunks), wait=True)
+            yield from self._arrived(len(self.chunks), step, wait=True)
         if self.progress_engine:
             self.progress_engine.pause()
 
@@ -294,14 +293,15 @@ class Exchange:
         if not self.vote.shares:
             self._count_agreement(ballots)
 
-    def _arrived(self, end: int, wait: bool = False) -> Iterator[Direction]:
+    def _arrived(self, end: int, step: Step, wait: bool = False) -> Iterator[Direction]:
         """The directions of chunks up to `end` that are here, or, if told to wait, all of them."""
         while self._done < end and not self.guarded and (wait or self.is_here(self._done)):
             c, self._done = self._done, self._done + 1
             self.collect(c)
             if self._flips:
                 self._count_flips(c, self._known)
-            verdict = self.staging.to_device(c, self.decided[c]) if self.staging else self.decided[c]
+            told = self._decode(c, self.decided[c], step) if self.down.coded else self.decided[c]
+            verdict = self.staging.to_device(c, told) if self.staging else told
             yield self._direction(c, verdict)
 
     def _direction(self, c: int, verdict: Tensor) -> Direction:
@@ -315,12 +315,12 @@ class Exchange:
 
         Raises NumericalError if one is not finite: on all ranks, which hold the same verdicts.
         """
-        for c, (lo, _) in enumerate(self.chunks):
+        for c in range(len(self.chunks)):
             self.collect(c)
             if self.down.coded:
-                self.down.add(self.decided[c], self._values[c][0].zero_(), lo, step)
+                self._decode(c, self.decided[c], step)
         self._done = len(self.chunks)
-        verdicts = self._values or self.decided
+        verdicts = self._decode.arrays or self.decided
         for (lo, _), verdict in zip(self.chunks, verdicts, strict=True):
             if (bad := bits.first_nonfinite(verdict[0])) >= 0:
                 raise NumericalError(
@@ -345,8 +345,8 @@ class Exchange:
     def _count_flips(self, c: int, known: bool) -> None:
         now, (lo, hi) = self.decided[c][0], self.chunks[c]
         before = self.before[lo // WORD : hi // WORD]
-        for span in self.layout.spans(lo, hi) if known else ():
-            self.counts.flips += bits.differing(now[span.words(lo)], before[span.words(lo)])
+        if known:
+            self.counts.flips += bits.differing_parts(now, before, self.layout.parts(lo, hi), lo)
         before.copy_(now)
 
     # What an exchange fills in
@@ -495,6 +495,6 @@ class Exchange:
     def memory(self) -> int:
         """Bytes in this exchange's buffers and the vote's state, where messages and verdicts lie."""
         kept = [] if self.before is None else [self.before]
-        tensors = (*self.state.values(), *self.arrays(), *kept)
+        tensors = (*self.state.values(), *self.arrays(), *self._decode.arrays, *kept)
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return self.scratch.nbytes + sum(storages.values())

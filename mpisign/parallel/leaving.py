@@ -4,6 +4,7 @@ Ending a job depends on nothing that may fail itself: not on output, logs, or MP
 """
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -89,7 +90,8 @@ def finish_at_once(code: int) -> None:
     if mpi.has_lost():  # another one may be lost meanwhile
         ending.attempt(ending.end, mpi.FINALIZE)
     ending.end()
-    mpi.finalize()
+    if mpi.finalize():
+        mpi.take_leave()
     os._exit(code)
 
 
@@ -100,6 +102,7 @@ def finish(code: int) -> NoReturn:
     if mpi.has_lost():  # maybe only now
         finish_at_once(code)
     mpi.finalize()
+    gc.freeze()  # else Python looks for garbage among all that torch has made, twice, in half a second
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ Nothing here touches MPI before `start`, so `--help` and reading a run work on a
 
 import ctypes
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -38,6 +39,7 @@ PAUSE = 2e-3  # seconds between looks, where a rank may wait for long
 PIECE = 1 << 28  # bytes in one message at most, far below MPI's 2**31 elements
 PATIENT = 1800.0  # seconds that MPI's start may take where nobody says how many
 FINALIZE = 60  # seconds that the end of MPI may take
+ANSWER = 5.0  # seconds that a launcher may take to let a process go
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets for its ranks
 # a process of its own, as MPI's start leaves this one no thread: ends it unless told before that MPI has started
 LIMIT = """
@@ -418,12 +420,29 @@ def is_running() -> bool:
     return MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
 
 
-def finalize() -> None:
-    """Ends MPI, if it runs and no rank was lost, for which its end would wait."""
-    if is_running() and not _lost:
+def finalize() -> bool:
+    """Ends MPI, if it runs and no rank was lost, for which its end would wait; whether it did."""
+    ending_now = is_running() and not _lost
+    if ending_now:
         ending.end_within(FINALIZE)
         _library().Finalize()
         ending.end_within(0)
+    return ending_now
+
+
+def take_leave() -> None:
+    """Tells MPICH's mpirun that this process has ended MPI and may go: before os._exit(), once MPI was finalized.
+
+    MPICH says so in exit(), and not in MPI_Finalize. A process that goes without a word counts as lost: mpirun kills
+    those that are still on their way out, and their 9 is then in the exit code.
+    """
+    line, by_version_2 = number("PMI_FD"), number("MPIR_CVAR_PMI_VERSION", 1) == 2
+    if line is None or "HYDI_CONTROL_FD" not in os.environ or by_version_2 or _library().get_vendor()[0] != "MPICH":
+        return
+    with suppress(OSError):
+        os.write(line, b"cmd=finalize\n")
+        if select.select([line], [], [], ANSWER)[0]:
+            os.read(line, 256)
 
 
 def speaks() -> bool:

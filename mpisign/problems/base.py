@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpisign.bits.rng import Draw
 from mpisign.errors import UsageError
@@ -192,6 +192,13 @@ class Problem:
         voted on. Names differ from those of parameters.
         """
         return {}
+
+    def module(self) -> nn.Module:
+        """The model as a torch module of its own: rows' inputs in, logits out, parameters named as in `initial`.
+
+        Raises UsageError where there is none.
+        """
+        raise UsageError(f"problem {type(self).__name__} has no torch module; results.load_parameters has its arrays")
 
     def constrain(self, parameters: Parameters) -> None:
         """Projects the parameters, in place, onto where they must lie; called after every step if `constrained`."""

@@ -45,6 +45,9 @@ class Classifier(Problem):
     def statistics(self):
         return self.network.statistics()
 
+    def module(self):
+        return self.network.module()
+
     def prepared(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as the model takes them."""
         return inputs

@@ -30,6 +30,11 @@ class Images(Classifier):
         mean, deviation = self._normal
         return (inputs.float() / 255 - mean) / deviation
 
+    def module(self):
+        module = super().module()
+        module.register_forward_pre_hook(lambda _, inputs: (self.prepared(*inputs),))
+        return module
+
     def augment(self, batch, draw, first):
         shifts, mirrored = choices_of(batch.count, draw, first)
         return Rows(inputs=varied(batch["inputs"], shifts, mirrored), labels=batch["labels"])

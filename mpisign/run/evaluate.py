@@ -32,8 +32,19 @@ def measure(
 
     everyone: all ranks. test: the slice of the held-out rows of each local one. gathered: see statistics().
     """
-    members = members_of(stepper.oracles)
-    parts = zip(members, weights_of_ranks(stepper), test, strict=True)
+    return measure_ranks(members_of(stepper.oracles), weights_of_ranks(stepper), everyone, x, test, gathered)
+
+
+def measure_ranks(
+    members: list[Oracle],
+    weights: list[float],
+    everyone: World,
+    x: Tensor,
+    test: list[DeviceLoader | None],
+    gathered: State,
+) -> dict[str, float]:
+    """The same without a Stepper. members, weights: of the local ranks, see weights_of_ranks()."""
+    parts = zip(members, weights, test, strict=True)
     total = everyone.sums_over_voters([_of_rank(x, m, w / everyone.n, rows, gathered) for m, w, rows in parts])
     rows = total.get("test_rows", 0)
     return {

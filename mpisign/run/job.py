@@ -73,7 +73,7 @@ class Job:
             # the process of a job that is queued again may still be on its way out
             self.lock = self._lock(PATIENCE if options.resume == "auto" else 0.0)
             if self.lock and self.lock.note:
-                self.log.printer.line(f"note: {self.lock.note}")
+                self.log.printer.note(self.lock.note)
             start = self._begin(options)
             if start.kind == "done":
                 self.log.printer.line(start.note)
@@ -120,7 +120,7 @@ class Job:
             note = recover(self.ranks, self.mirror.folder, self.log.path) if asked else ""
         self.mirror.require_room(self.stepper, self.config.text(), self.log.kept_to_be)
         if self.mirror.alone:
-            self.log.printer.line(ALONE)
+            self.log.printer.note(ALONE)
         return note
 
     def _restore(self, start: Start, options: ResumeOptions) -> Start:
@@ -148,7 +148,7 @@ class Job:
         log.open(start)
         log.print_header()
         # the main thread sits in MPI when the watchdog ends the job, so the run file is free
-        unregister = leaving.tell_first(lambda step, text: log.writer.event("error", step, text))
+        unregister = leaving.tell_first(lambda step, text: log.event("error", step, text, exit_code=1))
         try:
             self.checkpoints = CheckpointManager(self.config, self.ranks, self.stepper, log, self.mirror)
             self.probe = Probe(self.stepper, self.config.probe)
@@ -162,10 +162,10 @@ class Job:
             if self.survives:  # the last event was held back
                 self.ranks.agree(log.writer.failure)
         except Stopped as stopped:
-            log.writer.event("stop", self.stepper.t, str(stopped))
+            log.event("stop", self.stepper.t, str(stopped), stopped.exit_code)
             raise
         except BaseException as error:
-            log.writer.event("error", self.stepper.t, str(error) or type(error).__name__)
+            log.event("error", self.stepper.t, str(error) or type(error).__name__, leaving.code_of(error))
             raise
         finally:
             unregister()

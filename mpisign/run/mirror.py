@@ -18,7 +18,7 @@ from mpisign.run.recovery import identity
 from mpisign.storage import parts
 
 GENERATIONS = 2  # steps that are kept
-ALONE = "note: checkpoint.memory_every: all ranks are on one host, which its checkpoints in memory don't outlive"
+ALONE = "checkpoint.memory_every: all ranks are on one host, which its checkpoints in memory don't outlive"
 
 
 class Mirror:

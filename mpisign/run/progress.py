@@ -1,21 +1,40 @@
-"""What a run prints while it goes on: a bar on a terminal, plain lines in a log, nothing on other ranks."""
+"""What a run prints while it goes on: a bar on a terminal, plain lines or JSON in a log, nothing on other ranks."""
 
+import json
+import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mpisign.errors import printable
 from mpisign.run import output
+from mpisign.storage.reader import summary_lines
 
 LINE_SECONDS = 5.0  # between plain lines, unless there is an evaluation to tell
+# events of the run file that are lines of a log for people; of others the run file alone tells
+SAID = {
+    "start": "started {}",
+    "resume": "resumed {}",
+    "lost": "{}",
+    "ranks": "{}",
+    "memory": "note: {}; the one before it is kept",
+}
 
 
 class Silent:
     """Same calls, nothing printed."""
 
     def line(self, text: str = "") -> None: ...
+
+    def note(self, text: str) -> None:
+        """A warning: what the user should know of."""
+
+    def event(self, kind: str, step: int, text: str = "", exit_code: int | None = None) -> None:
+        """A row of /events as it happens. exit_code: of an end of the run."""
+
+    def figures(self, kind: str, figures: Mapping[str, object]) -> None:
+        """Figures by name: the "summary", or the "costs" of a dry run."""
 
     def update(self, step: int, loss: float, lr: float, evaluation: dict[str, float] | None = None) -> None: ...
 
@@ -32,15 +51,29 @@ class Lines(Silent):
     def line(self, text=""):
         output.say(printable(text))
 
+    def note(self, text):
+        self.line(f"note: {text}")
+
+    def event(self, kind, step, text="", exit_code=None):
+        if text and kind in SAID:
+            self.line(SAID[kind].format(text))
+
+    def figures(self, kind, figures):
+        output.say("\n".join(summary_lines(figures)))
+
     def update(self, step, loss, lr, evaluation=None):
         now = time.monotonic()
         if evaluation is None and now - self.last < LINE_SECONDS:
             return
         self.begin, self.last = self.begin or (step, now), now
+        self.tell(step, loss, lr, evaluation or {})
+
+    def tell(self, step: int, loss: float, lr: float, evaluation: dict[str, float]) -> None:
+        """Prints what update() was given."""
         shown = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:<9.4g}"
-        for name, value in (evaluation or {}).items():
+        for name, value in evaluation.items():
             shown += f"  {name} {value:<8.5g}"
-        output.say(f"{shown}  lr {lr:.2e}{self._pace(step, now)}")
+        output.say(f"{shown}  lr {lr:.2e}{self._pace(step, self.last)}")
 
     def _pace(self, step: int, now: float) -> str:
         """Steps per second since the first line, and the time left at that rate; "" until both can be told."""
@@ -56,6 +89,8 @@ class Bar(Lines):
     """A live bar on a terminal, with the lines of evaluations above it."""
 
     def __init__(self, steps: int):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # by the one rank that has a bar
+
         super().__init__(steps)
         steps_taken, figures = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}")
         self.bar = Progress(steps_taken, BarColumn(), figures, TimeRemainingColumn())
@@ -79,6 +114,42 @@ class Bar(Lines):
             self.bar.stop()
 
 
+class Json(Lines):
+    """A JSON object per line: `time` in seconds since 1970, `event`, and what there is to tell of it.
+
+    Numbers that are not finite, which JSON has not, are null.
+    """
+
+    def __init__(self, steps: int, seconds: Callable[[], float]):
+        """seconds: since the first step of the run began, as the run file counts them."""
+        super().__init__(steps)
+        self.seconds = seconds
+
+    def _say(self, event: str, **values: object) -> None:
+        said = {name: _finite(value) for name, value in values.items() if value is not None}
+        output.say(json.dumps({"time": round(time.time(), 3), "event": event} | said))
+
+    def line(self, text=""):
+        self._say("message", text=text)
+
+    def note(self, text):
+        self._say("warning", text=text)
+
+    def event(self, kind, step, text="", exit_code=None):
+        self._say(kind, step=step, text=text or None, exit_code=exit_code)
+
+    def figures(self, kind, figures):
+        self._say(kind, **figures)
+
+    def tell(self, step, loss, lr, evaluation):
+        place = {"step": step, "steps": self.steps, "seconds": round(self.seconds(), 3)}
+        self._say("evaluation" if evaluation else "step", **place, loss=float(loss), lr=float(lr), **evaluation)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def duration(seconds: float) -> str:
     """A time as a reader wants it: 42 s, 7 min, 3 h 05 min."""
     if seconds < 60:
@@ -87,8 +158,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def make(root: bool, steps: int, launched: bool) -> Silent:
-    """The progress for this rank and this output. launched: by an mpirun, some of which only feign a terminal."""
+def make(root: bool, steps: int, launched: bool, as_json: bool, seconds: Callable[[], float]) -> Silent:
+    """The progress for this rank and this output.
+
+    launched: by an mpirun, some of which only feign a terminal. as_json: run.log. seconds: see Json.
+    """
     if not root:
         return Silent()
+    if as_json:
+        return Json(steps, seconds)
     return Bar(steps) if sys.stdout.isatty() and not launched else Lines(steps)

@@ -20,13 +20,13 @@ from mpisign.parallel.device import name_of, peak
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.watchdog import WATCH
 from mpisign.problems.data.loader import DeviceLoader
-from mpisign.run import budget, output, progress
+from mpisign.run import budget, progress
 from mpisign.run.evaluate import gradient_norms, measure, statistics
 from mpisign.run.mirror import Mirror
 from mpisign.run.resume import COUNTED, Start
 from mpisign.run.setup import Setup
 from mpisign.storage import checkpoint
-from mpisign.storage.reader import Run, summary_lines
+from mpisign.storage.reader import Run
 from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES, TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
@@ -57,7 +57,9 @@ class RunLog:
 
     def _make_printer(self) -> progress.Silent:
         shown = self.ranks.root and not self.quiet
-        return progress.make(shown, self.config.run.steps, launched=bool(mpi.launch().by))
+        seconds = lambda: self.before["seconds"] + self.clock.elapsed()  # noqa: E731
+        run, launched = self.config.run, bool(mpi.launch().by)
+        return progress.make(shown, run.steps, launched, run.log == "json", seconds)
 
     # Start and end
 
@@ -72,13 +74,10 @@ class RunLog:
             text += f"; from here on the bits may differ, as there is another {changes}"
         self._add("segments", step=self.stepper.t, **segment)
         if lost := os.environ.get(LOST, ""):
-            self.writer.event("lost", self.stepper.t, f"no longer answered: {printable(lost)}")
-        self.writer.event("resume" if going_on else "start", self.stepper.t, text)
-        if text:
-            self.printer.line(f"{'resumed' if going_on else 'started'} {text}")
+            self.event("lost", self.stepper.t, f"no longer answered: {printable(lost)}")
+        self.event("resume" if going_on else "start", self.stepper.t, text)
         if start.regrouped:
-            self.writer.event("ranks", self.stepper.t, start.regrouped)
-            self.printer.line(start.regrouped)
+            self.event("ranks", self.stepper.t, start.regrouped)
         self.clock = Timer()
 
     def _make_writer(self, start: Start, tables: dict[str, dict[str, np.ndarray]] | None) -> None:
@@ -101,6 +100,12 @@ class RunLog:
             self.writer.event("complete", self.stepper.t)
             if self.writer.failure:
                 raise self.writer.failure
+        self.printer.event("complete", self.stepper.t, exit_code=0)
+
+    def event(self, kind: str, step: int, text: str = "", exit_code: int | None = None) -> None:
+        """A row of /events, told where the run is followed. exit_code: of an end, with which the process will leave."""
+        self.writer.event(kind, step, text)
+        self.printer.event(kind, step, text, exit_code)
 
     def _save_model(self, last: State) -> None:
         file, keeps_last = self.path.with_suffix(".model"), self.config.run.keep == "last"
@@ -146,7 +151,7 @@ class RunLog:
     def summarise(self) -> None:
         """Prints the summary as it stands in the run file."""
         if self.ranks.root and not self.quiet:
-            output.say("\n".join(summary_lines(Run(self.path).summary())))
+            self.printer.figures("summary", Run(self.path).summary())
 
     # Rows
 
@@ -302,7 +307,8 @@ class RunLog:
             say(f"rows per {owner}: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
         wanted = config.problem.batch_sizes or ()
         if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
-            say(f"note: problem.batch_sizes: {owner}(s) {', '.join(short)} own fewer rows than that, and take them all")
+            text = f"problem.batch_sizes: {owner}(s) {', '.join(short)} own fewer rows than that, and take them all"
+            self.printer.note(text)
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:
@@ -323,8 +329,8 @@ class RunLog:
         if mirror:
             sizes = mirror.sizes(self.stepper, self.config.text(), self.kept_to_be)
             costs |= dict(zip(("shared_memory_per_rank", "shared_memory_per_node"), sizes, strict=True))
-        for line in summary_lines(costs):
-            self.printer.line(line)
+        self.printer.close()  # a bar goes before what is below it
+        self.printer.figures("costs", costs)
         if self.verbose:
             self.printer.line(f"memory: {self.stepper.memory()}")
         self.close()

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from mpisign.config import Config, run_path
+from mpisign import paths
+from mpisign.config import Config, Setting, make, run_path
 from mpisign.errors import UsageError, printable
 from mpisign.parallel import launchers
 from mpisign.storage import checkpoint, lock
@@ -18,7 +19,7 @@ from mpisign.storage.schema import COUNTED
 FREE = {
     "run": (
         *("file", "overwrite", "recorder", "max_minutes", "watchdog", "lost_ranks", "least_voters"),
-        *("threads", "epochs", "evaluations"),
+        *("threads", "epochs", "evaluations", "log"),
     ),
     "exchange": ("name", "chunk", "progress", "gpu_aware"),
     "checkpoint": None,
@@ -93,6 +94,23 @@ def rows_until(run: Run, last: dict[str, int]) -> dict[str, dict[str, np.ndarray
     return tables
 
 
+def stored_job(run: Run, settings: list[Setting], **values: object) -> Config:
+    """The job of a run file, with settings laid over it. values: of [run], over all.
+
+    The length of the run is in its steps, and its file is the one that was read, wherever it lay when it was written.
+    Raises UsageError where they make no job.
+    """
+    tables = {name: dict(table) for name, table in run.config.items()}
+    tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
+    problem = tables.get("problem", {})
+    # as they were read once; a $ in them is one
+    problem |= {key: paths.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
+    for table, key, value in settings:
+        tables.setdefault(table, {})[key] = value
+    tables["run"] |= {"file": paths.literal(run.path)} | values
+    return make(tables, f"{run.path}: ")
+
+
 def may_regroup(options: ResumeOptions, config: Config) -> bool:
     """Whether a run may go on with another number of voters."""
     return options.ranks_changed or config.checkpoint.ranks_changed
@@ -135,7 +153,7 @@ def decide(options: ResumeOptions, path: Path, config: Config, data: str = "") -
     if run.complete:
         return Start("done", run=run, note=f"{path} is complete: there is nothing to go on with")
     if options.checkpoint:
-        return Start("resume", _open(options.checkpoint, run), run)
+        return Start("resume", open_checkpoint(options.checkpoint, run), run)
     files = checkpoint.saved(path)
     if not files and options.resume == "auto":
         return _anew(options, path, config, run, f"{path} stopped before its first checkpoint: it starts anew")
@@ -225,7 +243,7 @@ def _newest(options: ResumeOptions, files: list[Path], run: Run) -> Start:
     refused = []
     for file in files:
         try:
-            return Start("resume", _open(file, run), run, "; ".join(refused))
+            return Start("resume", open_checkpoint(file, run), run, "; ".join(refused))
         except UsageError as error:
             refused.append(str(error))
             if options.resume == "must":
@@ -237,7 +255,7 @@ def _newest(options: ResumeOptions, files: list[Path], run: Run) -> Start:
     raise UsageError(f"{refused[0]}; {remedy}")
 
 
-def _open(file: Path, run: Run) -> Checkpoint:
+def open_checkpoint(file: Path, run: Run) -> Checkpoint:
     """A checkpoint that belongs to a run file; raises UsageError if it does not, or is damaged."""
     opened = Checkpoint(file)
     try:
@@ -267,7 +285,7 @@ def _check_belongs(opened: Checkpoint, run: Run) -> None:
 
 def _whole(file: Path, run: Run) -> bool:
     try:
-        with _open(file, run):
+        with open_checkpoint(file, run):
             return True
     except UsageError:
         return False

@@ -78,7 +78,7 @@ class CheckpointManager:
             except StorageError as error:
                 raise StorageError(f"{error}; {self._how_to_go_on()}", agreed=True) from error
         self.requests.saved()
-        log.writer.event("checkpoint", stepper.t, path.name)
+        log.event("checkpoint", stepper.t, path.name)
         if self.ranks.root:
             for old in checkpoint.saved(log.path)[self.table.keep :]:
                 old.unlink(missing_ok=True)
@@ -102,8 +102,7 @@ class CheckpointManager:
             except StorageError as error:
                 self._lacking = str(error)
         if self._lacking and not before:
-            self.log.writer.event("memory", stepper.t, self._lacking)
-            self.log.printer.line(f"note: {self._lacking}; the one before it is kept")
+            self.log.event("memory", stepper.t, self._lacking)
 
     def _secured(self) -> dict[str, object]:
         """What the run counted, once no replica is found drifted and the rows that it counts are on disk."""

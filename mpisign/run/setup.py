@@ -66,7 +66,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, node: NodeVoter | None = None)
     Raises UsageError on all ranks for data that can't be read, and for what does not fit the data or the memory.
     """
     streams = Streams(plan.config.run.seed)
-    share = _share(plan, ranks, voters * plan.config.ranks_per_voter, streams)
+    share = local_data(plan, ranks, voters * plan.config.ranks_per_voter, streams)
     start = _initial(plan, streams, ranks)
     device = device_for(plan.problem, "cpu" if node else plan.config.run.device, ranks)
     layout = Layout({name: tuple(p.shape) for name, p in start.items()}, segment_options(plan, start), device)
@@ -87,7 +87,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, node: NodeVoter | None = None)
     return Setup(plan, share, stepper, rows_per_minibatch, parts.everyone)
 
 
-def _share(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
+def local_data(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
     """The rows of this process's ranks; x has to fit as well, and some problems know its size only with the data.
 
     voters: as many as ranks, though several of these may be one.

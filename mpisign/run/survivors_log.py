@@ -71,8 +71,7 @@ class SurvivorsLog(RunLog):
             self._succeed()
         text = _told(stepper.t + 1, gone, self.world.voters, adopted)
         self._add("segments", step=stepper.t, **self._segment())
-        self.writer.event("lost", stepper.t, text)
-        self.printer.line(text)
+        self.event("lost", stepper.t, text)
         self.release()
         self.mark()
 

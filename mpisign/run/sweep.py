@@ -260,15 +260,7 @@ def _best(group: list[Point], metric: str) -> Point | None:
 
 def best_of(runs: Mapping[Key, Sequence[Run]], metric: str) -> Key:
     """The key whose runs ended best by the mean of a metric, the first of equals; a run that diverged is the worst."""
-    return min(runs, key=lambda key: float(np.mean([final(run, metric) for run in runs[key]])))
-
-
-def final(run: Run, metric: str) -> float:
-    """The metric at the end of a run, negated where larger is better; infinite if it did not complete."""
-    column = run["eval"][metric]
-    if not run.complete or not len(column) or not np.isfinite(column[-1]):
-        return np.inf
-    return float(-column[-1] if metric == "test_accuracy" else column[-1])
+    return min(runs, key=lambda key: float(np.mean([run.score(metric) for run in runs[key]])))
 
 
 # Running

@@ -6,8 +6,7 @@ plan -> ranks -> Job, see job.py
 from pathlib import Path
 
 from mpisign import config as configuration
-from mpisign import paths
-from mpisign.bits.precompile import compile_ahead
+from mpisign.bits.precompile import make_ready
 from mpisign.config import Config
 from mpisign.errors import UsageError
 from mpisign.exchange import REGISTRY
@@ -19,7 +18,7 @@ from mpisign.run import nodes
 from mpisign.run.job import Job
 from mpisign.run.plan import resolve
 from mpisign.run.regroup import continued
-from mpisign.run.resume import FRESH, MOVABLE, ResumeOptions, another_number, may_regroup, so_far
+from mpisign.run.resume import FRESH, ResumeOptions, another_number, may_regroup, so_far, stored_job
 from mpisign.run.setup import use_threads
 from mpisign.run.survive import check_survivors
 
@@ -99,18 +98,9 @@ def resume(
     simulated, before = mpi.launch().size == 1 and stored.simulated, int(stored.attributes["n"])
     wanted = {f"{table}.{key}": value for table, key, value in parsed}.get("run.voters", before)
     voters = (wanted or before) if simulated else _launched(path, stored.config.get("exchange", {}), before)
-    # the path in the file is where it was once; only the one that was given is written to
-    tables = {k: dict(v) for k, v in stored.config.items()}
-    tables["run"] = {k: v for k, v in tables["run"].items() if k not in ("epochs", "evaluations")}
     if (chosen := str(stored.attributes["exchange"])) in REGISTRY and voters == before:
-        tables["exchange"]["name"] = chosen  # what a run measured once, it keeps to
-    problem = tables.get("problem", {})
-    # as they were read once; a $ in them is one
-    problem |= {key: paths.as_shell(problem[key]) for key in MOVABLE if isinstance(problem.get(key), str)}
-    for table, key, value in parsed:
-        tables.setdefault(table, {})[key] = value
-    tables["run"] |= {"file": paths.literal(path), "voters": voters}
-    config = configuration.make(tables, f"{path}: ")
+        parsed.insert(0, ("exchange", "name", chosen))  # what a run measured once, it keeps to
+    config = stored_job(stored, parsed, voters=voters)
     options = ResumeOptions("must", checkpoint, ranks_changed=ranks_changed)
     if config.run.voters != before and not may_regroup(options, config):
         raise another_number(path, before, config.run.voters, config.ranks_per_voter)
@@ -133,7 +123,7 @@ def load_kernels(ranks: Ranks) -> None:
     """Compiles what is not compiled yet: the first rank of a node fills numba's cache, the others read it."""
     with WATCH.at("loading kernels"):
         if ranks.local_rank == 0:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)
         ranks.wait(ranks.node)
         if ranks.local_rank:
-            compile_ahead(ranks.size)
+            make_ready(ranks.size)

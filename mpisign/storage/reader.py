@@ -4,9 +4,12 @@
 >>> run["eval"]["test_accuracy"][-1]
 """
 
+import html
+import importlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,10 @@ UNITS = (
     (".*bits_per_coordinate", "per rank and step"),
 )
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
+
+
+class NotARun(UsageError):
+    """A file of HDF5 that is none of mpisign's runs."""
 
 
 class Run:
@@ -66,7 +73,7 @@ class Run:
     def _read(self, file: h5py.File, salvage: bool) -> None:
         self.attributes = hdf5.attributes(file)
         if self.attributes.get("filetype") != FILETYPE:
-            raise UsageError(f"{self.path}: an HDF5 file, but not a run of mpisign")
+            raise NotARun(f"{self.path}: an HDF5 file, but not a run of mpisign")
         version = self.attributes.get("format_version")
         if type(version) is not int or version < 1:
             raise Malformed(f"attribute format_version = {version!r:.80}: a number from 1 on is needed")
@@ -92,9 +99,18 @@ class Run:
         return self._tables[table]
 
     def __repr__(self) -> str:
-        """What a notebook shows: the summary, and the tables with their rows."""
+        """What a terminal shows: the summary, and the tables with their rows."""
+        return "\n".join([f"Run({str(self.path)!r})", *self._described()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same as a table of HTML, in which no text from the file is markup."""
+        cells = (line.partition(": ") for line in self._described())
+        rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, _, text in cells)
+        return f"<table><caption>Run {html.escape(printable(self.path))}</caption>{rows}</table>"
+
+    def _described(self) -> list[str]:
         tables = ", ".join(f"{name} ({rows})" for name, rows in self.tables.items())
-        return "\n".join([f"Run({str(self.path)!r})", *summary_lines(self.summary()), f"tables (rows): {tables}"])
+        return [*summary_lines(self.summary()), f"tables (rows): {tables}"]
 
     @property
     def tables(self) -> dict[str, int]:
@@ -161,6 +177,13 @@ class Run:
         """How many voters took each of these steps, counted from 1: int64, of the same shape."""
         begun, n = np.array(self.stretches, dtype=np.int64).T
         return n[np.maximum(np.searchsorted(begun, steps) - 1, 0)]
+
+    def score(self, metric: str) -> float:
+        """A column of /eval at the end, less being better (accuracy is negated); infinite if it did not complete."""
+        values = self["eval"][metric]
+        if not self.complete or not len(values) or not np.isfinite(values[-1]):
+            return float("inf")
+        return float(-values[-1] if metric == "test_accuracy" else values[-1])
 
     @property
     def bits_per_coordinate(self) -> float:
@@ -229,14 +252,17 @@ class Run:
 
         Raises UsageError where pandas is not installed; mpisign does not need it otherwise.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UsageError(
-                f"to_pandas needs pandas, which can't be imported ({error}): pip install pandas, or use "
-                f"Run.columns({table!r}), a dict of numpy columns"
-            ) from error
-        return pandas.DataFrame(self.columns(table))
+        return optional("pandas", "Run.columns(), a dict of numpy columns").DataFrame(self.columns(table))
+
+    def to_xarray(self, table: str = "steps") -> Any:
+        """A table as an xarray.Dataset along the coordinate `step`.
+
+        A column with several values per row, such as probes/voter_success, has a second dimension, by what it has a
+        value for: voter, coordinate or bin. Raises UsageError where xarray is not installed.
+        """
+        each, columns = {c.name: c.each for c in TABLES[table]}, self[table]
+        values = {name: (["step", each[name]][: column.ndim], column) for name, column in columns.items()}
+        return optional("xarray", "Run[table], a dict of numpy columns").Dataset(values)
 
     def summary(self) -> dict[str, object]:
         """The figures that `mpisign train` prints at its end, in the units of `told`."""
@@ -280,6 +306,15 @@ class Run:
         return lines | {"run_file": str(self.path)}
 
 
+def optional(package: str, instead: str) -> Any:
+    """A package that only some functions need. Raises UsageError where it is missing, with what serves instead."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        text = f"this needs {package}, which can't be imported ({error}): pip install {package}, or use {instead}"
+        raise UsageError(text) from error
+
+
 def summary_lines(figures: Mapping[str, object]) -> list[str]:
     """Figures such as a summary's as lines, `name: value unit`."""
     lines = []
@@ -294,8 +329,21 @@ def summary_lines(figures: Mapping[str, object]) -> list[str]:
 def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Run files, and all those in folders and the folders below, in the order of their names.
 
-    Returns the runs, and a message for each file that can't be read or is none. Raises UsageError for a path that is
-    not there.
+    Returns the runs, and a message for each file that can't be read or is none. Raises UsageError as run_files does.
+    """
+    runs, skipped = [], []
+    for file in run_files(paths):
+        try:
+            runs.append(Run(file))
+        except UsageError as error:
+            skipped.append(str(error))
+    return runs, skipped
+
+
+def run_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are named, and those in folders and below that may be runs, by name; each once.
+
+    Raises UsageError for a path that is not there, and a folder without such files.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -305,13 +353,7 @@ def read_all(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         if not inside:
             raise UsageError(f"no run file (*.h5) in the folder {path}")
         files += inside
-    runs, skipped = [], []
-    for file in dict.fromkeys(files):
-        try:
-            runs.append(Run(file))
-        except UsageError as error:
-            skipped.append(str(error))
-    return runs, skipped
+    return list(dict.fromkeys(files))
 
 
 def _may_be_run(path: Path) -> bool:
@@ -321,14 +363,29 @@ def _may_be_run(path: Path) -> bool:
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
     """The parameters in a `.model` file that a run kept: float32 arrays by name. Raises UsageError if it is damaged."""
-    with hdf5.sealed(Path(path), "model", MODEL_FORMAT, bare=True) as file:
-        if hdf5.attributes(file).get("filetype") != "mpisign-model":
-            raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
+    with _model(Path(path)) as file:
         try:
             group = hdf5.find(file, "parameters")
             return {name: hdf5.values(group, name, "fiub") for name in group or ()}
         except Exception as error:  # a file that something else made, or of an older mpisign and damaged
             raise UsageError(f"{path}: can't be read ({hdf5.first_line(error)})") from error
+
+
+def model_step(path: str | Path) -> int:
+    """The steps that a run had taken at the point in a `.model` file. Raises UsageError as load_parameters() does."""
+    with _model(Path(path)) as file:
+        step = hdf5.attributes(file).get("step")
+        if type(step) is not int or step < 0:
+            raise UsageError(f"{path}: attribute step = {step!r:.80}: a number from 0 on is needed")
+        return step
+
+
+@contextmanager
+def _model(path: Path) -> Iterator[h5py.File]:
+    with hdf5.sealed(path, "model", MODEL_FORMAT, bare=True) as file:
+        if hdf5.attributes(file).get("filetype") != "mpisign-model":
+            raise UsageError(f"{path}: an HDF5 file, but not a model of mpisign")
+        yield file
 
 
 def _fresh(path: Path) -> bool:

@@ -190,3 +190,12 @@ def cosines_of_each(v, run, most, inverse):
         if inverse:
             out[offset : offset + size] = made.reshape(-1)
     return out
+
+
+def doubling(intervals):
+    """The lengths of intervals that double, one after the other."""
+    length = 1
+    while True:
+        for _ in range(intervals.each):
+            yield min(length, intervals.most)
+        length *= 2

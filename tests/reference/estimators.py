@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mpisign.bits.rng import NO_VOTER
-from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, doubling, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -145,6 +145,19 @@ class Lion(Slot):
         c = F(self.beta1) * self.m + F(1 - self.beta1) * u
         self.m = F(self.beta2) * self.m + F(1 - self.beta2) * u
         return c
+
+
+class SyncedLion(Lion):
+    def agree(self, estimates, voters):
+        if (self.run.t + 1) % self.every == 0:
+            for (offset, size), shape in zip(self.run.tensors, self.run.shapes, strict=True):
+                here, total = slice(offset, offset + size), np.zeros(size, dtype=F)
+                for voter in voters:
+                    total = total + voter.m[here]
+                for voter in voters:
+                    if not self.vectors_only or len(shape) < 2:
+                        voter.m[here] = total / F(len(voters))
+        return estimates
 
 
 class LionStorm(Slot):
@@ -308,12 +321,14 @@ class SharedLion(LocalSteps):
 
 class LocalAdam(Slot):
     def estimate(self):
-        point, v = self.run.x.copy(), self.run.zeros()
+        point, v, lengths = self.run.x.copy(), self.run.zeros(), doubling(self.lengths)
+        first = self.after + sum(next(lengths) for _ in range(self.run.t - self.after))
+        steps = next(lengths)
         with np.errstate(divide="ignore", invalid="ignore"):
-            for k in range(self.steps):
-                g = self.gradient(point, self.run.t * self.steps + k)
+            for k in range(steps):
+                g = self.gradient(point, first + k)
                 self.m = F(self.beta) * self.m + F(1 - self.beta) * g
-                v = v + F(1 / self.steps) * self.m
+                v = v + F(1 / steps) * self.m
                 move = self.m / (np.sqrt(self.variance / F(self.correction)) + F(self.epsilon))
                 point = point + F(-self.run.lr) * np.where(self.variance > 0, move, F(0))
         return v

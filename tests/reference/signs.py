@@ -211,6 +211,16 @@ class Compressed(Slot):
         return Message(signs=read.astype(np.int64)) if self.code.signs else Message(raw=read)
 
 
+class InMeans(Compressed):
+    def message(self, v, agreed):
+        units = self.run.zeros()
+        for offset, size in self.run.tensors:
+            mean = F(tiled(v, offset, size, 1) / max(size, 1))
+            for i in range(offset, offset + size):
+                units[i] = v[i] / mean * F(self.resolution) if mean else 0
+        return super().message(units, agreed)
+
+
 class MaskedMomentum(Compressed):
     """Lin et al. 2018 algorithms 1 and 3: u and v are local, and both are forgotten where v was sent."""
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tests.reference.arithmetic import cosines_of_each, norm, polar_of_each, tiled
+from tests.reference.arithmetic import cosines_of_each, doubling, norm, polar_of_each, tiled
 
 F = np.float32
 
@@ -317,7 +317,37 @@ class FrozenAdam(Slot):
     def move(self, levels, scales, in_x):
         m = self.run.table(levels, scales, in_x, lr=1.0)
         moved = np.where(self.v > 0, m / (np.sqrt(self.v / F(self.correction)) + F(self.epsilon)), F(0))
-        self.put(self.decayed() - F(self.run.lr * self.factor) * moved)
+        self.put(self.decayed() - F(self.run.lr) * moved)
+
+
+class RoundAdam(FrozenAdam):
+    def move(self, levels, scales, in_x):
+        lr, lengths = self.run.lr, doubling(self.lengths)
+        for _ in range(self.run.t - self.after):
+            next(lengths)
+        self.run.lr = lr * next(lengths)
+        super().move(levels, scales, in_x)
+        self.run.lr = lr
+
+
+class ThinnedAdam(Slot):
+    def begin(self):
+        self.m, self.v = self.run.zeros(), self.run.zeros()
+
+    def move(self, direction, scales, in_x):
+        t, begins = self.run.t, [0]
+        for length in doubling(self.intervals):
+            if begins[-1] > t:
+                break
+            begins.append(begins[-1] + length)
+        changes = sum(begin <= t for begin in begins)
+        g = direction if scales is None else self.run.table(direction, scales, in_x, lr=1.0)
+        self.m = F(self.beta1) * self.m + F(1 - self.beta1) * g
+        if t in begins:
+            self.v = F(self.beta2) * self.v + F(1 - self.beta2) * (g * g)
+        scale = np.sqrt(self.v * F(1 / (1 - self.beta2**changes))) + F(self.epsilon)
+        moved = np.where(self.v > 0, self.m / scale, F(0))
+        self.put(self.decayed() - F(self.run.lr / (1 - self.beta1 ** (t + 1))) * moved)
 
 
 class Lamb(Slot):

@@ -186,6 +186,11 @@ class Mean(Slot):
         return mean(messages), None, False
 
 
+class SignOfMean(Slot):
+    def decide(self, messages):
+        return self.decided(sum(m.raw.astype(int) for m in messages)), None, False
+
+
 class CompressedMean(Slot):
     def begin(self):
         from tests.reference import compressors

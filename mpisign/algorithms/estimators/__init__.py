@@ -12,7 +12,14 @@ from mpisign.algorithms.estimators.local import (
 )
 from mpisign.algorithms.estimators.low_rank import LowRank
 from mpisign.algorithms.estimators.matrices import Cosine, Polar
-from mpisign.algorithms.estimators.momentum import DecidedMomentum, Lion, Momentum, Nesterov, NormalisedMomentum
+from mpisign.algorithms.estimators.momentum import (
+    DecidedMomentum,
+    Lion,
+    Momentum,
+    Nesterov,
+    NormalisedMomentum,
+    SyncedLion,
+)
 from mpisign.algorithms.estimators.plain import (
     ClippedRows,
     Extrapolated,
@@ -58,5 +65,6 @@ __all__ = [
     "SnapshotStorm",
     "Storm",
     "Svrg",
+    "SyncedLion",
     "ZerothOrder",
 ]

@@ -12,25 +12,26 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.estimators.plain import SEVERAL
+from mpisign.algorithms.growth import Doubling
 from mpisign.algorithms.slots import Estimator, State
 
 
 class _Local(Estimator):
-    """Walks from x, `steps` minibatches far; the oracle's batches count on from one walk to the next."""
+    """Walks from x, some minibatches far; the oracle's batches count on from one walk to the next."""
 
-    steps: int
-    averages = False
+    averages, scratch = False, ("point",)
     needs = SEVERAL
 
-    @property
-    def minibatches(self):
-        return self.steps
+    def walks(self, age: int) -> int:
+        """Minibatches of the walk at a step of that age."""
+        raise NotImplementedError
 
     def walk(self, oracle, x, state, step):
         """Yields the gradient at each point of the walk; the caller moves state["point"]."""
         point, g, losses = state["point"].copy_(x), state["g"], []
-        for k in range(self.steps):
-            oracle.begin(step.t * self.steps + k)
+        first = self.minibatches_before(step.begun) + self.minibatches_before(step.age)
+        for k in range(self.walks(step.age)):
+            oracle.begin(first + k)
             oracle.gradient(point, g)
             losses.append(oracle.loss)
             yield point, g
@@ -38,17 +39,18 @@ class _Local(Estimator):
         oracle.loss = next((loss for loss in losses if not math.isfinite(loss)), losses[0])
 
     def evaluations(self, batch, rows, age):
-        return self.steps * batch
+        return self.walks(age) * batch
 
 
 class InnerOptimiser:
     """How a step of a walk follows from a gradient: point -= rate * direction. Its arrays stay with the voter."""
 
     vectors: ClassVar[tuple[str, ...]] = ()  # names of its float32 arrays, zeros before the first walk
-    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,), likewise
+    scratch: ClassVar[tuple[str, ...]] = ()  # likewise, of those that hold nothing from step to step
+    numbers: ClassVar[tuple[str, ...]] = ()  # names of its float64 arrays (1,), zeros before the first walk
 
     def direction(self, g: Tensor, point: Tensor, state: State) -> Tensor:
-        """The direction, float32 (d,), at a point where the gradient is g; not finite where g is not.
+        """The direction, float32 (d,), at a point where the gradient is g; not finite where g is not. May overwrite g.
 
         Every operation rounds once, so that walks are the same bits on any machine.
         """
@@ -93,14 +95,15 @@ class InnerLion(InnerOptimiser):
     beta1: float = 0.9
     beta2: float = 0.99
 
-    vectors = ("m",)
+    vectors, scratch = ("m",), ("mixed",)
 
     def direction(self, g, point, state):
-        m, mixed = state["m"], state["m"].clone()
+        m, mixed = state["m"], state["mixed"].copy_(state["m"])
         bits.blend(mixed, g, self.beta1, 1 - self.beta1)
         bits.blend(m, g, self.beta2, 1 - self.beta2)
-        # the sign of what is not a number would be 0, and nobody would be told
-        return torch.where(mixed.isfinite(), mixed.sign(), mixed)
+        # 0 where it is finite, else NaN: the sign of what is not a number would be 0, and nobody would be told
+        unfit = torch.sub(mixed, mixed, out=g)
+        return mixed.sign_().add_(unfit)
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,23 @@ class LocalSteps(_Local):
     by: InnerOptimiser = field(default_factory=InnerSgd)
 
     @property
+    def minibatches(self):
+        return self.steps
+
+    @property
     def vectors(self):
-        return ("g", "point", "v", *self.by.vectors)
+        return ("g", "v", *self.by.vectors)
+
+    @property
+    def scratch(self):
+        return ("point", *self.by.scratch)
 
     @property
     def numbers(self):
         return self.by.numbers
+
+    def walks(self, age):
+        return self.steps
 
     def estimate(self, oracle, x, state, step):
         v, rates = state["v"].zero_(), [self.rate or step.lr_of(span.segment) for span in step.layout.all_spans]
@@ -154,26 +168,34 @@ class SharedLion(LocalSteps):
 
 @dataclass(frozen=True)
 class LocalAdam(_Local):
-    """v = the mean of m on a walk of `steps` steps m = beta*m + (1 - beta)*g, point -= lr*m/(sqrt(variance) + epsilon).
+    """v = the mean of m on a walk of steps m = beta*m + (1 - beta)*g, point -= lr*m/(sqrt(variance) + epsilon).
 
-    m starts as what was decided at the step before. The variance does not change, and is divided by `correction`; a
-    coordinate where it is 0 does not move.
+    lengths: of the walks, the first of which is at the step of age `after`; before it a step is one minibatch. m starts
+    as what was decided at the step before. The variance does not change, and is divided by `correction`; a coordinate
+    where it is 0 does not move.
     """
 
-    steps: int = 4
+    lengths: Doubling = field(default_factory=Doubling)
+    after: int = 0
     beta: float = 0.9
     epsilon: float = 1e-8
     correction: float = 1.0
 
-    vectors, alike = ("g", "point", "m", "variance", "v"), ("m", "variance")
+    vectors, alike = ("g", "m", "variance", "v"), ("m", "variance")
+
+    def walks(self, age):
+        return self.lengths.length(max(age - self.after, 0))
+
+    def minibatches_before(self, age):
+        return min(age, self.after) + self.lengths.begin(max(age - self.after, 0))
 
     def estimate(self, oracle, x, state, step):
         m, v, layout = state["m"], state["v"].zero_(), step.layout
         scale = torch.sqrt(state["variance"] / self.correction).add_(self.epsilon)
-        still = state["variance"] == 0
+        still, share = state["variance"] == 0, 1 / self.walks(step.age)
         for point, g in self.walk(oracle, x, state, step):
             bits.blend(m, g, self.beta, 1 - self.beta)
-            bits.blend(v, m, 1.0, 1 / self.steps)
+            bits.blend(v, m, 1.0, share)
             move = (m / scale).masked_fill_(still, 0.0)
             for span in layout.all_spans:
                 bits.blend(point[span.coordinates], move[span.coordinates], 1.0, -step.lr_of(span.segment))

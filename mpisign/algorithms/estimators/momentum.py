@@ -10,6 +10,8 @@ from mpisign.algorithms.estimators.plain import Minibatch
 from mpisign.algorithms.slots import Estimator
 from mpisign.errors import choices
 
+LEAST = 2.0**-149  # above 0 in float32
+
 
 class _OfAnother(Estimator):
     """Keeps averages of another estimate, `of`, and asks for what that one asks for.
@@ -23,7 +25,7 @@ class _OfAnother(Estimator):
     def __post_init__(self):
         if self.of.agrees:
             raise ValueError(f"voters agree on what {type(self.of).__name__} makes, not inside of a moving average")
-        if twice := set(self.vectors) & set(self.of.vectors):
+        if twice := set(self.vectors) & {*self.of.vectors, *self.of.scratch}:
             raise ValueError(f"{type(self).__name__} and {type(self.of).__name__} both keep {choices(twice)}")
 
     @property
@@ -41,6 +43,10 @@ class _OfAnother(Estimator):
     @property
     def tables(self):
         return self.of.tables
+
+    @property
+    def scratch(self):
+        return self.of.scratch
 
     @property
     def alike(self):
@@ -108,9 +114,10 @@ class NormalisedMomentum(_OfAnother):
     def estimate(self, oracle, x, state, step):
         u, b, m, v = self.of.estimate(oracle, x, state, step), state["b"], state["m"], state["v"]
         bits.blend(m, u, self.beta, 1 - self.beta)
-        bits.blend(b, u.abs(), self.beta, 1 - self.beta)
-        # rounding may bring |m| above b
-        return torch.div(m, b, out=v).clamp_(-1.0, 1.0).masked_fill_(b == 0, 0.0)
+        bits.blend(b, torch.abs(u, out=v), self.beta, 1 - self.beta)
+        # m is 0 where b is, and rounding may bring |m| above b
+        torch.clamp(b, min=LEAST, out=v)
+        return torch.div(m, v, out=v).clamp_(-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,39 @@ class Lion(_OfAnother):
         bits.blend(v, u, self.beta1, 1 - self.beta1)
         bits.blend(m, u, self.beta2, 1 - self.beta2)
         return v
+
+
+@dataclass(frozen=True)
+class SyncedLion(Lion):
+    """Lion whose m becomes the mean of all voters' m after every `every` steps, whole or in vectors alone.
+
+    vectors_only: whether matrices, which are parameters of two or more dimensions, keep the m of each voter.
+    """
+
+    every: int = 100
+    vectors_only: bool = False
+
+    def side_information(self):
+        what = "momenta of vectors" if self.vectors_only else "momenta"
+        return f"the mean of {what} every {self.every} steps, 64(n-1)/n bits per coordinate up and down together"
+
+    def _synced(self, layout):
+        """The parameters whose m is averaged."""
+        return [s for s in layout.segments if not (self.vectors_only and s.is_matrix)]
+
+    def shared_floats(self, layout):
+        return round(sum(s.size for s in self._synced(layout)) / self.every)
+
+    def agree(self, estimates, states, step):
+        parts = [slice(s.offset, s.end) for s in self._synced(step.layout)]
+        if not parts or (step.age + 1) % self.every:
+            return
+        sent = [torch.cat([state["m"][part] for part in parts]) for state in states]
+        mean = step.world.mean(sent).to(step.layout.device)
+        averages = mean.split([part.stop - part.start for part in parts])
+        for state in states:
+            for part, average in zip(parts, averages, strict=True):
+                state["m"][part] = average
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ class GrowingBatch(Estimator):
 
     every: int = 1
 
-    needs, vectors = SEVERAL, ("g", "part")
+    needs, vectors, scratch = SEVERAL, ("g",), ("part",)
 
     def estimate(self, oracle, x, state, step):
         g, part, losses = state["g"].zero_(), state["part"], []
-        first, count = step.begun + self.minibatches_before(step.age), self._count(step.age)
+        # after another run, those begin that it had not seen even if its batches grew as these do
+        first, count = self.minibatches_before(step.begun) + self.minibatches_before(step.age), self._count(step.age)
         for k in range(count):
             oracle.begin(first + k)
             oracle.gradient(x, part)
@@ -114,7 +115,7 @@ class ClippedRows(Estimator):
 
     norm: float = 1.0
 
-    needs, vectors = FINITE_SUM, ("g", "row")
+    needs, vectors, scratch = FINITE_SUM, ("g",), ("row",)
 
     def estimate(self, oracle, x, state, step):
         oracle.clipped_gradient(x, state["g"], state["row"], self.norm)
@@ -131,7 +132,7 @@ class Extrapolated(Estimator):
 
     beta: float = 0.9
 
-    needs, two_points, vectors = OTHER_POINTS, True, ("g", "point")
+    needs, two_points, vectors, scratch = OTHER_POINTS, True, ("g",), ("point",)
 
     def estimate(self, oracle, x, state, step):
         g, point = state["g"], state["point"]

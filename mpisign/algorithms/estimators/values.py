@@ -25,7 +25,7 @@ class ZerothOrder(Estimator):
     central: bool = False
     signs: bool = False
 
-    needs, vectors = VALUES, ("u", "point", "v")
+    needs, vectors, scratch = VALUES, ("v",), ("u", "point")
 
     def estimate(self, oracle, x, state, step):
         u, v = state["u"], state["v"].zero_()
@@ -75,7 +75,7 @@ class SharedDirection(Estimator):
     smoothing: float = 0.001
     comparisons: int = 1
 
-    averages, reports, vectors, alike = False, 1, ("z", "point"), ("z", "point")
+    averages, reports, scratch = False, 1, ("z", "point")
 
     @property
     def needs(self):

@@ -1,18 +1,19 @@
 """Moves along raw floats with a step of each coordinate's own, from the squares of its gradients.
 
-g is the mean gradient; weight decay is decoupled. Every operation of Adagrad, Adadelta, Yogi, Lamb, FrozenLamb and
-VarianceAdapted rounds once, so that their steps are the same bits on any machine; those of Adam and FrozenAdam are
-torch's.
+g is the mean gradient; weight decay is decoupled. Every operation of Adagrad, Adadelta, Yogi, Lamb, ThinnedAdam,
+FrozenLamb and VarianceAdapted rounds once, so that their steps are the same bits on any machine; those of Adam and
+FrozenAdam are torch's.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.growth import Doubling
 from mpisign.algorithms.messages import Direction
 from mpisign.algorithms.slots import Step, Update
 from mpisign.layout import Layout, Span
@@ -52,13 +53,12 @@ class FrozenAdam(Update):
     """x -= lr * m / (sqrt(v) + epsilon): m is the direction, v a variance that no longer changes.
 
     correction: what v is divided by, 1 - beta2**steps for a v that Adam gathered in so many steps. A coordinate whose
-    v is 0 never had a gradient and does not move. factor: on lr, for a direction that is the mean of so many steps.
+    v is 0 never had a gradient and does not move.
     """
 
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     correction: float = 1.0
-    factor: float = 1.0
 
     vectors = ("v",)
 
@@ -68,7 +68,53 @@ class FrozenAdam(Update):
             part, v = x[span.coordinates], state["v"][span.coordinates]
             m.div_(torch.sqrt(v / self.correction).add_(self.epsilon)).masked_fill_(v == 0, 0.0)
             part.mul_(float(decays[span.segment]))
-            part.sub_(m, alpha=step.lr_of(span.segment) * self.factor)
+            part.sub_(m, alpha=step.lr_of(span.segment))
+
+
+@dataclass(frozen=True)
+class RoundAdam(FrozenAdam):
+    """FrozenAdam as far as the steps of a round go, whose mean m the direction is; weight decay as often.
+
+    lengths, after: of the rounds, as in estimators.LocalAdam.
+    """
+
+    lengths: Doubling = field(default_factory=Doubling)
+    after: int = 0
+
+    def apply(self, x, direction, state, step):
+        steps = self.lengths.length(max(step.age - self.after, 0))
+        super().apply(x, direction, state, replace(step, rates=step.rates * steps))
+
+
+@dataclass(frozen=True)
+class ThinnedAdam(Update):
+    """Adam whose v takes a gradient in only where an interval begins; m does at every step.
+
+    Both averages start as 0 and are corrected for it, v by how often it was changed (the authors' code corrects none).
+    A coordinate whose v is 0 does not move. Source: Lu et al. 2022, as in the authors' code (DeepSpeed).
+    """
+
+    intervals: Doubling = field(default_factory=Doubling)
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    vectors = ("m", "v")
+
+    def apply(self, x, direction, state, step):
+        due, changes = self.intervals.due(step.age), self.intervals.count(step.age + 1)
+        correction1, correction2 = 1 - self.beta1 ** (step.age + 1), 1 - self.beta2**changes
+        decays = step.decays(self.weight_decay)
+        for span, g in direction.floats(step.layout):
+            m, v = state["m"][span.coordinates], state["v"][span.coordinates]
+            bits.blend(m, g, self.beta1, 1 - self.beta1)
+            if due:
+                bits.blend(v, g * g, self.beta2, 1 - self.beta2)
+            move = m / bits.root(v * (1 / correction2)).add_(self.epsilon)
+            move.masked_fill_(v == 0, 0.0)
+            rate = step.lr_of(span.segment) / correction1
+            bits.blend(x[span.coordinates], move, float(decays[span.segment]), -rate)
 
 
 @dataclass(frozen=True)

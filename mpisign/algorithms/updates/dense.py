@@ -115,7 +115,7 @@ class NormalisedDescent(Update):
 
     weight_decay: float = 0.0
 
-    vectors = ("v",)
+    scratch = ("v",)
 
     def apply(self, x, direction, state, step):
         for span in step.layout.spans(direction.lo, direction.hi):

@@ -36,7 +36,7 @@ class BetterPoint(Descent):
     f is exact: all rows of all voters, once a step.
     """
 
-    needs, vectors, numbers = frozenset({"function values"}), ("before",), ("value",)
+    needs, scratch, numbers = frozenset({"function values"}), ("before",), ("value",)
     bound = "f as the voters of then weigh it, to which later values are compared"
 
     def begin(self, x, state, step, objective):

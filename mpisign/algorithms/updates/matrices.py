@@ -19,7 +19,7 @@ from mpisign.algorithms.slots import Update
 class _OfAll(Update):
     """Gathers what was decided about all of x."""
 
-    vectors = ("decided",)
+    scratch = ("decided",)
 
     def apply(self, x, direction, state, step):
         for span, v in direction.floats(step.layout):
@@ -103,7 +103,7 @@ class TrackedPolarDescent(PolarDescent):
     the library one without a gradient, stays where it is.
     """
 
-    vectors = ("decided", "ahead")
+    vectors = ("ahead",)
 
     def finish(self, x, state, step, objective):
         d, rates = self.toward(state["decided"], step), self.rates(step)

@@ -15,10 +15,11 @@ from mpisign.algorithms.estimators import (
     Minibatch,
     SharedLion,
 )
-from mpisign.algorithms.method import Algorithm, Stages
+from mpisign.algorithms.growth import Doubling
+from mpisign.algorithms.method import Algorithm, Thinned
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, NoisySign, Raw, ScaledSign, Sign, StochasticSign
-from mpisign.algorithms.updates import Adam, Descent, FrozenAdam, LionDescent, RawDescent
+from mpisign.algorithms.updates import Descent, LionDescent, RawDescent, RoundAdam, ThinnedAdam
 from mpisign.algorithms.votes import Average, Majority, Mean, ServerErrorFeedback
 from mpisign.algorithms.zoo.known import MEDIAN
 
@@ -160,34 +161,38 @@ def z_signfedavg(
 
 @algorithm(
     "zeroone-adam",
-    paper="Lu et al. 2022, arXiv:2202.06009, its local rounds",
+    paper="Lu et al. 2022, arXiv:2202.06009",
     lr=1e-3,
-    known=(
-        "The rate of Adam with a frozen variance, under bounded gradients (reconstructed). The paper also thins out "
-        "the updates of the variance, and lets rounds grow; here the variance is that of the warm-up and rounds are "
-        "alike."
-    ),
+    known="The rate of Adam with a frozen variance, under bounded gradients (reconstructed).",
 )
 def zeroone_adam(
     warmup_steps: Count = 100,
+    thin_every: Count = 16,
     local_steps: Count = 4,
+    grow_every: Count = 16,
     beta1: Beta = 0.9,
     beta2: Beta = 0.999,
     epsilon: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,
 ):
-    """Adam on raw floats for warmup_steps, then rounds of local_steps Adam steps and one vote on what they came to.
+    """Adam in one bit but for floats ever more rarely, then rounds that grow: Adam steps and one vote on their mean.
 
-    The variance is frozen after the warm-up. In a round every rank moves by its own momentum; then the mean of momentum
-    over the round travels as scaled signs with error feedback on both sides, takes the place of all momenta, and moves
-    x from where the round began by local_steps*lr. Less than 1 bit a coordinate and minibatch. Details of this paper
-    are reconstructed: how a round ends.
+    In the first warmup_steps steps gradients travel as floats, and change the variance, where an interval begins; in
+    it as scaled signs with error feedback on both sides, and only momentum changes. Intervals are 1 and double after
+    every thin_every. Then the variance stays, and a step is a round of 1, 2, 4, ... up to local_steps minibatches, the
+    double after every grow_every rounds: every rank moves by its own momentum, whose mean over the round travels as
+    scaled signs, with residuals that begin anew, takes the place of all momenta, and moves x from where the round
+    began; 1/local_steps bits per minibatch at last. After the authors' code, in DeepSpeed. It doubles rounds by
+    minibatches instead, corrects no averages, decays weights inside of rounds, and takes |p|_2/sqrt(d) for a scale.
     """
-    correction = 1 - beta2**warmup_steps
-    warm = Algorithm(Minibatch(), Raw(), Mean(), Adam(beta1, beta2, epsilon, weight_decay))
-    rounds = LocalAdam(local_steps, beta1, epsilon, correction)
-    move = FrozenAdam(epsilon, weight_decay, correction, local_steps)
-    signs = ErrorFeedback(ScaledSign(), in_x=False)
-    bits = Algorithm(rounds, signs, ServerErrorFeedback(in_x=False), move)
-    keep = (("update/v", "update/v"), ("update/v", "estimator/variance"), ("update/m", "estimator/m"))
-    return Stages(warm, bits, keep, until=warmup_steps)
+    intervals, lengths = Doubling(thin_every, warmup_steps), Doubling(grow_every, local_steps)
+    adam, signs = ThinnedAdam(intervals, beta1, beta2, epsilon, weight_decay), ErrorFeedback(ScaledSign(), in_x=False)
+    floats = Algorithm(Minibatch(), Raw(), Mean(), adam)
+    between = Algorithm(Minibatch(), signs, ServerErrorFeedback(in_x=False), adam)
+    correction = 1 - beta2 ** intervals.count(warmup_steps)
+    walks = LocalAdam(lengths, warmup_steps, beta1, epsilon, correction)
+    move = RoundAdam(epsilon, weight_decay, correction, lengths, warmup_steps)
+    rounds = Algorithm(walks, signs, ServerErrorFeedback(in_x=False), move)
+    moments = (("update/m", "update/m"), ("update/v", "update/v"))
+    keep = (*moments, ("update/m", "estimator/m"), ("update/v", "estimator/variance"))
+    return Thinned(floats, between, rounds, intervals, warmup_steps, keep)

@@ -9,7 +9,7 @@ from mpisign.algorithms.estimators import Lion, Minibatch, Momentum
 from mpisign.algorithms.method import Algorithm
 from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, algorithm
 from mpisign.algorithms.signs import ConfidentSign, Sign
-from mpisign.algorithms.updates import Descent, RawDescent
+from mpisign.algorithms.updates import Descent
 from mpisign.algorithms.votes import Average, BlockMajority, LearnedWeights, Majority
 from mpisign.algorithms.zoo.known import MEDIAN
 
@@ -79,7 +79,7 @@ def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cycl
     in a secondary text. Details of this paper are reconstructed: sign(0) and ties are new coins at every step.
     """
     form = BlockSigns(blocks, order == "shuffled")
-    return Algorithm(Minibatch(), Compressed(form), BlockMajority(form), RawDescent(weight_decay))
+    return Algorithm(Minibatch(), Compressed(form), BlockMajority(form), Descent(weight_decay))
 
 
 @algorithm(

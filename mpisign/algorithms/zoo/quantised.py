@@ -1,13 +1,15 @@
-"""Quantised gradients: levels, ternary values, two means; differences to a memory; codes both ways."""
+"""Quantised gradients: levels, ternary values, two means; differences to a memory; codes both ways; and Lion's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from mpisign.algorithms.compressed import Compressed, Memory
-from mpisign.algorithms.compressors import Chosen, Largest, Levels, TwoMeans
-from mpisign.algorithms.estimators import Minibatch
+from pydantic import Field
+
+from mpisign.algorithms.compressed import Compressed, InMeans, Memory
+from mpisign.algorithms.compressors import Chosen, Largest, Levels, TwoMeans, WholeNumbers
+from mpisign.algorithms.estimators import Lion, Minibatch, SyncedLion
 from mpisign.algorithms.formats import Format
 from mpisign.algorithms.method import Algorithm
-from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, algorithm
+from mpisign.algorithms.registry import Beta, Count, Fraction, NonNegative, Positive, Whole, algorithm
 from mpisign.algorithms.signs import ErrorFeedback, ScaledSign, Ternary
 from mpisign.algorithms.slots import SignRule
 from mpisign.algorithms.updates import Descent, RawDescent, Sgd
@@ -18,6 +20,7 @@ from mpisign.algorithms.votes import (
     Mean,
     MemoryMean,
     ServerErrorFeedback,
+    SignOfMean,
 )
 from mpisign.errors import UsageError
 
@@ -161,6 +164,40 @@ def doublesqueeze(up: Code = "signs", down: Code = "signs", density: Fraction = 
         return Algorithm(Minibatch(), sign, ServerErrorFeedback(in_x=False), Descent(weight_decay))
     vote = CompressedFeedback(_form(down, density), in_x=False)
     return Algorithm(Minibatch(), sign, vote, RawDescent(weight_decay))
+
+
+@algorithm(
+    "lion-cub",
+    paper="Ishikawa et al. 2024, arXiv:2411.16462, Lion Cub",
+    lr=1e-4,
+    known=(
+        "No proof is known to us. By its abstract majority votes alone converge less well, and are no faster. A tensor "
+        "of one coordinate sends its sign alone here, and goes to the voters' median where their rows are unlike."
+    ),
+    heterogeneous="refuted",
+)
+def lion_cub(
+    bits: Annotated[int, Field(ge=2, le=9)] = 4,
+    resolution: Positive = 1.0,
+    sync_every: Whole = 100,
+    synced: Literal["all", "vectors"] = "all",
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.99,
+    weight_decay: NonNegative = 0.0,
+):
+    """Distributed Lion whose votes are whole numbers of `bits` bits, with momenta averaged now and then.
+
+    c = beta1*m + (1 - beta1)*g on each rank, m = beta2*m + (1 - beta2)*g; sends q, which is resolution*c over the mean
+    of |c| of its tensor, rounded at random and cut off at 2^(bits - 1) - 1; x -= lr*(sign(sum of q) + weight_decay*x).
+    After every sync_every steps m becomes the mean of all ranks' m, as floats; 0 for never. synced: whether that is of
+    all parameters, or of those with less than two dimensions. One bit is dlion-mavo. Only the abstract and the start of
+    the paper were read. Details of this paper are reconstructed: the units by the L1 norm, which each rank takes of its
+    own c, the rounding, one bit down, and when which momenta are averaged (it selects them); its order of messages,
+    which is what its speed is about, is that of any exchange here.
+    """
+    estimator = SyncedLion(beta1, beta2, every=sync_every, vectors_only=synced == "vectors")
+    sign = InMeans(WholeNumbers(2 ** (bits - 1) - 1), resolution)
+    return Algorithm(estimator if sync_every else Lion(beta1, beta2), sign, SignOfMean(), Descent(weight_decay))
 
 
 def _rule(code: Code, density: float) -> SignRule:

@@ -3,7 +3,7 @@
 numba's own cache reads only where it may write, and unpickles what it finds. This one also reads what an installer
 compiled into a tree that users can't write, takes nothing that others could have put there, and compiles anew what is
 damaged. A kernel is found again by its signature, its code, the sources of this folder, the CPU, and the versions of
-Python, numba and LLVM.
+Python, numba and LLVM. That all of a set are there is noted beside them, so that what nobody calls need not be loaded.
 """
 
 import contextlib
@@ -148,11 +148,7 @@ class KernelCache(caching._Cache):
         if kept is None:
             lost.append(self._name)
             return
-        # of other sources in this place, which nobody will ask for again
-        for old in kept.glob(f"{self._name}-*"):
-            if not old.name.startswith(f"{self._name}-{_sources()}-"):
-                with contextlib.suppress(OSError):
-                    old.unlink()
+        _forget_others(kept, self._name)
 
     def _file(self, sig, codegen) -> str:
         """The name of the file for a signature on this kind of CPU."""
@@ -160,6 +156,36 @@ class KernelCache(caching._Cache):
         versions = sys.implementation.cache_tag, numba.__version__, llvmlite.__version__
         key = sig, codegen.magic_tuple(), self._function.__code__.co_code, closure, versions
         return f"{self._name}-{_sources()}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.nbc"
+
+
+def is_complete(name: str) -> bool:
+    """Whether a set of kernels was found whole on disk, as note_complete() says; none is read."""
+    return any(_read(folder, _mark(name)) is not None for folder in folders())
+
+
+def note_complete(name: str) -> None:
+    """Notes on disk that every kernel of a set is there, where this process could keep those it compiled."""
+    if lost or damaged:
+        return
+    for folder in folders():
+        if _write(folder, _mark(name), b""):
+            _forget_others(folder, name)
+            return
+
+
+def _forget_others(folder: Path, name: str) -> None:
+    """Removes what was kept under a name for other sources in this place, which nobody will ask for again."""
+    for old in folder.glob(f"{name}-*"):
+        if not old.name.startswith(f"{name}-{_sources()}-"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def _mark(name: str) -> str:
+    """The name of the file that stands for a set of kernels on this kind of CPU."""
+    cpu = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    key = name, cpu, sys.implementation.cache_tag, numba.__version__, llvmlite.__version__
+    return f"{name}-{_sources()}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.nbc"
 
 
 def _read(folder: Path, name: str) -> bytes | None:

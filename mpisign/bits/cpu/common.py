@@ -13,6 +13,7 @@ from mpisign.bits.cpu.vectors import pointer
 RULES = {"coin": 0, "random": 0, "plus": 1, "abstain": 2, "zero": 2, "minus": 3}
 COINS = ("coin", "random")  # alike to a kernel: they differ in the draw
 TILE = 4096  # coordinates of a tile
+LONG = 1024  # words of a vector of 256 KiB
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -55,6 +56,17 @@ def coin_word(word, c, negate):
     low, high, _, _ = philox_block(word, c)
     bits = uint64(low) | uint64(high) << uint64(32)
     return ~bits if negate else bits
+
+
+@njit(inline="always")
+def striped(k, words):
+    """The word to be seen as the k-th: in turns from the four quarters of a long vector, then what is left.
+
+    A core that reads memory at one place waits for it half of the time; of four places more is fetched ahead. What
+    fits into a cache is seen in order.
+    """
+    quarter = words >> 2 if words >= LONG else 0
+    return (k & 3) * quarter + (k >> 2) if k < 4 * quarter else k
 
 
 @njit(inline="always")

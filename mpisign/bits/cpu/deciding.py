@@ -8,12 +8,12 @@ from numba import njit, uint32, uint64, uintp
 
 from mpisign.bits.cpu.adders import add_up, pick
 from mpisign.bits.cpu.cache import cached_njit
-from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of
+from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of, within
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
 __all__ = [
-    "add", "agreement", "codes", "count", "count_weighted", "differing", "gather", "majority", "randomised_majority",
-    "spread", "weighted_majority",
+    "add", "agreement", "codes", "count", "count_weighted", "differing", "differing_parts", "gather", "majority",
+    "randomised_majority", "spread", "weighted_majority",
 ]  # fmt: skip
 
 TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
@@ -258,6 +258,20 @@ def _differing(a, b):
 
 def differing(a, b):
     return int(_differing(a, b))
+
+
+@cached_njit
+def _differing_parts(a, b, parts, at):
+    total = uint64(0)
+    for k in range(parts.shape[1]):
+        lo, hi = within(parts, k, at, 64 * len(a))
+        if lo < hi:
+            total += _differing(a[lo // 64 : (hi + 63) // 64], b[lo // 64 : (hi + 63) // 64])
+    return total
+
+
+def differing_parts(a, b, parts, at):
+    return int(_differing_parts(a, b, parts, at))
 
 
 @cached_njit

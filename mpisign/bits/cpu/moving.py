@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.cache import cached_njit
-from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, piece, within
+from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, piece, striped, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, round_word, sum_of_tile, unfit
 
 __all__ = [
@@ -15,27 +15,29 @@ __all__ = [
 
 @cached_njit
 def _apply_signs(x, plane, minus, plus, decay):
-    for w in range(len(x) // 64):
-        bits = plane[w]
+    whole = len(x) // 64
+    for k in range(whole):
+        w = striped(k, whole)
+        bits, here = plane[w], x[w * 64 : w * 64 + 64]
         for j in range(64):
-            i = w * 64 + j
-            x[i] = decay * x[i] - (plus if (bits >> uint64(j)) & uint64(1) else minus)
-    for i in range(len(x) // 64 * 64, len(x)):
+            here[j] = decay * here[j] - (plus if (bits >> uint64(j)) & uint64(1) else minus)
+    for i in range(whole * 64, len(x)):
         x[i] = decay * x[i] - (plus if (plane[i >> 6] >> uint64(i & 63)) & uint64(1) else minus)
 
 
 @cached_njit
 def _apply_signs_or_zero(x, signs, present, table, decay):
     absent_minus, absent_plus, minus, plus = table[0], table[1], table[2], table[3]
-    for w in range(len(x) // 64):
-        bits, here = signs[w], present[w]
+    whole = len(x) // 64
+    for k in range(whole):
+        w = striped(k, whole)
+        bits, voting, here = signs[w], present[w], x[w * 64 : w * 64 + 64]
         for j in range(64):
-            i = w * 64 + j
             sign = (bits >> uint64(j)) & uint64(1)
             voted = plus if sign else minus
             absent = absent_plus if sign else absent_minus
-            x[i] = decay * x[i] - (voted if (here >> uint64(j)) & uint64(1) else absent)
-    for i in range(len(x) // 64 * 64, len(x)):
+            here[j] = decay * here[j] - (voted if (voting >> uint64(j)) & uint64(1) else absent)
+    for i in range(whole * 64, len(x)):
         code = (signs[i >> 6] >> uint64(i & 63)) & uint64(1)
         code |= ((present[i >> 6] >> uint64(i & 63)) & uint64(1)) << uint64(1)
         x[i] = decay * x[i] - table[code]
@@ -206,11 +208,10 @@ def add_and_sum(y, x, factors, tiles, sums):
 
 @cached_njit
 def find_nonfinite(v):
-    address, whole = v.ctypes.data, len(v) // 64
-    for w in range(whole):
-        if unfit(address + 256 * w):
-            return _search(v, 64 * w, 64 * w + 64)
-    return _search(v, 64 * whole, len(v))
+    address, whole, bad = v.ctypes.data, len(v) // 64, uint64(0)
+    for k in range(whole):
+        bad |= unfit(address + 256 * striped(k, whole))
+    return _search(v, 0 if bad else 64 * whole, len(v))
 
 
 @cached_njit

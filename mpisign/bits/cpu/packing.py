@@ -17,6 +17,7 @@ from mpisign.bits.cpu.common import (
     counter_of,
     earlier,
     piece,
+    striped,
     within,
 )
 from mpisign.bits.cpu.moving import add_signs, find_nonfinite
@@ -58,7 +59,8 @@ def _settle(plus, zero, rule, word, counter, negate):
 @cached_njit
 def _pack(v, first_word, rule, counter, negate, planes):
     address, zeros, bad, whole = v.ctypes.data, uint64(0), uint64(0), len(v) // 64
-    for w in range(whole):
+    for k in range(whole):
+        w = striped(k, whole)
         lo, zero = address + 256 * w, uint64(0)
         plus = ~negative(lo)
         if special(lo):  # two comparisons for most words, more where something is out of the ordinary

@@ -6,9 +6,9 @@ from mpisign.bits import host
 
 __all__ = [
     "add", "add_chosen", "add_entries", "add_largest", "add_largest_means", "add_quantised", "add_two_means",
-    "agreement", "clear_entries", "clear_largest", "codes", "differing", "gather", "pack_chosen", "pack_drawn",
-    "pack_greatest", "pack_largest", "pack_largest_means", "pack_quantised", "pack_two_means", "planes_of_largest",
-    "randomised_majority", "spread", "uniforms", "weighted_majority",
+    "agreement", "clear_entries", "clear_largest", "codes", "differing", "differing_parts", "gather", "pack_chosen",
+    "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means", "pack_quantised", "pack_two_means",
+    "planes_of_largest", "randomised_majority", "spread", "uniforms", "weighted_majority",
 ]  # fmt: skip
 
 
@@ -39,6 +39,7 @@ codes = _over_the_host("codes")
 count = _over_the_host("count")
 count_weighted = _over_the_host("count_weighted")
 differing = _over_the_host("differing")
+differing_parts = _over_the_host("differing_parts")
 gather = _over_the_host("gather")
 pack_chosen = _over_the_host("pack_chosen")
 pack_drawn = _over_the_host("pack_drawn")

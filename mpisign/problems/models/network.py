@@ -1,5 +1,6 @@
 """What a model is to a problem: where it starts, what it gathers, and logits for inputs."""
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +24,10 @@ class Network:
 
     def logits(self, parameters: Mapping[str, Tensor], inputs: Tensor, training: bool) -> Tensor:
         """(b, ..., classes) for inputs (b, ...)."""
+        raise NotImplementedError
+
+    def module(self) -> nn.Module:
+        """A torch module of the same parameters and statistics, by the same names, whose values are of no meaning."""
         raise NotImplementedError
 
     def compile(self) -> None:
@@ -50,6 +55,9 @@ class Module(Network):
 
     def statistics(self):
         return {name: b.clone() for name, b in self._buffers.items()}
+
+    def module(self):
+        return copy.deepcopy(self._module)
 
     def logits(self, parameters, inputs, training):
         self._module.train(training)

@@ -1,11 +1,13 @@
 """`mlp`: a multilayer perceptron."""
 
 import math
+from collections import OrderedDict
 from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mpisign.problems.models.network import Network
 
@@ -34,6 +36,14 @@ class Perceptron(Network):
             if k < last:
                 h = F.dropout(F.relu(h), self._dropout, training)
         return h
+
+    def module(self):
+        layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+        for k, (inputs, outputs) in enumerate(pairwise(self._widths)):
+            if k:
+                layers |= {f"relu{k}": nn.ReLU(), f"dropout{k}": nn.Dropout(self._dropout)}
+            layers[f"layer{k}"] = nn.Linear(inputs, outputs)
+        return nn.Sequential(OrderedDict(layers))
 
     def compile(self):
         self.logits = torch.compile(self.logits)

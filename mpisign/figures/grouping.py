@@ -1,4 +1,4 @@
-"""What a run's job says, what tells runs apart, and the best rate of a grid: for the scripts beside it."""
+"""What a run's job says, what tells runs apart, and the best rate of a grid."""
 
 import re
 from collections import defaultdict

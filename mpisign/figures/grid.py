@@ -1,6 +1,4 @@
-"""Best of grid: a table of methods, from the run files of one or more sweeps.
-
-python analysis/compare.py runs/mnist_methods --target 0.9 --format markdown --output compare.png
+"""Best of grid, for `mpisign compare`: a row per method and setting, from the run files of one or more sweeps.
 
 Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean is best at the
 end of the run, over the seeds that all rates have; then mean +- standard deviation (ddof = 1) over that rate's seeds,
@@ -10,17 +8,14 @@ and so is one that never had the metric. In CSV every cell is one number, or one
 """
 
 import csv
-import sys
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
-import grouping
 import numpy as np
-import style
-from matplotlib.figure import Figure
 
-from mpisign.run.sweep import final
+from mpisign.figures import grouping, tables
 from mpisign.storage.reader import Run, cell
 
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
@@ -42,7 +37,7 @@ class Row:
     @property
     def score(self) -> float:
         """The mean over seeds of the metric at the end, less being better; infinite where a run diverged."""
-        return float(np.mean([final(run, self.metric) for run in self.runs]))
+        return float(np.mean([run.score(self.metric) for run in self.runs]))
 
     @property
     def mean(self) -> float:
@@ -50,7 +45,7 @@ class Row:
 
     @property
     def deviation(self) -> float:
-        return style.deviation(final(run, self.metric) for run in self.runs)
+        return tables.deviation(run.score(self.metric) for run in self.runs)
 
     @property
     def edge(self) -> bool:
@@ -81,17 +76,17 @@ class Row:
         """The same for a reader: mean and deviation in one cell, the edge of a grid beside its rate."""
         cells = {k: v for k, v in self.cells().items() if k not in ("edge", "deviation")}
         cells["best rate"] = f"{self.rate:g}" + (" (edge)" if self.edge else "")
-        end = style.with_deviation(self.mean, self.deviation)
+        end = tables.with_deviation(self.mean, self.deviation)
         cells[self.metric] = end if np.isfinite(self.mean) else "diverged"
         if "reached" in cells:
             cells["reached"] = f"{cells['reached']}/{len(self.runs)}"
         return {k: "-" if v == "" else v for k, v in cells.items()}
 
 
-def _median(values) -> int | str:
+def _median(values: Sequence[float] | np.ndarray) -> int | str:
     """The median of values, whole; "" where there are none, or one is not known."""
-    values = np.asarray(values, dtype=float)
-    return int(np.median(values)) if len(values) and np.isfinite(values).all() else ""
+    known = np.asarray(values, dtype=float)
+    return int(np.median(known)) if len(known) and np.isfinite(known).all() else ""
 
 
 def first(run: Run, metric: str, target: float) -> int | None:
@@ -113,35 +108,10 @@ def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row
         own = [k for k in keys if k.startswith("algorithm.") and k != "algorithm.name"]
         hyperparameters = (f"{k.partition('.')[2]} {grouping.said(job[k])}" for k in own)
         method = ", ".join([grouping.algorithm(group[0]), *hyperparameters])
-        _, rate, grid = grouping.best_rate(group, lambda run: final(run, metric))
+        _, rate, grid = grouping.best_rate(group, lambda run: run.score(metric))
         settings = {k: job.get(k, "") for k in differing}
         rows.append(Row(method, settings, grid[rate], list(grid), rate, metric, target))
     return sorted(rows, key=lambda row: row.score)
-
-
-def picture(rows: list[Row]) -> Figure:
-    """A line per row of the table, the best on top: mean and standard deviation; and the bytes that the target took."""
-    metric, target = rows[0].metric, rows[0].target
-    names = []
-    for row in rows:
-        own = (f"{grouping.named(k)} {grouping.said(v)}" for k, v in row.settings.items() if v != "")
-        names.append(", ".join([row.method, *own]))
-    columns = 1 if target is None else 2
-    width = 3.2 + (1.2 + 0.06 * max(map(len, names))) / columns
-    figure, (panels,) = style.panels(1, columns, width, max(0.26 * len(rows), 1.5), sharey=True)
-    places = np.arange(len(rows))[::-1]
-    for place, row in zip(places, rows, strict=True):
-        if np.isfinite(row.mean):
-            spread = np.nan_to_num(row.deviation)
-            panels[0].errorbar(row.mean, place, xerr=spread, fmt="o", color=style.COLOURS[0], capsize=3)
-        if target is not None and (sent := row.to_target[f"bytes to {target:g}"]) != "":
-            panels[1].plot(sent, place, "D", color=style.COLOURS[1])
-    panels[0].set_yticks(places, names)
-    panels[0].set(ylim=(-0.6, len(rows) - 0.4), xlabel=NAMES[metric])
-    if target is not None:
-        panels[1].set(xlabel=f"bytes per rank to {target:g}\n(by the method)", xscale="log")
-    style.title(figure, f"mean and {style.DEVIATION}")
-    return figure
 
 
 def not_ended(run: Run) -> str:
@@ -160,33 +130,12 @@ def unusable(run: Run, metric: str) -> str:
     return ""
 
 
-def main() -> None:
-    options = style.parser(__doc__)
-    options.add_argument("--metric", choices=LARGER_IS_BETTER, default="test_accuracy")
-    options.add_argument("--target", type=float, help="of the metric, for the cost to reach it")
-    options.add_argument("--files", action="store_true", help="print the run files of the best rates, for plot.py")
-    options.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
-    options.add_argument("--output", type=Path, help="a .png, .pdf or .svg of metric and bytes to the target")
-    with style.reading(options) as (runs, arguments):
-        ended = style.without(runs, not_ended)
-        usable = style.without(ended, lambda run: unusable(run, arguments.metric), arguments.skipped)
-        rows = table(usable, arguments.metric, arguments.target)
-        if arguments.output:
-            style.save(picture(rows), arguments.output)
-        if arguments.files:
-            print(*(run.path for row in rows for run in row.runs), sep="\n")
-        else:
-            _print(rows, arguments.metric, arguments.format)
-
-
-def _print(rows: list[Row], metric: str, form: str) -> None:
+def text(rows: list[Row], form: str) -> str:
+    """The table as "text" for a terminal, as "markdown", or as "csv"."""
     if form == "csv":
-        lines = (rows[0].cells(), *(map(cell, row.cells().values()) for row in rows))
-        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-    else:
-        shown = (style.columns if form == "text" else style.markdown)([row.shown() for row in rows])
-        print(f"{shown}\n\n{metric}: mean +- {style.DEVIATION}; bytes: of a rank, by the method")
-
-
-if __name__ == "__main__":
-    main()
+        lines = io.StringIO()
+        cells = (rows[0].cells(), *(map(cell, row.cells().values()) for row in rows))
+        csv.writer(lines, lineterminator="\n").writerows(cells)
+        return lines.getvalue().removesuffix("\n")
+    shown = (tables.columns if form == "text" else tables.markdown)([row.shown() for row in rows])
+    return f"{shown}\n\n{rows[0].metric}: mean +- {tables.DEVIATION}; bytes: of a rank, by the method"

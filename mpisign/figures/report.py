@@ -1,36 +1,26 @@
-"""One self-contained HTML page of a folder of runs: tables, pictures, configurations, environment.
-
-python analysis/report.py runs/heterogeneity --output report.html
+"""One self-contained HTML page of runs, for `mpisign report`: tables, pictures, configurations, environment.
 
 Pictures show the best of grid of the leading methods; whatever stands in them stands in the tables and run files too.
 """
 
-import base64
-import io
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import chain
-from pathlib import Path
 
-import compare
-import grouping
 import jinja2
 import numpy as np
-import plot
-import scaling
-import style
-import vote
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from mpisign.errors import MpisignError
+from mpisign.figures import curves, dots, grid, grouping, scaling, tables, votes
+from mpisign.figures.style import encoded
 from mpisign.storage.reader import Run
 
 LEADING = 8  # methods in pictures
 KINDS = ("device", "threads", "mpi", "versions", "torch_build")  # of machine and software
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = files("mpisign.figures") / "report.html"
 COLUMNS = ("status", "algorithm", "problem", "n", "d", "steps", "test_accuracy", "test_loss", "final_loss", "seconds",
            "steps_per_second", "bits_per_coordinate", "wire_bits_per_coordinate", "gradient_evaluations")  # fmt: skip
 
@@ -45,15 +35,6 @@ class Section:
     rows: list[dict[str, object]] | None = None
 
 
-def encoded(figure: Figure) -> str:
-    """A picture as base64, for an <img> that needs no file."""
-    buffer = io.BytesIO()
-    style.numbers_as_mathematics(figure)
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 def overview(runs: list[Run]) -> list[dict[str, object]]:
     """One row a run, without columns that no run has."""
     summaries = [run.summary() for run in runs]
@@ -65,21 +46,21 @@ def overview(runs: list[Run]) -> list[dict[str, object]]:
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
     everything = Section("Runs", rows=overview(runs))
-    ended = [run for run in runs if not compare.not_ended(run) and len(run["eval"]["step"])]
-    accuracies = [run for run in ended if not compare.unusable(run, "test_accuracy")]
+    ended = [run for run in runs if not grid.not_ended(run) and len(run["eval"]["step"])]
+    accuracies = [run for run in ended if not grid.unusable(run, "test_accuracy")]
     metric = "test_accuracy" if accuracies else "train_loss"
-    measured = accuracies or [run for run in ended if not compare.unusable(run, metric)]
+    measured = accuracies or [run for run in ended if not grid.unusable(run, metric)]
     if not measured:
         return [everything]
-    best = compare.table(measured, metric)
+    best = grid.table(measured, metric)
     leading = [row for row in best if np.isfinite(row.mean)][:LEADING]
-    drawn = encoded(compare.picture(leading)) if leading else ""
-    note = f"By {compare.NAMES[metric]} at the end, mean and {style.DEVIATION}; edge: the grid ended there. "
-    grid = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, [row.shown() for row in best])
+    drawn = encoded(dots.picture(leading)) if leading else ""
+    note = f"By {grid.NAMES[metric]} at the end, mean and {tables.DEVIATION}; edge: the grid ended there. "
+    table = Section("Best of grid", note + "Bytes are of a rank, by the method.", drawn, [row.shown() for row in best])
     chosen = [run for row in leading for run in row.runs]
     others = {"Curves": (_curves, chosen), "Votes": (_votes, chosen or ended), "Scaling": (_scaling, ended)}
     drawn = [_section(name, *of) for name, of in others.items()]
-    return [grid, *filter(None, drawn), everything]
+    return [table, *filter(None, drawn), everything]
 
 
 def _section(name: str, drawn: Callable[[list[Run]], tuple | None], runs: list[Run]) -> Section | None:
@@ -95,14 +76,14 @@ def _curves(runs: list[Run]) -> tuple | None:
     lines = list(grouping.by_name(runs).items())
     if not lines:
         return None
-    figure = plot.picture(lines, plot.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
+    figure = curves.picture(lines, curves.recorded(runs, mean=True), ["step", "bytes", "seconds"], mean=True)
     return f"The leading {len(lines)}.", encoded(figure)
 
 
 def _votes(runs: list[Run]) -> tuple | None:
-    voting = [run for run in runs if np.isfinite(grouping.column(run, "steps", "agreement")).any()]
+    voting = [run for run in runs if not votes.no_votes(run)]
     firsts = list({grouping.algorithm(run): run for run in reversed(voting)}.values())[:LEADING]
-    return firsts and ("One run of each method; heat maps where it has probes.", encoded(vote.picture(firsts)))
+    return firsts and ("One run of each method; heat maps where it has probes.", encoded(votes.picture(firsts)))
 
 
 def _scaling(runs: list[Run]) -> tuple | None:
@@ -136,23 +117,8 @@ def page(runs: list[Run], skipped: list[str], title: str) -> str:
     versions = sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs})
     texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    loader.filters["short"] = style.short
+    loader.filters["short"] = tables.short
     return loader.from_string(TEMPLATE.read_text()).render(
         title=title, runs=runs, skipped=skipped, sections=sections(runs), shared=shared, own=own, configurations=texts,
         environment=environment(runs), versions=versions, date=time.strftime("%Y-%m-%d"),
     )  # fmt: skip
-
-
-def main() -> None:
-    options = style.parser(__doc__)
-    options.add_argument("--title", help="by default the names of what was given")
-    options.add_argument("--output", type=Path, default=Path("report.html"))
-    with style.reading(options) as (runs, arguments):
-        title = arguments.title or ", ".join(path.name for path in arguments.runs[:3])
-        text = page(runs, arguments.skipped, title)
-        style.replace(arguments.output, lambda path: path.write_text(text))
-        print(f"report: {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()

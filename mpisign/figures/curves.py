@@ -1,21 +1,19 @@
-"""Curves of runs against steps, epochs, evaluations, seconds and bytes: a line per run, or with --mean over seeds.
+"""Curves of runs against steps, epochs, evaluations, seconds and bytes, for `mpisign plot`.
 
-python analysis/plot.py runs/ --output plot.png
-
---mean draws mean and band over the seeds of runs that differ in nothing else, one standard deviation (ddof = 1) to each
-side. --rows are columns of /eval, or table.column of any table; by default loss and accuracy, with --mean also norms of
-the gradient where all runs have them (run.exact_gradient), and bits a character of text. --axes are by default those
-that say anything. --table prints the last values over seeds instead, as markdown.
+A line per run; of means, mean and band over the seeds of runs that differ in nothing else, one standard deviation
+(ddof = 1) to each side. Rows are columns of /eval, or table.column of any table; by default loss and accuracy, of means
+also norms of the gradient where all runs have them (run.exact_gradient), and bits a character of text. Axes are by
+default those that say anything.
 """
 
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-import grouping
 import numpy as np
-import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpisign.errors import UsageError, choices
+from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.figures import grouping, style, tables
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
 
@@ -119,11 +117,11 @@ def recorded(runs: list[Run], mean: bool) -> list[str]:
     return chosen
 
 
-def lacking(run: Run, rows: list[str]) -> str:
+def lacking(run: Run, rows: Sequence[str]) -> str:
     """Why a run has no line for some of the rows; raises UsageError where one is not among its columns."""
     for row in rows:
         if column(run, row).ndim > 1:
-            return f"{row} has several values a row; see vote.py"
+            return f"{row} has several values a row; see mpisign plot --votes"
     return grouping.no_evaluations(run)
 
 
@@ -135,7 +133,29 @@ def title(runs: list[Run]) -> str:
     return "; ".join(jobs) if len(jobs) <= 3 else f"{len(runs)} runs"
 
 
-def picture(lines: Lines, rows: list[str], axes: list[str], mean: bool) -> Figure:
+def groups(runs: list[Run], mean: bool) -> Lines:
+    """What has a line of its own: every run; of means, all that differ in their seed alone."""
+    if mean:
+        return list(grouping.by_name(runs).items())
+    return [(name, [run]) for name, run in zip(labels(runs), runs, strict=True)]
+
+
+def telling(runs: list[Run], rows: Sequence[str]) -> list[str]:
+    """The axes that say anything of these runs, for each of the rows: those of /probes are against few."""
+    named = {_table(row) for row in rows}
+    tells = lambda axis, table: any(says_anything(against(run, axis, table)) for run in runs)  # noqa: E731
+    return [axis for axis in AXES if all(tells(axis, table) for table in named)] or ["step"]
+
+
+def check_axes(axes: Sequence[str]) -> None:
+    """Raises UsageError for one that is not among AXES."""
+    for axis in axes:
+        if axis not in AXES:
+            raise UsageError(f"no axis {axis!r}{did_you_mean(axis, AXES)}; known: {choices(AXES)}")
+
+
+@style.styled
+def picture(lines: Lines, rows: Sequence[str], axes: Sequence[str], mean: bool) -> Figure:
     """A row of panels per quantity, a column per axis; with one axis, the quantities side by side."""
     across = len(axes) == 1
     shape, shared = ((1, len(rows)), {}) if across else ((len(rows), len(axes)), {"sharex": "col", "sharey": "row"})
@@ -154,7 +174,7 @@ def picture(lines: Lines, rows: list[str], axes: list[str], mean: bool) -> Figur
         side[0].set_ylabel(ROWS.get(row, row))
         _scale(side[0], row, [over_seeds(runs, row)[0] for _, runs in lines], mean)
     every, most = [run for _, runs in lines for run in runs], max(len(runs) for _, runs in lines)
-    band = f"mean and {style.DEVIATION} of {most}" if most > 1 else "one seed"
+    band = f"mean and {tables.DEVIATION} of {most}" if most > 1 else "one seed"
     style.title(figure, title(every) + (f"; {band}" if mean else ""))
     style.legend(figure, panels.flat)
     return figure
@@ -164,7 +184,7 @@ def _table(row: str) -> str:
     return row.rpartition(".")[0] or "eval"
 
 
-def _draw(panel, runs: list[Run], row: str, axis: str, look: dict[str, object], mean: bool) -> None:
+def _draw(panel: Axes, runs: list[Run], row: str, axis: str, look: dict[str, object], mean: bool) -> None:
     """A line, and a band where it is one of several runs; a point where it is too short for a line."""
     values, spread = over_seeds(runs, row)
     at = against(runs[0], axis, _table(row))[: len(values)]
@@ -181,7 +201,7 @@ def _draw(panel, runs: list[Run], row: str, axis: str, look: dict[str, object], 
     panel.plot(at, values, **look | point)
 
 
-def _scale(panel, row: str, lines: list[np.ndarray], mean: bool) -> None:
+def _scale(panel: Axes, row: str, lines: list[np.ndarray], mean: bool) -> None:
     """A logarithmic axis for what is positive; means from where methods differ, as the first would fill the panel."""
     values = np.concatenate(lines)
     if row in LOGARITHMIC and (mean or (values[np.isfinite(values)] > 0).all()):
@@ -193,44 +213,26 @@ def _scale(panel, row: str, lines: list[np.ndarray], mean: bool) -> None:
         panel.set_ylim(bottom=_least(line[len(line) // 6] for line in lines) - 0.02)
 
 
-def _least(values) -> float:
+def _least(values: Iterable[float]) -> float:
     """The least that is finite, or 0."""
     return min((v for v in values if np.isfinite(v)), default=0.0)
 
 
-def table(lines: Lines, rows: list[str]) -> list[dict[str, object]]:
+def text(lines: Lines, rows: Sequence[str]) -> str:
+    """The last values of each group of seeds, as a Markdown table."""
+    return f"{tables.markdown(table(lines, rows))}\n\nMean +- {tables.DEVIATION}; bytes by the method."
+
+
+def table(lines: Lines, rows: Sequence[str]) -> list[dict[str, object]]:
     """The last values of each group of seeds."""
     cells = []
     for name, runs in lines:
-        row = {"method": name, "rate": style.short(grouping.key(runs[0], grouping.RATE)), "seeds": len(runs)}
+        row = {"method": name, "rate": tables.short(grouping.key(runs[0], grouping.RATE)), "seeds": len(runs)}
         for quantity in rows:
             mean, spread = (values[-1] for values in over_seeds(runs, quantity))
             form = (".3g", ".2g") if quantity in LOGARITHMIC else (".4f", ".4f")
-            row[ROWS.get(quantity, quantity)] = style.with_deviation(mean, spread, *form)
+            row[ROWS.get(quantity, quantity)] = tables.with_deviation(mean, spread, *form)
         row["evaluations"] = int(runs[0]["eval"]["gradient_evaluations"][-1])
         sent = against(runs[0], "bytes")[-1]
         cells.append(row | {"bytes per rank": int(sent) if np.isfinite(sent) else "-"})
     return cells
-
-
-def main() -> None:
-    options = style.parser(__doc__)
-    options.add_argument("--mean", action="store_true", help="mean and band over seeds in place of every run")
-    options.add_argument("--axes", nargs="+", choices=AXES, help="against what; by default all that say anything")
-    options.add_argument("--rows", nargs="+", metavar="TABLE.COLUMN", help="what to draw")
-    options.add_argument("--output", type=Path, help="a .png, .pdf or .svg; the first run's name with .png by default")
-    options.add_argument("--table", action="store_true", help="print the last values over seeds instead of drawing")
-    with style.reading(options) as (runs, a):
-        runs, mean = style.without(runs, lambda run: lacking(run, a.rows or []), a.skipped), a.mean or a.table
-        singly = zip(labels(runs), ([run] for run in runs), strict=True)
-        lines = list(grouping.by_name(runs).items() if mean else singly)
-        rows = a.rows or recorded(runs, mean)
-        if a.table:
-            print(f"{style.markdown(table(lines, rows))}\n\nMean +- {style.DEVIATION}; bytes by the method.")
-            return
-        axes = a.axes or [axis for axis in AXES if any(says_anything(against(run, axis)) for run in runs)] or ["step"]
-        style.save(picture(lines, rows, axes, mean), a.output or runs[0].path.with_suffix(".png"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,27 @@
 """The vote, seen from inside: agreement, ties and flips against steps; and, where a run has probes, every voter.
 
-python analysis/vote.py runs/mine.h5 --output vote.png
-
 The heat maps are of the first run with probes (job table [probe]): how often each voter sends what is decided, how
 often it has the sign of the exact gradient, and the histogram of signal to noise, |g_i|/sigma_i.
 """
 
-import grouping
-import numpy as np
-import style
-from matplotlib.figure import Figure
-from plot import labels, title
+from collections.abc import Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mpisign.figures import grouping, style
+from mpisign.figures.curves import labels, title
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import CRITICAL_SNR, SNR_EDGES
 
 LINES = {"agreement": "agreement |tally|/n", "ties": "tied coordinates", "flips": "flipped coordinates"}
 VOTERS = {"voter_agreement": "share sent as decided", "voter_success": "share with the sign of g"}  # heat maps
+
+
+def no_votes(run: Run) -> str:
+    """Why nothing can be seen of a run's votes; "" if it has some."""
+    return "" if np.isfinite(grouping.column(run, "steps", "agreement")).any() else "its ranks do not vote"
 
 
 def series(run: Run, column: str) -> np.ndarray:
@@ -25,6 +30,7 @@ def series(run: Run, column: str) -> np.ndarray:
     return values if column == "agreement" else values / run.attributes["d"]
 
 
+@style.styled
 def picture(runs: list[Run]) -> Figure:
     """Lines above, one per run; heat maps below."""
     probed = next(
@@ -45,7 +51,7 @@ def picture(runs: list[Run]) -> Figure:
     return figure
 
 
-def _heat(figure: Figure, panels: np.ndarray, run: Run) -> None:
+def _heat(figure: Figure, panels: Sequence[Axes], run: Run) -> None:
     probes = run["probes"]
     n = probes["voter_success"].shape[1]  # of the most voters that there were
     for panel, (column, label) in zip(panels[:2], VOTERS.items(), strict=True):
@@ -70,12 +76,3 @@ def _edges(steps: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     middle = (steps[1:] + steps[:-1]) / 2
     last = steps[-1] + (steps[-1] - middle[-1] if len(middle) else 0.5)
     return np.array([max(steps[0] - 0.5, 0), *middle, last]), np.arange(n + 1) - 0.5
-
-
-def main() -> None:
-    with style.reading(style.parser(__doc__, "vote.png")) as (runs, arguments):
-        style.save(picture(style.without(runs, grouping.no_steps, arguments.skipped)), arguments.output)
-
-
-if __name__ == "__main__":
-    main()

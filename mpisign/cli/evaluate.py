@@ -1,0 +1,24 @@
+"""`mpisign evaluate`: measures the point that a run kept."""
+
+from pathlib import Path
+
+import click
+
+ELSEWHERE = "For data that lie elsewhere now: problem.path, problem.test_path; or run.device, run.threads."
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--which", type=click.Choice(["last", "best"]), help="The point; by default the one that run.keep says.")
+@click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help=ELSEWHERE)
+def evaluate_command(run, which, settings):
+    """Measures loss and accuracy of the parameters that the run in the file RUN kept, as the run itself measured them.
+
+    They lie in NAME.model beside NAME.h5, by run.keep, or in the newest checkpoint while the run is not complete.
+    """
+    from mpisign.results import evaluate
+    from mpisign.storage.reader import summary_lines
+
+    figures = evaluate(run, which, settings)
+    for line in summary_lines({name: value for name, value in figures.items() if value == value}):  # not NaN
+        click.echo(line)

@@ -1,0 +1,172 @@
+"""`mpisign list`, `plot`, `compare` and `report`: run files as tables, as pictures, and as a page."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from mpisign.cli.group import several
+from mpisign.errors import UsageError, printable
+
+METRICS = ("test_accuracy", "train_loss", "test_loss")
+RUNS = click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+class PictureFile(click.Path):
+    """Where a picture goes: its name says of what kind it is."""
+
+    def __init__(self):
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value, param, ctx):
+        path = super().convert(value, param, ctx)
+        if path.suffix not in (".png", ".pdf", ".svg"):
+            self.fail(f"{printable(path)!r} is no picture's name; it has to end in .png, .pdf or .svg", param, ctx)
+        return path
+
+
+class Words(click.ParamType):
+    """One or more names, with commas between them."""
+
+    name = "names"
+
+    def convert(self, value, param, ctx):
+        return value if isinstance(value, tuple) else tuple(value.replace(",", " ").split())
+
+
+@click.command("list")
+@click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--sort", "key", metavar="KEY", help="By a name of --csv's first line, as seconds; by file by default.")
+@click.option("--reverse", is_flag=True, help="The last first.")
+@click.option("--json", "as_json", is_flag=True, help="Prints JSON objects, with all digits.")
+@click.option("--csv", "as_csv", is_flag=True, help="Prints the same as CSV.")
+def list_command(folder, key, reverse, as_json, as_csv):
+    """Lists the run files of FOLDER and the folders below, a line each, the damaged ones too; runs by default.
+
+    Bits are the method's own, per coordinate, rank and step. What is wrong with a file is told on standard error; the
+    exit code is then 2.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv are two forms of one list; leave one out")
+    print_listing(folder, key, reverse, "json" if as_json else "csv" if as_csv else "text")
+
+
+def print_listing(folder: Path, key: str | None = None, reverse: bool = False, form: str = "text") -> None:
+    """Prints the runs of a folder, and ends the command."""
+    from mpisign.figures import listing
+
+    listing.check_key(key)
+    found = listing.rows(folder, key, reverse)
+    click.echo(listing.FORMS[form](found))
+    _end(listing.unreadable(found), tell=True)
+
+
+@click.command("plot")
+@RUNS
+@click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg; by default a .png beside the first run.")
+@click.option("--mean", is_flag=True, help="Draws mean and standard deviation over seeds in place of every run.")
+@click.option("--rows", type=Words(), metavar="COLUMN,...", help="What to draw: of /eval, or table.column, by commas.")
+@click.option("--axes", type=Words(), metavar="AXIS,...", help="Against what, as step,bytes; all that say anything.")
+@click.option("--votes", is_flag=True, help="Draws agreement, ties and flips; and every voter, where a run has probes.")
+@click.option("--table", "as_table", is_flag=True, help="Prints the last values over seeds instead of drawing.")
+def plot_command(paths, output, mean, rows, axes, votes, as_table):
+    """Draws curves of run files, or of folders of them, against steps, epochs, evaluations, seconds and bytes.
+
+    By default loss and accuracy, a line per run. Bytes are the method's own, and those on the wire.
+
+    \b
+    mpisign plot runs/*.h5 --output plot.png
+    mpisign plot runs/my_sweep --mean --axes step,bytes
+    mpisign plot runs/mine.h5 --rows probes.success_vote,steps.agreement
+    """
+    if votes and (mean or rows or axes or as_table):
+        raise UsageError("--votes draws a picture of its own; leave out --mean, --rows, --axes and --table")
+    curves, style = _drawing("curves"), _drawing("style")
+    from mpisign.figures import grouping, selection
+
+    curves.check_axes(axes or ())
+    runs, skipped = selection.read(paths)
+    output = output or runs[0].path.with_suffix(".png")
+    if votes:
+        pictures = _drawing("votes")
+        voting = selection.without(selection.without(runs, grouping.no_steps, skipped), pictures.no_votes)
+        click.echo(style.save(pictures.picture(voting), output))
+        _end(skipped)
+    runs = selection.without(runs, lambda run: curves.lacking(run, rows or ()), skipped)
+    lines, rows = curves.groups(runs, mean or as_table), rows or curves.recorded(runs, mean or as_table)
+    if as_table:
+        click.echo(curves.text(lines, rows))
+    else:
+        click.echo(style.save(curves.picture(lines, rows, axes or curves.telling(runs, rows), mean), output))
+    _end(skipped)
+
+
+@click.command("compare")
+@RUNS
+@several(
+    click.option("--metric", type=click.Choice(METRICS), default="test_accuracy", show_default=True),
+    click.option("--target", type=float, help="Of the metric; tells the bytes and evaluations that it took."),
+    click.option("--files", is_flag=True, help="Prints the run files of the best rates instead, for mpisign plot."),
+    click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), default="text", show_default=True),
+    click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg of metric and bytes to the target."),
+)
+def compare_command(paths, metric, target, files, form, output):
+    """Compares methods at the best of their learning rates, from the run files of one or more sweeps.
+
+    Runs that differ in rate and seed alone are one row, the best first: mean and standard deviation over the seeds of
+    the rate whose mean is best at the end. A run that diverged is the worst; one that has not ended is left out.
+
+    \b
+    mpisign compare runs/my_sweep --target 0.9
+    mpisign plot --mean $(mpisign compare runs/my_sweep --files) --axes bytes
+    """
+    from mpisign.figures import grid, selection
+
+    dots, style = (_drawing("dots"), _drawing("style")) if output else (None, None)
+    runs, skipped = selection.read(paths)
+    ended = selection.without(runs, grid.not_ended)
+    rows = grid.table(selection.without(ended, lambda run: grid.unusable(run, metric), skipped), metric, target)
+    if output:
+        click.echo(style.save(dots.picture(rows), output))
+    click.echo("\n".join(str(run.path) for row in rows for run in row.runs) if files else grid.text(rows, form))
+    _end(skipped)
+
+
+@click.command("report")
+@RUNS
+@click.option("--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@click.option("--title", help="Of the page; by default the names of what was given.")
+def report_command(paths, output, title):
+    """Makes one HTML page of run files, with nothing beside it: tables, pictures, configurations and machines."""
+    report, style = _drawing("report"), _drawing("style")
+    from mpisign.figures import selection
+
+    runs, skipped = selection.read(paths)
+    page = report.page(runs, skipped, title or ", ".join(path.resolve().name for path in paths[:3]))
+    style.replace(output, lambda path: path.write_text(page))
+    click.echo(f"report: {output}")
+    _end(skipped)
+
+
+VIEWS = (list_command, plot_command, compare_command, report_command)
+
+
+def _drawing(name: str) -> ModuleType:
+    """A module of figures that draws. Raises UsageError where what it draws with is not installed."""
+    try:
+        return importlib.import_module(f"mpisign.figures.{name}")
+    except ModuleNotFoundError as error:
+        library = (error.name or "mpisign").partition(".")[0]
+        if library == "mpisign":
+            raise
+        raise UsageError(f"{library} is not installed, which this needs: pip install 'mpisign[analysis]'") from error
+
+
+def _end(skipped: list[str], tell: bool = False) -> None:
+    """Ends the command, with another exit code where a file could not be read or used."""
+    from mpisign.figures.selection import SKIPPED
+
+    for line in skipped if tell else ():
+        click.echo(line, err=True)
+    click.get_current_context().exit(SKIPPED if skipped else 0)
