@@ -8,11 +8,14 @@
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
 #   make test-trackers  runs for pandas, xarray and trackers, which it installs
 #   make test-package   sdist and wheel, the wheel installed in an empty folder and used there
+#   make test-lowest    the same with the lowest versions that pyproject.toml allows, which it downloads
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
+#                       (another Python for any of these: PYTHON=python3.13 VENV=.venv-3.13)
 #   make wheelhouse     all packages into ./wheelhouse, for a machine without a network; there:
 #                       PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make demo
 #   make figures        every picture and table of analysis/ from the run files in runs/
 #   make docs           the READMEs, the methods' pages and the public docstrings as a site in build/site, links checked
+#   make bench          ratios of times into runs/bench.h5 (BENCH=FILE), for `mpisign bench compare OLD NEW`; minutes
 #   make endure         kills runs at random moments, for a quarter of an hour; goes on where it was cut short
 # TORCH_INDEX=URL takes torch from another package index, as for a CPU-only or another CUDA build.
 
@@ -22,6 +25,7 @@ MPI ?= mpich
 TORCH_INDEX ?=
 RANKS ?= 8
 DEMO = runs/demo
+BENCH ?= runs/bench.h5
 
 # further options of pytest, as PYTEST=--durations=40
 PYTEST ?=
@@ -34,7 +38,7 @@ SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/sl
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures docs test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures docs bench test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-lowest test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -62,6 +66,12 @@ figures: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
+
+# as many runs as let the rank test of `bench compare` tell anything
+bench: $(READY)
+	rm -f $(BENCH)
+	for run in 1 2 3 4 5 6 7; do \
+	    $(BIN)/mpirun -n 2 $(BIN)/mpisign bench ratios --output $(BENCH) || exit; done
 
 test: lint test-serial test-parallel
 
@@ -96,6 +106,9 @@ test-trackers: $(READY)
 
 test-package: $(READY)
 	$(BIN)/python -m tests.package
+
+test-lowest: $(READY)
+	$(BIN)/python -m tests.package --lowest
 
 test-openmpi: $(READY)
 	$(OPEN_MPI) $(MAKE) test-serial test-parallel VENV=$(VENV)-openmpi MPI=openmpi

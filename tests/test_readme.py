@@ -53,7 +53,7 @@ SHORTER = (
     (r"mpisign train\b.*--init-from", "--max-time 0.02 --set run.file=runs/started.h5"),
     (r"mpisign (train|simulate)\b", "--set run.steps=6"),
     (r"mpisign resume\b", "--max-time 0.02"),
-    (r"mpisign bench (peers|exchange|profile|explain|optimizer|kernels)\b", "-d 1e4"),
+    (r"mpisign bench (peers|exchange|profile|explain|optimizer|kernels|ratios)\b", "-d 1e4"),
     (r"mpisign bench overlap\b", "--batch 32 --elsewhere 1 --width 64 --repeats 1"),
 )
 # codes with which a command may end, beside 0
@@ -94,6 +94,8 @@ NOT_RUN = {
     r"^mpisign resume RUN$": "stands in a table beside it with its ranks",
     r"mpisign resume RUN --set problem\.path=PATH$": "the digits have no path: tests/test_moved_data.py moves data",
     r"mpisign project ": "needs SimGrid: tests/test_project.py runs it where smpirun is installed",
+    r"^make bench$": "minutes; tests/test_ratios.py measures and compares",
+    r"^mpisign bench compare OLD NEW$": "names two files: tests/test_ratios.py compares",
     r"^mpisign bench explain$": "names a command, without its mpirun",
 }
 # what the default run carries out; everything else by pytest --all

@@ -38,7 +38,7 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
         took = timed(work)
         bandwidth[kind] = moved * d / took
         table.add(kernel=f"(torch {kind})", **{"ns a coordinate": took / d * 1e9, "GB/s": bandwidth[kind] / 1e9})
-    for name, work, moved, kind in _works(v, x, d, voters):
+    for name, work, moved, kind in works(v, x, d, voters):
         say(f"kernel {name}")
         took = timed(work)
         numbers = {"ns a coordinate": took / d * 1e9, "GB/s": moved * d / took / 1e9}
@@ -47,7 +47,7 @@ def kernels(d: int, voters: int, threads: int, repeats: int, say: Say, wanted: s
     return table
 
 
-def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
+def works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     """(name, work, bytes per coordinate that it moves, the bandwidth it is compared with)."""
     streams, words = Streams(1), d // 64
     coin, draw = streams.coin("zero", 3, 2), streams.draw("sign", 3, 2)
@@ -63,7 +63,7 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     rounded = torch.empty(d, dtype=torch.int16, device=v.device)
     with_radii = partial(bits.pack_stochastic_parts, v, radii, parts, 0, draw, plane)
     with_feedback = partial(bits.pack_scaled_parts, v, one * 1e-9, parts, 0, "coin", coin, plane)
-    works = [
+    kernels = [
         ("pack", lambda: bits.pack_parts(v, parts, 0, "coin", coin, plane), 4 + 1 / 8, "read"),
         ("pack, abstaining", lambda: bits.pack_parts(v, parts, 0, "abstain", coin, two), 4 + 2 / 8, "read"),
         ("stochastic pack", lambda: bits.pack_stochastic_parts(v, one * 2, parts, 0, draw, plane), 4 + 1 / 8, "read"),
@@ -82,10 +82,10 @@ def _works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("stochastic rounding", lambda: bits.round_stochastic(v, 0, draw, rounded), 6, "copy"),
     ]
     if v.is_cuda:
-        return works
+        return kernels
     drawn = lambda: bits.randomised_majority(counted, None, voters, 0, draw, verdict)  # noqa: E731
     return [
-        *works,
+        *kernels,
         ("randomised majority", drawn, len(counted) / 8, ""),
         ("spread into fields", lambda: bits.spread(plane[0], voters, fields), 1 / 8, ""),
         ("gather from fields", lambda: bits.gather(fields, voters, counted), 1 / 8, ""),

@@ -33,8 +33,8 @@ def optimizer(sizes: tuple[int, ...], tensors: int, repeats: int, say: Say) -> T
     """
     table = Table("optimizer", OPTIMIZER, {"median of": repeats, "threads": torch.get_num_threads()} | machine())
     for d, (name, momentum) in itertools.product(sizes, (("signum-mv", 0.9), ("signsgd-mv", 0.0))):
-        sgd = torch.optim.SGD(_parameters(d, tensors), RATE, momentum=momentum, foreach=True)
-        ours = SignOptimizer(_parameters(d, tensors), name, RATE, statistics_every=0, check_every=0)
+        sgd = torch.optim.SGD(parameters(d, tensors), RATE, momentum=momentum, foreach=True)
+        ours = SignOptimizer(parameters(d, tensors), name, RATE, statistics_every=0, check_every=0)
         x, y = torch.zeros(d), torch.ones(d)
         works = {"SGD ms": sgd.step, "one pass ms": lambda x=x, y=y: x.copy_(y), "mpisign ms": ours.step}
         ms = {name: times.median * 1e3 for name, times in in_turns(works, repeats, Ranks(), say).items()}
@@ -44,14 +44,14 @@ def optimizer(sizes: tuple[int, ...], tensors: int, repeats: int, say: Say) -> T
     return table
 
 
-def _parameters(d: int, tensors: int) -> list[nn.Parameter]:
+def parameters(d: int, tensors: int) -> list[nn.Parameter]:
     """d coordinates in so many tensors, with gradients."""
-    generator, parameters = torch.Generator().manual_seed(0), []
+    generator, made = torch.Generator().manual_seed(0), []
     for part in np.array_split(np.empty(d, dtype=np.int8), tensors):
         p = nn.Parameter(torch.zeros(len(part)))
         p.grad = torch.randn(len(part), generator=generator)
-        parameters.append(p)
-    return parameters
+        made.append(p)
+    return made
 
 
 def overlap(

@@ -39,7 +39,7 @@ def peers(
         ours, works = _ours(algorithm, d, ranks, kwargs)
         works |= _mpi_sum(d, ranks)
         if not missing:
-            works |= _ours_by_gloo(algorithm, d, kwargs) | _gloo_sum(d) | (_ddp(d) if ddp else {})
+            works |= _ours_by_gloo(algorithm, d, kwargs) | gloo_sum(d) | (_ddp(d) if ddp else {})
         measurements = in_turns(works, repeats, ranks, say)
         for name, times in measurements.items():
             bits = times.sent * 8 / d if times.sent and times.sent * 8 > 1e-3 * d else None
@@ -77,7 +77,8 @@ def start_gloo(ranks: Ranks) -> str:
     return ""
 
 
-def _gloo_sum(d: int) -> Works:
+def gloo_sum(d: int) -> Works:
+    """A step of plain SGD by gloo, which all ranks have joined: the sum of d float32, and x moved along it."""
     gradient, x, n = torch.ones(d), torch.zeros(d), torch.distributed.get_world_size()
 
     def step():

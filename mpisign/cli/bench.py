@@ -42,6 +42,8 @@ def bench_group():
     mpirun -n 4 mpisign bench exchange -d 1e6 -d 1e7
     mpirun -n 4 mpisign bench peers --output peers.h5
     mpirun -n 4 mpisign bench explain
+    mpirun -n 2 mpisign bench ratios --output new.h5
+    mpisign bench compare old.h5 new.h5
     """
 
 
@@ -171,6 +173,41 @@ def explain(name, sizes, repeats, output, threads, **settings):
         tell([explain(slots, whole_sizes(sizes), ranks, say, **settings)], output, ranks.root)
 
 
+@bench_group.command()
+@click.option("-d", "size", type=float, default=1_000_000, help="Coordinates.", show_default=True)
+@common()
+def ratios(size, repeats, output, threads):
+    """Kernels against a copy, a vote against gloo, a step against torch's, starts against torch's import.
+
+    If the --output is there, this run is added to it: bench compare wants several. On a machine that is idle otherwise.
+    """
+    from mpisign.bench.ratios import add_to, ratios, summary
+
+    with _ranks(threads, "signsgd-mv") as (ranks, slots, say):
+        table = ratios(slots, *whole_sizes((size,)), repeats, ranks, say)
+        with ranks.agreed():
+            if ranks.root:
+                table = add_to(output, table) if output else table
+        tell([table], output, ranks.root, shown=[summary(table)])
+
+
+@bench_group.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option(
+    "--least", type=click.FloatRange(min=0), default=0.03, show_default=True, help="Share of a change that counts."
+)
+@click.option("--fail", is_flag=True, help="Ends with code 1 if anything became slower.")
+def compare(old, new, least, fail):
+    """Which ratios of two files of bench ratios differ by more than runs of one program do."""
+    from mpisign.bench.compare import compare
+
+    table = compare(old, new, least)
+    tell([table], None, True)
+    if fail and any(row["moved"] == "slower" for row in table.rows):
+        sys.exit(1)
+
+
 def whole_sizes(sizes) -> tuple[int, ...]:
     for size in sizes:
         if not 1 <= size <= 2**40 or size != int(size):
@@ -213,11 +250,12 @@ def say_progress(root: bool):
     return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
-def tell(tables, output, root: bool) -> None:
+def tell(tables, output, root: bool, shown=None) -> None:
+    """Prints tables, or those that are to be shown instead, and writes them into the file."""
     if not root:
         return
     say_progress(True)("")
-    click.echo("\n\n".join(table.markdown() for table in tables))
+    click.echo("\n\n".join(table.markdown() for table in shown or tables))
     if output:
         from mpisign.bench.table import save
 
