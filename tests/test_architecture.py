@@ -59,12 +59,13 @@ def test_the_command_line_alone_imports_figures():
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
+        ("mpisign.cli", ("torch", "mpi4py", "numba", "pydantic", "h5py", "matplotlib")),
         ("mpisign.storage.reader", ("torch", "mpi4py", "numba")),
         ("mpisign.figures.grid, mpisign.figures.listing", ("torch", "mpi4py", "numba", "matplotlib", "jinja2")),
         ("mpisign.figures.report", ("torch", "mpi4py", "numba", "matplotlib.pyplot")),
     ],
 )
-def test_what_looks_at_runs_imports_little(modules, unwanted):
+def test_what_many_import_imports_little(modules, unwanted):
     code = f"import sys, {modules}; print([m for m in {unwanted} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert ended.stdout.strip() == "[]", ended.stderr

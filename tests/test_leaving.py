@@ -315,7 +315,7 @@ def test_a_rank_that_has_gone_in_order_leaves_the_others_alone():
 
 def test_an_end_says_nothing_of_what_libraries_left_behind():
     pytest.importorskip("triton")
-    code = "from mpisign.run.startup import no_collection\nwith no_collection(): import triton\n"
+    code = "from mpisign.run.collection import no_collection\nwith no_collection(): import triton\n"
     ended = run(sys.executable, "-c", f"{code}from mpisign.parallel import leaving\nleaving.finish(3)", environment={})
     assert (ended.code, ended.out, ended.err) == (3, "", "")
 

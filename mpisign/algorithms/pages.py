@@ -11,7 +11,10 @@ from mpisign.algorithms.listing import facts_of
 from mpisign.algorithms.registry import Entry
 
 # what docstrings say of rules, and entries of what is known, that were not read in the source itself
-MARKS = ("reconstructed", "secondary text", "third party", "second-hand", "could not confirm", "not seen")
+MARKS = (
+    *("reconstructed", "details of our own", "secondary text", "third party", "second-hand"),
+    *("could not confirm", "not seen"),
+)
 
 
 def write_pages(entries: Iterable[Entry], folder: Path, jobs: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from mpisign.cli.views import VIEWS, print_listing
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
-from mpisign.run.startup import no_collection
+from mpisign.run.collection import no_collection
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=JobFile())

@@ -1,10 +1,9 @@
-"""What comes before a job's first step: the program's own import, cheaply; and its phases, timed.
+"""What comes before a job's first step, by phase, timed.
 
 What is timed goes the way of `mpisign train` with the built-in job, and imports what that does when that does: nothing
 here is imported before.
 """
 
-import gc
 import os
 import time
 from collections.abc import Iterator
@@ -13,24 +12,9 @@ from pathlib import Path
 
 from mpisign import config as configuration
 from mpisign.parallel import mpi
+from mpisign.run.collection import no_collection
 
 PROCESS = Path("/proc/self/stat")
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Inside, where modules are imported, Python looks for no garbage, and later not among what they made.
-
-    torch makes half a million objects, which Python would otherwise look through again and again: a fifth of the time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if enabled:
-            gc.enable()
 
 
 class Phases:

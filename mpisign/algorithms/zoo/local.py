@@ -182,8 +182,9 @@ def zeroone_adam(
     every thin_every. Then the variance stays, and a step is a round of 1, 2, 4, ... up to local_steps minibatches, the
     double after every grow_every rounds: every rank moves by its own momentum, whose mean over the round travels as
     scaled signs, with residuals that begin anew, takes the place of all momenta, and moves x from where the round
-    began; 1/local_steps bits per minibatch at last. After the authors' code, in DeepSpeed. It doubles rounds by
-    minibatches instead, corrects no averages, decays weights inside of rounds, and takes |p|_2/sqrt(d) for a scale.
+    began; 1/local_steps bits per minibatch at last. After the authors' code, in DeepSpeed, with details of our own:
+    that doubles rounds by minibatches, corrects no averages, decays weights inside of rounds, and takes |p|_2/sqrt(d)
+    for a scale.
     """
     intervals, lengths = Doubling(thin_every, warmup_steps), Doubling(grow_every, local_steps)
     adam, signs = ThinnedAdam(intervals, beta1, beta2, epsilon, weight_decay), ErrorFeedback(ScaledSign(), in_x=False)
