@@ -32,15 +32,13 @@ class Ended:
 def run(*command, timeout=60, environment=None, cwd=ROOT) -> Ended:
     """Runs a command; fails the test, after killing the whole group, if it does not end in time.
 
-    environment: what its variables are besides those of this process. Without, mpisign, scripts and ranks are copies
-    of a process that has imported everything; see preloaded.
+    environment: what its variables are besides those of this process. Without, mpisign and scripts are copies of a
+    process that has imported everything; see preloaded.
     """
     command = [str(c) for c in command]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (environment or {})
     if environment is None and preloaded.fits(command):
         return _copy(command, timeout, env, cwd)
-    if environment is None:
-        command = preloaded.by_copies(command)
     process = subprocess.Popen(
         command, cwd=cwd, env=env, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

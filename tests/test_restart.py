@@ -25,7 +25,6 @@ from mpisign.storage.reader import Run, load_parameters
 from mpisign.storage.repair import repair
 from tests.comparing import differing
 from tests.cover import rest_is_slow
-from tests.preloaded import by_copies
 from tests.running import BIN, mpisign, run, train
 from tests.test_commands import refused
 
@@ -258,8 +257,10 @@ def going_on(file, *settings, n=1):
     """A long run in a process of its own, with some evaluations behind it."""
     flags = [part for s in ("run.steps=10000000", f"run.file={file}", *settings) for part in ("--set", s)]
     launcher = [BIN / "mpirun", "-n", str(n)] if n > 1 else []
-    command = by_copies([str(word) for word in (*launcher, BIN / "mpisign", "train", *flags)])
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command, quiet = (
+        [*launcher, BIN / "mpisign", "train", *flags],
+        {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+    )
     process = subprocess.Popen(command, **quiet, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         for _ in range(300):
