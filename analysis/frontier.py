@@ -29,7 +29,7 @@ SIGNS = "signs"
 FAMILIES = {
     "low rank": ("LowRank",),
     "sparse": ("Largest", "LargestSigns", "Chosen", "Drawn", "ThresholdSign"),
-    "quantised": ("Levels", "TwoMeans", "Ternary"),
+    "quantised": ("Levels", "TwoMeans", "Ternary", "WholeNumbers"),
     "floats": ("Raw",),
 }
 LOOKS = {

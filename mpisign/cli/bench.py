@@ -211,7 +211,8 @@ def compare(old, new, least, fail):
 def whole_sizes(sizes) -> tuple[int, ...]:
     for size in sizes:
         if not 1 <= size <= 2**40 or size != int(size):
-            raise UsageError(f"-d {size:g}: coordinates are a whole number from 1 to 2**40, as in -d 1e6")
+            text = f"-d {size:g}: coordinates are a whole number from 1 to 2**40, as in -d 1e6"
+            raise UsageError(text, agreed=True)  # all ranks read the same words
     return tuple(int(size) for size in sizes)
 
 
