@@ -76,7 +76,7 @@ def cells(panels: dict[str, list[Row]]) -> list[dict[str, object]]:
     for title, rows in panels.items():
         best = {id(rows[k]) for k in pareto(_points(rows))}
         for row in rows:
-            accuracy = tables.with_deviation(row.mean, row.deviation, ".4f", ".4f") if _ended(row) else "diverged"
+            accuracy = tables.with_deviation(row.mean, row.deviation, ".4f", ".4f") if _ended(row) else row.said
             cells = {
                 "method": row.method,
                 "sends": family(row.runs[0].attributes["definition"]),
@@ -92,12 +92,12 @@ def cells(panels: dict[str, list[Row]]) -> list[dict[str, object]]:
 
 
 def _ended(row: Row) -> bool:
-    """Whether the row has a place in the picture: no run of it diverged."""
+    """Whether the row has a place in the picture: no run of it ended by an error."""
     return bool(np.isfinite(row.mean))
 
 
 def _points(rows: list[Row]) -> list[tuple[float, float]]:
-    """(MB, accuracy) of each row; -inf where one of its runs diverged."""
+    """(MB, accuracy) of each row; -inf where one of its runs ended by an error."""
     return [(megabytes(row), row.mean) for row in rows]
 
 

@@ -4,9 +4,11 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import h5py
 import matplotlib
@@ -15,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from mpisign.cli import cli
-from mpisign.errors import MpisignError, NumericalError, UsageError
-from mpisign.figures import curves, grid, grouping, listing, style, votes
+from mpisign.errors import MpisignError, NumericalError, Stopped, UsageError
+from mpisign.figures import curves, dots, grid, grouping, listing, report, style, votes
 from mpisign.storage.reader import Run, read_all
 from tests.running import ROOT, mpisign, run
 from tests.test_simulate import here
@@ -101,7 +103,7 @@ def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
     nothing = f"no run file (*.h5) in the folder {tmp_path}/empty"
     cases = [((tmp_path / "nowhere",), "no file or folder"), ((tmp_path / "empty",), nothing)]
     if command == "list":
-        cases.append(((folder, "--sort", "second"), "(did you mean seconds?); keys are: algorithm, bits, bytes"))
+        cases.append(((folder, "--sort", "second"), "(did you mean seconds?); keys are: accuracy, algorithm, bits"))
         cases.append(((folder, "--json", "--csv"), "leave one out"))
     else:
         cases.append(((ROOT / "README.md",), "README.md: can't be opened as HDF5"))
@@ -114,6 +116,15 @@ def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
         cases.append(((folder, "--axes", "step,stepz"), "no axis 'stepz' (did you mean step?); known: bytes, epoch"))
         cases.append(((folder, "--rows", "eval.colour"), "no row 'eval.colour'; known: "))
         cases.append(((folder, "--votes", "--mean"), "leave out --mean"))
+        cases.append(((folder, "--table", "--output", "p.png"), "leave out --output"))
+        cases.append(((folder, "--rows", ","), "at least one name is needed"))
+        cases.append(((folder, "--axes", ""), "at least one name is needed"))
+        cases.append(((folder, "--axes", "step,function_evaluations"), "has anything on it; they have on: step,"))
+        for row, why in (("events.kind", "holds no numbers"), ("phases.sign", "has a value for each rank")):
+            cases.append(((folder, "--rows", row), f"row '{row}' {why}; known: eval.bytes_down"))
+    if command == "compare":
+        cases.append(((folder, "--files", "--format", "csv"), "leave out --format"))
+        cases += [((folder, "--target", target), f"'{target}' is not finite") for target in ("nan", "inf")]
     for words, told in cases:
         ended = CliRunner().invoke(cli, [command, *map(str, words)])
         said = str(ended.exception) if isinstance(ended.exception, MpisignError) else ended.stderr
@@ -202,6 +213,9 @@ def test_a_list_is_sorted_by_any_key(spoilt):
     assert files("--sort", "voters")[:5] == ["3-1.h5", "3-2.h5", "sgd.h5", "5-1.h5", "5-2.h5"]
     sizes = {path.name: path.stat().st_size for path in spoilt.glob("*.h5")}
     assert [sizes[name] for name in files("--sort", "bytes")] == sorted(sizes.values())
+    assert set(listing.SHOWN) < set(listing.rows(spoilt)[0].shown())
+    for shown, key in listing.SHOWN.items():
+        assert files("--sort", shown) == files("--sort", key)
 
 
 def test_a_file_without_its_attributes_is_damaged(folder, tmp_path):
@@ -247,7 +261,92 @@ def test_runs_that_diverged_before_their_first_row_are_the_worst(folder, tmp_pat
     assert Run(tmp_path / "1000000000.0.h5").status.startswith("error")
     (row,) = grid.table(read_all([tmp_path])[0], "train_loss")
     assert row.rate == 0.1
+    (alone,) = grid.table(read_all([tmp_path / "1000000000.0.h5"])[0], "train_loss")
+    assert alone.said == "diverged"
     assert mpisign("report", tmp_path, "--output", tmp_path / "r.html").code == 0
+
+
+def test_only_runs_that_ended_are_compared(folder, tmp_path):
+    shutil.copy(folder / "3-1.h5", tmp_path / "whole.h5")
+    own = ("problem.name=quadratic", "algorithm.name=sgd", f"run.file={tmp_path}/stopped.h5", "run.max_minutes=1e-9")
+    with pytest.raises(Stopped):
+        here(*own, "schedule.lr=0.1", "run.steps=60", n=3)
+    compared = mpisign("compare", tmp_path, "--metric", "train_loss")
+    assert (compared.code, len(compared.out.splitlines())) == (0, 4)
+    assert f"left out: {tmp_path}/stopped.h5: stopped" in compared.err
+    runs = read_all([tmp_path])[0]
+    best, *_, everything = report.sections(runs)
+    assert (best.name, len(best.rows)) == ("Best of grid", 1)
+    assert (everything.note.partition(":")[0], len(everything.rows)) == ("1 run(s) have not ended", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("rank 1: the loss is nan at step 3; all ranks stop", "diverged"), ("no space left on the device", "error")],
+)
+def test_a_run_diverged_only_where_values_were_not_finite(folder, text, said):
+    one = Run(folder / "3-1.h5")
+    assert grid.table([one], "train_loss")[0].said == f"{one['eval']['train_loss'][-1]:.4g}"
+    one["events"].update(kind=np.array(["start", "error"]), text=np.array(["", text]))
+    (row,) = grid.table([one], "train_loss")
+    assert row.shown()["train_loss"] == said
+
+
+def test_names_that_are_no_utf8_are_escaped(folder, tmp_path):
+    for name in (b"a\xff.h5", b"b\xff.h5"):
+        shutil.copy(folder / "3-1.h5", tmp_path / os.fsdecode(name))
+    page = tmp_path / os.fsdecode(b"\xff.html")
+    for words in (("plot",), ("plot", "--votes"), ("report", "--output", page)):
+        ended = mpisign(words[0], tmp_path, *words[1:])
+        assert (ended.code, ended.err) == (0, "")
+        assert "\\udcff" in ended.out
+    assert "a\\udcff" in page.read_text(encoding="utf-8")
+    listed = CliRunner().invoke(cli, ["compare", str(tmp_path), "--metric", "train_loss", "--files"])
+    assert Path(os.fsdecode(listed.stdout_bytes.strip())).is_file()
+
+
+def test_a_run_that_sends_nothing_has_no_line_against_bytes(folder, tmp_path):
+    alone = tmp_path / "alone.h5"
+    own = ("problem.name=quadratic", "algorithm.name=sgd", "schedule.lr=0.1", "run.steps=60", f"run.file={alone}")
+    here(*own, n=1)
+    ended = mpisign("plot", alone, folder / "3-1.h5", "--axes", "bytes", "--output", tmp_path / "p.png")
+    assert (ended.code, ended.out) == (2, f"picture: {tmp_path}/p.png\n")
+    assert ended.err == f"skipped: {alone}: it has nothing on bytes (one voter: nothing travels)\n"
+    with pytest.raises(UsageError, match="none of these runs is left"):
+        CliRunner().invoke(cli, ["plot", str(alone), "--axes", "bytes,wire"], catch_exceptions=False)
+    # the bytes to a target are then no panel either, nor are those to one that nobody reached
+    runs = read_all([alone])[0]
+    for target in (1e9, -1e9):
+        assert len(dots.picture(grid.table(runs, "train_loss", target)).axes) == 1
+    sending = Run(folder / "3-1.h5")
+    middle = float(np.median(sending["eval"]["train_loss"]))
+    assert len(dots.picture(grid.table([sending], "train_loss", middle)).axes) == 2
+
+
+def test_a_mean_is_against_the_mean_of_its_seeds(folder):
+    runs = [Run(folder / f"3-{seed}.h5") for seed in (1, 2)]
+    figure = curves.picture(curves.groups(runs, True), ["eval.train_loss"], ["seconds"], True)
+    mean = (runs[0]["eval"]["seconds"] + runs[1]["eval"]["seconds"]) / 2
+    np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_xdata(), mean)
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
+    def spoil(path):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match="No space left"):
+        style.replace(tmp_path / "p.png", spoil)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.png: "):
+        style.replace(tmp_path / "folder.png", lambda path: path.write_text("whole"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_votes_have_a_picture_beside_that_of_the_curves(folder, tmp_path):
+    shutil.copy(folder / "3-1.h5", tmp_path / "mine.h5")
+    for options, name in (((), "mine.png"), (("--votes",), "mine-votes.png")):
+        assert mpisign("plot", tmp_path / "mine.h5", *options).out == f"picture: {tmp_path}/{name}\n"
 
 
 def test_an_envelope_keeps_every_extreme():

@@ -1,6 +1,8 @@
 """`mpisign list`, `plot`, `compare` and `report`: run files as tables, as pictures, and as a page."""
 
 import importlib
+import math
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -27,17 +29,30 @@ class PictureFile(click.Path):
 
 
 class Words(click.ParamType):
-    """One or more names, with commas between them."""
+    """One or more names, with commas between them; each once."""
 
     name = "names"
 
     def convert(self, value, param, ctx):
-        return value if isinstance(value, tuple) else tuple(value.replace(",", " ").split())
+        names = value if isinstance(value, tuple) else tuple(dict.fromkeys(value.replace(",", " ").split()))
+        if not names:
+            self.fail("at least one name is needed", param, ctx)
+        return names
+
+
+class Finite(click.types.FloatParamType):
+    """A number, neither infinite nor NaN."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        return number
 
 
 @click.command("list")
 @click.argument("folder", required=False, type=click.Path(path_type=Path), default=Path("runs"))
-@click.option("--sort", "key", metavar="KEY", help="By a name of --csv's first line, as seconds; by file by default.")
+@click.option("--sort", "key", metavar="KEY", help="By a column, as seconds, or by a name of --csv; else by file.")
 @click.option("--reverse", is_flag=True, help="The last first.")
 @click.option("--json", "as_json", is_flag=True, help="Prints JSON objects, with all digits.")
 @click.option("--csv", "as_csv", is_flag=True, help="Prints the same as CSV.")
@@ -64,7 +79,7 @@ def print_listing(folder: Path, key: str | None = None, reverse: bool = False, f
 
 @click.command("plot")
 @RUNS
-@click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg; by default a .png beside the first run.")
+@click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg; by default RUN.png, or RUN-votes.png.")
 @click.option("--mean", is_flag=True, help="Draws mean and standard deviation over seeds in place of every run.")
 @click.option("--rows", type=Words(), metavar="COLUMN,...", help="What to draw: of /eval, or table.column, by commas.")
 @click.option("--axes", type=Words(), metavar="AXIS,...", help="Against what, as step,bytes; all that say anything.")
@@ -82,22 +97,25 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
     """
     if votes and (mean or rows or axes or as_table):
         raise UsageError("--votes draws a picture of its own; leave out --mean, --rows, --axes and --table")
+    if as_table and (output or axes):
+        raise UsageError("--table prints last values and draws nothing; leave out --output and --axes")
     curves, style = _drawing("curves"), _drawing("style")
     from mpisign.figures import grouping, selection
 
     curves.check_axes(axes or ())
     runs, skipped = selection.read(paths)
-    output = output or runs[0].path.with_suffix(".png")
+    output = output or runs[0].path.with_name(runs[0].path.stem + ("-votes.png" if votes else ".png"))
     if votes:
         pictures = _drawing("votes")
         voting = selection.without(selection.without(runs, grouping.no_steps, skipped), pictures.no_votes)
         click.echo(style.save(pictures.picture(voting), output))
         _end(skipped)
-    runs = selection.without(runs, lambda run: curves.lacking(run, rows or ()), skipped)
+    runs = selection.without(runs, lambda run: curves.lacking(run, rows or (), axes or ()), skipped)
     lines, rows = curves.groups(runs, mean or as_table), rows or curves.recorded(runs, mean or as_table)
     if as_table:
         click.echo(curves.text(lines, rows))
     else:
+        curves.check_told(runs, rows, axes or ())
         click.echo(style.save(curves.picture(lines, rows, axes or curves.telling(runs, rows), mean), output))
     _end(skipped)
 
@@ -106,21 +124,24 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
 @RUNS
 @several(
     click.option("--metric", type=click.Choice(METRICS), default="test_accuracy", show_default=True),
-    click.option("--target", type=float, help="Of the metric; tells the bytes and evaluations that it took."),
+    click.option("--target", type=Finite(), help="Of the metric; tells the bytes and evaluations that it took."),
     click.option("--files", is_flag=True, help="Prints the run files of the best rates instead, for mpisign plot."),
-    click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), default="text", show_default=True),
+    click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), help="text by default."),
     click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg of metric and bytes to the target."),
 )
 def compare_command(paths, metric, target, files, form, output):
     """Compares methods at the best of their learning rates, from the run files of one or more sweeps.
 
     Runs that differ in rate and seed alone are one row, the best first: mean and standard deviation over the seeds of
-    the rate whose mean is best at the end. A run that diverged is the worst; one that has not ended is left out.
+    the rate whose mean is best at the end. A run that ended by an error is the worst; one that goes on,
+    or can be resumed, is left out.
 
     \b
     mpisign compare runs/my_sweep --target 0.9
     mpisign plot --mean $(mpisign compare runs/my_sweep --files) --axes bytes
     """
+    if files and form:
+        raise UsageError("--files prints names, no table; leave out --format")
     from mpisign.figures import grid, selection
 
     dots, style = (_drawing("dots"), _drawing("style")) if output else (None, None)
@@ -129,7 +150,9 @@ def compare_command(paths, metric, target, files, form, output):
     rows = grid.table(selection.without(ended, lambda run: grid.unusable(run, metric), skipped), metric, target)
     if output:
         click.echo(style.save(dots.picture(rows), output))
-    click.echo("\n".join(str(run.path) for row in rows for run in row.runs) if files else grid.text(rows, form))
+    # names go to another command, so they are bytes as they are
+    names = b"\n".join(os.fsencode(run.path) for row in rows for run in row.runs)
+    click.echo(names if files else grid.text(rows, form or "text"))
     _end(skipped)
 
 
@@ -144,8 +167,8 @@ def report_command(paths, output, title):
 
     runs, skipped = selection.read(paths)
     page = report.page(runs, skipped, title or ", ".join(path.resolve().name for path in paths[:3]))
-    style.replace(output, lambda path: path.write_text(page))
-    click.echo(f"report: {output}")
+    style.replace(output, lambda path: path.write_text(page, encoding="utf-8", errors="backslashreplace"))
+    click.echo(f"report: {printable(output)}")
     _end(skipped)
 
 

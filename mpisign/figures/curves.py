@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpisign.errors import UsageError, choices, did_you_mean
+from mpisign.errors import UsageError, choices, did_you_mean, printable
 from mpisign.figures import grouping, style, tables
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
@@ -46,6 +46,7 @@ DEFAULT = ("eval.train_loss", "eval.test_accuracy")
 MEANS = ("eval.train_loss", "eval.gradient_l1", "eval.gradient_l2", "eval.test_accuracy")  # by default, of seeds
 TEXT = ("eval.bits", "eval.test_accuracy")  # likewise of a job on text, whose losses are in nats a character
 LOGARITHMIC = ("eval.train_loss", "eval.gradient_l1", "eval.gradient_l2", "probes.critical")
+SENT = ("bytes", "wire")
 Lines = list[tuple[str, list[Run]]]  # label and runs of each line
 
 
@@ -58,16 +59,22 @@ def labels(runs: list[Run]) -> list[str]:
     if len(runs) > SINGLY:
         return [f"{name} ({names.count(name)} seeds)" if names.count(name) > 1 else name for name in names]
     # by the seed, and by the file where the same job was run twice
-    for part in (lambda run: f"seed={run.attributes['seed']}", lambda run: str(run.path)):
+    for part in (lambda run: f"seed={run.attributes['seed']}", lambda run: printable(run.path)):
         names = [f"{n}, {part(run)}" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
     return names
 
 
 def against(run: Run, axis: str, table: str = "eval") -> np.ndarray:
     """An axis of the rows of /eval, or of another table; NaN where an older mpisign did not tell."""
-    if axis in ("bytes", "wire") and "bytes_up" in run[table]:
+    if axis in SENT and "bytes_up" in run[table]:
         return (run.method_bytes(table) if axis == "bytes" else run.wire_bytes(table)).astype(float)
     return grouping.column(run, table, axis)
+
+
+def mean_against(runs: list[Run], axis: str, table: str = "eval") -> np.ndarray:
+    """The mean of an axis over seeds, whose seconds and bytes need not agree, as far as all runs have come."""
+    columns = [against(run, axis, table) for run in runs]
+    return np.mean([column[: min(map(len, columns))] for column in columns], axis=0)
 
 
 def says_anything(values: np.ndarray) -> bool:
@@ -87,11 +94,19 @@ def column(run: Run, row: str) -> np.ndarray:
     except KeyError:
         if any(c.name == name for c in TABLES.get(table or "eval", ())):
             raise UsageError(f"{run.path}: an older mpisign wrote it, which did not record {row}") from None
-        known = choices(f"{t}.{c}" for t in ("steps", "eval", "probes") for c, v in run[t].items() if v.ndim == 1)
-        raise UsageError(f"no row {row!r}; known: {known}") from None
+        raise UsageError(f"no row {row!r}; known: {_known(run)}") from None
+    if values.dtype.kind not in "fiu":
+        raise UsageError(f"row {row!r} holds no numbers; known: {_known(run)}")
+    if "rank" in run[table or "eval"]:
+        raise UsageError(f"row {row!r} has a value for each rank; known: {_known(run)}")
     if not len(values):
         raise UsageError(f"{run.path}: nothing of {row} was recorded; see [probe] for probes")
     return values
+
+
+def _known(run: Run) -> str:
+    """The rows with one number at a step, for a message."""
+    return choices(f"{t}.{c}" for t in ("steps", "eval", "probes") for c, v in run[t].items() if v.ndim == 1)
 
 
 def over_seeds(runs: list[Run], row: str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,12 +132,19 @@ def recorded(runs: list[Run], mean: bool) -> list[str]:
     return chosen
 
 
-def lacking(run: Run, rows: Sequence[str]) -> str:
-    """Why a run has no line for some of the rows; raises UsageError where one is not among its columns."""
+def lacking(run: Run, rows: Sequence[str], axes: Sequence[str] = ()) -> str:
+    """Why a run has no line for some of the rows, or against none of the axes, if any are named.
+
+    Raises UsageError where a row is not among its columns.
+    """
     for row in rows:
         if column(run, row).ndim > 1:
             return f"{row} has several values a row; see mpisign plot --votes"
-    return grouping.no_evaluations(run)
+    if why := grouping.no_evaluations(run):
+        return why
+    if axes and not any(axis == "step" or _tells([run], axis, rows or DEFAULT) for axis in axes):
+        return f"it has nothing on {' or '.join(axes)}" + (f" ({run.bytes_note})" if run.bytes_note else "")
+    return ""
 
 
 def title(runs: list[Run]) -> str:
@@ -142,9 +164,13 @@ def groups(runs: list[Run], mean: bool) -> Lines:
 
 def telling(runs: list[Run], rows: Sequence[str]) -> list[str]:
     """The axes that say anything of these runs, for each of the rows: those of /probes are against few."""
+    return [axis for axis in AXES if _tells(runs, axis, rows)] or ["step"]
+
+
+def _tells(runs: list[Run], axis: str, rows: Sequence[str]) -> bool:
+    """Whether an axis says anything of some run, whichever the row."""
     named = {_table(row) for row in rows}
-    tells = lambda axis, table: any(says_anything(against(run, axis, table)) for run in runs)  # noqa: E731
-    return [axis for axis in AXES if all(tells(axis, table) for table in named)] or ["step"]
+    return all(any(says_anything(against(run, axis, table)) for run in runs) for table in named)
 
 
 def check_axes(axes: Sequence[str]) -> None:
@@ -152,6 +178,14 @@ def check_axes(axes: Sequence[str]) -> None:
     for axis in axes:
         if axis not in AXES:
             raise UsageError(f"no axis {axis!r}{did_you_mean(axis, AXES)}; known: {choices(AXES)}")
+
+
+def check_told(runs: list[Run], rows: Sequence[str], axes: Sequence[str]) -> None:
+    """Raises UsageError for an axis that would be empty, as no run has anything on it."""
+    for axis in axes:
+        if axis != "step" and not _tells(runs, axis, rows):
+            told = ", ".join(telling(runs, rows))
+            raise UsageError(f"axis {axis!r}: none of these runs has anything on it; they have on: {told}")
 
 
 @style.styled
@@ -168,8 +202,8 @@ def picture(lines: Lines, rows: Sequence[str], axes: Sequence[str], mean: bool) 
                 _draw(panel, runs, row, axis, {"label": name} | looks[name] | width, mean)
             if across or row == rows[-1]:
                 style.counted(panel, AXES[axis])
-                ends = [against(runs[0], axis, _table(row))[-1] for _, runs in lines]
-                if axis in ("bytes", "wire") and max(ends) > 10 * min(ends) > 0:
+                ends = [mean_against(runs, axis, _table(row))[-1] for _, runs in lines]
+                if axis in SENT and max(ends) > 10 * min(ends) > 0:
                     panel.set_xscale("log", nonpositive="mask")  # bits and floats fit on one axis only so
         side[0].set_ylabel(ROWS.get(row, row))
         _scale(side[0], row, [over_seeds(runs, row)[0] for _, runs in lines], mean)
@@ -187,8 +221,8 @@ def _table(row: str) -> str:
 def _draw(panel: Axes, runs: list[Run], row: str, axis: str, look: dict[str, object], mean: bool) -> None:
     """A line, and a band where it is one of several runs; a point where it is too short for a line."""
     values, spread = over_seeds(runs, row)
-    at = against(runs[0], axis, _table(row))[: len(values)]
-    if axis in ("bytes", "wire") and not says_anything(at):
+    at = mean_against(runs, axis, _table(row))
+    if axis in SENT and not says_anything(at):
         return
     if len(runs) > 1:
         # what is positive stays so, also below the mean of a logarithmic axis
@@ -232,7 +266,7 @@ def table(lines: Lines, rows: Sequence[str]) -> list[dict[str, object]]:
             mean, spread = (values[-1] for values in over_seeds(runs, quantity))
             form = (".3g", ".2g") if quantity in LOGARITHMIC else (".4f", ".4f")
             row[ROWS.get(quantity, quantity)] = tables.with_deviation(mean, spread, *form)
-        row["evaluations"] = int(runs[0]["eval"]["gradient_evaluations"][-1])
-        sent = against(runs[0], "bytes")[-1]
+        row["evaluations"] = round(mean_against(runs, "gradient_evaluations")[-1])
+        sent = mean_against(runs, "bytes")[-1]
         cells.append(row | {"bytes per rank": int(sent) if np.isfinite(sent) else "-"})
     return cells

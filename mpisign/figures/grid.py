@@ -3,12 +3,13 @@
 Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean is best at the
 end of the run, over the seeds that all rates have; then mean +- standard deviation (ddof = 1) over that rate's seeds,
 and the median over them of what it took to reach the target: bytes of a rank by the method (both ways, whatever the
-exchange sent) and gradient evaluations. A run that diverged counts as the worst; one that has not ended is left out,
-and so is one that never had the metric. In CSV every cell is one number, or one word.
+exchange sent) and gradient evaluations. A run that diverged, or ended by another error, counts as the worst; one that
+has not ended is left out, and so is one that never had the metric. In CSV every cell is one number, or one word.
 """
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +21,8 @@ from mpisign.storage.reader import Run, cell
 
 NAMES = {"test_accuracy": "held-out accuracy", "train_loss": "training loss", "test_loss": "held-out loss"}
 LARGER_IS_BETTER = {"test_accuracy": True, "train_loss": False, "test_loss": False}
+NOT_ENDED = ("running", "killed", "stopped")  # states of runs that go on, or can be resumed
+NOT_FINITE = re.compile(r" is (nan|-?inf)\b")  # in what a run says that ends so
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Row:
 
     @property
     def score(self) -> float:
-        """The mean over seeds of the metric at the end, less being better; infinite where a run diverged."""
+        """The mean over seeds of the metric at the end, less being better; infinite where a run ended by an error."""
         return float(np.mean([run.score(self.metric) for run in self.runs]))
 
     @property
@@ -46,6 +49,13 @@ class Row:
     @property
     def deviation(self) -> float:
         return tables.deviation(run.score(self.metric) for run in self.runs)
+
+    @property
+    def said(self) -> str:
+        """The mean with its deviation; "diverged" or "error" where a run ended so."""
+        if np.isfinite(self.mean):
+            return tables.with_deviation(self.mean, self.deviation)
+        return "diverged" if any(map(diverged, self.runs)) else "error"
 
     @property
     def edge(self) -> bool:
@@ -76,8 +86,7 @@ class Row:
         """The same for a reader: mean and deviation in one cell, the edge of a grid beside its rate."""
         cells = {k: v for k, v in self.cells().items() if k not in ("edge", "deviation")}
         cells["best rate"] = f"{self.rate:g}" + (" (edge)" if self.edge else "")
-        end = tables.with_deviation(self.mean, self.deviation)
-        cells[self.metric] = end if np.isfinite(self.mean) else "diverged"
+        cells[self.metric] = self.said
         if "reached" in cells:
             cells["reached"] = f"{cells['reached']}/{len(self.runs)}"
         return {k: "-" if v == "" else v for k, v in cells.items()}
@@ -115,8 +124,14 @@ def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row
 
 
 def not_ended(run: Run) -> str:
-    """Why a run is no figure of its job yet; "" once it has ended, well or not."""
-    return run.status if run.status.startswith("incomplete") else ""
+    """Why a run is no figure of its job yet, as it goes on or can be resumed; "" once it has ended, well or not."""
+    return run.status if run.state in NOT_ENDED else ""
+
+
+def diverged(run: Run) -> bool:
+    """Whether a run came to values that are not finite; any other error says nothing of the method."""
+    losses = run["eval"]["train_loss"][-1:]
+    return not np.isfinite(losses).all() or (run.state == "error" and bool(NOT_FINITE.search(run.status)))
 
 
 def unusable(run: Run, metric: str) -> str:

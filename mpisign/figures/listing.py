@@ -55,22 +55,25 @@ class Row:
 
 
 KEYS = tuple(field.name for field in fields(Row))
+SHOWN = {"run": "file", "n": "voters", "loss": "train_loss", "accuracy": "test_accuracy", "size": "bytes"}  # for --sort
 
 
 def check_key(key: str | None) -> None:
     """Raises UsageError for what rows can't be sorted by."""
-    if key is not None and key not in KEYS:
-        raise UsageError(f"--sort {key}: no such key{did_you_mean(key, KEYS)}; keys are: {choices(KEYS)}")
+    known = (*KEYS, *SHOWN)
+    if key is not None and key not in known:
+        raise UsageError(f"--sort {key}: no such key{did_you_mean(key, known)}; keys are: {choices(known)}")
 
 
 def rows(folder: Path, key: str | None = None, reverse: bool = False) -> list[Row]:
-    """The rows of a folder and the folders below, by the names of their files, or by one of KEYS.
+    """The rows of a folder and the folders below, by the names of their files, or by one of KEYS or SHOWN.
 
     What has no value comes last. Raises UsageError for a folder without files that may be runs.
     """
     found = [_row(file, folder) for file in run_files([folder])]
     if key is None:
         return found[::-1] if reverse else found
+    key = SHOWN.get(key, key)
     known = [row for row in found if getattr(row, key) is not None]
     ordered = sorted(known, key=lambda row: _order(key, getattr(row, key)), reverse=reverse)
     return ordered + [row for row in found if getattr(row, key) is None]

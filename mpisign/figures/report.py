@@ -13,7 +13,7 @@ from itertools import chain
 import jinja2
 import numpy as np
 
-from mpisign.errors import MpisignError
+from mpisign.errors import MpisignError, printable
 from mpisign.figures import curves, dots, grid, grouping, scaling, tables, votes
 from mpisign.figures.style import encoded
 from mpisign.storage.reader import Run
@@ -35,21 +35,28 @@ class Section:
     rows: list[dict[str, object]] | None = None
 
 
+def name(run: Run) -> str:
+    """That of its file, without the ending, in characters that a page can have."""
+    return printable(run.path.stem)
+
+
 def overview(runs: list[Run]) -> list[dict[str, object]]:
     """One row a run, without columns that no run has."""
     summaries = [run.summary() for run in runs]
     used = [c for c in COLUMNS if any(c in s for s in summaries)]
     pairs = zip(runs, summaries, strict=True)
-    return [{"run": run.path.stem} | {c: summary.get(c, "") for c in used} for run, summary in pairs]
+    return [{"run": name(run)} | {c: summary.get(c, "") for c in used} for run, summary in pairs]
 
 
 def sections(runs: list[Run]) -> list[Section]:
     """All sections for which there is something to show."""
-    everything = Section("Runs", rows=overview(runs))
-    ended = [run for run in runs if not grid.not_ended(run) and len(run["eval"]["step"])]
+    ended = [run for run in runs if not grid.not_ended(run)]
+    going_on = len(runs) - len(ended)
+    left_out = f"{going_on} run(s) have not ended: they stand in this table alone." if going_on else ""
+    everything = Section("Runs", left_out, rows=overview(runs))
     accuracies = [run for run in ended if not grid.unusable(run, "test_accuracy")]
-    metric = "test_accuracy" if accuracies else "train_loss"
-    measured = accuracies or [run for run in ended if not grid.unusable(run, metric)]
+    metric = "test_accuracy" if any(len(run["eval"]["step"]) for run in accuracies) else "train_loss"
+    measured = [run for run in ended if not grid.unusable(run, metric)]
     if not measured:
         return [everything]
     best = grid.table(measured, metric)
@@ -100,7 +107,7 @@ def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[
     keys = [k for k in dict.fromkeys(chain(*flat)) if k not in ("run.file", "run.overwrite")]
     differing = [k for k in keys if len({str(job.get(k)) for job in flat}) > 1]
     shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in differing]
-    own = [{"run": run.path.stem} | {k: job.get(k, "") for k in differing} for run, job in zip(runs, flat, strict=True)]
+    own = [{"run": name(run)} | {k: job.get(k, "") for k in differing} for run, job in zip(runs, flat, strict=True)]
     return shared, own if differing else []
 
 
@@ -115,10 +122,11 @@ def page(runs: list[Run], skipped: list[str], title: str) -> str:
     """The whole page."""
     shared, own = configurations(runs)
     versions = sorted({str(run.attributes.get("mpisign_version", "unknown")) for run in runs})
-    texts = list({run.config_text.split("[problem]")[-1]: (run.path.stem, run.config_text) for run in runs}.values())
+    texts = list({run.config_text.split("[problem]")[-1]: (name(run), run.config_text) for run in runs}.values())
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     loader.filters["short"] = tables.short
     return loader.from_string(TEMPLATE.read_text()).render(
-        title=title, runs=runs, skipped=skipped, sections=sections(runs), shared=shared, own=own, configurations=texts,
-        environment=environment(runs), versions=versions, date=time.strftime("%Y-%m-%d"),
+        title=printable(title), runs=runs, skipped=[printable(line) for line in skipped], sections=sections(runs),
+        shared=shared, own=own, configurations=texts, environment=environment(runs), versions=versions,
+        date=time.strftime("%Y-%m-%d"),
     )  # fmt: skip

@@ -7,8 +7,10 @@ draw are `styled`, and figures are none of pyplot's.
 
 import base64
 import io
+import os
 import textwrap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, ScalarFormatter
 
-from mpisign.errors import UsageError
+from mpisign.errors import UsageError, printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
@@ -129,7 +131,7 @@ def save(figure: Figure, output: Path, table: str = "") -> str:
         beside = output.with_suffix(".md") if output.suffix in PICTURES else output.with_name(f"{output.name}.md")
         replace(beside, lambda path: path.write_text(table + "\n"))
     replace(output, figure.savefig)
-    return "\n".join([*filter(None, [table]), f"picture: {output}"])
+    return "\n".join([*filter(None, [table]), f"picture: {printable(output)}"])
 
 
 @styled
@@ -141,11 +143,17 @@ def encoded(figure: Figure) -> str:
 
 
 def replace(output: Path, write: Callable[[Path], object]) -> None:
-    """Has a file written under a temporary name of the same ending, and then renamed. Raises UsageError if it can't."""
-    aside = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    """Has a file written under a name of this process with the same ending, and then renamed.
+
+    Nothing is left of it where that fails. Raises UsageError if it can't be written.
+    """
+    aside = output.with_name(f".{output.stem}.{os.getpid()}.tmp{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
         aside.replace(output)
     except OSError as error:
         raise UsageError(f"{output}: {error.strerror}; give a file that can be written") from error
+    finally:
+        with suppress(OSError):  # a folder that is none has none to remove
+            aside.unlink(missing_ok=True)
