@@ -1,5 +1,6 @@
 """What a run left behind: evaluated as the run measured it, as a torch module, and many runs as one table."""
 
+import pickle
 import subprocess
 import sys
 
@@ -188,6 +189,10 @@ def test_a_module_has_the_parameters_of_the_run(folder, data, name):
     logits = module(torch.from_numpy(held_out["inputs"]))
     right = (logits.argmax(1).numpy() == held_out["labels"]).mean()
     assert right == results.evaluate(run.path)["test_accuracy"]
+    # without the problem and its data
+    pickled = pickle.dumps(module)
+    assert len(pickled) < 2 * (folder / f"{name}.model").stat().st_size + 10_000
+    assert torch.equal(pickle.loads(pickled)(torch.from_numpy(held_out["inputs"])), logits)
 
 
 def test_a_module_for_text_gives_logits_of_each_character(tmp_path):
