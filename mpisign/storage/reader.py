@@ -323,13 +323,14 @@ def optional(package: str, instead: str) -> Any:
 
 
 def summary_lines(figures: Mapping[str, object]) -> list[str]:
-    """Figures such as a summary's as lines, `name: value unit`."""
+    """Figures such as a summary's as lines, `name: value unit`; of a list, `one or other`."""
     lines = []
     for name, value in figures.items():
         unit = next((unit for pattern, unit in UNITS if re.fullmatch(pattern, name)), "")
         if "ranks_per_voter" in figures:
             unit = unit.replace("per rank", "per voter")
-        lines.append(f"{name}: {printable(value)} {unit}".rstrip())
+        text = " or ".join(map(str, value)) if isinstance(value, list) else printable(value)
+        lines.append(f"{name}: {text} {unit}".rstrip())
     return lines
 
 
