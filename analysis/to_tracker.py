@@ -5,7 +5,8 @@ python analysis/to_tracker.py runs/ --to wandb && wandb sync runs/wandb/wandb/of
 python analysis/to_tracker.py runs/ --to mlflow && mlflow ui --backend-store-uri sqlite:///runs/mlflow/mlflow.db
 python analysis/to_tracker.py runs/ --to trackio && TRACKIO_DIR=runs/trackio trackio show
 
-All of it is written into a folder of this machine; nothing is sent. The trackers: pip install 'mpisign[trackers]'.
+All of it is written into a folder of this machine; nothing is sent. Each call adds to the folder: runs that are there
+already will be there twice, so remove it, or give another --folder. The trackers: pip install 'mpisign[trackers]'.
 """
 
 import importlib
@@ -27,6 +28,7 @@ LEFT_OUT = ("step", "snr")  # the axis; and a histogram, which scalars do not te
 TABLES = ("steps", "eval", "probes")
 BATCH = 1000  # metrics that mlflow takes at once
 LONGEST = 500  # letters of a setting that mlflow keeps whole
+STATUS = {"complete": "FINISHED", "error": "FAILED", "stopped": "KILLED", "killed": "KILLED"}  # mlflow's words
 
 
 def scalars(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -51,10 +53,11 @@ def by_step(run: Run) -> dict[int, dict[str, float]]:
 
 
 def times(run: Run) -> Callable[[int], float]:
-    """When a step was taken, in seconds since 1970, as far as evaluations tell."""
+    """When a step was taken, in seconds since 1970: as rows of /eval and /steps tell, and evenly in between."""
     began = float(run["events"]["time"][0]) if len(run["events"]["time"]) else 0.0
-    took = dict(zip(run["eval"]["step"].tolist(), run["eval"]["seconds"].tolist(), strict=True))
-    return lambda step: began + took.get(step, 0.0)
+    steps, seconds = (np.concatenate([run["eval"][name], run["steps"][name], [0]]) for name in ("step", "seconds"))
+    steps, first = np.unique(steps, return_index=True)
+    return lambda step: began + float(np.interp(step, steps, seconds[first]))
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -119,7 +122,9 @@ def to_mlflow(run: Run, name: str, folder: Path) -> None:
     ]
     for lo in range(0, len(metrics), BATCH):
         client.log_batch(written, metrics=metrics[lo : lo + BATCH])
-    client.set_terminated(written, "FINISHED" if run.complete else "FAILED")
+    if run.state in STATUS:  # else it goes on
+        ended = when(int(run["steps"]["step"].max(initial=0)))
+        client.set_terminated(written, STATUS[run.state], end_time=round(1000 * ended))
 
 
 def to_trackio(run: Run, name: str, folder: Path) -> None:

@@ -9,6 +9,7 @@
 Reading needs neither torch nor MPI; load_module() and evaluate() import torch, and start no MPI.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["Run", "evaluate", "frame", "load_module", "load_parameters", "read_all"]
 
 
-def load_module(path: str | Path, which: str | None = None, settings: tuple[str, ...] = ()) -> "nn.Module":
+def load_module(path: str | Path, which: str | None = None, settings: str | Sequence[str] = ()) -> "nn.Module":
     """The model of a run with the parameters that it kept, as a torch.nn.Module on the CPU, in eval mode.
 
     path: the run file; what was kept lies beside it, in NAME.model or, while the run is not complete, in its newest
-    checkpoint. which: "last" or "best"; by default the one that run.keep says. settings: `table.key=value`, for data
-    that lie elsewhere now, as in ("problem.path=data/mnist",).
+    checkpoint. which: "last", "best" or "uniform"; by default the one that run.keep says, or the last one where a
+    checkpoint has that one not yet. settings: one `table.key=value` or several, for data that lie elsewhere now, as in
+    "problem.path=data/mnist".
 
     The module takes a batch of inputs as the problem reads them: digits float32 (b, 64); mnist and cifar uint8 (b,
     channels, height, width); hdf5 its x; text int64 (b, context). It returns logits, float32 (b, classes), of text (b,
@@ -42,7 +44,7 @@ def load_module(path: str | Path, which: str | None = None, settings: tuple[str,
     return trained.load_module(path, which, settings)
 
 
-def evaluate(path: str | Path, which: str | None = None, settings: tuple[str, ...] = ()) -> dict[str, object]:
+def evaluate(path: str | Path, which: str | None = None, settings: str | Sequence[str] = ()) -> dict[str, object]:
     """What `mpisign evaluate` prints: the figures of the point that a run kept, measured as the run measures.
 
     path, which, settings: as in load_module(); settings also run.device and run.threads. Returns train_loss, test_loss

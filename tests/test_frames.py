@@ -78,6 +78,26 @@ def test_a_table_becomes_a_dataset(folder):
     (at,) = np.flatnonzero(run["probes"]["step"] == 20)
     assert probes["voter_success"].sel(step=20).values.tolist() == run["probes"]["voter_success"][at].tolist()
     assert run.to_xarray("eval")["train_loss"].values.tolist() == run["eval"]["train_loss"].tolist()
+    assert probes.attrs == {name: run.attributes[name] for name in ("algorithm", "problem", "n", "seed")}
+
+
+def test_phases_become_a_dataset_of_steps_and_ranks(folder):
+    pytest.importorskip("xarray", reason="xarray is not installed: make setup")
+    run = Run(folder / "0.01.h5")
+    rows = run["phases"]
+    rows |= {name: np.resize(column, 6) for name, column in rows.items()}
+    rows |= {"step": np.repeat([10, 20], 3), "rank": np.tile(np.arange(3), 2), "exchange": np.arange(6.0)}
+    phases = run.to_xarray("phases")
+    assert dict(phases.sizes) == {"step": 2, "rank": 3}
+    assert phases["exchange"].sel(step=20).values.tolist() == [3, 4, 5]
+    assert phases["memory"].dtype == rows["memory"].dtype
+
+
+def test_a_table_that_is_not_there_is_named_with_those_that_are(folder):
+    run = Run(folder / "0.01.h5")
+    for asked in (run.columns, run.to_xarray):
+        with pytest.raises(KeyError, match=r"no table 'step'.*did you mean steps.*tables are: eval"):
+            asked("step")
 
 
 class Cells(HTMLParser):

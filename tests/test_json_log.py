@@ -77,6 +77,13 @@ def test_root_alone_tells_and_a_stopped_run_goes_on(tmp_path):
     assert not told.startswith("{")
 
 
+def test_a_figure_that_a_problem_has_not_is_null(tmp_path):
+    ended = logged("problem.name=quadratic", f"run.file={tmp_path}/one.h5")
+    found = of_kind(parsed(ended.out), "evaluation")
+    assert [line["test_accuracy"] for line in found] == [None] * 5
+    assert "test_accuracy" not in logged("problem.name=quadratic", "run.log=text", f"run.file={tmp_path}/two.h5").out
+
+
 def test_an_error_is_told_with_its_exit_code(tmp_path):
     settings = ("problem.name=quadratic", "algorithm.name=sgd", "schedule.lr=1e30", f"run.file={tmp_path}/bad.h5")
     ended = logged(*settings)
@@ -91,7 +98,28 @@ def test_costs_are_told_as_one_object(tmp_path):
     assert ended.code == 0, ended.err
     (costs,) = of_kind(parsed(ended.out), "costs")
     assert costs["d"] > 0
-    assert costs["bits_per_coordinate"] == "1"
+    assert costs["bits_per_coordinate"] == 1
+    assert all(type(costs[name]) is int for name in ("bytes_per_step", "memory_per_process", "evaluations_per_step"))
+    stages = ("algorithm.name=dvr-sign", "algorithm.snapshot_every=10")
+    ended = logged(*stages, f"run.file={tmp_path}/none.h5", flags=("--dry-run",))
+    assert ended.code == 0, ended.err
+    (costs,) = of_kind(parsed(ended.out), "costs")
+    assert [type(figure) for figure in costs["bytes_per_step"]] == [int, int]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_points_of_a_sweep_are_objects_too(tmp_path, jobs):
+    folder, text = tmp_path / "runs", "[problem]\nname = 'quadratic'\n[run]\nsteps = 5\nvoters = 2\nlog = 'json'\n"
+    text += f"[sweep]\nfolder = '{folder}'\n'schedule.lr' = [0.1, 0.01]\n"
+    (tmp_path / "sweep.toml").write_text(text)
+    ended = mpisign("simulate", tmp_path / "sweep.toml", "--jobs", jobs)
+    assert ended.code == 0, ended.err
+    *points, sweep = parsed(ended.out)
+    assert {(line["event"], line["points"], line["status"]) for line in points} == {("point", 2, "complete")}
+    for number, line in enumerate(points, 1):
+        assert line["number"] == number
+        assert line.items() >= Run(folder / f"{line['name']}.h5").summary().items()
+    assert (sweep["event"], sweep["points"], sweep["ended"]) == ("sweep", 2, 2)
 
 
 def test_numbers_that_json_has_not_are_null(capsys):

@@ -1,5 +1,6 @@
 """What a run left behind: evaluated as the run measured it, as a torch module, and many runs as one table."""
 
+import pickle
 import subprocess
 import sys
 
@@ -108,7 +109,7 @@ def test_a_run_that_was_cut_is_measured_at_its_newest_checkpoint(tmp_path, data,
     with pytest.raises(NumericalError):
         here(*settings, f"run.file={tmp_path}/cut.h5", n=3)
     run = Run(tmp_path / "cut.h5")
-    figures = results.evaluate(run.path)
+    figures = results.evaluate(run.path, "last")
     assert figures["point"] == "last, after step 4"
     assert {name: figures[name] for name in FIGURES} == recorded(run, 4)
     if case == "best":
@@ -116,6 +117,26 @@ def test_a_run_that_was_cut_is_measured_at_its_newest_checkpoint(tmp_path, data,
         figures = results.evaluate(run.path, "best")
         assert figures["point"] == f"best, after step {step}"
         assert {name: figures[name] for name in FIGURES} == recorded(run, step)
+    assert results.evaluate(run.path) == figures, "by default the point of run.keep"
+
+
+@pytest.mark.parametrize(("drawn", "point"), [(3, "uniform, after step 3"), (30, "last, after step 4")])
+def test_a_run_that_was_cut_has_its_uniform_point_once_it_was_drawn(tmp_path, drawn, point, monkeypatch):
+    step = Job._step
+
+    def cut(job):
+        job.output = drawn
+        if job.stepper.t == 5:
+            raise NumericalError("cut")
+        return step(job)
+
+    monkeypatch.setattr(Job, "_step", cut)
+    with pytest.raises(NumericalError):
+        here(*CASES["uniform"], "checkpoint.every_steps=2", f"run.file={tmp_path}/cut.h5", n=3)
+    assert results.evaluate(tmp_path / "cut.h5")["point"] == point
+    if drawn > 4:
+        with pytest.raises(UsageError, match=r"step-000000004\.h5 has no point of run.keep = 'uniform' yet"):
+            results.evaluate(tmp_path / "cut.h5", "uniform")
 
 
 def test_data_that_moved_are_named_and_other_data_are_told(folder, data, tmp_path):
@@ -126,6 +147,7 @@ def test_data_that_moved_are_named_and_other_data_are_told(folder, data, tmp_pat
         (moved / part.name).write_bytes(part.read_bytes())
     figures = results.evaluate(file, settings=(f"problem.path={moved}",))
     assert figures["recorded"] == "the same figures"
+    assert results.evaluate(file, settings=f"problem.path={moved}") == figures
     assert "note" not in figures
     other = tmp_path / "other"
     other.mkdir()
@@ -137,15 +159,19 @@ def test_data_that_moved_are_named_and_other_data_are_told(folder, data, tmp_pat
 
 
 def test_a_run_that_kept_nothing_says_what_would_have_kept_it(folder, tmp_path):
-    here(*COMMON, "run.keep=none", f"run.file={tmp_path}/none.h5", n=2)
-    ended = mpisign("evaluate", tmp_path / "none.h5")
-    assert ended.code == 2
-    assert 'kept no parameters; run.keep = "last" keeps' in ended.err
+    # not that of a checkpoint either, which is older than its end
+    here(*COMMON, "run.keep=none", "checkpoint.every_steps=30", f"run.file={tmp_path}/none.h5", n=2)
+    for which in ((), ("--which", "last")):
+        ended = mpisign("evaluate", tmp_path / "none.h5", *which)
+        assert ended.code == 2
+        assert 'kept no parameters; run.keep = "last" keeps' in ended.err
     with pytest.raises(UsageError, match=r'the point of run.keep = "last" alone; run.keep = "best"'):
         results.evaluate(folder / "last.h5", "best")
     (tmp_path / "other.h5").write_bytes((folder / "last.h5").read_bytes())
-    with pytest.raises(UsageError, match=r"other\.model"):
+    with pytest.raises(UsageError, match=r"other\.model is missing: the parameters that .*other\.h5 kept lay there"):
         results.evaluate(tmp_path / "other.h5")
+    with pytest.raises(UsageError, match=r"which = 'bset' \(did you mean best\?\): .* best, last, uniform"):
+        results.evaluate(folder / "last.h5", "bset")
 
 
 @pytest.mark.parametrize("name", ["last", "best", "statistics"])
@@ -163,6 +189,10 @@ def test_a_module_has_the_parameters_of_the_run(folder, data, name):
     logits = module(torch.from_numpy(held_out["inputs"]))
     right = (logits.argmax(1).numpy() == held_out["labels"]).mean()
     assert right == results.evaluate(run.path)["test_accuracy"]
+    # without the problem and its data
+    pickled = pickle.dumps(module)
+    assert len(pickled) < 2 * (folder / f"{name}.model").stat().st_size + 10_000
+    assert torch.equal(pickle.loads(pickled)(torch.from_numpy(held_out["inputs"])), logits)
 
 
 def test_a_module_for_text_gives_logits_of_each_character(tmp_path):

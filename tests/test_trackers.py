@@ -5,6 +5,8 @@ import json
 import os
 import sqlite3
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ import pytest
 from mpisign.storage.reader import Run
 from tests.running import BIN, ROOT, run
 from tests.test_simulate import here
+
+sys.path.insert(0, str(ROOT / "analysis"))
+import to_tracker
 
 BLOCK, WHOLE_OR_LAST = 1 << 15, (1, 4)  # of a .wandb file
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -126,6 +131,43 @@ def test_what_a_tracker_holds_is_what_the_runs_hold(folder, tmp_path, name):
                 steps, told = zip(*curves[tag], strict=True)
                 assert list(steps) == one[table]["step"][real].tolist(), tag
                 np.testing.assert_allclose(told, values[real], rtol=1e-6, err_msg=tag)
+
+
+def test_times_are_those_of_the_rows(folder):
+    one = Run(folder / "0.01.h5")
+    began, when = one["events"]["time"][0], to_tracker.times(one)
+    between = ~np.isin(one["steps"]["step"], one["eval"]["step"])
+    assert between.any()
+    for step, seconds in zip(*(one["steps"][name][between].tolist() for name in ("step", "seconds")), strict=True):
+        assert when(step) == began + seconds
+    told = [when(step) for step in range(61)]
+    assert told == sorted(told)
+    assert told[1] > began
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("complete", "FINISHED"), ("error", "FAILED"), ("stopped", "KILLED"), ("killed", "KILLED"), ("running", None)],
+)
+def test_mlflow_is_told_what_became_of_a_run(folder, tmp_path, state, status, monkeypatch):
+    one, told = Run(folder / "0.01.h5"), {}
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: None,
+        create_experiment=lambda name: "1",
+        create_run=lambda experiment, start_time, run_name: (
+            told.update(start=start_time) or SimpleNamespace(info=SimpleNamespace(run_id="a"))
+        ),
+        log_batch=lambda run, **rows: None,
+        set_terminated=lambda run, status, end_time: told.update(status=status, end=end_time),
+    )
+    entities = SimpleNamespace(Param=lambda *values: values, Metric=lambda *values: values)
+    mlflow = SimpleNamespace(MlflowClient=lambda tracking_uri: client, entities=entities)
+    monkeypatch.setattr(to_tracker, "tracker", lambda module: mlflow)
+    monkeypatch.setattr(Run, "state", state)
+    to_tracker.to_mlflow(one, "one", tmp_path)
+    assert told.get("status") == status
+    if status:
+        assert told["end"] == round(1000 * (one["events"]["time"][0] + one["steps"]["seconds"][-1]))
 
 
 @pytest.mark.parametrize("name", TRACKERS)

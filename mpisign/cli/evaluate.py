@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+POINT = "The point; by default the one that run.keep says, or the last one where a checkpoint has that one not yet."
 ELSEWHERE = "For data that lie elsewhere now: problem.path, problem.test_path; or run.device, run.threads."
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--which", type=click.Choice(["last", "best"]), help="The point; by default the one that run.keep says.")
+@click.option("--which", type=click.Choice(["last", "best", "uniform"]), help=POINT)
 @click.option("settings", "--set", multiple=True, metavar="TABLE.KEY=VALUE", help=ELSEWHERE)
 def evaluate_command(run, which, settings):
     """Measures loss and accuracy of the parameters that the run in the file RUN kept, as the run itself measured them.

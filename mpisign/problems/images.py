@@ -1,9 +1,11 @@
 """Images of bytes: their normal form, and how they are varied in training."""
 
+import copy
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpisign.bits.rng import Draw
 from mpisign.problems.base import Rows
@@ -22,22 +24,38 @@ class Images(Classifier):
     def __init__(self, recipe: Recipe, mean: tuple[float, ...], deviation: tuple[float, ...], augment: bool):
         super().__init__(recipe)
         self.augments = augment
-        self._normal = tuple(torch.tensor(values).view(-1, 1, 1) for values in (mean, deviation))
+        self._normalise = Normalise(mean, deviation)
 
     def prepared(self, inputs):
-        if self._normal[0].device != inputs.device:
-            self._normal = tuple(values.to(inputs.device) for values in self._normal)
-        mean, deviation = self._normal
-        return (inputs.float() / 255 - mean) / deviation
+        return self._normalise(inputs)
 
     def module(self):
         module = super().module()
-        module.register_forward_pre_hook(lambda _, inputs: (self.prepared(*inputs),))
+        module.register_forward_pre_hook(copy.copy(self._normalise).hook)
         return module
 
     def augment(self, batch, draw, first):
         shifts, mirrored = choices_of(batch.count, draw, first)
         return Rows(inputs=varied(batch["inputs"], shifts, mirrored), labels=batch["labels"])
+
+
+class Normalise:
+    """Brings images uint8 (b, channels, height, width) to float32 of mean 0 and deviation 1, on their own device.
+
+    A class, and none of a problem, so that a module with its hook can be pickled.
+    """
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
+        self.mean, self.deviation = (torch.tensor(values).view(-1, 1, 1) for values in (mean, deviation))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.mean.device != images.device:
+            self.mean, self.deviation = self.mean.to(images.device), self.deviation.to(images.device)
+        return (images.float() / 255 - self.mean) / self.deviation
+
+    def hook(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """The same before a module's forward()."""
+        return (self(*inputs),)
 
 
 def choices_of(count: int, draw: Draw, first: int) -> tuple[np.ndarray, np.ndarray]:

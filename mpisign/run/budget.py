@@ -112,21 +112,32 @@ def by_voter(config: Config, of_ranks: Sequence[int] | np.ndarray) -> np.ndarray
 
 
 def foretold(config: Config, stepper: Stepper, share: LocalData) -> dict[str, object]:
-    """What a run would cost, by name. Collective. config: with run.steps."""
+    """What a run would cost, by name: numbers, lists of them by stage. Collective. config: with run.steps."""
     batches, steps = _batches(config, share), min(config.run.steps, FORESEEN)
     world, algorithm = stepper.world, stepper.algorithm
     sent = [round(world.sums({"bytes": stage.bytes_a_step()})["bytes"] / world.n) for stage in stepper.stages]
     bits = [_bits_of_all(stage, world.n) for stage in stepper.stages]
     costs: dict[str, object] = {
         "d": stepper.layout.size,
-        "bits_per_coordinate": " or ".join(f"{b / world.n / stepper.layout.size:.4g}" for b in bits),
-        "bytes_per_step": " or ".join(map(str, sent)),
+        "bits_per_coordinate": _of_stages([_rounded(b / world.n / stepper.layout.size, 4) for b in bits]),
+        "bytes_per_step": _of_stages(sent),
         **_memory(stepper),
-        "evaluations_per_step": f"{per_step(evaluations_at, algorithm, batches, steps):.10g}",
+        "evaluations_per_step": _rounded(per_step(evaluations_at, algorithm, batches, steps), 10),
     }
     if values := per_step(values_at, algorithm, batches, steps):
-        costs["function_evaluations_per_step"] = f"{values:.10g}"
+        costs["function_evaluations_per_step"] = _rounded(values, 10)
     return costs
+
+
+def _of_stages(figures: list[float]) -> float | list[float]:
+    """A figure of each stage, or that of the only one."""
+    return figures if len(figures) > 1 else figures[0]
+
+
+def _rounded(figure: float, digits: int) -> float:
+    """A figure of so many digits, an int where it is whole."""
+    rounded = float(f"{figure:.{digits}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def _memory(stepper: Stepper) -> dict[str, object]:

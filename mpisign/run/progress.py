@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from mpisign.errors import printable
 from mpisign.run import output
@@ -34,9 +35,13 @@ class Silent:
         """A row of /events as it happens. exit_code: of an end of the run."""
 
     def figures(self, kind: str, figures: Mapping[str, object]) -> None:
-        """Figures by name: the "summary", or the "costs" of a dry run."""
+        """Figures by name: the "summary", the "costs" of a dry run, or those of a whole "sweep"."""
 
-    def update(self, step: int, loss: float, lr: float, evaluation: dict[str, float] | None = None) -> None: ...
+    def point(self, number: int, count: int, name: str, figures: Mapping[str, object]) -> None:
+        """A point of a sweep that has ended. number: how many have, of so many. figures: with its status."""
+
+    def update(self, step: int, loss: float, lr: float, evaluation: dict[str, float] | None = None) -> None:
+        """A step that was taken. evaluation: figures of its point, of which some may not be finite."""
 
     def close(self) -> None: ...
 
@@ -61,6 +66,11 @@ class Lines(Silent):
     def figures(self, kind, figures):
         output.say("\n".join(summary_lines(figures)))
 
+    def point(self, number, count, name, figures):
+        shown = {key: value for key, value in figures.items() if key in ("final_loss", "test_accuracy", "seconds")}
+        status = printable(figures["status"]).split(":")[0]
+        output.say(f"{number}/{count}  {name}: {status}  {'  '.join(f'{key} {value}' for key, value in shown.items())}")
+
     def update(self, step, loss, lr, evaluation=None):
         now = time.monotonic()
         if evaluation is None and now - self.last < LINE_SECONDS:
@@ -71,7 +81,7 @@ class Lines(Silent):
     def tell(self, step: int, loss: float, lr: float, evaluation: dict[str, float]) -> None:
         """Prints what update() was given."""
         shown = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:<9.4g}"
-        for name, value in evaluation.items():
+        for name, value in _finite(evaluation).items():
             shown += f"  {name} {value:<8.5g}"
         output.say(f"{shown}  lr {lr:.2e}{self._pace(step, self.last)}")
 
@@ -103,7 +113,7 @@ class Bar(Lines):
             self.bar.console.print(printable(text), highlight=False, markup=False)
 
     def update(self, step, loss, lr, evaluation=None):
-        said = "  ".join(f"{name} {value:.5g}" for name, value in (evaluation or {}).items())
+        said = "  ".join(f"{name} {value:.5g}" for name, value in _finite(evaluation or {}).items())
         with suppress(OSError):
             self.bar.update(self.task, completed=step, description=f"loss {loss:.4g}")
         if said:
@@ -126,8 +136,9 @@ class Json(Lines):
         self.seconds = seconds
 
     def _say(self, event: str, **values: object) -> None:
-        said = {name: _finite(value) for name, value in values.items() if value is not None}
-        output.say(json.dumps({"time": round(time.time(), 3), "event": event} | said))
+        said = {name: value for name, value in values.items() if value is not None}
+        known = dict.fromkeys(said) | _finite(said)
+        output.say(json.dumps({"time": round(time.time(), 3), "event": event} | known))
 
     def line(self, text=""):
         self._say("message", text=text)
@@ -141,13 +152,17 @@ class Json(Lines):
     def figures(self, kind, figures):
         self._say(kind, **figures)
 
+    def point(self, number, count, name, figures):
+        self._say("point", number=number, points=count, name=name, **figures)
+
     def tell(self, step, loss, lr, evaluation):
         place = {"step": step, "steps": self.steps, "seconds": round(self.seconds(), 3)}
         self._say("evaluation" if evaluation else "step", **place, loss=float(loss), lr=float(lr), **evaluation)
 
 
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures without the numbers that are not finite."""
+    return {name: value for name, value in figures.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def duration(seconds: float) -> str:

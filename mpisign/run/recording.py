@@ -181,7 +181,7 @@ class RunLog:
             if self.config.run.trace:
                 point = [p.reshape(-1).cpu().numpy() for p in stepper.layout.whole.views(x).values()]
                 self._add("trace", step=step, x=np.concatenate(point))
-        shown = {k: v for k, v in figures.items() if math.isfinite(v) and k in ("train_loss", "test_accuracy")}
+        shown = {name: figures[name] for name in ("train_loss", "test_accuracy")}
         self.printer.update(step, loss if step else figures["train_loss"], lr, shown)
         accuracy = figures["test_accuracy"]
         better = -accuracy if math.isfinite(accuracy) else figures["train_loss"]

@@ -37,9 +37,10 @@ from pydantic import ConfigDict, Field
 
 from mpisign import config, paths
 from mpisign.config import Config, Table
-from mpisign.errors import Interrupted, NumericalError, Stopped, UsageError, choices, did_you_mean, printable
+from mpisign.errors import Interrupted, NumericalError, Stopped, UsageError, choices, did_you_mean
 from mpisign.parallel import stopping
 from mpisign.parallel.stopping import Request
+from mpisign.run import progress
 from mpisign.run.resume import MOVABLE, ResumeOptions
 from mpisign.storage.reader import Run
 
@@ -274,22 +275,25 @@ def run_points(read: Callable[[], list[Point]], jobs: int = 1) -> None:
     """
     from mpisign.run.plan import resolve
 
-    begin = time.monotonic()
-    for point in read():
+    begin, planned = time.monotonic(), read()
+    for point in planned:
         # what a typing error can break is found before the first point runs
         if point.settings is not None:
             resolve(point.config, point.config.run.voters or 1, point.config.ranks_per_voter or 1)
+    as_json = any(point.settings is not None and point.config.run.log == "json" for point in planned)
+    printer = progress.Json(0, lambda: time.monotonic() - begin) if as_json else progress.Lines(0)
     for _ in ("those that are known", "those that waited for the best of them"):
-        _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs)
+        _run([p for p in read() if p.status in ("missing", "incomplete", "stopped")], jobs, printer)
     points = read()
-    print(f"points: {len(points)}\nended: {sum(p.ended for p in points)}\nseconds: {time.monotonic() - begin:.0f}")
+    figures = {"points": len(points), "ended": sum(p.ended for p in points)}
+    printer.figures("sweep", figures | {"seconds": round(time.monotonic() - begin)})
 
 
-def _run(points: list[Point], jobs: int) -> None:
+def _run(points: list[Point], jobs: int, printer: progress.Lines) -> None:
     if jobs == 1:
         for k, point in enumerate(points):
             run_point(point.config)
-            _tell(k, len(points), point)
+            _tell(k, len(points), point, printer)
         return
     # fresh interpreters: torch and numba do not survive a fork
     cores = len(os.sched_getaffinity(0))
@@ -304,14 +308,14 @@ def _run(points: list[Point], jobs: int) -> None:
                 threads = config.run.threads or max(1, cores // (jobs * ranks))
                 futures[pool.submit(run_point, config.updated(run={"threads": threads}))] = point
         try:
-            _collect(futures)
+            _collect(futures, printer)
         except BaseException:
             _stop_workers()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _collect(futures: dict[Future, Point]) -> None:
+def _collect(futures: dict[Future, Point], printer: progress.Lines) -> None:
     """Tells of points as they end. Raises Stopped, once all points that run have saved, if this process is asked to."""
     left, count = set(futures), 0
     while left:
@@ -322,7 +326,7 @@ def _collect(futures: dict[Future, Point]) -> None:
         for future in done:
             with contextlib.suppress(Stopped) if stopping.asked() else contextlib.nullcontext():
                 future.result()
-                _tell(count, len(futures), futures[future])
+                _tell(count, len(futures), futures[future], printer)
                 count += 1
     if request := stopping.asked():
         kind = Interrupted if request == Request.INT else Stopped
@@ -365,8 +369,5 @@ def run_point(config: Config) -> None:
         simulate(config, quiet=True, options=ResumeOptions("auto"))
 
 
-def _tell(k: int, count: int, point: Point) -> None:
-    summary = Run(point.file).summary()
-    names = [name for name in ("final_loss", "test_accuracy", "seconds") if name in summary]
-    figures = "  ".join(f"{name} {summary[name]}" for name in names)
-    print(f"{k + 1}/{count}  {point.name}: {printable(summary['status']).split(':')[0]}  {figures}", flush=True)
+def _tell(k: int, count: int, point: Point, printer: progress.Lines) -> None:
+    printer.point(k + 1, count, point.name, Run(point.file).summary())

@@ -1,6 +1,7 @@
 """The parameters that a run kept: measured as the run measured them, and put back into a torch module."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mpisign.storage.reader import Run, load_parameters, model_step
 # what a model gathered besides, in a checkpoint: oracle/NAME/RANK, and /VOTER where that is several ranks
 BUFFERS = "oracle/"
 KEPT = "kept/"
+POINTS = ("last", "best", "uniform")  # that a run may keep
 # what may be set where a point is measured: it is of the place, and none of the run's
 OF_THE_PLACE = (*(f"problem.{key}" for key in MOVABLE), "run.device", "run.threads")
 
@@ -54,24 +56,28 @@ class Point:
 def kept_point(run: Run, which: str | None = None) -> Point:
     """The point that a run kept, in its .model file, or in its newest checkpoint while the run is not complete.
 
-    which: "last" or "best"; by default the one of run.keep, or that of the newest checkpoint. Raises UsageError, with
-    the setting that keeps it, where there is none.
+    which: one of POINTS; by default the one of run.keep, or "last" where a checkpoint has that one not yet. Raises
+    UsageError, with the setting that keeps it, where there is none.
     """
+    if which not in (None, *POINTS):
+        raise UsageError(f"which = {which!r}{did_you_mean(str(which), POINTS)}: a point is one of {choices(POINTS)}")
     rule = str(run.config["run"].get("keep", "none"))
-    if run.complete and rule != "none" and which in (None, rule):
+    if run.complete:
+        if rule == "none" or which not in (None, rule):
+            raise _nothing(run, which, rule)
         return _in_model(run, rule)
     files = checkpoint.saved(run.path)
-    if not files or (run.complete and which):
+    if not files or which not in (None, "last", rule):
         raise _nothing(run, which, rule)
     with open_checkpoint(files[0], run) as opened:
+        if which in (None, rule) and _has_kept(opened, rule):
+            return _kept_in_checkpoint(run, opened, rule)
         if which in (None, "last"):
             return _in_checkpoint(run, opened)
-        if which == rule and f"{KEPT}x" in opened:
-            return _kept_in_checkpoint(run, opened, rule)
-    raise _nothing(run, which, rule)
+    raise UsageError(f"{files[0]} has no point of run.keep = {rule!r} yet; it has the last one")
 
 
-def evaluate(path: str | Path, which: str | None = None, settings: tuple[str, ...] = ()) -> dict[str, object]:
+def evaluate(path: str | Path, which: str | None = None, settings: str | Sequence[str] = ()) -> dict[str, object]:
     """What a run would have told of the point that it kept, in this process alone.
 
     See results.evaluate(), by which users call it. settings: of OF_THE_PLACE.
@@ -92,7 +98,7 @@ def evaluate(path: str | Path, which: str | None = None, settings: tuple[str, ..
     return told
 
 
-def load_module(path: str | Path, which: str | None = None, settings: tuple[str, ...] = ()) -> nn.Module:
+def load_module(path: str | Path, which: str | None = None, settings: str | Sequence[str] = ()) -> nn.Module:
     """The model of a run with the parameters that it kept, as a torch.nn.Module on the CPU, in eval mode.
 
     See results.load_module(), by which users call it.
@@ -107,9 +113,10 @@ def load_module(path: str | Path, which: str | None = None, settings: tuple[str,
     return module.eval()
 
 
-def _job(run: Run, settings: tuple[str, ...]) -> Config:
+def _job(run: Run, settings: str | Sequence[str]) -> Config:
     """The job of a run with what is of this place, and the threads that its ranks had."""
-    parsed: list[Setting] = [configuration.parse(setting) for setting in settings]
+    several = (settings,) if isinstance(settings, str) else settings
+    parsed: list[Setting] = [configuration.parse(setting) for setting in several]
     for table, key, _ in parsed:
         if (name := f"{table}.{key}") not in OF_THE_PLACE:
             near = did_you_mean(name, OF_THE_PLACE)
@@ -158,6 +165,8 @@ def _nothing(run: Run, which: str | None, rule: str) -> UsageError:
 
 def _in_model(run: Run, rule: str) -> Point:
     file = run.path.with_suffix(".model")
+    if not file.exists():
+        raise UsageError(f"{file} is missing: the parameters that {run.path} kept lay there")
     arrays, names = load_parameters(file), _names(run)
     if missing := [name for name in names if name not in arrays]:
         raise UsageError(f"{file} is of another run than {run.path}: it has no parameter {missing[0]!r}")
@@ -182,6 +191,11 @@ def _in_checkpoint(run: Run, opened: Checkpoint) -> Point:
             total += other
         means[name] = total / np.float32(len(arrays))
     return Point(_cut(run, opened, "x"), means, opened.step, "last", opened.path)
+
+
+def _has_kept(opened: Checkpoint, rule: str) -> bool:
+    """Whether a checkpoint has a point besides the last one; what it has before the uniform one is drawn is none."""
+    return f"{KEPT}x" in opened and (rule == "best" or int(opened.progress["kept_step"]) > 0)
 
 
 def _kept_in_checkpoint(run: Run, opened: Checkpoint, rule: str) -> Point:

@@ -36,6 +36,7 @@ UNITS = (
     ("(shared_)?memory_per_.*", "bytes"),
     (".*bits_per_coordinate", "per rank and step"),
 )
+OF_A_DATASET = ("algorithm", "problem", "n", "seed")  # attributes that a table of xarray takes along
 FORMULAS = ("=", "+", "-", "@")  # a cell of text that begins so is computed by spreadsheets
 
 
@@ -255,14 +256,20 @@ class Run:
         return optional("pandas", "Run.columns(), a dict of numpy columns").DataFrame(self.columns(table))
 
     def to_xarray(self, table: str = "steps") -> Any:
-        """A table as an xarray.Dataset along the coordinate `step`.
+        """A table as an xarray.Dataset along the coordinate `step`; /phases along `step` and `rank`.
 
         A column with several values per row, such as probes/voter_success, has a second dimension, by what it has a
-        value for: voter, coordinate or bin. Raises UsageError where xarray is not installed.
+        value for: voter, coordinate or bin. attrs: algorithm, problem, n and seed of the run. Raises KeyError as
+        run[table] does, and UsageError where xarray is not installed.
         """
-        each, columns = {c.name: c.each for c in TABLES[table]}, self[table]
+        columns, attributes = self[table], {k: v for k, v in self.attributes.items() if k in OF_A_DATASET}
+        xarray = optional("xarray", "Run[table], a dict of numpy columns")
+        if "rank" in columns:
+            rows = xarray.Dataset({name: ("row", column) for name, column in columns.items()}, attrs=attributes)
+            return rows.set_index(row=["step", "rank"]).unstack("row")
+        each = {c.name: c.each for c in TABLES[table]}
         values = {name: (["step", each[name]][: column.ndim], column) for name, column in columns.items()}
-        return optional("xarray", "Run[table], a dict of numpy columns").Dataset(values)
+        return xarray.Dataset(values, attrs=attributes)
 
     def summary(self) -> dict[str, object]:
         """The figures that `mpisign train` prints at its end, in the units of `told`."""
@@ -316,13 +323,14 @@ def optional(package: str, instead: str) -> Any:
 
 
 def summary_lines(figures: Mapping[str, object]) -> list[str]:
-    """Figures such as a summary's as lines, `name: value unit`."""
+    """Figures such as a summary's as lines, `name: value unit`; of a list, `one or other`."""
     lines = []
     for name, value in figures.items():
         unit = next((unit for pattern, unit in UNITS if re.fullmatch(pattern, name)), "")
         if "ranks_per_voter" in figures:
             unit = unit.replace("per rank", "per voter")
-        lines.append(f"{name}: {printable(value)} {unit}".rstrip())
+        text = " or ".join(map(str, value)) if isinstance(value, list) else printable(value)
+        lines.append(f"{name}: {text} {unit}".rstrip())
     return lines
 
 
