@@ -55,7 +55,7 @@ class Row:
         """The mean with its deviation; "diverged" or "error" where a run ended so."""
         if np.isfinite(self.mean):
             return tables.with_deviation(self.mean, self.deviation)
-        return "diverged" if any(map(diverged, self.runs)) else "error"
+        return "diverged" if any(diverged(run, self.metric) for run in self.runs) else "error"
 
     @property
     def edge(self) -> bool:
@@ -128,10 +128,10 @@ def not_ended(run: Run) -> str:
     return run.status if run.state in NOT_ENDED else ""
 
 
-def diverged(run: Run) -> bool:
+def diverged(run: Run, metric: str) -> bool:
     """Whether a run came to values that are not finite; any other error says nothing of the method."""
-    losses = run["eval"]["train_loss"][-1:]
-    return not np.isfinite(losses).all() or (run.state == "error" and bool(NOT_FINITE.search(run.status)))
+    last = run["eval"][metric][-1:]
+    return not np.isfinite(last).all() or (run.state == "error" and bool(NOT_FINITE.search(run.status)))
 
 
 def unusable(run: Run, metric: str) -> str:
