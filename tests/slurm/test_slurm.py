@@ -46,7 +46,7 @@ def same_as_simulated(file, n, folder):
 def test_warned_requeued_complete(slurm, tmp_path):
     file, log = tmp_path / "r.h5", tmp_path / "log"
     job = slurm.submit(ROOT / "slurm/train.sbatch", *sets(*SLOW, f"run.file={file}"), options=options(4, 2, log))
-    until(lambda: rows(file) > 2, 60, lambda: log.read_text() if log.exists() else slurm.log())
+    until(lambda: rows(file) > 2, 180, lambda: log.read_text() if log.exists() else slurm.log())
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     ended = slurm.wait(job, seconds=120)
     text = log.read_text()
@@ -63,7 +63,7 @@ def test_a_host_is_powered_off(slurm, tmp_path):
     file, log = tmp_path / "r.h5", tmp_path / "log"
     settings = sets(*SLOW, f"run.file={file}", "checkpoint.every_steps=50")
     job = slurm.submit(ROOT / "slurm/train.sbatch", *settings, options=options(3, 2, log))
-    until(lambda: file.with_suffix(".checkpoints").exists(), 60, lambda: log.read_text() if log.exists() else "")
+    until(lambda: file.with_suffix(".checkpoints").exists(), 180, lambda: log.read_text() if log.exists() else "")
     lost = Run(file)["segments"]["hosts"][0].split(", ")[1].split(":")[0]
     slurm.lab("kill", lost)
     ended = slurm.wait(job, seconds=150)
