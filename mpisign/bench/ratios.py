@@ -7,7 +7,6 @@ call adds one run to a file, so that a file with several tells how much ratios d
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -51,7 +50,7 @@ def ratios(algorithm: Algorithm, d: int, repeats: int, ranks: Ranks, say: Say) -
     pairs = list(_exchange(algorithm, d, repeats, ranks, say))
     if ranks.root:
         pairs += [*_kernels(d, repeats, say), *_steps(d, repeats, say), *_starts(say)]
-    _sleep_until_all_come(ranks)
+    ranks.wait()
     for name, reference, ours, theirs in pairs:
         for i, (took, over) in enumerate(zip(ours.seconds, theirs.seconds, strict=True)):
             numbers = {"ms": took * 1e3, "reference ms": over * 1e3}
@@ -134,10 +133,3 @@ def _starts(say: Say) -> Pairs:
     reference = times.pop("import torch")
     for name, ours in times.items():
         yield name, "import torch", ours, reference
-
-
-def _sleep_until_all_come(ranks: Ranks) -> None:
-    """A barrier that leaves the cores to those that have not come yet."""
-    request = ranks.comm.Ibarrier()
-    while not request.Test():
-        time.sleep(0.01)
