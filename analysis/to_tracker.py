@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import script
@@ -53,16 +52,11 @@ def by_step(run: Run) -> dict[int, dict[str, float]]:
 
 
 def times(run: Run) -> Callable[[int], float]:
-    """When a step was taken, in seconds since 1970: as rows of /eval and /steps tell, and evenly in between."""
+    """When a step was taken, in seconds since 1970: as rows of /steps and /eval tell, and evenly in between."""
     began = float(run["events"]["time"][0]) if len(run["events"]["time"]) else 0.0
-    steps, seconds = (np.concatenate([run["eval"][name], run["steps"][name], [0]]) for name in ("step", "seconds"))
+    steps, seconds = (np.concatenate([run["steps"][name], run["eval"][name], [0]]) for name in ("step", "seconds"))
     steps, first = np.unique(steps, return_index=True)
     return lambda step: began + float(np.interp(step, steps, seconds[first]))
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """The job by dotted names, such as schedule.lr."""
-    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
 
 
 def names(runs: list[Run]) -> list[str]:
@@ -100,7 +94,7 @@ def to_wandb(run: Run, name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
     place = {"project": PROJECT, "name": name, "dir": str(folder), "mode": "offline"}
-    with wandb.init(**place, config=settings(run), settings=quiet) as writer:
+    with wandb.init(**place, config=run.settings, settings=quiet) as writer:
         for step, values in by_step(run).items():
             writer.log(values, step=step)
 
@@ -113,7 +107,7 @@ def to_mlflow(run: Run, name: str, folder: Path) -> None:
     found = client.get_experiment_by_name(PROJECT)
     experiment = found.experiment_id if found else client.create_experiment(PROJECT)
     written = client.create_run(experiment, start_time=round(1000 * when(0)), run_name=name).info.run_id
-    params = [mlflow.entities.Param(key, str(value)[:LONGEST]) for key, value in settings(run).items()]
+    params = [mlflow.entities.Param(key, str(value)[:LONGEST]) for key, value in run.settings.items()]
     client.log_batch(written, params=params)
     metrics = [
         mlflow.entities.Metric(tag, value, round(1000 * when(step)), step)
@@ -135,7 +129,7 @@ def to_trackio(run: Run, name: str, folder: Path) -> None:
     os.environ["TRACKIO_DIR"] = str(folder.resolve())
     trackio = tracker("trackio")
     quiet = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
-    trackio.init(project=PROJECT, name=name, config=settings(run), **quiet)
+    trackio.init(project=PROJECT, name=name, config=run.settings, **quiet)
     for step, values in by_step(run).items():
         trackio.log(values, step=step)
     trackio.finish()

@@ -26,16 +26,12 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
     return dict(groups)
 
 
-def job(run: Run) -> Job:
-    return {f"{table}.{key}": value for table, keys in run.config.items() for key, value in keys.items()}
-
-
 def settings(run: Run) -> Job:
     """The job without what tells points of one grid apart: the rate, the seed, the file.
 
     And how often the number of voters has changed: such a run is none of those with one number.
     """
-    keys = job(run) | {"run.regroupings": len(run.stretches) - 1}
+    keys = run.settings | {"run.regroupings": len(run.stretches) - 1}
     if keys.keys() & {"run.evaluations", "run.epochs"}:
         keys.pop("run.steps", None)  # follows from the other
     return {key: value for key, value in keys.items() if key not in IGNORED}

@@ -103,7 +103,7 @@ def _scaling(runs: list[Run]) -> tuple | None:
 
 def configurations(runs: list[Run]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """The keys that all jobs share, and a row of the others for each run."""
-    flat = [grouping.job(run) for run in runs]
+    flat = [run.settings for run in runs]
     keys = [k for k in dict.fromkeys(chain(*flat)) if k not in ("run.file", "run.overwrite")]
     differing = [k for k in keys if len({str(job.get(k)) for job in flat}) > 1]
     shared = [{"key": k, "value": flat[0].get(k)} for k in keys if k not in differing]

@@ -60,7 +60,7 @@ def _jobs(runs: list[Run], everything: bool) -> list[dict[str, object]]:
 
     The name of the file, which differs always, stands in the index.
     """
-    flat = [{f"{t}.{k}": v for t, table in run.config.items() for k, v in table.items()} for run in runs]
+    flat = [run.settings for run in runs]
     names = [name for name in dict.fromkeys(name for job in flat for name in job) if name != "run.file"]
     if not everything:
         names = [name for name in names if len({repr(job.get(name)) for job in flat}) > 1]

@@ -114,6 +114,11 @@ class Run:
         return [*summary_lines(self.summary()), f"tables (rows): {tables}"]
 
     @property
+    def settings(self) -> dict[str, object]:
+        """The job by dotted names, such as schedule.lr."""
+        return {f"{table}.{key}": value for table, keys in self.config.items() for key, value in keys.items()}
+
+    @property
     def tables(self) -> dict[str, int]:
         """The names of the tables, and how many rows each has."""
         return {name: len(next(iter(columns.values()))) for name, columns in self._tables.items()}
