@@ -32,6 +32,7 @@ PYTEST ?=
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+TRAINERS = $(VENV)/.trainers
 SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 
 # Open MPI as root, and with more ranks than cores
@@ -93,10 +94,13 @@ test-parallel: $(READY)
 test-slurm: $(READY)
 	$(BIN)/python -m pytest tests/slurm -rs
 
-test-trainers: $(READY)
+$(TRAINERS): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	    --editable '.[$(MPI),analysis,docs,frames,test,trainers]'
-	$(BIN)/python -m pytest tests/test_trainers.py
+	touch $@
+
+test-trainers: $(TRAINERS)
+	$(BIN)/python -m pytest tests/test_trainers.py --numprocesses auto $(PYTEST)
 
 test-trackers: $(READY)
 	grep -v '^pillow=' constraints.txt > $(VENV)/trackers.txt  # of which trackio wants an older one

@@ -48,6 +48,10 @@ class Watched(MPI.Intracomm):
         self._note("tile sums", [sendbuf.nbytes] * self.Get_size())
         return super().Allgatherv(sendbuf, recvbuf)
 
+    def Allgather(self, sendbuf, recvbuf):
+        self._note("messages", [recvbuf.nbytes // self.Get_size()] * self.Get_size())
+        return super().Allgather(sendbuf, recvbuf)
+
     def Iallgather(self, sendbuf, recvbuf):
         kind = "messages" if sendbuf is MPI.IN_PLACE else "headers"
         size = recvbuf.nbytes // self.Get_size() if sendbuf is MPI.IN_PLACE else sendbuf.nbytes

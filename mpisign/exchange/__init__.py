@@ -166,7 +166,7 @@ def make_exchanges(
             gpu_aware = world.comm.takes(layout.device) and not reverse
         elif gpu_aware and layout.device.type != "cpu":
             check_aware(world.comm, layout.device)
-        engine = engine_of(world.comm, progress, LONG_PAUSE if reverse else PAUSE)
+        engine = engine_of(world.comm, progress, LONG_PAUSE if reverse else PAUSE) if world.n > 1 else None
     built = []
     if world.n == 1:  # nothing travels, so nothing is gained by parts
         chunk = chunk or MOST

@@ -57,6 +57,8 @@ class Allgather(Exchange):
         self._in = [rows[:, :words].unflatten(1, shape).transpose(0, 1) for rows, (words, _), shape in pairs]
         self._own = [message[:, self.world.rank] for message in self._in]  # where it belongs among all messages
         self.carries, self._last = last is not None, last
+        # all of a step is then one message, and there is nothing to do until it is here
+        self._alone, self._due = self.carries and len(self.chunks) == 1, False
         if self.carries:
             self._headers = self._rows[last].numpy()[:, items[last][0] :].view(np.float64)
         self._lengths = np.zeros(n, dtype=np.int64)
@@ -78,6 +80,9 @@ class Allgather(Exchange):
             self._post(c)
 
     def _post(self, c):
+        if self._alone:
+            self._due = True
+            return
         self._requests[c].append(self.world.comm.Iallgather(self.library.IN_PLACE, buffer(self._rows[c])))
 
     def start_header(self, rows):
@@ -88,6 +93,14 @@ class Allgather(Exchange):
     def finish_header(self):
         self.wait(self._last, "Iallgather of messages and headers")
         return self._headers
+
+    def wait(self, c, what):
+        if not self._due:
+            super().wait(c, what)
+            return
+        self._due = False
+        with self.world.watch("the Allgather of messages and headers"):
+            self.world.comm.Allgather(self.library.IN_PLACE, buffer(self._rows[c]))
 
     def progress(self):
         if any(self._requests):

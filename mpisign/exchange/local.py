@@ -39,7 +39,8 @@ class Local(Exchange):
         costs = [self.imitates.cost(s) for s in sizes]
         self._bytes = sum(up for up, _ in costs), sum(down for _, down in costs)
         self._header_bytes = sum(self.imitates.header_cost(s, 8 * self.header) for s in sizes)
-        self.carries = self.imitates is not None and bool(self.header)
+        # of all voters at once; else other processes have some
+        self.carries = bool(self.header) and (self.imitates is not None or self.world.n == 1)
 
     def bytes_a_step(self):
         return self._bytes
