@@ -44,7 +44,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def spoilt(folder, tmp_path):
-    """The same with a damaged run file, one of another program, and a checkpoint, which is nobody's business."""
+    """The same with a damaged run file, one of another program, and what is nobody's business.
+
+    That is a checkpoint, and what lies in hidden folders and environments of Python.
+    """
     where = tmp_path / "spoilt"
     shutil.copytree(folder, where)
     whole = (folder / "3-1.h5").read_bytes()
@@ -52,6 +55,10 @@ def spoilt(folder, tmp_path):
     (where / "foreign.h5").write_bytes(b"not HDF5 at all" * 100)
     (where / "3-1.checkpoints").mkdir()
     (where / "3-1.checkpoints" / "step-000000010.h5").write_bytes(b"x")
+    for name in (".cache", "venv"):
+        (where / name / "lib").mkdir(parents=True)
+        (where / name / "lib" / "data.h5").write_bytes(b"x")
+    (where / "venv" / "pyvenv.cfg").touch()
     return where
 
 

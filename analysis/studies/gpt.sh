@@ -12,7 +12,7 @@ cd "$ROOT"
 BIN=$ROOT/.venv/bin
 export OMP_NUM_THREADS=1
 SIZE="--width 128 --depth 4 --window 128 --steps 300 --compute float32"
-OF_MATRICES="0.01 0.02 0.04 0.08"
+OF_MATRICES="0.02 0.04 0.08"
 declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004"
     [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]=$OF_MATRICES)
 mkdir -p runs/gpt

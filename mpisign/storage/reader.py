@@ -6,6 +6,7 @@
 
 import html
 import importlib
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -362,16 +363,21 @@ def run_files(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UsageError(f"no file or folder {path}")
-        inside = sorted(filter(_may_be_run, path.rglob("*.h5"))) if path.is_dir() else [path]
+        inside = sorted(_below(path)) if path.is_dir() else [path]
         if not inside:
             raise UsageError(f"no run file (*.h5) in the folder {path}")
         files += inside
     return list(dict.fromkeys(files))
 
 
-def _may_be_run(path: Path) -> bool:
-    """Not a file that is being written aside, nor a checkpoint."""
-    return not path.name.startswith(".") and path.parent.suffix != ".checkpoints"
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder that may be runs: none that is being written aside, no checkpoint, none of a package."""
+    for parent, folders, names in os.walk(folder):
+        inside = Path(parent)
+        # hidden folders and environments of Python are searched only where they are named
+        folders[:] = [f for f in folders if not f.startswith(".") and not (inside / f / "pyvenv.cfg").exists()]
+        if inside.suffix != ".checkpoints":
+            yield from (inside / name for name in names if name.endswith(".h5") and not name.startswith("."))
 
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
