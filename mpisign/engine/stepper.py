@@ -102,6 +102,7 @@ class Stepper:
         self.algorithm, self.layout = algorithm, layout
         self.world, self.streams, self.oracles, self.x = world, streams, oracles, x
         self.weights = np.ones(world.voters[-1] + 1) if weights is None else weights
+        self._factors = self.weights[[*world.voters]]  # of their losses
         self.timer = timer or Timer()
         self.t = self.begun = begun
         self.batched = batch_oracles(oracles)
@@ -171,7 +172,7 @@ class Stepper:
 
     def _mean(self, values: np.ndarray) -> float:
         """Weighted mean of one value per voter, added in their order."""
-        return reduce(add, (values * self.weights[[*self.world.voters]]).tolist()) / self.world.n
+        return reduce(add, (values * self._factors).tolist()) / self.world.n
 
     def open(self, rates: np.ndarray) -> PendingStep | None:
         """Begins a step whose gradients come part by part, if its slots work by parts; see Algorithm.needs_whole.
