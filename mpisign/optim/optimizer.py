@@ -61,27 +61,43 @@ class SignOptimizer(Stateful):
     does not move: frozen parameters, and the model's buffers if there is a model. All ranks of the communicator make
     the optimiser and call step() together.
 
-    params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
-    order that is the same on all ranks (no set). Frozen parameters stay where they are, and step() raises UsageError if
-    one of them has a gradient later; with include_frozen they get places in x and travel like others. A group's own
-    keys are lr, weight_decay and vote: with vote=False estimates are averaged as raw float32 and x moves along their
-    mean, at that group's lr. algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword
-    arguments, or an mpisign.algorithms.Algorithm. lr: the entry's own if it is None. weight_decay: decoupled; the
-    entry's own if it is None. comm: an mpi4py intracommunicator, or a process group of torch.distributed; by default
-    all that mpirun, srun or torchrun started, one process where nothing launched several. seed: of coins and stochastic
-    signs; the same on all ranks. zeros, ties, exchange, chunk, progress: as in a job's [algorithm] and [exchange]; what
-    needs MPI (exchange hierarchical, butterfly, dense-mpi, progress "thread") says so without it. overlap: pack and
-    send gradients while backward makes others. dense_steps, dense_lr: so many first steps send raw floats, at that rate
-    in lr's place. weights: the votes of every rank, 1 to 15, the same list on all, such as
-    mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by default. check_every: steps between comparisons
-    of the replicas, 0 for none. statistics_every: steps between counts of agreement and ties, which take an Allgather
-    of a few numbers, 0 for none. watchdog: seconds after which a rank that waits for others ends the job, 0 for none.
-    model: names parameters that were given without, and all else that it holds comes from root too. rounding: "nearest"
-    for an x in float32; "stochastic" for parameters that are all bfloat16, and an x of that type in which they lie: a
-    step moves it in float32 by pieces, and rounds at random so that no step is lost on average. voters: for a model
-    that fully_shard() has cut, which ranks are one voter: the DeviceMesh that it was cut by, one of (replicate, shard)
-    dimensions whose second one it was, or an mpi4py communicator of the ranks of this rank's voter. Each of them then
-    holds a shard of x, and parameters are copies of x whatever their type; weights are those of voters.
+    What is trained, and how:
+
+    - params: a torch.nn.Module; or parameters, pairs (name, parameter), or groups of these as torch takes them, in an
+      order that is the same on all ranks (no set). A group's own keys are lr, weight_decay and vote: with vote=False
+      estimates are averaged as raw float32 and x moves along their mean, at that group's lr.
+    - algorithm: a name of `mpisign algorithms`, whose hyperparameters are further keyword arguments, or an
+      mpisign.algorithms.Algorithm.
+    - lr, and weight_decay, which is decoupled: the entry's own where they are None.
+    - model: names parameters that were given without, and all else that it holds comes from root too.
+    - include_frozen: gives frozen parameters places in x, so that they travel like others. By default they stay where
+      they are, and step() raises UsageError if one of them has a gradient later.
+    - rounding: "nearest" for an x in float32; "stochastic" for parameters that are all bfloat16, and an x of that type
+      in which they lie: a step moves it in float32 by pieces, and rounds at random so that none is lost on average.
+
+    Who votes:
+
+    - comm: an mpi4py intracommunicator, or a process group of torch.distributed; by default all that mpirun, srun or
+      torchrun started, one process where nothing launched several.
+    - weights: the votes of every rank, or of every voter, 1 to 15, the same list on all, such as
+      mpisign.algorithms.weights_of(rows) of all ranks' rows; one each by default.
+    - voters: for a model that fully_shard() has cut, which ranks are one voter: the DeviceMesh that it was cut by, one
+      of (replicate, shard) dimensions whose second one it was, or an mpi4py communicator of the ranks of this rank's
+      voter. Each of them then holds a shard of x, and parameters are copies of x whatever their type.
+    - seed: of coins and stochastic signs; the same on all ranks.
+
+    How messages travel:
+
+    - zeros, ties, exchange, chunk, progress: as in a job's [algorithm] and [exchange]; what needs MPI (exchange
+      hierarchical, butterfly, dense-mpi, progress "thread") says so without it.
+    - overlap: packs and sends gradients while backward makes others.
+    - dense_steps, dense_lr: so many first steps send raw floats, at that rate in lr's place.
+
+    What is watched:
+
+    - check_every: steps between comparisons of the replicas, 0 for none.
+    - statistics_every: steps between counts of agreement and ties, for which a few numbers travel, 0 for none.
+    - watchdog: seconds after which a rank that waits for others ends the job, 0 for none.
 
     Raises UsageError, on all ranks, for unknown names, parameters of other types, given twice or sharing memory, models
     or settings that differ.
