@@ -6,7 +6,7 @@
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
-#   make test-trackers  runs for pandas, xarray and trackers, which it installs
+#   make test-trackers  runs for pandas, xarray and trackers, and the test for ReFrame; it installs them
 #   make test-package   sdist and wheel, the wheel installed in an empty folder and used there
 #   make test-lowest    the same with the lowest versions that pyproject.toml allows, which it downloads
 #   make test-openmpi   all tests under Open MPI in a second environment; the same bits as under MPICH
@@ -105,8 +105,8 @@ test-trainers: $(TRAINERS)
 test-trackers: $(READY)
 	grep -v '^pillow=' constraints.txt > $(VENV)/trackers.txt  # of which trackio wants an older one
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/trackers.txt \
-	    --editable '.[$(MPI),analysis,docs,frames,test,trackers]'
-	$(BIN)/python -m pytest tests/test_frames.py tests/test_trackers.py
+	    --editable '.[$(MPI),analysis,docs,frames,test,trackers]' reframe-hpc
+	$(BIN)/python -m pytest tests/test_frames.py tests/test_trackers.py tests/test_reframe.py
 
 test-package: $(READY)
 	$(BIN)/python -m tests.package

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib
 import io
+import re
 import shutil
 import sys
 
@@ -237,6 +238,33 @@ def test_axes_have_plain_numbers_or_powers_of_ten():
         assert not any(
             letter in text.replace("times", "").replace("mathdefault", "") for text in told for letter in "kMGT"
         )
+
+
+@pytest.mark.parametrize("ends", [(2.16, 2.32), (0.6, 1.2), (0.3, 2.5), (0.12, 0.9), (1.2e6, 3.1e6), (2e-7, 1.5e-6)])
+def test_logarithmic_axes_tell_numbers_less_than_a_power_of_ten_apart(ends):
+    told, power = marked(ends)
+    assert len(told) >= 3
+    places = [place / float(re.search(r"[\d.]+", text)[0]) for place, text in told.items()]
+    assert places == pytest.approx([places[0]] * len(told))
+    assert bool(power) == (not 1e-3 < ends[0] < 1e5)
+
+
+def test_logarithmic_axes_tell_powers_of_ten_where_there_are_two():
+    told, power = marked((0.02, 2.4))
+    assert [round(place, 12) for place, text in told.items() if "10^" in text] == [0.1, 1.0]
+    assert not power
+
+
+def marked(ends):
+    """What is written on a logarithmic axis, by place, and the power of ten for all."""
+    figure, ((panel,),) = style.panels(1, 1)
+    panel.plot([0, 1], ends)
+    panel.set_yscale("log")
+    figure.canvas.draw()
+    low, high = panel.get_ylim()
+    ticks = [*panel.yaxis.get_major_ticks(), *panel.yaxis.get_minor_ticks()]
+    told = {tick.get_loc(): tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high}
+    return {place: text for place, text in told.items() if text}, panel.yaxis.get_offset_text().get_text()
 
 
 def test_runs_of_one_name_have_logs_of_their_own(tmp_path, whole):

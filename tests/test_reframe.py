@@ -1,14 +1,15 @@
-"""The test that ReFrame runs on a system, run here by mpirun as ReFrame starts it."""
+"""The test that ReFrame runs on a system, run here by mpirun as ReFrame starts it; make test-trackers installs it."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from tests.running import BIN, ROOT, run
 
-REFRAME = shutil.which("reframe")
-pytestmark = pytest.mark.skipif(not REFRAME, reason="reframe is not installed: pip install reframe-hpc")
+REFRAME = shutil.which("reframe", path=f"{BIN}:{os.environ['PATH']}")
+pytestmark = pytest.mark.skipif(not REFRAME, reason="reframe is not installed: make test-trackers")
 
 SITE = """
 site_configuration = {

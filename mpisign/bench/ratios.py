@@ -35,7 +35,7 @@ from mpisign.parallel.world import Mpi
 COLUMNS = {"ratio": "", "run": "d", "repeat": "d", "ms": ".4f", "reference ms": ".4f"}
 SHOWN = {"ratio": "", "runs": "d", "median": ".3f", "lowest": ".3f", "highest": ".3f"}
 SAME = ("processor", "cores", "n", "d", "threads")  # of all runs in a file
-VOTERS, TENSORS, STARTS = 8, 60, 3
+VOTERS, TENSORS, STARTS = 8, 60, 2
 # (what is measured, what it is compared with, seconds of both)
 Pairs = Iterator[tuple[str, str, Times, Times]]
 

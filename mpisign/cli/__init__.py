@@ -16,7 +16,7 @@ from mpisign.cli.views import VIEWS, print_listing
 from mpisign.errors import Stopped, StorageError, UsageError, printable
 from mpisign.parallel import leaving, mpi, stopping
 from mpisign.run import output
-from mpisign.run.collection import no_collection
+from mpisign.run.startup import PHASES, load_program
 from mpisign.storage.schema import TABLES
 
 JOB = click.argument("job", required=False, type=JobFile())
@@ -80,10 +80,10 @@ def train(job, **options):
     from mpisign.run.nodes import foreseen
 
     _check_file(config, foreseen(config, mpi.launch().size)[0], options)
-    with no_collection():
-        from mpisign.run.train import train
+    load_program()
+    from mpisign.run.train import train
 
-    train(config, options["dry_run"], _resume_options(options), options["verbose"])
+    train(config, dry_run=options["dry_run"], options=_resume_options(options), verbose=options["verbose"])
 
 
 @cli.command()
@@ -100,8 +100,8 @@ def resume(run, checkpoint, ranks_changed, settings, max_time, verbose):
     states, rows are dealt anew.
     """
     stopping.catch_signals(leaving.interrupted)
-    with no_collection():
-        from mpisign.run.train import resume
+    load_program()
+    from mpisign.run.train import resume
 
     resume(run, (*settings, *_limit(max_time)), checkpoint, verbose, ranks_changed)
 
@@ -127,8 +127,8 @@ def simulate(job, voters, jobs, **options):
         return
     config = _one(loaded, job, options["point"])
     _check_file(config, config.run.voters, options)
-    with no_collection():
-        from mpisign.run.train import simulate
+    load_program()
+    from mpisign.run.train import simulate
 
     simulate(config, dry_run=options["dry_run"], options=_resume_options(options), verbose=options["verbose"])
 
@@ -333,6 +333,7 @@ with_help(cli)
 def main():
     """The console entry point: known errors are printed once, unknown ones end the whole job."""
     output.prepare()
+    PHASES.end("python, the command line")
     try:
         code = cli(standalone_mode=False) or 0
         sys.stdout.flush()

@@ -2,12 +2,15 @@
 
 import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 
 from mpisign.cli.group import Commands, several
 from mpisign.errors import UsageError
+from mpisign.parallel import mpi
+from mpisign.run.startup import PHASES, load_program
 
 SIZES = (100_000, 1_000_000, 8_400_000)
 POSITIVE = click.IntRange(min=1)
@@ -65,12 +68,19 @@ def kernels(size, device, voters, threads, repeats, output):
 @click.option("--threads", type=POSITIVE, default=1, show_default=True, help="Of each process.")
 def startup(threads, output):
     """Seconds of every rank from its creation to the end of a job's first step, by phase; of this one start."""
-    from mpisign.run.startup import start
+    from mpisign import config
 
-    phases, ranks = start(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = f"run.file={folder}/run.h5", f"run.threads={threads}", "run.steps=2", "run.eval_every=2"
+        job = config.load(None, settings)
+        load_program()
+        from mpisign.run.train import train
+
+        train(job, quiet=True)
     from mpisign.bench.startup import startup
 
-    tell([startup(phases.seconds, ranks)], output, ranks.root)
+    ranks = mpi.started()
+    tell([startup(PHASES.seconds, ranks)], output, ranks.root)
 
 
 @bench_group.command()
@@ -224,7 +234,6 @@ def _zoo() -> None:
 def _ranks(threads: int, name: str, exchanges: tuple[str, ...] = ()):
     """All ranks, which must be at least two; the algorithm whose messages travel; and what tells of progress."""
     from mpisign.algorithms.registry import find
-    from mpisign.parallel import mpi
 
     _zoo()
     slots = find(name).build().stages[-1]

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from mpisign.errors import UsageError, printable
 
@@ -50,15 +51,40 @@ styled = rc_context(LOOK)  # a decorator
 
 
 class Picture(Figure):
-    """A figure whose powers of ten on axes are set as such, which texts that come from files are not."""
+    """A figure whose powers of ten on axes are set as such, which texts that come from files are not.
+
+    A logarithmic axis with room for less than two of them has plain numbers.
+    """
 
     @rc_context({"text.parse_math": True})  # for numbers that the layout makes
     def draw(self, renderer: RendererBase) -> None:
         for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+            _use_plain_numbers(axis)
             if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
                 for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True), axis.get_offset_text()):
                     label.set_parse_math(True)
         super().draw(renderer)
+
+
+def _use_plain_numbers(axis: Axis) -> None:
+    """On a logarithmic axis on which fewer than two powers of ten lie."""
+    if not isinstance(axis.get_major_locator(), LogLocator):
+        return
+    low, high = sorted(np.log10(axis.get_view_interval()))
+    if np.floor(high) - np.ceil(low) >= 1:
+        return
+    # even distances fit numbers up to a factor of 5 apart; the axis would squeeze those of more
+    near = high - low < np.log10(5)
+    axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)) if near else LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_numbers())
+
+
+def _numbers() -> ScalarFormatter:
+    """Plain numbers, or one power of ten for all."""
+    numbers = ScalarFormatter(useOffset=False, useMathText=True)
+    numbers.set_powerlimits((-3, 5))
+    return numbers
 
 
 def looks(names: Iterable[str], marked: bool = False) -> dict[str, dict[str, object]]:
@@ -83,9 +109,7 @@ def counted(axes: Axes, label: str) -> None:
     """Steps, bytes, seconds: few ticks, plain numbers or one power of ten for all."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    numbers = ScalarFormatter(useMathText=True)
-    numbers.set_powerlimits((-3, 5))
-    axes.xaxis.set_major_formatter(numbers)
+    axes.xaxis.set_major_formatter(_numbers())
 
 
 def envelope(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:

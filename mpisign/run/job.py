@@ -26,6 +26,7 @@ from mpisign.run.saving import CheckpointManager
 from mpisign.run.schedules import Schedule
 from mpisign.run.setup import set_up, use_threads
 from mpisign.run.speed import sizes_of_then
+from mpisign.run.startup import PHASES
 from mpisign.run.survive import Survivors
 from mpisign.run.survivors_log import SurvivorsLog
 from mpisign.storage.lock import Lock
@@ -63,6 +64,7 @@ class Job:
         self.log = (SurvivorsLog if self.survives else RunLog)(setup, ranks, quiet, verbose)
         self.mirror = Mirror(ranks, self.log.path) if self.config.checkpoint.memory_every else None
         self.lock: Lock | None = None
+        PHASES.end("rows, x, exchange")
 
     def run(self, dry_run: bool = False, options: ResumeOptions = FRESH) -> None:
         """Takes all steps, or only tells what they would cost."""
@@ -147,6 +149,7 @@ class Job:
         stopping.can_save()
         log.open(start)
         log.print_header()
+        PHASES.end("the run file")
         # the main thread sits in MPI when the watchdog ends the job, so the run file is free
         unregister = leaving.tell_first(lambda step, text: log.event("error", step, text, exit_code=1))
         try:
@@ -156,6 +159,7 @@ class Job:
             if start.kind != "resume":
                 self._together(lambda: log.evaluate(math.nan, self.schedule(self.stepper.t)))
             WATCH.least = 0.0  # the run has started
+            PHASES.end("the first evaluation")
             self._loop()
             self._together(log.complete)
             self.checkpoints.forget()
@@ -188,6 +192,7 @@ class Job:
         self.output = int(Streams(run.seed).draw("output", 0).generator().integers(self.steps))
         while self.stepper.t < self.steps:
             outcome = self._together(self._step)
+            PHASES.end("the first step")
             request, last = Request(outcome.request), self.stepper.t == self.steps
             if self.checkpoints.due(request, last):
                 self._together(lambda request=request: self.checkpoints.edge(request))

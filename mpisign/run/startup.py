@@ -1,35 +1,30 @@
-"""What comes before a job's first step, by phase, timed.
-
-What is timed goes the way of `mpisign train` with the built-in job, and imports what that does when that does: nothing
-here is imported before.
-"""
+"""What comes before a job's first step, by phase, timed in every run; `mpisign bench startup` tells it."""
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from mpisign import config as configuration
-from mpisign.parallel import mpi
 from mpisign.run.collection import no_collection
 
 PROCESS = Path("/proc/self/stat")
 
 
 class Phases:
-    """Seconds that have passed, and seconds of a processor that this process has used, by phase, in order."""
+    """Seconds that have passed, and seconds of a processor that this process has used, by phase, in order.
+
+    The first phase begins with the process, and each other one where the one before it ended: nothing is left out.
+    """
 
     def __init__(self):
-        """The first phase began with this process, and ends now."""
-        self.seconds = {"python, the command line": (age(), time.process_time())}
+        self.seconds: dict[str, tuple[float, float]] = {}
+        self._since = time.perf_counter() - age(), 0.0
 
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """What is inside is of this phase."""
-        passed, used = time.perf_counter(), time.process_time()
-        yield
-        self.seconds[name] = time.perf_counter() - passed, time.process_time() - used
+    def end(self, name: str) -> None:
+        """The phase of this name ends here; if it has ended before, nothing happens."""
+        if name not in self.seconds:
+            passed, used = now = time.perf_counter(), time.process_time()
+            self.seconds[name] = passed - self._since[0], used - self._since[1]
+            self._since = now
 
 
 def age() -> float:
@@ -40,29 +35,19 @@ def age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def start(threads: int) -> tuple[Phases, mpi.Ranks]:
-    """The phases of this process up to the end of the first step, and the ranks that took it. Collective."""
-    phases = Phases()
+PHASES = Phases()
+
+
+def load_program() -> None:
+    """Imports what a job runs with, once it has been read: errors of a job come at once."""
+    PHASES.end("the job")
     with no_collection():
-        with phases.of("torch"):
-            import torch  # noqa: F401
-        with phases.of("numba, the kernels' modules"):
-            from mpisign import bits  # noqa: F401
-        with phases.of("the program's modules"):
-            from mpisign.run import setup, train
-            from mpisign.run.plan import resolve
-            from mpisign.run.schedules import Schedule
-    with phases.of("the job"):
-        config = configuration.load(None, (f"run.threads={threads}",))
-        plan = resolve(config, mpi.launch().size)
-    with phases.of("MPI"):
-        ranks = mpi.start(threads)
-    with phases.of("kernels"):
-        setup.use_threads(threads)
-        train.load_kernels(ranks)
-    with phases.of("rows, x, exchange"):
-        stepper = setup.set_up(plan, ranks, ranks.size).stepper
-    with phases.of("the first step"):
-        stepper.step(Schedule(steps=1, **config.schedule.model_dump())(0))
-        ranks.wait()
-    return phases, ranks
+        import torch  # noqa: F401
+
+        PHASES.end("torch")
+        from mpisign import bits  # noqa: F401
+
+        PHASES.end("numba, the kernels' modules")
+        from mpisign.run import train  # noqa: F401
+
+        PHASES.end("the program's modules")

@@ -20,13 +20,20 @@ from mpisign.run.plan import resolve
 from mpisign.run.regroup import continued
 from mpisign.run.resume import FRESH, ResumeOptions, another_number, may_regroup, so_far, stored_job
 from mpisign.run.setup import use_threads
+from mpisign.run.startup import PHASES
 from mpisign.run.survive import check_survivors
 
 A_VOTER = 4000  # bytes that a simulated voter takes besides its arrays, roughly
 
 
-def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH, verbose: bool = False) -> None:
-    """Runs a job on all ranks of MPI's world; root prints and writes.
+def train(
+    config: Config,
+    dry_run: bool = False,
+    quiet: bool = False,
+    options: ResumeOptions = FRESH,
+    verbose: bool = False,
+) -> None:
+    """Runs a job on all ranks of MPI's world; root prints and writes. quiet, verbose: it prints nothing, all it knows.
 
     Raises UsageError before anything is written; once the run file is closed NumericalError, StorageError, or
     Stopped if the run was asked to stop and saved a checkpoint.
@@ -36,6 +43,7 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
     check_survivors(plan)
     if config.run.device != "cpu":
         take_gpu()
+    PHASES.end("the plan")
     limit = config.run.watchdog and max(config.run.watchdog, START)
     if mpi.outlive():  # whose launcher does not end the others when one dies before MPI has started
         limit = START
@@ -49,10 +57,12 @@ def train(config: Config, dry_run: bool = False, options: ResumeOptions = FRESH,
         # a launcher that says nothing in the environment: only MPI knew how many there are
         plan = resolve(config, *voters)
         check_survivors(plan)
+    PHASES.end("MPI")
     use_threads(ranks.threads)
     load_kernels(ranks)
+    PHASES.end("kernels")
     plan = continued(plan, config, ranks, voters[0], options)
-    Job(plan, ranks, voters[0], verbose=verbose, resuming=options.resume != "never", node=node).run(dry_run, options)
+    Job(plan, ranks, voters[0], quiet, verbose, options.resume != "never", node).run(dry_run, options)
 
 
 def simulate(
