@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ["tests/parallel"]
-LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_state", "parameters")]
+LIBRARY = [f"tests/parallel/test_{name}.py" for name in ("optim", "optim_faults", "optim_state", "parameters")]
 EXCHANGES = ["tests/parallel/test_exchange.py"]
 PIPELINE = ["tests/parallel/test_pipeline.py"]
 MEMORY = "tests/parallel/test_memory.py"

@@ -22,7 +22,7 @@ from mpisign.storage import checkpoint, hdf5
 from mpisign.storage.reader import Run, cell, load_parameters, read_all
 from mpisign.storage.repair import repair
 from mpisign.storage.writer import RunWriter
-from tests import damage
+from tests import damage, forgeries
 from tests.files import without_checksums
 from tests.running import ROOT, mpisign, run
 
@@ -36,7 +36,7 @@ CHECKPOINTS = ["x from a pipe", "x by a link", "a step of 10^12", "rows of words
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damage")
-    damage.prepare(folder)
+    forgeries.prepare(folder)
     return damage.make_files(folder)
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_row_is_left_out_by_repair_which_tells_so(files, tmp_path):
 
 def test_a_folder_with_a_damaged_job_is_read_but_for_it(files, tmp_path):
     shutil.copy(files["complete"], tmp_path / "good.h5")
-    damage.forge(files["complete"], tmp_path / "bad.h5", damage.put("config", np.bytes_(b"[run\n")))
+    forgeries.forge(files["complete"], tmp_path / "bad.h5", forgeries.put("config", np.bytes_(b"[run\n")))
     runs, skipped = read_all([tmp_path])
     assert [r.path.name for r in runs] == ["good.h5"]
     assert len(skipped) == 1
@@ -179,11 +179,11 @@ def test_forged_checkpoints(files, names):
 def test_models_of_others(files, tmp_path):
     file = tmp_path / "m.model"
     for forge in (
-        damage.external("parameters/x", (64,), "f4", str(files["open"].parent / "pipe")),
-        damage.link("parameters/x", h5py.ExternalLink(str(files["open"].parent / "other.h5"), "/x")),
-        damage.bomb("parameters/x", (10**15,), "f4"),
-        damage.column("parameters/x", lambda v: v + 1j),
-        damage.link("parameters", np.zeros(3)),
+        forgeries.external("parameters/x", (64,), "f4", str(files["open"].parent / "pipe")),
+        forgeries.link("parameters/x", h5py.ExternalLink(str(files["open"].parent / "other.h5"), "/x")),
+        forgeries.bomb("parameters/x", (10**15,), "f4"),
+        forgeries.column("parameters/x", lambda v: v + 1j),
+        forgeries.link("parameters", np.zeros(3)),
     ):
         with h5py.File(file, "w") as f:
             f.attrs["filetype"] = "mpisign-model"
@@ -257,7 +257,7 @@ def hostile(file, original, word):
             del f[table][hdf5.CRC]
         quoted = '"' + "".join(c if c.isalnum() or c == " " else f"\\U{ord(c):08x}" for c in word) + '"'
         text = re.sub(r"(?m)^name = .*", lambda _: f"name = {quoted}", f["config"][()].decode())
-        damage.replace(f, "config", np.bytes_(text.encode()))
+        forgeries.replace(f, "config", np.bytes_(text.encode()))
     return file
 
 

@@ -20,7 +20,7 @@ from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.files import older
 from tests.running import ROOT
-from tests.test_regroup import killed
+from tests.test_regrouped_runs import killed
 from tests.test_simulate import here
 
 sys.path.insert(0, str(ROOT / "analysis"))

@@ -377,7 +377,8 @@ def _below(folder: Path) -> Iterator[Path]:
         # hidden folders and environments of Python are searched only where they are named
         folders[:] = [f for f in folders if not f.startswith(".") and not (inside / f / "pyvenv.cfg").exists()]
         if inside.suffix != ".checkpoints":
-            yield from (inside / name for name in names if name.endswith(".h5") and not name.startswith("."))
+            named = (name for name in (*folders, *names) if name.endswith(".h5"))
+            yield from (inside / name for name in named if not name.startswith("."))
 
 
 def load_parameters(path: str | Path) -> dict[str, np.ndarray]:
