@@ -75,9 +75,23 @@ def test_filters_take_what_they_say():
         assert [k for k in listing.HETEROGENEOUS if listing.Filter(heterogeneous=k)(entry)] == [entry.heterogeneous]
 
 
+def test_bits_are_all_that_a_rank_sends():
+    bits = {entry.name: listing.bits_per_step(entry.build()) for entry in entries()}
+    assert bits["signsgd-mv"] == 2 * 7 / 8  # a plane up, one down, less what a rank has itself
+    assert bits["sgd"] == 64 * 7 / 8
+    assert bits["ef21-muonusign"] == pytest.approx(33 * 7 / 8, rel=1e-4)  # signs and a scale up, floats down
+    sparse = {entry.name: listing.formats(entry.build().stages[-1])[0].bits for entry in entries()}["topk"]
+    assert bits["topk"] == pytest.approx(7 * sparse, rel=1e-3)  # to each of the others, as its verdict would be floats
+    assert bits["powersgd"] == pytest.approx(64 * 7 / 8 * 2 * 2 / 1024)  # two factors of rank 2 each, no message
+    assert bits["feedsign"] == 7 * 64 / 1024**2
+    told = mpisign("algorithms", "--bits", 2).out
+    assert "bits up 1, down 1, sent 1.75; " in told
+    assert {float(sent) <= 2 for sent in re.findall(r"sent ([\d.e+-]+)", told)} == {True}
+
+
 def test_filters_narrow_the_list_together():
-    few = listed("--heterogeneous", "proved", "--bits", 1, "--since", 2024, "--offers", "two points")
-    assert few == ["dvr-sign", "dvr-q", "ef21-muonusign", "ef21-muonsign"]
+    few = listed("--heterogeneous", "proved", "--bits", 2, "--since", 2024, "--offers", "two points")
+    assert few == ["dvr-sign", "dvr-q"]
     assert "dvr-sign" not in listed("--offers", "none")
     assert {"feedsign", "compsgd-mv"} <= set(listed("--bits", 0.001))
     assert "fedlion" not in listed("--bits", 32)
