@@ -113,7 +113,7 @@ def facts_of(entry: Entry) -> dict[str, str]:
     cost = f"{evaluations(entry):.3g} per row of the batch and step"
     facts = {
         "paper": entry.paper,
-        "lr": str(entry.lr),
+        "lr": f"{entry.lr} by default: where a search may begin, tuned for no job of yours",
         "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
         "preset": f"theory ({plugins.docstring(entry.theory)})" if entry.theory else "none",
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
