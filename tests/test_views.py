@@ -373,11 +373,22 @@ def test_an_envelope_keeps_every_extreme():
 def test_votes_are_drawn_as_recorded(folder):
     (one,) = read_all([folder / "3-1.h5"])[0]
     figure = votes.picture([one])
-    agreement, ties = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:2])
+    agreement, ties, flips = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:3])
+    # the first row has none before from which signs could differ
+    assert np.isnan(flips[0])
+    np.testing.assert_allclose(flips[1:], one["steps"]["flips"][1:] / one.attributes["d"])
+    assert one["steps"]["flips"][0] == 0
     np.testing.assert_array_equal(agreement, one["steps"]["agreement"])
     np.testing.assert_allclose(ties, one["steps"]["ties"] / one.attributes["d"])
     meshes = [m for panel in figure.axes for m in panel.collections if hasattr(m, "get_coordinates")]
     np.testing.assert_array_equal(meshes[0].get_array(), one["probes"]["voter_agreement"].T)
+
+
+def test_shares_are_drawn_from_zero_where_there_are_none(folder):
+    (one,) = read_all([folder / "3-1.h5"])[0]
+    assert not one["steps"]["ties"].any()  # three voters
+    ties = votes.picture([one]).axes[1]
+    assert ties.get_ylim()[0] == 0 < ties.get_ylim()[1]
 
 
 def test_a_report_needs_nothing_but_itself(folder, tmp_path):
