@@ -62,9 +62,15 @@ def choices(names: Iterable[str]) -> str:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The question "(did you mean ...?)" with the valid name nearest to a wrong one; "" where none is near."""
+    near = nearest(name, names)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The valid name nearest to a wrong one, in whatever case; None where none is near."""
     known = {known.lower(): known for known in names}
     near = get_close_matches(str(name).lower(), known, n=1)
-    return f" (did you mean {known[near[0]]}?)" if near else ""
+    return known[near[0]] if near else None
 
 
 def printable(text: object, lines: bool = False) -> str:

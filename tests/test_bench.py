@@ -1,5 +1,6 @@
 """`mpisign bench` as a user meets it: every table is made, saved and read back; bad input gets one message."""
 
+import math
 import re
 import time
 
@@ -7,6 +8,7 @@ import h5py
 import pytest
 
 from mpisign.algorithms.messages import Scratch
+from mpisign.bench.explain import parts, pays_below, verdict
 from mpisign.bench.table import Table, save
 from mpisign.engine.autotune import LinkModel, Prediction, fastest
 from mpisign.engine.timing import Timer
@@ -55,7 +57,50 @@ def test_over_ranks(arguments, expected):
     cells = {cell.strip() for row in rows(ended.out) for cell in row.split("|")}
     assert expected <= cells
     if arguments[0] == "explain":
-        assert "pays against float32 on links below" in ended.out
+        assert re.search(r"d = 20,000: kernels [\d.e-]+ ms, bytes [\d.e-]+, calls and latency ", ended.out)
+        (said,) = re.findall(r"signsgd-mv pays against float32 on links (?:of any speed|below ([\d.e+-]+))", ended.out)
+        assert said in ("", *[row.split("|")[-2].strip() for row in rows(ended.out)])
+
+
+LINK = LinkModel(2e-5, 1e10)  # 80 Gbit/s
+
+
+def predicted(name, byte, *seconds):
+    return Prediction(Choice(name, ""), LINK, byte, sizes=[10**5, 10**7], seconds=list(seconds))
+
+
+def test_a_link_is_slow_enough_at_one_size_and_not_at_another():
+    vote, floats = predicted("sharded", 0.125, 0.5e-3, 4e-3), predicted("floats", 4.125, 0.1e-3, 10e-3)
+    # behind by 0.4 ms for 400 kB less: 1 ns per byte on top of the link's 0.1
+    small = pays_below([vote], floats, 10**5)
+    assert small == pytest.approx(1 / 1.1e-9)
+    assert verdict(small) == "pays against float32 on links below 7.27 Gbit/s per rank, if all else is as here"
+    # ahead by 6 ms for 40 MB less, 0.15 ns per byte: more than bytes take here, so even if they took nothing
+    assert pays_below([vote], floats, 10**7) == math.inf
+    # the link that was found makes both alike
+    slower = small / LINK.bandwidth
+    extra = [p.bytes * 10**5 * (1 / slower - 1) / LINK.bandwidth for p in (vote, floats)]
+    assert vote.at(10**5) + extra[0] == pytest.approx(floats.at(10**5) + extra[1])
+
+
+@pytest.mark.parametrize("ours", [0.05e-3, 0.0999e-3, 0.1001e-3, 0.5e-3])
+def test_what_is_faster_here_pays_on_this_link(ours):
+    vote, floats = predicted("sharded", 0.125, ours, 1e-3), predicted("floats", 4.125, 0.1e-3, 1e-3)
+    assert (pays_below([vote], floats, 10**5) >= LINK.bandwidth) == (ours < 0.1e-3)
+
+
+def test_the_exchange_that_pays_first_decides_and_no_link_makes_up_for_bytes_that_are_not_saved():
+    floats, slow = predicted("floats", 4.0, 0.1e-3, 1e-3), predicted("allgather", 2.0, 0.9e-3, 1e-3)
+    few, many = predicted("sharded", 0.125, 0.5e-3, 1e-3), predicted("dense", 4.0, 0.05e-3, 1e-3)
+    assert pays_below([slow, few, many], floats, 10**5) == pays_below([few], floats, 10**5)
+    assert pays_below([many], floats, 10**5) is None
+    assert "no matter of the link" in verdict(None)
+
+
+def test_calls_and_latency_are_told_where_they_decide():
+    vote = predicted("sharded", 1.0, 0.5e-3, 40e-3)
+    assert parts(vote, 0.5, 10**5) == ("kernels 0.05 ms, bytes 0.01, calls and latency 0.44, which decide at this size")
+    assert parts(vote, 3.5, 10**7) == "kernels 35 ms, bytes 1, calls and latency 4"
 
 
 def test_a_start_is_told_by_all_phases_of_train():

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from mpisign import plugins
 from mpisign.algorithms import listing, pages, zoo
 from mpisign.algorithms.registry import entries
 from mpisign.algorithms.signs import Sign
@@ -49,9 +50,36 @@ def test_jobs_of_an_algorithm_are_found_in_sweeps_too(tmp_path):
 
 def test_a_page_says_what_is_reconstructed():
     by_name = {entry.name: entry for entry in entries()}
-    assert pages.how_sure(by_name["ssvr-mv"]) == "the rule is not all from the source, as told above"
-    assert pages.how_sure(by_name["sgd"]) == "nothing of the rule is in doubt"
+    assert pages.how_sure(by_name["ssvr-mv"]) == "details of the rule are reconstructed, as told above"
+    assert pages.how_sure(by_name["sgd"]).startswith("the rule is as its source states it")
+    assert "departs from it as told above" in pages.how_sure(by_name["signsgd-free"])
     assert pages.how_sure(by_name["lion"]).endswith("; what is known was in part seen second-hand")
+
+
+# by what docstrings say so, the least grave first
+DOUBTS = {
+    "departs": r"\bours\b|our own|departs|not built in|wire is not|while the code|where the papers?\b"
+    r"|the paper (also|leaves|starts|takes|has two)|the paper's starts",
+    "second-hand": r"secondary text|third[- ]party|second-hand|not known to us|was not found|said to be",
+    "reconstructed": r"reconstructed|recalled|only the abstract",
+}
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_how_sure_a_rule_is_agrees_with_what_its_docstring_says(entry):
+    said = [grade for grade, words in DOUBTS.items() if re.search(words, rule_of(entry), re.IGNORECASE)]
+    grades = ["stated", *DOUBTS]
+    assert entry.sure in grades, "how far the rule is its source's is to be declared"
+    assert grades.index(entry.sure) >= max(map(grades.index, said), default=0), f"its docstring: {said}"
+    if entry.sure in ("second-hand", "reconstructed"):  # a page says "as told above"
+        assert entry.sure in said
+    elif entry.sure == "departs":
+        assert re.search(r"\bours?\b|paper|code|torch|dvr-sign", rule_of(entry)), "it does not tell from what"
+
+
+def rule_of(entry):
+    """The docstring as one line of text."""
+    return " ".join(plugins.docstring(entry.make).split())
 
 
 def test_what_is_known_of_medians_is_known_of_heterogeneous_data():
@@ -75,9 +103,23 @@ def test_filters_take_what_they_say():
         assert [k for k in listing.HETEROGENEOUS if listing.Filter(heterogeneous=k)(entry)] == [entry.heterogeneous]
 
 
+def test_bits_are_all_that_a_rank_sends():
+    bits = {entry.name: listing.bits_per_step(entry.build()) for entry in entries()}
+    assert bits["signsgd-mv"] == 2 * 7 / 8  # a plane up, one down, less what a rank has itself
+    assert bits["sgd"] == 64 * 7 / 8
+    assert bits["ef21-muonusign"] == pytest.approx(33 * 7 / 8, rel=1e-4)  # signs and a scale up, floats down
+    sparse = {entry.name: listing.formats(entry.build().stages[-1])[0].bits for entry in entries()}["topk"]
+    assert bits["topk"] == pytest.approx(7 * sparse, rel=1e-3)  # to each of the others, as its verdict would be floats
+    assert bits["powersgd"] == pytest.approx(64 * 7 / 8 * 2 * 2 / 1024)  # two factors of rank 2 each, no message
+    assert bits["feedsign"] == 7 * 64 / 1024**2
+    told = mpisign("algorithms", "--bits", 2).out
+    assert "bits up 1, down 1, sent 1.75; " in told
+    assert {float(sent) <= 2 for sent in re.findall(r"sent ([\d.e+-]+)", told)} == {True}
+
+
 def test_filters_narrow_the_list_together():
-    few = listed("--heterogeneous", "proved", "--bits", 1, "--since", 2024, "--offers", "two points")
-    assert few == ["dvr-sign", "dvr-q", "ef21-muonusign", "ef21-muonsign"]
+    few = listed("--heterogeneous", "proved", "--bits", 2, "--since", 2024, "--offers", "two points")
+    assert few == ["dvr-sign", "dvr-q"]
     assert "dvr-sign" not in listed("--offers", "none")
     assert {"feedsign", "compsgd-mv"} <= set(listed("--bits", 0.001))
     assert "fedlion" not in listed("--bits", 32)

@@ -122,6 +122,7 @@ def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
     if command == "plot":
         cases.append(((folder, "--axes", "step,stepz"), "no axis 'stepz' (did you mean step?); known: bytes, epoch"))
         cases.append(((folder, "--rows", "eval.colour"), "no row 'eval.colour'; known: "))
+        cases.append(((folder, "--rows", "agreement"), "no row 'agreement' (did you mean steps.agreement?); known: "))
         cases.append(((folder, "--votes", "--mean"), "leave out --mean"))
         cases.append(((folder, "--table", "--output", "p.png"), "leave out --output"))
         cases.append(((folder, "--rows", ","), "at least one name is needed"))
@@ -300,15 +301,17 @@ def test_a_run_diverged_only_where_values_were_not_finite(folder, text, said):
 
 
 def test_names_that_are_no_utf8_are_escaped(folder, tmp_path):
+    runs = tmp_path / os.fsdecode(b"runs\xff")
+    runs.mkdir()
     for name in (b"a\xff.h5", b"b\xff.h5"):
-        shutil.copy(folder / "3-1.h5", tmp_path / os.fsdecode(name))
+        shutil.copy(folder / "3-1.h5", runs / os.fsdecode(name))
     page = tmp_path / os.fsdecode(b"\xff.html")
     for words in (("plot",), ("plot", "--votes"), ("report", "--output", page)):
-        ended = mpisign(words[0], tmp_path, *words[1:])
+        ended = mpisign(words[0], runs, *words[1:])
         assert (ended.code, ended.err) == (0, "")
         assert "\\udcff" in ended.out
     assert "a\\udcff" in page.read_text(encoding="utf-8")
-    listed = CliRunner().invoke(cli, ["compare", str(tmp_path), "--metric", "train_loss", "--files"])
+    listed = CliRunner().invoke(cli, ["compare", str(runs), "--metric", "train_loss", "--files"])
     assert Path(os.fsdecode(listed.stdout_bytes.strip())).is_file()
 
 
@@ -356,6 +359,36 @@ def test_votes_have_a_picture_beside_that_of_the_curves(folder, tmp_path):
         assert mpisign("plot", tmp_path / "mine.h5", *options).out == f"picture: {tmp_path}/{name}\n"
 
 
+def test_a_folder_has_a_picture_beside_it(folder, tmp_path):
+    mine = tmp_path / "mine.v2"
+    mine.mkdir()
+    shutil.copy(folder / "3-1.h5", mine)
+    for options, name in (((), "mine.v2.png"), (("--votes",), "mine.v2-votes.png")):
+        assert mpisign("plot", mine, *options).out == f"picture: {tmp_path}/{name}\n"
+    assert mpisign("plot", ".", cwd=mine).out == f"picture: {tmp_path}/mine.v2.png\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.v2", "mine.v2-votes.png", "mine.v2.png"]
+
+
+def test_a_wrong_name_of_a_row_is_told_once_for_all_runs(folder):
+    ended = mpisign("plot", folder, "--rows", "steps.los,foo")
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("mpisign: no row 'steps.los' (did you mean steps.loss?)")
+    # what some run has is told of the others alone
+    runs = read_all([folder])[0]
+    del runs[0]["probes"]["success_vote"]
+    curves.check_row(runs, "probes.success_vote")
+    with pytest.raises(UsageError, match=r"3-1\.h5: an older mpisign wrote it"):
+        curves.column(runs[0], "probes.success_vote")
+
+
+def test_legends_are_alike_with_and_without_means(folder):
+    runs = read_all([folder])[0]
+    means, lines = (dict(curves.groups(runs, mean)) for mean in (True, False))
+    assert list(lines) == [f"{name}, seed {run.attributes['seed']}" if len(of) > 1 else name
+                           for run in runs for name, of in means.items() if run in of]  # fmt: skip
+
+
 def test_an_envelope_keeps_every_extreme():
     envelope, points = style.envelope, style.POINTS
     rng = np.random.default_rng(0)
@@ -373,11 +406,22 @@ def test_an_envelope_keeps_every_extreme():
 def test_votes_are_drawn_as_recorded(folder):
     (one,) = read_all([folder / "3-1.h5"])[0]
     figure = votes.picture([one])
-    agreement, ties = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:2])
+    agreement, ties, flips = (panel.get_lines()[0].get_ydata() for panel in figure.axes[:3])
+    # the first row has none before from which signs could differ
+    assert np.isnan(flips[0])
+    np.testing.assert_allclose(flips[1:], one["steps"]["flips"][1:] / one.attributes["d"])
+    assert one["steps"]["flips"][0] == 0
     np.testing.assert_array_equal(agreement, one["steps"]["agreement"])
     np.testing.assert_allclose(ties, one["steps"]["ties"] / one.attributes["d"])
     meshes = [m for panel in figure.axes for m in panel.collections if hasattr(m, "get_coordinates")]
     np.testing.assert_array_equal(meshes[0].get_array(), one["probes"]["voter_agreement"].T)
+
+
+def test_shares_are_drawn_from_zero_where_there_are_none(folder):
+    (one,) = read_all([folder / "3-1.h5"])[0]
+    assert not one["steps"]["ties"].any()  # three voters
+    ties = votes.picture([one]).axes[1]
+    assert ties.get_ylim()[0] == 0 < ties.get_ylim()[1]
 
 
 def test_a_report_needs_nothing_but_itself(folder, tmp_path):
@@ -425,6 +469,14 @@ def test_tables_as_csv(folder):
     for table in ("steps", "eval", "phases", "events", "segments", "probes", "trace"):
         columns = Run(folder / "3-1.h5").columns(table)
         assert all(c.ndim == 1 for c in columns.values())
+
+
+def test_a_deviation_of_one_seed_is_an_empty_cell(folder):
+    ended = mpisign("compare", folder, "--metric", "train_loss", "--format", "csv")
+    assert ended.code == 0, ended.err
+    deviations = {row["method"]: row["deviation"] for row in csv.DictReader(io.StringIO(ended.out))}
+    assert deviations["sgd"] == ""
+    assert float(deviations["signsgd-mv"]) > 0
 
 
 def test_a_key_that_means_nothing_to_a_run_does_not_tell_it_apart():

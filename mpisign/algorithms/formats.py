@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.layout import TILE, WORD
+from mpisign.layout import TILE, WORD, Layout
 
 if TYPE_CHECKING:
     from mpisign.algorithms.slots import Step
@@ -129,3 +129,19 @@ class Agreed(RawFloats):
 
 
 RAW = RawFloats()
+
+
+def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[int, int]:
+    """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
+
+    Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
+    does; a scaled message has one float32 per tensor for every other rank, and a scaled verdict one per tensor in all.
+    A code whose verdicts are none goes to all others instead, if that takes fewer bits. Headers, pads and the sums of
+    which a verdict's scales are made are left out. Of messages whose length varies it is what they are on average.
+    """
+    others, scales = voters - 1, 32 * len(layout.segments)
+    sent, decided = up.cost(layout.size), down.cost(layout.size)
+    if up.varies or (up.coded and not down.coded and voters * sent < sent + decided):
+        return others * voters * sent, 0
+    a_rank_up = voters * scales if up.scaled else 0
+    return others * (sent + a_rank_up), others * (decided + down.scaled * scales)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mpisign import plugins
-from mpisign.algorithms.formats import Format
+from mpisign.algorithms.formats import Format, of_method
 from mpisign.algorithms.method import Algorithm, Method, evaluations_at, per_step, values_at
 from mpisign.algorithms.registry import Entry, Heterogeneous, entries
 from mpisign.algorithms.zoo.absent import ABSENT
@@ -49,13 +49,15 @@ class Filter:
 
 
 def bits_per_step(method: Method) -> float:
-    """Bits that a voter sends per coordinate of NOMINAL and step in the last stage, with what it tells and averages.
+    """Bits that a rank of VOTERS sends per coordinate of NOMINAL and step in the last stage, messages and verdicts.
 
-    Radii that are shared now and then are left out.
+    They are those that run files count, with what voters average, and the numbers that they tell in headers. Radii that
+    are shared now and then are left out.
     """
-    stage = method.stages[-1]
-    floats, told = stage.estimator.shared_floats(NOMINAL), stage.estimator.reports
-    return formats(stage)[0].bits + (32 * floats + 64 * told) / NOMINAL.size
+    stage, others = method.stages[-1], VOTERS - 1
+    averaged, told = 64 * others * stage.estimator.shared_floats(NOMINAL), 64 * others * stage.estimator.reports
+    of_all = sum(of_method(NOMINAL, *formats(stage), VOTERS)) + averaged + VOTERS * told
+    return of_all / VOTERS / NOMINAL.size
 
 
 def needs_of_all() -> list[str]:
@@ -65,7 +67,10 @@ def needs_of_all() -> list[str]:
 
 def listing(chosen: Iterable[Entry]) -> str:
     """A line of summary and one of paper and costs for each entry."""
-    head = f"bits per coordinate at n = {VOTERS}; gradient evaluations per row of the batch and step\n"
+    head = (
+        f"bits per coordinate at n = {VOTERS}: of a message up, of a verdict down, and all that a rank sends in a "
+        "step; gradient evaluations per row of the batch and step\n"
+    )
     return head + "\n".join(f"{e.name:20} {e.summary}\n{'':20} {e.paper}; {_costs(e)}" for e in chosen)
 
 
@@ -108,7 +113,7 @@ def facts_of(entry: Entry) -> dict[str, str]:
     cost = f"{evaluations(entry):.3g} per row of the batch and step"
     facts = {
         "paper": entry.paper,
-        "lr": str(entry.lr),
+        "lr": f"{entry.lr} by default: where a search may begin, tuned for no job of yours",
         "needs": ", ".join(sorted(built.needs)) or "nothing but gradients",
         "preset": f"theory ({plugins.docstring(entry.theory)})" if entry.theory else "none",
         "gradient evaluations": f"{cost} (batches of {BATCH} from {ROWS} rows, mean of {STEPS} steps)",
@@ -132,7 +137,8 @@ def _costs(entry: Entry) -> str:
     up, down = (f"{form.bits:.3g}" for form in formats(stage))
     beside = "".join(f" beside shared {name}" for name in _beside(stage))
     values = f"; function values {v:.3g}" if (v := function_values(entry)) else ""
-    return f"bits up {up}, down {down}{beside}; evaluations {evaluations(entry):.3g}{values}"
+    sent = f"sent {bits_per_step(entry.build()):.3g}"
+    return f"bits up {up}, down {down}, {sent}{beside}; evaluations {evaluations(entry):.3g}{values}"
 
 
 def formats(stage: Algorithm) -> tuple[Format, Format]:

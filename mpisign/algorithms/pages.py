@@ -10,11 +10,16 @@ from mpisign import plugins
 from mpisign.algorithms.listing import facts_of
 from mpisign.algorithms.registry import Entry
 
-# what docstrings say of rules, and entries of what is known, that were not read in the source itself
-MARKS = (
-    *("reconstructed", "details of our own", "secondary text", "third party", "second-hand"),
-    *("could not confirm", "not seen"),
-)
+# what entries say of what is known that was not read in the source itself
+MARKS = ("reconstructed", "secondary text", "third-party", "second-hand", "by others", "could not confirm", "not seen")
+
+SURE = {
+    "stated": "the rule is as its source states it; no departure or doubt is known to us",
+    "departs": "the rule is known from its source or the authors' code, and departs from it as told above",
+    "second-hand": "the rule was in part read in other texts than its source, as told above",
+    "reconstructed": "details of the rule are reconstructed, as told above",
+    "not said": "how sure the rule is, its entry does not say",
+}
 
 
 def write_pages(entries: Iterable[Entry], folder: Path, jobs: Path) -> list[Path]:
@@ -44,11 +49,9 @@ def page(entry: Entry, jobs: Iterable[Path], folder: Path) -> str:
 
 
 def how_sure(entry: Entry) -> str:
-    """What of the rule, and of what is known of it, was not read in the source itself."""
-    rule = plugins.docstring(entry.make)
-    of_rule, of_known = (any(mark in text for mark in MARKS) for text in (rule, entry.known))
-    told = "the rule is not all from the source, as told above" if of_rule else "nothing of the rule is in doubt"
-    return told + "; what is known was in part seen second-hand" * of_known
+    """How far the rule is its source's, by its entry, and whether what is known was read in the source itself."""
+    of_known = any(mark in entry.known for mark in MARKS)
+    return SURE[entry.sure] + "; what is known was in part seen second-hand" * of_known
 
 
 def jobs_by_algorithm(folder: Path) -> dict[str, list[Path]]:

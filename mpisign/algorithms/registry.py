@@ -24,6 +24,10 @@ Whole = Annotated[int, Field(ge=0)]
 # that it need not be, a paper claims it whose proof was not seen, or nothing is known to us
 Heterogeneous = Literal["proved", "refuted", "claimed", "open"]
 
+# how far a row's rule is its source's: as that states it; with departures; seen in other texts in part; or with details
+# that were made up for want of the source. Of several the last one holds, and the docstring says what it is about
+Sure = Literal["stated", "departs", "second-hand", "reconstructed", "not said"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -36,6 +40,7 @@ class Entry:
     known: str  # of its convergence, as of the papers' latest versions
     theory: Callable[..., dict[str, Any]] | None = None  # its paper's rate and hyperparameters; see theory.py
     heterogeneous: Heterogeneous = "open"
+    sure: Sure = "not said"
 
     def build(self, **hyperparameters) -> Method:
         return self.make(**hyperparameters).named(self.name)
@@ -59,13 +64,22 @@ class Entry:
 REGISTRY: dict[str, Entry] = {}
 
 
-def algorithm(name: str, *, paper: str, lr: float, known: str, theory=None, heterogeneous: Heterogeneous = "open"):
+def algorithm(
+    name: str,
+    *,
+    paper: str,
+    lr: float,
+    known: str,
+    theory=None,
+    heterogeneous: Heterogeneous = "open",
+    sure: Sure = "not said",
+):
     """Enters the decorated function into the zoo; its signature is the only list of hyperparameters."""
 
     def enter(make: Callable) -> Callable:
         if name in REGISTRY:
             raise ValueError(f"algorithm {name!r} is in the zoo already")
-        REGISTRY[name] = Entry(name, make, paper, lr, known, theory, heterogeneous)
+        REGISTRY[name] = Entry(name, make, paper, lr, known, theory, heterogeneous, sure)
         return make
 
     return enter

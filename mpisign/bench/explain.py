@@ -1,16 +1,23 @@
-"""`mpisign bench explain`: how `auto` chooses here, and the link below which a method pays against float32."""
+"""`mpisign bench explain`: how `auto` chooses here, and the link below which a method pays against float32.
 
+A link is looked for at each number of coordinates, from the predictions alone: on another link than that of these ranks
+a step differs by what its bytes take there, while latency, calls and kernels stay what they are here.
+"""
+
+import math
 import time
+from collections.abc import Sequence
 
 import torch
 
 from mpisign import bits
 from mpisign.algorithms.method import Algorithm
-from mpisign.bench.table import Say, Table, machine
+from mpisign.bench.table import Say, Table, link_text, machine
 from mpisign.bench.timing import alone
 from mpisign.engine.autotune import (
     RATE,
     DryStepper,
+    Prediction,
     against_floats,
     fastest,
     measure_link,
@@ -18,47 +25,70 @@ from mpisign.engine.autotune import (
     predict_floats,
 )
 from mpisign.exchange import Choice
-from mpisign.exchange.costs import of_method
-from mpisign.layout import Layout
 from mpisign.parallel.mpi import Ranks
 from mpisign.parallel.world import Local
 
 SAMPLE = 1 << 20  # coordinates on which the kernels are timed
+BELOW = "pays below Gbit/s"
 
 
 def explain(algorithm: Algorithm, sizes: tuple[int, ...], ranks: Ranks, say: Say, **kwargs) -> Table:
     """Predictions for each exchange and size, the choice, and what it rests on."""
     n, link = ranks.size, measure_link(ranks.comm)
-    nanoseconds, saved = work(algorithm, n), 64 * (n - 1) / n - method_bits(algorithm, n)
-    gigabits = saved / nanoseconds
+    nanoseconds = work(algorithm, n)
     predictions = predict(algorithm, ranks.comm, max(sizes), link, **kwargs)
     floats = predict_floats(ranks.comm, max(sizes), link)
     every = [*predictions, floats]
-    columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in every} | {"choice": "", "faster": ""}
+    columns = {"d": ",d"} | {f"{p.choice.name} ms": ".3f" for p in every} | {"choice": "", "faster": "", BELOW: ""}
     about = {"algorithm": algorithm.name, "n": n, "link": str(link), "work ns a coordinate": round(nanoseconds, 3)}
-    table = Table("explain", columns, about | {"pays below Gbit/s": round(gigabits, 1)} | machine())
+    table = Table("explain", columns, about | machine())
     for d in sizes:
-        best = fastest(predictions, d)
+        best, below = fastest(predictions, d), pays_below(predictions, floats, d)
         shown = {f"{p.choice.name} ms": p.at(d) * 1e3 for p in every}
         faster = algorithm.name if best.at(d) <= floats.at(d) else "float32"
-        table.add(d=d, choice=best.choice.name, faster=faster, **shown)
+        table.add(d=d, choice=best.choice.name, faster=faster, **shown, **{BELOW: below and link_text(below)})
         say(f"d = {d:,}: {best.choice.name}, {best.at(d) * 1e3:.3g} ms per step{against_floats(best, floats, d)}")
+        say(f"d = {d:,}: {parts(best, nanoseconds, d)}; {algorithm.name} {verdict(below)}")
     for p in every:
         tried = ", ".join(f"{t * 1e3:.3g} ms at {d:,}" for d, t in zip(p.sizes, p.seconds, strict=True))
         say(f"{p.choice.name}: tried {tried}")
     say(f"link: {link}, by an Alltoall of all ranks at once")
-    say(
-        f"{algorithm.name} pays against float32 on links below {gigabits:.1f} Gbit/s per rank: {saved:.4g} bits per "
-        f"coordinate less on the wire for {nanoseconds:.2f} ns per coordinate of work"
-    )
     return table
 
 
-def method_bits(algorithm: Algorithm, n: int) -> float:
-    """Bits per coordinate and rank, up and down, by the definition of the method."""
-    layout = Layout({"x": (SAMPLE,)})
-    up, votes = algorithm.sign.up(), algorithm.vote.votes_of(range(n))
-    return sum(of_method(layout, up, algorithm.vote.down(up, votes), n)) / n / SAMPLE
+def pays_below(predictions: Sequence[Prediction], floats: Prediction, d: int) -> float | None:
+    """Bytes per second and rank of the fastest link on which some exchange takes no longer than floats, at d.
+
+    Infinite where one is ahead even if bytes take no time; None where none sends fewer bytes than floats.
+    """
+    found = [_break_even(p, floats, d) for p in predictions if p.bytes < floats.bytes]
+    return max(found, default=None)
+
+
+def _break_even(vote: Prediction, floats: Prediction, d: int) -> float:
+    behind = (vote.at(d) - floats.at(d)) / ((floats.bytes - vote.bytes) * d)  # seconds per byte that is saved
+    seconds = 1 / vote.link.bandwidth + behind
+    return 1 / seconds if seconds > 0 else math.inf
+
+
+def verdict(below: float | None) -> str:
+    """What pays_below() found, in words."""
+    if below is None:
+        return "sends no fewer bytes than float32: what is faster is no matter of the link"
+    if math.isinf(below):
+        return "pays against float32 on links of any speed"
+    return f"pays against float32 on links below {link_text(below)} Gbit/s per rank, if all else is as here"
+
+
+def parts(best: Prediction, nanoseconds: float, d: int) -> str:
+    """Where the time of the best exchange goes, and whether calls and latency are most of it.
+
+    nanoseconds: of kernels, per coordinate.
+    """
+    kernels, wire = nanoseconds * 1e-9 * d, best.bytes * d / best.link.bandwidth
+    rest = max(best.at(d) - kernels - wire, 0.0)
+    text = f"kernels {kernels * 1e3:.3g} ms, bytes {wire * 1e3:.3g}, calls and latency {rest * 1e3:.3g}"
+    return text + ", which decide at this size" * (rest > best.at(d) / 2)
 
 
 def work(algorithm: Algorithm, n: int) -> float:

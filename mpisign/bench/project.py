@@ -21,7 +21,7 @@ import numpy as np
 from mpisign.algorithms.method import Algorithm
 from mpisign.bench import simgrid
 from mpisign.bench.simgrid import Part, Traffic
-from mpisign.bench.table import Say, Table
+from mpisign.bench.table import Say, Table, link_text
 from mpisign.bench.topology import topology
 from mpisign.engine.header import numbers_of
 from mpisign.errors import UsageError, choices
@@ -314,7 +314,7 @@ def project(
                 efficiency = work.gradient / (work.gradient + step)
                 row |= {"efficiency": efficiency, "speed-up": n * efficiency}
             if name not in (RING, HALVING):
-                row["pays below Gbps"] = _link(break_even(one, floats) * network.bandwidth)
+                row["pays below Gbps"] = link_text(break_even(one, floats) * network.bandwidth)
             table.add(**row, checked=checked.get(name), **{"took s": took[name]})
     return table
 
@@ -365,12 +365,6 @@ def break_even(vote: Projection, floats: list[Projection]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if ahead(10**middle) else (low, middle)
     return 10**low
-
-
-def _link(bandwidth: float) -> str:
-    if bandwidth in (0, math.inf):
-        return "any" if bandwidth else "none"
-    return f"{bandwidth * 8e-9:.3g}"
 
 
 # Against what was measured

@@ -1,5 +1,6 @@
 """A table of measurements: rows as they come, printed as Markdown, saved with the machine they were made on."""
 
+import math
 import os
 import platform
 import re
@@ -43,6 +44,13 @@ class Table:
         if value is None:
             return "-"
         return value if isinstance(value, str) else format(value, self.columns[name])
+
+
+def link_text(bandwidth: float) -> str:
+    """Gbit/s of the link below which something pays, from bytes per second: "any" if that is infinite, "none" for 0."""
+    if bandwidth in (0, math.inf):
+        return "any" if bandwidth else "none"
+    return f"{bandwidth * 8e-9:.3g}"
 
 
 def machine() -> dict[str, Value]:

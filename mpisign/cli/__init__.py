@@ -200,7 +200,8 @@ def _check_file(config, voters: int, options: dict) -> None:
     "--bits",
     type=float,
     metavar="MOST",
-    help="Only those that send at most so many bits per coordinate by default, after any warm-up.",
+    help="Only those of which a rank sends at most so many bits per coordinate and step, up and down, with 8 ranks, "
+    "default hyperparameters and after any warm-up; the list says how many.",
 )
 @click.option("--since", type=int, metavar="YEAR", help="Only those of papers of that year or later.")
 @click.option("--until", type=int, metavar="YEAR", help="Only those of papers of that year or before.")

@@ -104,7 +104,9 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
 
     curves.check_axes(axes or ())
     runs, skipped = selection.read(paths)
-    output = output or runs[0].path.with_name(runs[0].path.stem + ("-votes.png" if votes else ".png"))
+    output = output or _picture_of(paths[0], "-votes.png" if votes else ".png")
+    for row in rows or ():
+        curves.check_row(runs, row)
     if votes:
         pictures = _drawing("votes")
         voting = selection.without(selection.without(runs, grouping.no_steps, skipped), pictures.no_votes)
@@ -173,6 +175,12 @@ def report_command(paths, output, title):
 
 
 VIEWS = (list_command, plot_command, compare_command, report_command)
+
+
+def _picture_of(path: Path, ending: str) -> Path:
+    """Where the picture of a run file, or of a folder, goes by default: beside it, under its name."""
+    named = path.resolve() if path.is_dir() else path  # . and .. are no names
+    return named.with_name((named.name if path.is_dir() else named.stem) + ending)
 
 
 def _drawing(name: str) -> ModuleType:

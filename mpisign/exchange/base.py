@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
-from mpisign.algorithms.formats import Format
+from mpisign.algorithms.formats import Format, of_method
 from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError, UsageError
@@ -135,7 +135,7 @@ class Exchange:
         self.device = torch.device("cpu") if staged else layout.device  # of messages, verdicts and the vote's arrays
         self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)  # n, () if all are alike
         self.up, self.down = up, vote.down(up, self.votes)
-        self.method_bits = costs.of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
+        self.method_bits = of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
         self.levels = vote.levels(up, self.votes)
         self.chunks = costs.chunks_of(layout.length, chunk, up)
         if reverse:

@@ -1,4 +1,4 @@
-"""What the formulas of exchanges have in common, and what no exchange has a part in: the method's own bits.
+"""What the formulas of exchanges have in common. The method's own bits, in which none has a part: formats.of_method.
 
 Each exchange tells by its `cost` what all ranks send in a step. That this equals what is counted where bytes are sent
 is tested for every algorithm and exchange.
@@ -8,7 +8,7 @@ import math
 
 from mpisign.algorithms.formats import Format
 from mpisign.algorithms.slots import Vote
-from mpisign.layout import TILE, WORD, Layout
+from mpisign.layout import TILE, WORD
 
 
 class Sizes:
@@ -43,22 +43,6 @@ class Sizes:
 def message_bytes(form: Format, coordinates: int) -> int:
     """Bytes of a message, or of a verdict, on so many coordinates."""
     return math.prod(form.shape(coordinates=coordinates)) * form.dtype.itemsize
-
-
-def of_method(layout: Layout, up: Format, down: Format, voters: int) -> tuple[int, int]:
-    """Bits of a step's messages and verdicts over all ranks, (up, down), by the definition of the method.
-
-    Every rank sends all but its share of d coordinates up, and its share of the verdict to all others, as `sharded`
-    does; a scaled message has one float32 per tensor for every other rank, and a scaled verdict one per tensor in all.
-    A code whose verdicts are none goes to all others instead, if that takes fewer bits. Headers, pads and the sums of
-    which a verdict's scales are made are left out. Of messages whose length varies it is what they are on average.
-    """
-    others, scales = voters - 1, 32 * len(layout.segments)
-    sent, decided = up.cost(layout.size), down.cost(layout.size)
-    if up.varies or (up.coded and not down.coded and voters * sent < sent + decided):
-        return others * voters * sent, 0
-    a_rank_up = voters * scales if up.scaled else 0
-    return others * (sent + a_rank_up), others * (decided + down.scaled * scales)
 
 
 def chunks_of(length: int, size: int, up: Format) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpisign.errors import UsageError, choices, did_you_mean, printable
+from mpisign.errors import UsageError, choices, did_you_mean, nearest, printable
 from mpisign.figures import grouping, style, tables
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
@@ -47,6 +47,7 @@ MEANS = ("eval.train_loss", "eval.gradient_l1", "eval.gradient_l2", "eval.test_a
 TEXT = ("eval.bits", "eval.test_accuracy")  # likewise of a job on text, whose losses are in nats a character
 LOGARITHMIC = ("eval.train_loss", "eval.gradient_l1", "eval.gradient_l2", "probes.critical")
 SENT = ("bytes", "wire")
+DERIVED = ("eval.bits", "probes.descent")  # rows that are no columns of their tables
 Lines = list[tuple[str, list[Run]]]  # label and runs of each line
 
 
@@ -55,11 +56,11 @@ def labels(runs: list[Run]) -> list[str]:
 
     Of more than SINGLY runs, those that differ in their seed alone share a label, which says how many they are.
     """
-    names = grouping.names(runs, "=")
+    names = grouping.names(runs)
     if len(runs) > SINGLY:
         return [f"{name} ({names.count(name)} seeds)" if names.count(name) > 1 else name for name in names]
     # by the seed, and by the file where the same job was run twice
-    for part in (lambda run: f"seed={run.attributes['seed']}", lambda run: printable(run.path)):
+    for part in (lambda run: f"seed {run.attributes['seed']}", lambda run: printable(run.path)):
         names = [f"{n}, {part(run)}" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)]
     return names
 
@@ -84,29 +85,46 @@ def says_anything(values: np.ndarray) -> bool:
 
 def column(run: Run, row: str) -> np.ndarray:
     """The values of a row such as probes.success; raises UsageError naming those there are."""
-    table, _, name = row.rpartition(".")
+    table, name = _table(row), row.rpartition(".")[2]
     if row == "eval.bits":
         return run["eval"]["test_loss"] / np.log(2)
     if row == "probes.descent" and len(run["probes"]["step"]):
         return grouping.column(run, "probes", "rho_norm_vote") / grouping.column(run, "probes", "gradient_l1")
-    try:
-        values = run[table or "eval"][name]
-    except KeyError:
-        if any(c.name == name for c in TABLES.get(table or "eval", ())):
-            raise UsageError(f"{run.path}: an older mpisign wrote it, which did not record {row}") from None
-        raise UsageError(f"no row {row!r}; known: {_known(run)}") from None
-    if values.dtype.kind not in "fiu":
-        raise UsageError(f"row {row!r} holds no numbers; known: {_known(run)}")
-    if "rank" in run[table or "eval"]:
-        raise UsageError(f"row {row!r} has a value for each rank; known: {_known(run)}")
-    if not len(values):
+    check_row([run], row)
+    if name not in run[table] and row not in DERIVED:
+        raise UsageError(f"{run.path}: an older mpisign wrote it, which did not record {row}")
+    if not len(values := run[table].get(name, ())):
         raise UsageError(f"{run.path}: nothing of {row} was recorded; see [probe] for probes")
     return values
 
 
-def _known(run: Run) -> str:
-    """The rows with one number at a step, for a message."""
-    return choices(f"{t}.{c}" for t in ("steps", "eval", "probes") for c, v in run[t].items() if v.ndim == 1)
+def check_row(runs: Sequence[Run], row: str) -> None:
+    """Raises UsageError for what is a row of none of the runs, naming those that there are."""
+    if all(reasons := [_no_row(run, row) for run in runs]):
+        tables_of = [(table, run[table]) for run in runs for table in ("steps", "eval", "probes")]
+        known = {f"{table}.{name}" for table, rows in tables_of for name, values in rows.items() if values.ndim == 1}
+        hint = _hint(row, known) if reasons[0].startswith("no row") else ""
+        raise UsageError(f"{reasons[0]}{hint}; known: {choices(known)}")
+
+
+def _hint(row: str, known: Iterable[str]) -> str:
+    """Which of the known rows has the nearest name, whatever its table; of two the one in the table that is asked."""
+    ordered = sorted(known, key=lambda full: (_table(full) == _table(row), full))
+    named = {full.rpartition(".")[2]: full for full in ordered}
+    near = nearest(row.rpartition(".")[2], named)
+    return f" (did you mean {named[near]}?)" if near else ""
+
+
+def _no_row(run: Run, row: str) -> str:
+    """Why that is no name of a row with numbers; "" for one that another mpisign, or a run with probes, records."""
+    table, name = _table(row), row.rpartition(".")[2]
+    if row in DERIVED or (table in TABLES and name not in run[table] and name in (c.name for c in TABLES[table])):
+        return ""
+    if table not in TABLES or name not in run[table]:
+        return f"no row {row!r}"
+    if run[table][name].dtype.kind not in "fiu":
+        return f"row {row!r} holds no numbers"
+    return f"row {row!r} has a value for each rank" if "rank" in run[table] else ""
 
 
 def over_seeds(runs: list[Run], row: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,8 @@ Runs that differ in the learning rate and the seed alone are one row: of the rat
 end of the run, over the seeds that all rates have; then mean +- standard deviation (ddof = 1) over that rate's seeds,
 and the median over them of what it took to reach the target: bytes of a rank by the method (both ways, whatever the
 exchange sent) and gradient evaluations. A run that diverged, or ended by another error, counts as the worst; one that
-has not ended is left out, and so is one that never had the metric. In CSV every cell is one number, or one word.
+has not ended is left out, and so is one that never had the metric. In CSV every cell is one number, one
+word, or empty.
 """
 
 import csv
@@ -145,11 +146,16 @@ def unusable(run: Run, metric: str) -> str:
     return ""
 
 
+def _csv_cell(value: object) -> object:
+    """A value in CSV; empty for NaN, such as the deviation of one seed."""
+    return "" if value != value else cell(value)
+
+
 def text(rows: list[Row], form: str) -> str:
     """The table as "text" for a terminal, as "markdown", or as "csv"."""
     if form == "csv":
         lines = io.StringIO()
-        cells = (rows[0].cells(), *(map(cell, row.cells().values()) for row in rows))
+        cells = (rows[0].cells(), *([_csv_cell(value) for value in row.cells().values()] for row in rows))
         csv.writer(lines, lineterminator="\n").writerows(cells)
         return lines.getvalue().removesuffix("\n")
     shown = (tables.columns if form == "text" else tables.markdown)([row.shown() for row in rows])

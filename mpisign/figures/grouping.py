@@ -102,14 +102,11 @@ def said(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def names(runs: list[Run], joint: str = " ") -> list[str]:
-    """Each run's algorithm and whatever of the job differs among its runs, the rate included but not the seed.
-
-    joint: what stands between a key and its value.
-    """
+def names(runs: list[Run]) -> list[str]:
+    """Each run's algorithm and whatever of the job differs among its runs, the rate included but not the seed."""
     jobs = [(algorithm(run), settings(run) | {RATE: key(run, RATE)}) for run in runs]
     alike = {name: [job for _, job in pairs] for name, pairs in grouped(jobs, lambda pair: pair[0]).items()}
-    own = lambda name, job: (f"{named(k)}{joint}{said(job[k])}" for k in telling(job, alike[name]))  # noqa: E731
+    own = lambda name, job: (f"{named(k)} {said(job[k])}" for k in telling(job, alike[name]))  # noqa: E731
     return [", ".join([name, *own(name, job)]) for name, job in jobs]
 
 

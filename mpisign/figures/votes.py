@@ -25,8 +25,10 @@ def no_votes(run: Run) -> str:
 
 
 def series(run: Run, column: str) -> np.ndarray:
-    """A column of /steps; counts of coordinates as shares of d."""
-    values = grouping.column(run, "steps", column)
+    """A column of /steps; counts of coordinates as shares of d; no flips in the first row, which has none before."""
+    values = grouping.column(run, "steps", column).copy()
+    if column == "flips":
+        values[:1] = np.nan  # the file has 0
     return values if column == "agreement" else values / run.attributes["d"]
 
 
@@ -38,11 +40,14 @@ def picture(runs: list[Run]) -> Figure:
     )
     figure, panels = style.panels(2 if probed else 1, len(LINES), 3.6, 2.5)
     looks = style.looks(names := labels(runs))
+    above = {"linewidth": 0.9, "clip_on": False, "zorder": 3}  # lines of zeros are seen on the axis
     for (column, label), panel in zip(LINES.items(), panels[0], strict=True):
         for run, name in zip(runs, names, strict=True):
             at, values = style.envelope(run["steps"]["step"], series(run, column))
-            panel.plot(at, values, label=name, linewidth=0.9, **looks[name])
+            panel.plot(at, values, label=name, **above, **looks[name])
         panel.set_ylabel(label)
+        if panel.get_ylim()[0] < 0:  # none of them is
+            panel.set_ylim(bottom=0)
         style.counted(panel, "steps")
     if probed:
         _heat(figure, panels[1], probed)

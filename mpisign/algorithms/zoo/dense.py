@@ -25,6 +25,7 @@ RAW = "Published for one node; on several, the mean of the voters' raw floats ta
     paper="baseline: mean of float32 gradients",
     lr=0.1,
     known="The usual rates.",
+    sure="stated",
     heterogeneous="proved",
 )
 def sgd(momentum: Beta = 0.9, weight_decay: NonNegative = 0.0, nesterov: bool = False):
@@ -37,6 +38,7 @@ def sgd(momentum: Beta = 0.9, weight_decay: NonNegative = 0.0, nesterov: bool = 
     paper="baseline: Kingma & Ba 2015, arXiv:1412.6980; decoupled weight decay",
     lr=1e-3,
     known="It can diverge on some convex problems (Reddi et al. 2018); in practice it is the one to beat.",
+    sure="stated",
 )
 def adam(beta1: Beta = 0.9, beta2: Beta = 0.999, epsilon: Positive = 1e-8, weight_decay: NonNegative = 0.0):
     """Adam on the mean gradient."""
@@ -48,6 +50,7 @@ def adam(beta1: Beta = 0.9, beta2: Beta = 0.999, epsilon: Positive = 1e-8, weigh
     paper="baseline: Duchi, Hazan & Singer 2011, JMLR 12:2121",
     lr=0.05,
     known=f"Regret O(sqrt(T)) for convex functions, by the data's own geometry; steps only shrink. {RAW}",
+    sure="departs",
 )
 def adagrad(epsilon: Positive = 1e-10, weight_decay: NonNegative = 0.0):
     """Adagrad on the mean gradient: s = s + g^2, x -= lr*g/(sqrt(s) + epsilon).
@@ -64,6 +67,7 @@ def adagrad(epsilon: Positive = 1e-10, weight_decay: NonNegative = 0.0):
     paper="baseline: Zeiler 2012, arXiv:1212.5701, alg. 1",
     lr=1.0,
     known=f"The paper proves nothing. Steps are slow at first, as their scale grows from epsilon. {RAW}",
+    sure="departs",
 )
 def adadelta(rho: Beta = 0.95, epsilon: Positive = 1e-6, weight_decay: NonNegative = 0.0):
     """Adadelta on the mean gradient: x -= lr*RMS(earlier steps)/RMS(g)*g, RMS(a) = sqrt(average of a^2 + epsilon).
@@ -82,6 +86,7 @@ def adadelta(rho: Beta = 0.95, epsilon: Positive = 1e-6, weight_decay: NonNegati
         "To a stationary point of smooth nonconvex functions, up to a term of the gradient's variance that large "
         f"batches make small (without bias correction). {RAW}"
     ),
+    sure="reconstructed",
 )
 def yogi(
     beta1: Beta = 0.9,
@@ -108,6 +113,7 @@ def yogi(
         "The paper proves a rate for the idealised factors of SVAG on strongly convex functions, where the true "
         f"variance is known; of M-SVAG with its estimate nothing. {RAW} The variance is then the mean's, over steps."
     ),
+    sure="stated",
 )
 def m_svag(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Momentum on the mean gradient, shortened where it is noise: x -= lr*gamma*m, gamma = m^2/(m^2 + rho*s).
@@ -126,6 +132,7 @@ def m_svag(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "E|grad| = O(T^(-2/7)) for functions whose Hessian is Lipschitz, with one gradient per step and no large "
         f"batches. {RAW}"
     ),
+    sure="reconstructed",
 )
 def nigt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """Normalised SGD with implicit gradient transport: m = beta*m + (1 - beta)*g(x'), x -= lr*m/|m|, by the mean m.
@@ -146,6 +153,7 @@ def nigt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "f falls by at least |grad|_1^2/(2 L) per step of an exact gradient at lr = 1/L, L the smoothness in the max "
         f"norm. {ONE_NODE}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def ssd(weight_decay: NonNegative = 0.0):
@@ -168,6 +176,7 @@ def ssd(weight_decay: NonNegative = 0.0):
         f"loss (proved for batches of one row, drawn with replacement). For linear problems only, as networks have no "
         f"gradients of one number per row. {RAW}"
     ),
+    sure="stated",
 )
 def sag(weight_decay: NonNegative = 0.0):
     """Stochastic average gradient: x -= lr*mean of the latest gradients of all rows seen so far, kept as a table.
@@ -189,6 +198,7 @@ def sag(weight_decay: NonNegative = 0.0):
         "Linear for strongly convex sums at lr = 1/(3 L), O(1/T) for convex ones, as in sag (proved for batches of one "
         f"row and a table that starts as all gradients at x). For linear problems only, as sag. {RAW}"
     ),
+    sure="departs",
 )
 def saga(weight_decay: NonNegative = 0.0):
     """SAG's unbiased sibling: v = new - old gradients of the batch, their mean, + mean of the table before it.

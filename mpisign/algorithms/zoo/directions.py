@@ -16,6 +16,7 @@ from mpisign.algorithms.votes import Unanimous
         "By its abstract a rate of exp(-t) in t steps under its assumptions. What a step gains falls with the "
         "dimension, as for all methods of one direction: it is for fine-tuning."
     ),
+    sure="reconstructed",
     heterogeneous="claimed",
 )
 def feedsign(smoothing: Positive = 0.001, weight_decay: NonNegative = 0.0):
@@ -36,6 +37,7 @@ def feedsign(smoothing: Positive = 0.001, weight_decay: NonNegative = 0.0):
         "By its abstract O(eps^-6) comparisons, up to logarithms and with high probability, for a mean gradient norm "
         "of eps under symmetric noise with heavy tails."
     ),
+    sure="reconstructed",
 )
 def compsgd_mv(comparisons: Count = 1, smoothing: NonNegative = 0.0, weight_decay: NonNegative = 0.0):
     """x -= lr*b*e, e uniform on the unit sphere, b the majority of comparisons of f at x + lr*e and at x - lr*e.

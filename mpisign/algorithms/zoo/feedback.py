@@ -16,6 +16,7 @@ from mpisign.algorithms.votes import Mean, ScaledMean, ServerErrorFeedback
         "The O(1/sqrt(T)) of SGD plus a term in 1/(delta^2 T), delta the density of what is sent. Published for one "
         "node; several send scaled signs of their own residuals, which are averaged."
     ),
+    sure="stated",
 )
 def ef_signsgd(feedback: bool = True, weight_decay: NonNegative = 0.0):
     """Scaled signs with error feedback: p = lr*g + e, send (|p|_1/d)*sign(p) for each tensor, e = p - that.
@@ -35,6 +36,7 @@ def ef_signsgd(feedback: bool = True, weight_decay: NonNegative = 0.0):
         "The rate of SGD plus a term in 1/delta^2, delta the density of what is sent. A third-party list names a "
         "proof error for decreasing steps: prefer constant or slowly decaying ones."
     ),
+    sure="reconstructed",
 )
 def dist_ef_signsgd(momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """Scaled signs with error feedback on each rank and at the vote; one block is one tensor.
@@ -52,6 +54,7 @@ def dist_ef_signsgd(momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     paper="Tang et al. 2021, arXiv:2102.02888, alg. 1",
     lr=1e-3,
     known="The rate of SGD with momentum under a variance that has settled; it is frozen after the warm-up.",
+    sure="second-hand",
 )
 def onebit_adam(
     warmup_steps: Count = 100,
@@ -79,6 +82,7 @@ def onebit_adam(
     paper="Li et al. 2021, arXiv:2104.06069",
     lr=1e-3,
     known="The rate of SGD with momentum under a variance that has settled, as onebit-adam (seen second-hand).",
+    sure="departs",
 )
 def onebit_lamb(
     warmup_steps: Count = 100,

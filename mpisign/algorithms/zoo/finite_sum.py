@@ -15,6 +15,7 @@ from mpisign.algorithms.zoo.known import ONE_NODE
     paper="Jiang et al. 2024, arXiv:2406.00489, alg. 1",
     lr=1e-3,
     known=f"E|grad|_1 = O(d^(1/2) T^(-1/3)) under average smoothness. {ONE_NODE} See ssvr-mv and dvr-sign.",
+    sure="reconstructed",
     theory=theory.ssvr,
     heterogeneous="refuted",
 )
@@ -33,6 +34,7 @@ def ssvr(beta: Fraction = 0.5, start_batches: Count = 1, weight_decay: NonNegati
     paper="Jiang et al. 2024, arXiv:2406.00489, alg. 2",
     lr=1e-3,
     known=f"E|grad|_1 = O(m^(1/4) d^(1/2) T^(-1/2)) for a sum of m functions. {ONE_NODE}",
+    sure="reconstructed",
     theory=theory.ssvr_fs,
     heterogeneous="refuted",
 )
@@ -51,6 +53,7 @@ def ssvr_fs(beta: Fraction = 0.01, every: Whole = 0, weight_decay: NonNegative =
     paper="Chzhen & Schechtman 2023, arXiv:2305.13187",
     lr=1e-3,
     known=f"Finite sums: O(T^(-1/2)) if smooth, O(1/T) if convex too (abstract). {ONE_NODE}",
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
@@ -70,6 +73,7 @@ def signsvrg(every: Whole = 0, weight_decay: NonNegative = 0.0):
         "repair the sign's bias: on two rows E|grad| stays 1/2 for ever (jobs/figures/c5.toml). A revision of 2026 is "
         f"said to withdraw the rate for this reason; we could not confirm it. {ONE_NODE}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def signrr(weight_decay: NonNegative = 0.0):
@@ -88,6 +92,7 @@ def signrr(weight_decay: NonNegative = 0.0):
         "O(log(nT)/sqrt(nT) + log(nT)*sqrt(n)/sqrt(T)) in the first versions, n rows and T passes. A revision of "
         f"2026 is said to have O(sqrt(d/T)) in averaged l1; we could not confirm it. {ONE_NODE}"
     ),
+    sure="stated",
     heterogeneous="refuted",
 )
 def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
@@ -100,6 +105,7 @@ def signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     paper="Qin et al. 2023, arXiv:2310.15976, SignRVM",
     lr=1e-3,
     known="As signrvr, with momentum.",
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):

@@ -32,6 +32,7 @@ OPTIMISERS: dict[Inner, InnerOptimiser] = {"sgd": InnerSgd(), "adam": InnerAdam(
     paper="baseline: the local steps of McMahan et al. 2017, arXiv:1602.05629, and a vote on where they lead",
     lr=1e-3,
     known=f"Nothing of its own. {MEDIAN}",
+    sure="departs",
     heterogeneous="refuted",
 )
 def local_sign(
@@ -45,7 +46,7 @@ def local_sign(
 
     Each rank walks from x by local_steps steps of rate local_lr, by SGD, Adam or Lion, whose averages it keeps, and
     sends the sign of x less where it ends. x -= lr*vote, from where the walk began. With one step of "sgd" it is
-    signsgd-mv, with one of "lion" dlion-mavo or, averaged, dlion-avg.
+    signsgd-mv, with one of "lion" dlion-mavo or, averaged, dlion-avg. The combination is a baseline of our own.
     """
     decide = Majority() if vote == "majority" else Average()
     return Algorithm(LocalSteps(local_steps, local_lr, OPTIMISERS[inner]), Sign(), decide, Descent(weight_decay))
@@ -59,6 +60,7 @@ def local_sign(
         "By its abstract O(1/T^(1/4)) in the l1 norm of the gradient for local SGD, and O(1/sqrt(T)) for an instance "
         "with a randomised sign. Proofs not seen."
     ),
+    sure="reconstructed",
 )
 def local_sign_momentum(
     local_steps: Count = 12,
@@ -87,6 +89,7 @@ def local_sign_momentum(
         "By its abstract faster than FedAvg, O(1/sqrt(T)) where gradients are dense and voters not too unlike. Proof "
         "not seen."
     ),
+    sure="second-hand",
 )
 def fedlion(local_steps: Count = 5, beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
     """Lion's local steps from one shared momentum; sums of their signs travel as whole numbers, and are averaged.
@@ -105,6 +108,7 @@ def fedlion(local_steps: Count = 5, beta1: Beta = 0.9, beta2: Beta = 0.99, weigh
     paper="Sarfi et al. 2025, arXiv:2508.15706, SparseLoCo",
     lr=1e-3,
     known="No proof of its own.",
+    sure="reconstructed",
 )
 def sparseloco(
     local_steps: Count = 15,
@@ -139,6 +143,7 @@ def sparseloco(
         "The rates of uncompressed FedAvg as the noise grows; at a fixed noise the average of signs is biased towards "
         "the voters' median for Gaussian noise, and unbiased within its range for uniform noise."
     ),
+    sure="reconstructed",
 )
 def z_signfedavg(
     local_steps: Count = 4,
@@ -164,6 +169,7 @@ def z_signfedavg(
     paper="Lu et al. 2022, arXiv:2202.06009",
     lr=1e-3,
     known="The rate of Adam with a frozen variance, under bounded gradients (reconstructed).",
+    sure="departs",
 )
 def zeroone_adam(
     warmup_steps: Count = 100,

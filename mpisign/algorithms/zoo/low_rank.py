@@ -17,6 +17,7 @@ from mpisign.algorithms.votes import Unanimous
         "(1 - delta)|M|^2. The best approximation of rank r to a p x q matrix has delta >= r/min(p, q); for one step "
         "of subspace iteration from a warm start no delta is proved."
     ),
+    sure="departs",
 )
 def powersgd(
     rank: Count = 2,

@@ -24,6 +24,7 @@ from mpisign.algorithms.zoo.known import MEDIAN
         "1: O(1/sqrt(K)) in a mixed measure, |g_i| where |g_i|/sigma_i is above 2/sqrt(3) and g_i^2/sigma_i elsewhere, "
         f"which in l1 is O(K^(-1/4)). {MEDIAN}"
     ),
+    sure="stated",
     theory=theory.signsgd_mv,
     heterogeneous="refuted",
 )
@@ -37,6 +38,7 @@ def signsgd_mv(weight_decay: NonNegative = 0.0):
     paper="Bernstein et al. 2019, arXiv:1810.05291, alg. 1",
     lr=1e-3,
     known=f"The 2019 theorems are for beta = 0; the 2018 one for momentum has a warm-up that nobody runs. {MEDIAN}",
+    sure="stated",
     heterogeneous="refuted",
 )
 def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
@@ -49,6 +51,7 @@ def signum_mv(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     paper="Bernstein et al. 2018, arXiv:1802.04434, what it proposes for voters that are unsure",
     lr=1e-3,
     known=f"Nothing is proved of it. {MEDIAN}",
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
@@ -68,6 +71,7 @@ def abstain_mv(threshold: NonNegative = 0.5, beta: Beta = 0.9, weight_decay: Non
         "O(1/sqrt(K)) where each block has its turn at least once in every so many steps (seen in a secondary text). "
         f"{MEDIAN}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cyclic", weight_decay: NonNegative = 0.0):
@@ -89,6 +93,7 @@ def absignsgd_mv(blocks: Count = 4, order: Literal["cyclic", "shuffled"] = "cycl
     known=(
         f"With weight decay it solves a problem with the constraint |weight_decay * x| <= 1 (reconstructed). {MEDIAN}"
     ),
+    sure="second-hand",
     heterogeneous="refuted",
 )
 def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
@@ -106,6 +111,7 @@ def dlion_mavo(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative 
     paper="Park, Poor & Lee 2024, arXiv:2403.16372 (signSGD-FV); Park & Lee 2024, arXiv:2402.01340 (signSGD-FD)",
     lr=1e-3,
     known=f"Built for voters whose batches differ in size. {MEDIAN}",
+    sure="departs",
     heterogeneous="refuted",
 )
 def signsgd_fv(
@@ -132,8 +138,12 @@ def signsgd_fv(
     paper="Liu et al. 2024, arXiv:2404.00438, averaging",
     lr=1e-4,
     known="As dlion-mavo; the average of signs keeps how strongly the voters agree.",
+    sure="second-hand",
     heterogeneous="refuted",
 )
 def dlion_avg(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
-    """Distributed Lion with the mean of the signs instead of their majority; log2(n + 1) bits down."""
+    """Distributed Lion with the mean of the signs instead of their majority; log2(n + 1) bits down.
+
+    Equations seen in a secondary text, as those of dlion-mavo.
+    """
     return Algorithm(Lion(beta1, beta2), Sign(), Average(), Descent(weight_decay))

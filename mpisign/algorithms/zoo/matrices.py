@@ -29,6 +29,7 @@ def _momentum(momentum: float, nesterov: bool) -> Estimator:
     paper="baseline: Jordan et al. 2024, Muon (code KellerJordan/Muon, no arXiv number)",
     lr=0.02,
     known="Steepest descent in the spectral norm, where the factor is exact and momentum 0. The source proves nothing.",
+    sure="departs",
 )
 def muon(
     momentum: Beta = 0.95,
@@ -55,6 +56,7 @@ def muon(
         "1/sqrt(n) times that of one voter. The other paper's theorem 1: it ascends a linear function of a 4 x 4 "
         "matrix, by 42468/103 a step and unit of lr (jobs/figures/c14.toml)."
     ),
+    sure="departs",
     heterogeneous="refuted",
 )
 def signmuon(
@@ -90,6 +92,7 @@ def signmuon(
         "No rate is known to us. Published for one node; as signmuon, it can ascend a linear function where signs of "
         "the polar factor point up."
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def olion(
@@ -118,6 +121,7 @@ def olion(
         "Theorem 2: it ascends a linear function of a 5 x 5 matrix, by 13.888 a step and unit of lr (jobs/figures/"
         "c14.toml). No rate is claimed."
     ),
+    sure="departs",
     heterogeneous="refuted",
 )
 def muonusign(
@@ -146,6 +150,7 @@ def muonusign(
         "Theorem 3: it ascends the linear function on which muonusign does, by 76 a step and unit of lr (jobs/figures/"
         "c14.toml). No rate is claimed."
     ),
+    sure="departs",
     heterogeneous="refuted",
 )
 def muonsign(
@@ -173,6 +178,7 @@ def muonsign(
         "The rate of EF21-Muon (Gruntkowska et al. 2025), of which it is the form with scaled signs up. It descends on "
         "the linear functions on which muonusign and muonsign ascend."
     ),
+    sure="departs",
     heterogeneous="proved",
 )
 def ef21_muonusign(
@@ -186,8 +192,8 @@ def ef21_muonusign(
     """Scaled signs of differences between momentum and a memory of it; x moves along the memories' polar factor.
 
     Sends (|r|_1/d)*sign(r) for each tensor, r = m - h, h += that on each rank; the mean of all h comes down as floats,
-    and D = polar(mean h). What is no matrix moves along sign(mean h). A matrix's rate is lr*sqrt(max(1, rows/columns))
-    where scaled. Hyperparameters as in signmuon.
+    and D = polar(mean h). What is no matrix moves along sign(mean h), for which the code has AdamW. A matrix's rate is
+    lr*sqrt(max(1, rows/columns)) where scaled. Hyperparameters as in signmuon.
     """
     update = PolarDescent(weight_decay, scaled, others, polar)
     return Algorithm(_momentum(momentum, nesterov), Memory(ScaledSign()), MemoryMean(), update)
@@ -198,6 +204,7 @@ def ef21_muonusign(
     paper=CODE,
     lr=0.02,
     known="The rate of EF21-Muon with EF21-P down (Gruntkowska et al. 2025), for the exact point y, not for x.",
+    sure="departs",
     heterogeneous="proved",
 )
 def ef21_muonsign(
@@ -227,6 +234,7 @@ def ef21_muonsign(
         "matrix, bounded below, that it ascends by 49/480 a step in the theorem's units, where the others stay bounded "
         "(jobs/figures/c14.toml). Take ef21-muonusign."
     ),
+    sure="departs",
     heterogeneous="refuted",
 )
 def ef21_signmuon(
@@ -239,8 +247,8 @@ def ef21_signmuon(
 ):
     """Scaled signs of differences between the polar factor of momentum and a memory of it; x moves along the memories.
 
-    Can diverge: see what is known. What is no matrix moves along the sign of its memories' mean. A matrix's rate is
-    lr*sqrt(max(1, rows/columns)) where scaled. Hyperparameters as in signmuon.
+    Can diverge: see what is known. What is no matrix moves along the sign of its memories' mean, for which the code has
+    AdamW. A matrix's rate is lr*sqrt(max(1, rows/columns)) where scaled. Hyperparameters as in signmuon.
     """
     estimator = Polar(_momentum(momentum, nesterov), polar)
     return Algorithm(estimator, Memory(ScaledSign()), MemoryMean(), MatrixDescent(weight_decay, scaled, others))

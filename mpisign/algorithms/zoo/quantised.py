@@ -37,6 +37,7 @@ Code = Literal["signs", "topk", "randk", "two-means", "levels"]
         "The rates of SGD with a variance (1 + omega)-fold, omega <= min(b/s^2, sqrt(b)/s) for s levels, buckets of b "
         "coordinates and the l2 norm; 1/8 for spacing exponents."
     ),
+    sure="departs",
 )
 def qsgd(
     levels: Count = 7,
@@ -67,6 +68,7 @@ def _levels(levels, bucket, norm, spacing) -> Levels:
     paper="Wen et al. 2017, arXiv:1705.07878, alg. 1",
     lr=0.1,
     known="Almost sure convergence under a bound on gradients that grows with their largest coordinate.",
+    sure="departs",
 )
 def terngrad(clip: NonNegative = 2.5, momentum: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """s*sign(g)*b with b = 1 with probability |g|/s, averaged; s the largest |g| of each tensor over all ranks.
@@ -82,6 +84,7 @@ def terngrad(clip: NonNegative = 2.5, momentum: Beta = 0.9, weight_decay: NonNeg
     paper="Seide et al. 2014, Interspeech, sec. 3; buckets for columns as in arXiv:1610.02132, sec. 5",
     lr=0.03,
     known="No proof of its own; error feedback in the sense of Karimireddy et al. 2019.",
+    sure="departs",
 )
 def onebit_sgd(bucket: Count = 512, momentum: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """One bit per coordinate, decoded as the mean of its side of 0 in its bucket, with error feedback on both sides.
@@ -102,6 +105,7 @@ def onebit_sgd(bucket: Count = 512, momentum: Beta = 0.9, weight_decay: NonNegat
         "Linear convergence for strongly convex functions and full gradients, whatever the voters' data: memories "
         "learn the local gradients. alpha <= 1/(1 + omega)."
     ),
+    sure="reconstructed",
     heterogeneous="proved",
 )
 def diana(
@@ -129,6 +133,7 @@ def diana(
     paper="Richtarik, Sokolov & Fatkhullin 2021, arXiv:2106.05203, alg. 2",
     lr=0.1,
     known="O(1/T) for full gradients whatever the voters' data, without a bound on their unlikeness.",
+    sure="stated",
     heterogeneous="proved",
 )
 def ef21(code: Code = "topk", density: Fraction = 0.01, momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
@@ -150,6 +155,7 @@ def ef21(code: Code = "topk", density: Fraction = 0.01, momentum: Beta = 0.0, we
     paper="Tang et al. 2019, arXiv:1905.05957, alg. 1",
     lr=0.1,
     known="The rate of SGD plus terms of the codes' errors of higher order.",
+    sure="stated",
 )
 def doublesqueeze(up: Code = "signs", down: Code = "signs", density: Fraction = 0.01, weight_decay: NonNegative = 0.0):
     """Codes with error feedback on each rank and where messages are counted, any code up and any down.
@@ -174,6 +180,7 @@ def doublesqueeze(up: Code = "signs", down: Code = "signs", density: Fraction = 
         "No proof is known to us. By its abstract majority votes alone converge less well, and are no faster. A tensor "
         "of one coordinate sends its sign alone here, and goes to the voters' median where their rows are unlike."
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def lion_cub(

@@ -43,6 +43,7 @@ from mpisign.algorithms.zoo.known import MEDIAN, ONE_NODE
         "probability above 1/2; without that it may never move (jobs/figures/c1.toml, c3.toml). Option 2 gives the "
         f"last iterate. {MEDIAN}"
     ),
+    sure="second-hand",
     theory=theory.signsgd_mv,
     heterogeneous="refuted",
 )
@@ -71,6 +72,7 @@ def _batches(grow_every: int) -> Estimator:
         "N^(-1/4)) in l1; for rates lr/sqrt(k+1) and batches of k + 1 rows (grow_every = 1), which nobody runs. The "
         f"warm-up belongs to it. {MEDIAN}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def signum(beta: Beta = 0.9, warmup: Whole | None = None, grow_every: Whole = 0, weight_decay: NonNegative = 0.0):
@@ -106,6 +108,7 @@ def warmup_of(beta: float) -> int:
         "Momentum alone makes large batches and symmetric noise unnecessary: O(d T^(-1/4)), later O(d^(1/2) T^(-1/4)) "
         f"(arXiv:2507.12091). {ONE_NODE}"
     ),
+    sure="reconstructed",
     theory=theory.signsgd_sim,
     heterogeneous="refuted",
 )
@@ -125,6 +128,7 @@ def signsgd_sim(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "With weight decay it solves a problem with the constraint |weight_decay * x| <= 1, and rates 3 to 10 times "
         "below AdamW's are advised (both reconstructed)."
     ),
+    sure="stated",
     heterogeneous="refuted",
 )
 def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0):
@@ -137,6 +141,7 @@ def lion(beta1: Beta = 0.9, beta2: Beta = 0.99, weight_decay: NonNegative = 0.0)
     paper="Riedmiller & Braun 1993, IEEE ICNN; Igel & Huesken 2003, Neurocomputing 50, without and with backtracking",
     lr=0.01,
     known=f"No rate is known to us; it is for full gradients, and noise in their signs shrinks its steps. {ONE_NODE}",
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def rprop(
@@ -168,6 +173,7 @@ def rprop(
         "O(eps^(-3.5)) steps, in a measure of the paper's own, with one gradient per row: between momentum's "
         f"O(eps^(-4)) and the O(eps^(-3)) of variance reduction, which takes more (abstract). {ONE_NODE}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def sign_igt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
@@ -189,6 +195,7 @@ def sign_igt(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "The rate of the uncompressed stochastic proximal gradient for non-convex functions, under assumptions on "
         f"regulariser and noise (abstract). {ONE_NODE}"
     ),
+    sure="second-hand",
     heterogeneous="refuted",
 )
 def signprox(l1: NonNegative = 1e-4, box: NonNegative = 0.0):
@@ -206,6 +213,7 @@ def signprox(l1: NonNegative = 1e-4, box: NonNegative = 0.0):
     paper="Leplat et al. 2025, arXiv:2508.18510, accelerated signGD with restarts",
     lr=1e-3,
     known=f"The paper's results are for its flow in continuous time (seen second-hand). {ONE_NODE}",
+    sure="second-hand",
     heterogeneous="refuted",
 )
 def accelerated_signgd(momentum: Beta = 0.9):
@@ -222,6 +230,7 @@ def accelerated_signgd(momentum: Beta = 0.9):
     paper="Liu, Liu & Gore 2025, arXiv:2501.12243",
     lr=1e-3,
     known=f"No rate is known to us. {ONE_NODE}",
+    sure="stated",
     heterogeneous="refuted",
 )
 def focus(beta1: Beta = 0.9, beta2: Beta = 0.999, gamma: Fraction = 0.1, weight_decay: NonNegative = 0.0):
@@ -241,6 +250,7 @@ def focus(beta1: Beta = 0.9, beta2: Beta = 0.999, gamma: Fraction = 0.1, weight_
         "The rate of signSGD with the best constant step, up to logarithms, without knowing it (seen second-hand). "
         f"{ONE_NODE}"
     ),
+    sure="departs",
     heterogeneous="refuted",
 )
 def signsgd_free(
@@ -271,6 +281,7 @@ def signsgd_free(
         "A small-batch rate in a measure weighted by the signal-to-noise ratio, for symmetric unimodal noise. "
         f"{ONE_NODE}"
     ),
+    sure="second-hand",
     heterogeneous="refuted",
 )
 def hybrid_signsgd(
@@ -303,6 +314,7 @@ def hybrid_signsgd(
         "O(sqrt(d)/sqrt(T)) at rate 1/sqrt(d T), to a neighbourhood that smoothing and directions set (reconstructed). "
         "Function values in float32 lose their differences where smoothing is small."
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def zo_signsgd(

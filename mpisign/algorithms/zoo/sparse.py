@@ -23,6 +23,7 @@ Select = Literal["tile", "all"]
     paper="Stich, Cordonnier & Jaggi 2018, arXiv:1809.07599, alg. 1; Aji & Heafield 2017, arXiv:1704.05021",
     lr=0.1,
     known="The rate of SGD plus a term in 1/(density^2 T^2) for strongly convex functions.",
+    sure="departs",
 )
 def topk(density: Fraction = 0.01, select: Select = "tile", momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """The largest coordinates of lr*g + e as (place, value), averaged; e keeps all others.
@@ -47,12 +48,14 @@ def _local(momentum: float):
     paper="Stich, Cordonnier & Jaggi 2018, arXiv:1809.07599, alg. 1; Konecny & Richtarik 2018, arXiv:1611.07555",
     lr=0.1,
     known="As topk with error feedback; without it SGD with a variance 1/density-fold.",
+    sure="departs",
 )
 def randk(density: Fraction = 0.01, feedback: bool = True, momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """Random coordinates, the same on all ranks, so that no places travel; averaged.
 
     feedback: the others stay in a residual, p = lr*g + e. False: values are divided by the density, which makes them
-    unbiased. Each 4096 coordinates have their share. momentum: Nesterov's, on each rank.
+    unbiased. Each 4096 coordinates have their share, where the papers draw from all. momentum: Nesterov's, on each
+    rank.
     """
     form = Chosen(density, unbiased=not feedback)
     sign = ErrorFeedback(Compressed(form)) if feedback else Compressed(form)
@@ -64,6 +67,7 @@ def randk(density: Fraction = 0.01, feedback: bool = True, momentum: Beta = 0.0,
     paper="Lin et al. 2018, arXiv:1712.01887, alg. 1 to 4",
     lr=0.1,
     known="No proof of its own.",
+    sure="departs",
 )
 def dgc(
     density: Fraction = 0.01,
@@ -100,6 +104,7 @@ def dgc(
     paper="Strom 2015, Interspeech, Scalable distributed DNN training using commodity GPU cloud computing",
     lr=0.1,
     known="No proof of its own; a threshold too small floods the wire, one too large starves x while residuals grow.",
+    sure="reconstructed",
 )
 def strom(threshold: Positive = 0.01, weight_decay: NonNegative = 0.0):
     """The sign of r where |r| > threshold, r += g - threshold*sign there; averaged, times the threshold.
@@ -116,6 +121,7 @@ def strom(threshold: Positive = 0.01, weight_decay: NonNegative = 0.0):
     paper="Wangni et al. 2018, arXiv:1710.09854, alg. 3",
     lr=0.1,
     known="The least variance of all unbiased sparse messages of that expected length.",
+    sure="departs",
 )
 def wangni(density: Fraction = 0.05, passes: Count = 2, momentum: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """g_i/p_i with probability p_i = min(1, c|g_i|), else nothing; averaged: unbiased, of least variance.
@@ -131,6 +137,7 @@ def wangni(density: Fraction = 0.05, passes: Count = 2, momentum: Beta = 0.9, we
     paper="Park & Lee 2023, arXiv:2302.07475, S3GD-MV",
     lr=1e-2,
     known="By its abstract the rate of signSGD, for a density that suits the number of voters and d. Proof not seen.",
+    sure="reconstructed",
 )
 def s3gd_mv(density: Fraction = 0.01, memory: bool = True, momentum: Beta = 0.0, weight_decay: NonNegative = 0.0):
     """Signs of the largest coordinates of each rank's gradient and memory, majority vote over those present.
@@ -151,6 +158,7 @@ def s3gd_mv(density: Fraction = 0.01, memory: bool = True, momentum: Beta = 0.0,
     paper="Peng, Quesnelle & Kingma 2024, arXiv:2411.19870, DeMo",
     lr=1e-3,
     known="No proof of its own.",
+    sure="departs",
 )
 def demo(
     topk: Annotated[int, Field(ge=1, le=TILE)] = 32,

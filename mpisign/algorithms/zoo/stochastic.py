@@ -18,6 +18,7 @@ from mpisign.algorithms.zoo.known import FLOOR, Radius
     paper="Chen et al. 2020, arXiv:1906.01736, alg. 3",
     lr=1e-3,
     known="The expected median approaches the mean as O(1/noise), but noise also slows every step.",
+    sure="second-hand",
 )
 def noisy_signsgd(noise: NonNegative = 0.01, weight_decay: NonNegative = 0.0):
     """sign(g + noise*xi), xi from N(0, 1), majority vote. The paper's b is our noise, in units of the gradient.
@@ -32,6 +33,7 @@ def noisy_signsgd(noise: NonNegative = 0.01, weight_decay: NonNegative = 0.0):
     paper="Chen et al. 2020, arXiv:1906.01736, alg. 4",
     lr=0.1,
     known="E|grad|^2 = O(d^(2/3) T^(-1/3)) at noise (T*d)^(1/6) and rate (T*d)^(-2/3) (thm. 6, seen second-hand).",
+    sure="second-hand",
     theory=theory.noisy_median,
     heterogeneous="proved",
 )
@@ -48,6 +50,7 @@ def noisy_median(noise: NonNegative = 0.01):
     paper="Jin et al. 2020, arXiv:2002.10940, dp-sign",
     lr=1e-3,
     known="It makes no privacy claim here: the accounting of many steps and of the sampling is not done.",
+    sure="stated",
 )
 def dp_sign(
     clip_rows: Positive = 1.0, epsilon: Positive = 1.0, delta: Fraction = 1e-5, weight_decay: NonNegative = 0.0
@@ -66,6 +69,7 @@ def dp_sign(
     paper="Jin et al. 2020, arXiv:2002.10940, sto-sign",
     lr=1e-3,
     known="It converges to a neighbourhood; the rate quoted by others is O(d^(3/8) T^(-1/8)).",
+    sure="second-hand",
 )
 def sto_signsgd(
     radius: Radius = "max",
@@ -93,6 +97,7 @@ def sto_signsgd(
         "By its abstract the rate of sto-signsgd, with fewer than half of the voters blind attackers. It makes no "
         "privacy claim here: the paper's f-differential privacy is not accounted."
     ),
+    sure="reconstructed",
     heterogeneous="claimed",
 )
 def ternary_vote(radius: Radius = "max", silence: Beta = 0.5, refresh: Count = 100, weight_decay: NonNegative = 0.0):
@@ -114,6 +119,7 @@ def ternary_vote(radius: Radius = "max", silence: Beta = 0.5, refresh: Count = 1
         "Unbiased after a rescaling of each coordinate; convergence is claimed for non-smooth functions too (seen "
         "second-hand). Published for one node; on several, each keeps its own radii and the vote weighs them alike."
     ),
+    sure="second-hand",
 )
 def sto_signsgd_running(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
     """sign(m + G*u), u uniform in (-1, 1), G the largest |m| so far of each coordinate; nothing is shared.
@@ -133,6 +139,7 @@ def sto_signsgd_running(beta: Beta = 0.9, weight_decay: NonNegative = 0.0):
         "unlike data: the proof of theorem 8 needed every voter's gradient to be unbiased for the same function. In "
         "one dimension it is a vote of signs and goes to the median."
     ),
+    sure="reconstructed",
     theory=theory.ssdm,
     heterogeneous="refuted",
 )
@@ -154,6 +161,7 @@ def ssdm(
     paper="Sun et al. 2023, PMLR 202:33077 (no arXiv number), MV-sto-signSGD-SIM",
     lr=1e-3,
     known=f"O(d T^(-1/4) + d n^(-1/2)). {FLOOR}",
+    sure="reconstructed",
     theory=theory.mv_signsgd_sim,
     heterogeneous="refuted",
 )
@@ -174,6 +182,7 @@ def mv_signsgd_sim(beta: Beta = 0.9, radius: Radius = "max", refresh: Count = 10
         f"Option 1: O(d^(1/2) T^(-1/2) + d n^(-1/2)). {FLOOR} Option 2: "
         "O(max{d^(1/4) T^(-1/4), d^(1/10) T^(-1/5)}), no floor (abstract)."
     ),
+    sure="reconstructed",
 )
 def mvsm(
     option: Literal[1, 2] = 2,
@@ -201,6 +210,7 @@ def mvsm(
         "gradient keeps its sign sends that, whatever its size: with unlike rows x goes to the median of the voters' "
         "minima in one dimension, not to the minimum of their mean."
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def birder(beta: Beta = 0.95, down: Literal["mean", "sign"] = "mean", weight_decay: NonNegative = 0.0):

@@ -18,6 +18,7 @@ from mpisign.errors import UsageError
     paper="Jiang et al. 2024, arXiv:2406.00489, alg. 3",
     lr=1e-3,
     known=f"Option 1: O(d^(1/2) T^(-1/2) + d n^(-1/2)). {FLOOR} Option 2: E|grad|_2 = O(d^(1/4) T^(-1/4)), no floor.",
+    sure="reconstructed",
     theory=theory.ssvr_mv,
     heterogeneous="refuted",
 )
@@ -50,6 +51,7 @@ def ssvr_mv(
         "Without STORM O(max{d^(1/4) T^(-1/4), d^(1/10) (nT)^(-1/5)}), with it O(d^(1/4) T^(-1/4)) "
         "(abstract); no floor."
     ),
+    sure="reconstructed",
 )
 def dlion_unbiased(
     beta1: Beta = 0.9,
@@ -77,6 +79,7 @@ def dlion_unbiased(
         "E|grad|_1 = O(sqrt(d/K) + sqrt(d)*(a/(nK))^(1/3)), a = d for this compressor; unlike voters are allowed "
         "and there is no floor."
     ),
+    sure="departs",
     theory=theory.dvr_sign,
     heterogeneous="proved",
 )
@@ -98,6 +101,7 @@ def dvr_sign(
     paper="Jiang et al. 2026, arXiv:2609.18656, DVR-Q and DVR-Q-FS",
     lr=0.01,
     known="E|grad|_2 = O(sqrt(a/K) + sqrt(a)/(nK)^(1/3)), a = d for this compressor; unlike voters allowed.",
+    sure="departs",
     theory=theory.dvr_q,
     heterogeneous="proved",
 )
@@ -135,6 +139,7 @@ def _tracking(vote, beta, start_batches, snapshot_every, weight_decay):
         "passes over them. Reshuffling alone does not repair the sign's bias (see signrr); the snapshot here does. "
         f"{MEDIAN}"
     ),
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
@@ -151,6 +156,7 @@ def dist_signrvr(every: Whole = 0, weight_decay: NonNegative = 0.0):
     paper="Qin et al. 2023, arXiv:2310.15976, dist-SignRVM",
     lr=1e-3,
     known=f"As dist-signrvr, with momentum. {MEDIAN}",
+    sure="reconstructed",
     heterogeneous="refuted",
 )
 def dist_signrvm(beta: Beta = 0.9, every: Whole = 0, weight_decay: NonNegative = 0.0):
