@@ -21,6 +21,7 @@ from mpisign.problems import find as find_problem
 from mpisign.problems.data.fetch import fetch
 from mpisign.run import progress
 from mpisign.run.plan import resolve
+from mpisign.run.resume import FRESH, ResumeOptions, refuse_existing
 from mpisign.run.train import simulate
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, summary_lines
@@ -134,41 +135,62 @@ def test_a_folder_of_runs_is_listed(folder, monkeypatch):
     assert CliRunner().invoke(cli, ["list", str(folder)]).stdout == shown.stdout.replace("killed ", "running")
 
 
-def test_a_taken_run_file_is_refused_before_torch_and_mpi(folder):
+def test_a_taken_run_file_is_refused_before_mpi(folder):
     code = (
         "import sys; from mpisign.cli import main\n"
-        "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules, 'mpi4py.MPI' in sys.modules)"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'mpi4py.MPI' in sys.modules)"
     )
     flags = [part for setting in (*QUICK, f"run.file={folder}/one.h5") for part in ("--set", setting)]
     # a launcher's promise that no MPI could keep
     promise = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "PMI_FD": "99"}
     ended = run(sys.executable, "-c", code, "train", *flags, environment=promise)
-    assert ended.out.split() == ["2", "False", "False"], ended.err
+    assert ended.out.split() == ["2", "False"], ended.err
     assert "exists" in ended.err
     other = run(sys.executable, "-c", code, "train", *flags, environment=promise | {"PMI_RANK": "1"})
-    assert (other.out.split(), other.err) == (["2", "False", "False"], "")
+    assert (other.out.split(), other.err) == (["2", "False"], "")
+
+
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["exchange.name=foo"], "'foo'"),
+        (["run.device=cuda"], "run.device"),
+        (["problem.name=logistic", "problem.path=nowhere/a9a"], "nowhere/a9a"),
+        ([], "nowhere.ckpt"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_told_before_that_its_file_is_taken(folder, settings, told, overwrite):
+    before = (folder / "one.h5").read_bytes()
+    length = [word for word in QUICK if not (settings[:1] == ["problem.name=logistic"] and word.startswith("problem"))]
+    options = FRESH if settings else ResumeOptions("never", init_from=folder / "nowhere.ckpt")
+    job = load(*length, *settings, f"run.file={folder}/one.h5", f"run.overwrite={overwrite}")
+    with pytest.raises(UsageError, match=re.escape(told)):
+        simulate(job, voters=3, quiet=True, options=options)
+    assert (folder / "one.h5").read_bytes() == before
 
 
 def test_what_is_not_certain_is_left_to_whoever_opens_the_file(folder, tmp_path, monkeypatch):
-    from mpisign.run.resume import refuse_existing
+    def resolved(*settings):
+        return resolve(load(*QUICK, *settings), 3).config
 
-    taken = load(*QUICK, f"run.file={folder}/one.h5")
+    taken = resolved(f"run.file={folder}/one.h5")
     with pytest.raises(UsageError, match="exists"):
-        refuse_existing(taken, 3)
-    refuse_existing(load(*QUICK, f"run.file={folder}/one.h5", "run.overwrite=true"), 3)
-    refuse_existing(load(*QUICK, f"run.file={folder}/none.h5"), 3)
+        refuse_existing(taken, FRESH)
+    refuse_existing(resolved(f"run.file={folder}/one.h5", "run.overwrite=true"), FRESH)
+    refuse_existing(resolved(f"run.file={folder}/none.h5"), FRESH)
     # a run that never took a step
     shutil.copy(folder / "one.h5", tmp_path / "early.h5")
     with h5py.File(tmp_path / "early.h5", "r+") as file:
         for table in ("steps", "eval", "phases", "events"):
             for column in file[table].values():
                 column.resize(0, axis=0)
-    refuse_existing(load(*QUICK, f"run.file={tmp_path}/early.h5"), 3)
+    refuse_existing(resolved(f"run.file={tmp_path}/early.h5"), FRESH)
     # ranks on other machines may not see the file: root alone must not leave
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    refuse_existing(taken, 3)
+    refuse_existing(taken, FRESH)
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -77,9 +77,6 @@ def train(job, **options):
     """
     stopping.catch_signals(leaving.interrupted)
     config = _one(_read(job, options), job, options["point"])
-    from mpisign.run.nodes import foreseen
-
-    _check_file(config, foreseen(config, mpi.launch().size)[0], options)
     with no_collection():
         from mpisign.run.train import train
 
@@ -126,7 +123,6 @@ def simulate(job, voters, jobs, **options):
         run_points(lambda: _read(job, options), jobs)
         return
     config = _one(loaded, job, options["point"])
-    _check_file(config, config.run.voters, options)
     with no_collection():
         from mpisign.run.train import simulate
 
@@ -185,13 +181,6 @@ def _one(loaded, job: Path | None, point: int | None):
     if point >= len(loaded):
         raise UsageError(f"--point {point}: the sweep has points 0 to {len(loaded) - 1}")
     return loaded[point].config
-
-
-def _check_file(config, voters: int, options: dict) -> None:
-    from mpisign.run.resume import refuse_existing
-
-    if not options["dry_run"] and options["resume"] == "never":
-        refuse_existing(config, voters)
 
 
 @cli.command()
