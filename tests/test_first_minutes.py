@@ -150,6 +150,57 @@ def test_a_taken_run_file_is_refused_before_mpi(folder):
     assert (other.out.split(), other.err) == (["2", "False"], "")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "{job}", "--set", "run.steps=abc"], "--set run.steps = 'abc': should be a valid integer"),
+        (["train", "{job}"], "job.toml: run.epochs = nan: should be a finite number"),
+        (["train", "--set", "run.stepz=5"], "--set: unknown key run.stepz (did you mean steps?)"),
+        (["train", "--max-time", "nan"], "--max-time nan: minutes, a finite number above 0"),
+        (["resume", "{run}", "--max-time", "-1"], "--max-time -1: minutes, a finite number above 0"),
+        (["resume", "{run}", "--set", "checkpoint.keep=0"], "--set checkpoint.keep = 0: should be greater"),
+        (["train", "--set", "problem.hidden=-4"], "problem.hidden = -4: should be a list, as in problem.hidden=[-4]"),
+        (["algorithms", "--bits", "nan"], "--bits nan: bits per coordinate, a number from 0 on"),
+        (["train", "{run}"], "one.h5: a run file is no job; mpisign resume "),
+        (["plan", "{run}"], "one.h5: a run file is no job; mpisign resume "),
+        (["show", "{empty}"], "empty.h5: can't be opened as HDF5: it is empty"),
+        (["show", "{job}"], "job.toml: can't be opened as HDF5: it is none"),
+        (["repair", "{folder}"], ": a folder, not a file"),
+        (["bench", "kernels", "-d", "0"], "-d 0: coordinates are a whole number from 1"),
+    ],
+)
+def test_a_message_names_what_was_wrong_and_where_it_stood(folder, tmp_path, words, told):
+    (tmp_path / "job.toml").write_text("[run]\nepochs = nan\n")
+    (tmp_path / "empty.h5").touch()
+    known = {"job": tmp_path / "job.toml", "empty": tmp_path / "empty.h5", "folder": folder, "run": folder / "one.h5"}
+    ended = CliRunner().invoke(cli, [word.format(**known) for word in words])
+    assert isinstance(ended.exception, UsageError)
+    assert told in str(ended.exception)
+
+
+def test_a_job_is_listed_as_no_run_and_not_as_a_damaged_one(folder, tmp_path):
+    (tmp_path / "job.toml").touch()
+    assert "foreign" in CliRunner().invoke(cli, ["list", str(tmp_path / "job.toml")]).stdout
+    assert "damaged" in CliRunner().invoke(cli, ["list", str(folder / "damaged.h5")]).stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("schedule.warmup=40", "schedule.warmup = 40, but the run has 20 steps: its rate ends at 0.005 and never"),
+        ("schedule.warmup=20", ""),
+        ("problem.batch_size=1000", "problem.batch_size: voter(s) 0, 1, 2 own fewer rows than that, and take them all"),
+        ("problem.batch_size=0", ""),
+        ("problem.batch_sizes=[1000, 1, 1]", "problem.batch_sizes: voter(s) 0 own fewer rows than that"),
+    ],
+)
+def test_what_cannot_be_as_the_job_says_is_told(tmp_path, capsys, settings, told):
+    job = load(settings, "schedule.lr=0.01", "run.steps=20", "partition.kind=iid", f"run.file={tmp_path}/r.h5")
+    simulate(job, voters=3, dry_run=True)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert [told in note for note in notes] == [True] * bool(told)
+
+
 @pytest.mark.parametrize("overwrite", ["false", "true"])
 @pytest.mark.parametrize(
     ("settings", "told"),

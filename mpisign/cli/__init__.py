@@ -1,5 +1,6 @@
 """The command line: each command parses, then calls one function. Only what runs over ranks starts MPI."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def _settings(options: dict) -> tuple[str, ...]:
 
 
 def _limit(max_time: float | None) -> tuple[str, ...]:
+    if max_time is not None and not 0 < max_time < math.inf:
+        raise UsageError(f"--max-time {max_time:g}: minutes, a finite number above 0, as in --max-time 55")
     return (f"run.max_minutes={max_time}",) if max_time is not None else ()
 
 
@@ -166,8 +169,8 @@ def _read(job: Path | None, options: dict):
 
     if job is None:
         return config.load(None, _settings(options))
-    tables = config.tables(job, _settings(options))
-    return sweep.points(tables, job) or config.make(tables, f"{job}: ")
+    tables, settings = config.tables(job, words := _settings(options)), map(config.parse, words)
+    return sweep.points(tables, job) or config.make(tables, f"{job}: ", settings)
 
 
 def _one(loaded, job: Path | None, point: int | None):

@@ -108,7 +108,7 @@ def stored_job(run: Run, settings: list[Setting], **values: object) -> Config:
     for table, key, value in settings:
         tables.setdefault(table, {})[key] = value
     tables["run"] |= {"file": paths.literal(run.path)} | values
-    return make(tables, f"{run.path}: ")
+    return make(tables, f"{run.path}: ", settings)
 
 
 def may_regroup(options: ResumeOptions, config: Config) -> bool:
