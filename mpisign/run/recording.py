@@ -44,6 +44,7 @@ class RunLog:
         """quiet: nothing is printed. verbose: the header tells all."""
         self.plan, self.config, self.share, self.stepper = setup.plan, setup.plan.config, setup.share, setup.stepper
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
+        self.why_threads = setup.why_threads
         self.world, self.oracles, self.everyone = self.stepper.world, self.stepper.oracles, setup.everyone
         self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
         self.printer = self._make_printer()
@@ -296,7 +297,8 @@ class RunLog:
         each = f", of {self.world.each} ranks each" if self.world.each > 1 else ""
         owner = "rank" if each else "voter"
         say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}{each}")
-        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
+        why = f" ({self.why_threads})" if self.why_threads else ""
+        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank{why}")
         if plan.preset:
             say(f"preset: {plan.preset}")
         say(f"exchange: {', then '.join(f'{choice.name} ({choice.reason})' for choice in plan.choices)}")
