@@ -5,9 +5,10 @@ against its signature, which is the only list of them.
 """
 
 import inspect
+import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -256,12 +257,12 @@ def load(file: Path | None, settings: Iterable[str] = ()) -> Config:
     """
     parsed = [parse(setting) for setting in settings]
     if file:
-        return make(_laid_over(_read(file), parsed), f"{file}: ")
+        return make(_laid_over(_read(file), parsed), f"{file}: ", parsed)
     built_in = {name: dict(table) for name, table in BUILT_IN.items()}
     # what another name makes useless goes before anything is set: the order of settings does not matter
     for table, key, _ in parsed:
         _forget_arguments(built_in, table, key)
-    return make(_laid_over(built_in, parsed)).with_fallbacks(_left_of_the_built_in(parsed))
+    return make(_laid_over(built_in, parsed), settings=parsed).with_fallbacks(_left_of_the_built_in(parsed))
 
 
 def tables(file: Path, settings: Iterable[str] = ()) -> dict[str, dict]:
@@ -279,11 +280,15 @@ def _laid_over(tables: dict[str, dict], parsed: list[Setting]) -> dict[str, dict
     return tables
 
 
-def make(tables: dict[str, dict], where: str = "") -> Config:
-    """The job that tables describe; raises UsageError if they do not."""
+def make(tables: dict[str, dict], where: str = "", settings: Iterable[Setting] = ()) -> Config:
+    """The job that tables describe; raises UsageError if they do not.
+
+    where: they come from, with a colon; settings: what of them was set at the command line.
+    """
     if hidden := next((key for key, text in _strings(tables) if "\0" in text), None):
         raise UsageError(f"{where}{hidden} has a zero byte in it, which no name or path may have")
-    config = validate(Config, tables, where)
+    given = {name for table, key, _ in settings for name in (table, f"{table}.{key}")}
+    config = validate(Config, tables, where, given=given)
     lengths = [f"run.{name}" for name in LENGTHS if getattr(config.run, name)]
     if len(lengths) > 1:
         raise UsageError(f"{' and '.join(lengths)} are all given; give one of them")
@@ -330,6 +335,8 @@ def _read(file: Path) -> dict[str, dict]:
     except OSError as error:
         raise UsageError(f"can't read the job file {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
+        if file.suffix == ENDING:
+            raise UsageError(f"{file}: a run file is no job; mpisign resume {file} goes on with the run") from error
         raise UsageError(f"{file}: not valid TOML: {error}") from error
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
@@ -353,11 +360,17 @@ def parse(setting: str) -> Setting:
 
 
 def validate(
-    model: type[pydantic.BaseModel], values: dict, where: str, prefix: str = "", hints: Mapping[str, str] | None = None
+    model: type[pydantic.BaseModel],
+    values: dict,
+    where: str,
+    prefix: str = "",
+    hints: Mapping[str, str] | None = None,
+    given: Container[str] = (),
 ) -> Any:
     """The model of these values, or UsageError: what is wrong, the value, what is valid.
 
-    hints: what keys without a default are for, by key.
+    where: the values come from, except those that are `given` at the command line. hints: what keys without a default
+    are for, by key.
     """
     try:
         return model(**values)
@@ -365,16 +378,28 @@ def validate(
         first = (errors := error.errors())[0]
         path = [str(p) for p in first["loc"]][: 2 if model is Config else 1]
         name = prefix + ".".join(path)
+        where = "--set " if name in given else where
         if first["type"] == "extra_forbidden":
+            where = where.replace("--set ", "--set: ")
             raise UsageError(f"{where}unknown key {name}{_near(model, path)}; {_valid_keys(model, path)}") from None
         if first["type"] == "missing":
             hint = f" ({hints[path[-1]]})" if path[-1] in (hints or {}) else ""
             raise UsageError(f"{where}{name} is missing{hint}; set it, as in --set {name}=...") from None
         # a value that may be of several kinds fails once for each
-        texts = [e["msg"] for e in errors if e["loc"][: len(path)] == first["loc"][: len(path)]]
-        reasons = dict.fromkeys(text.replace("Input should be ", "") for text in texts)
+        same = (e for e in errors if e["loc"][: len(path)] == first["loc"][: len(path)])
+        reasons = dict.fromkeys(_reason(e, name) for e in same)
         near = did_you_mean(first["input"], re.findall("'(.*?)'", first.get("ctx", {}).get("expected", "")))
         raise UsageError(f"{where}{name} = {first['input']!r}{near}: should be {', or '.join(reasons)}") from None
+
+
+def _reason(error: Mapping[str, Any], name: str) -> str:
+    """What a value should be that pydantic refuses: as it says, but for what its limits hide."""
+    value = error["input"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if error["type"] == "list_type":
+        return f"a list, as in {name}=[{value}]"
+    return error["msg"].replace("Input should be ", "")
 
 
 def _near(model: type[pydantic.BaseModel], path: list[str]) -> str:

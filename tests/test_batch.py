@@ -202,10 +202,8 @@ def test_pinning(cores, everywhere, state):
 
 
 def test_too_little_shared_memory_is_a_problem():
-    assert (
-        doctor._memory([{"host": "h", "shm": size, "left": {}, "parts": {}} for size in (64 << 20, 1 << 40)])[0].state
-        == "problem"
-    )
+    facts = [{"host": "h", "shm": size, "left": {}, "removed": [], "parts": {}} for size in (64 << 20, 1 << 40)]
+    assert doctor._memory(facts)[0].state == "problem"
 
 
 def test_a_step_that_pmix_started_is_refused_before_mpi():

@@ -21,6 +21,7 @@ from mpisign.problems import find as find_problem
 from mpisign.problems.data.fetch import fetch
 from mpisign.run import progress
 from mpisign.run.plan import resolve
+from mpisign.run.resume import FRESH, ResumeOptions, refuse_existing
 from mpisign.run.train import simulate
 from mpisign.storage import lock
 from mpisign.storage.reader import Run, summary_lines
@@ -134,41 +135,113 @@ def test_a_folder_of_runs_is_listed(folder, monkeypatch):
     assert CliRunner().invoke(cli, ["list", str(folder)]).stdout == shown.stdout.replace("killed ", "running")
 
 
-def test_a_taken_run_file_is_refused_before_torch_and_mpi(folder):
+def test_a_taken_run_file_is_refused_before_mpi(folder):
     code = (
         "import sys; from mpisign.cli import main\n"
-        "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules, 'mpi4py.MPI' in sys.modules)"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'mpi4py.MPI' in sys.modules)"
     )
     flags = [part for setting in (*QUICK, f"run.file={folder}/one.h5") for part in ("--set", setting)]
     # a launcher's promise that no MPI could keep
     promise = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "PMI_FD": "99"}
     ended = run(sys.executable, "-c", code, "train", *flags, environment=promise)
-    assert ended.out.split() == ["2", "False", "False"], ended.err
+    assert ended.out.split() == ["2", "False"], ended.err
     assert "exists" in ended.err
     other = run(sys.executable, "-c", code, "train", *flags, environment=promise | {"PMI_RANK": "1"})
-    assert (other.out.split(), other.err) == (["2", "False", "False"], "")
+    assert (other.out.split(), other.err) == (["2", "False"], "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "{job}", "--set", "run.steps=abc"], "--set run.steps = 'abc': should be a valid integer"),
+        (["train", "{job}"], "job.toml: run.epochs = nan: should be a finite number"),
+        (["train", "--set", "run.stepz=5"], "--set: unknown key run.stepz (did you mean steps?)"),
+        (["train", "--max-time", "nan"], "--max-time nan: minutes, a finite number above 0"),
+        (["resume", "{run}", "--max-time", "-1"], "--max-time -1: minutes, a finite number above 0"),
+        (["resume", "{run}", "--set", "checkpoint.keep=0"], "--set checkpoint.keep = 0: should be greater"),
+        (["train", "--set", "problem.hidden=-4"], "problem.hidden = -4: should be a list, as in problem.hidden=[-4]"),
+        (["algorithms", "--bits", "nan"], "--bits nan: bits per coordinate, a number from 0 on"),
+        (["train", "{run}"], "one.h5: a run file is no job; mpisign resume "),
+        (["plan", "{run}"], "one.h5: a run file is no job; mpisign resume "),
+        (["show", "{empty}"], "empty.h5: can't be opened as HDF5: it is empty"),
+        (["show", "{job}"], "job.toml: can't be opened as HDF5: it is none"),
+        (["repair", "{folder}"], ": a folder, not a file"),
+        (["bench", "kernels", "-d", "0"], "-d 0: coordinates are a whole number from 1"),
+    ],
+)
+def test_a_message_names_what_was_wrong_and_where_it_stood(folder, tmp_path, words, told):
+    (tmp_path / "job.toml").write_text("[run]\nepochs = nan\n")
+    (tmp_path / "empty.h5").touch()
+    known = {"job": tmp_path / "job.toml", "empty": tmp_path / "empty.h5", "folder": folder, "run": folder / "one.h5"}
+    ended = CliRunner().invoke(cli, [word.format(**known) for word in words])
+    assert isinstance(ended.exception, UsageError)
+    assert told in str(ended.exception)
+
+
+def test_a_job_is_listed_as_no_run_and_not_as_a_damaged_one(folder, tmp_path):
+    (tmp_path / "job.toml").touch()
+    assert "foreign" in CliRunner().invoke(cli, ["list", str(tmp_path / "job.toml")]).stdout
+    assert "damaged" in CliRunner().invoke(cli, ["list", str(folder / "damaged.h5")]).stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("schedule.warmup=40", "schedule.warmup = 40, but the run has 20 steps: its rate ends at 0.005 and never"),
+        ("schedule.warmup=20", ""),
+        ("problem.batch_size=1000", "problem.batch_size: voter(s) 0, 1, 2 own fewer rows than that, and take them all"),
+        ("problem.batch_size=0", ""),
+        ("problem.batch_sizes=[1000, 1, 1]", "problem.batch_sizes: voter(s) 0 own fewer rows than that"),
+    ],
+)
+def test_what_cannot_be_as_the_job_says_is_told(tmp_path, capsys, settings, told):
+    job = load(settings, "schedule.lr=0.01", "run.steps=20", "partition.kind=iid", f"run.file={tmp_path}/r.h5")
+    simulate(job, voters=3, dry_run=True)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert [told in note for note in notes] == [True] * bool(told)
+
+
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["exchange.name=foo"], "'foo'"),
+        (["run.device=cuda"], "run.device"),
+        (["problem.name=logistic", "problem.path=nowhere/a9a"], "nowhere/a9a"),
+        ([], "nowhere.ckpt"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_told_before_that_its_file_is_taken(folder, settings, told, overwrite):
+    before = (folder / "one.h5").read_bytes()
+    length = [word for word in QUICK if not (settings[:1] == ["problem.name=logistic"] and word.startswith("problem"))]
+    options = FRESH if settings else ResumeOptions("never", init_from=folder / "nowhere.ckpt")
+    job = load(*length, *settings, f"run.file={folder}/one.h5", f"run.overwrite={overwrite}")
+    with pytest.raises(UsageError, match=re.escape(told)):
+        simulate(job, voters=3, quiet=True, options=options)
+    assert (folder / "one.h5").read_bytes() == before
 
 
 def test_what_is_not_certain_is_left_to_whoever_opens_the_file(folder, tmp_path, monkeypatch):
-    from mpisign.run.resume import refuse_existing
+    def resolved(*settings):
+        return resolve(load(*QUICK, *settings), 3).config
 
-    taken = load(*QUICK, f"run.file={folder}/one.h5")
+    taken = resolved(f"run.file={folder}/one.h5")
     with pytest.raises(UsageError, match="exists"):
-        refuse_existing(taken, 3)
-    refuse_existing(load(*QUICK, f"run.file={folder}/one.h5", "run.overwrite=true"), 3)
-    refuse_existing(load(*QUICK, f"run.file={folder}/none.h5"), 3)
+        refuse_existing(taken, FRESH)
+    refuse_existing(resolved(f"run.file={folder}/one.h5", "run.overwrite=true"), FRESH)
+    refuse_existing(resolved(f"run.file={folder}/none.h5"), FRESH)
     # a run that never took a step
     shutil.copy(folder / "one.h5", tmp_path / "early.h5")
     with h5py.File(tmp_path / "early.h5", "r+") as file:
         for table in ("steps", "eval", "phases", "events"):
             for column in file[table].values():
                 column.resize(0, axis=0)
-    refuse_existing(load(*QUICK, f"run.file={tmp_path}/early.h5"), 3)
+    refuse_existing(resolved(f"run.file={tmp_path}/early.h5"), FRESH)
     # ranks on other machines may not see the file: root alone must not leave
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    refuse_existing(taken, 3)
+    refuse_existing(taken, FRESH)
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -99,5 +99,14 @@ def test_the_doctor_names_what_dead_jobs_left(tmp_path):
     other.symlink_to(dead)
     with used.open("r+b") as file, mmap.mmap(file.fileno(), 8192):
         assert doctor._left_behind(tmp_path) == {str(dead): 8192}
-    facts = [{"host": "h", "shm": 1 << 40, "left": {str(dead): 8192}, "parts": {}}]
+    facts = [{"host": "h", "shm": 1 << 40, "left": {str(dead): 8192}, "removed": [str(dead)], "parts": {}}]
     assert f"rm {dead}" in str(doctor._memory(facts)[1])
+
+
+def test_the_doctor_gives_a_pattern_only_where_it_fits_nothing_that_is_used(tmp_path):
+    dead = [tmp_path / f"mpich_shm_{k}" for k in range(3)]
+    for path in (*dead, tmp_path / "psm2_shm.1", tmp_path / "other"):
+        path.touch()
+    left = [str(path) for path in (*dead, tmp_path / "psm2_shm.1")]
+    assert doctor._words(left, tmp_path) == [f"{tmp_path}/mpich_shm_*", f"{tmp_path}/psm2_shm.1"]
+    assert doctor._words(left[1:], tmp_path) == left[1:]  # the first is in use

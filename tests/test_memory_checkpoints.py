@@ -370,7 +370,7 @@ def test_the_doctor_names_what_killed_runs_left(tmp_path, shared):
     (folder,) = shared.iterdir()
     left = parts.leftovers(shared)
     assert left == {folder: (str(file), parts.occupied(folder))}
-    facts = [{"host": "h1", "shm": 1 << 30, "left": {}, "parts": left}]
+    facts = [{"host": "h1", "shm": 1 << 30, "left": {}, "removed": [], "parts": left}]
     note = str(doctor._memory(facts)[1])
     assert str(file) in note
     assert f"rm -r {folder}" in note

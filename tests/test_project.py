@@ -234,6 +234,9 @@ BAD = [
     (("--algorithm", "nope"), "unknown algorithm 'nope'"),
     (("--goal",), "--goal writes GOAL text beside a trace"),
     (("-d", "0.5"), "-d 0.5: coordinates are a whole number"),
+    (("-d", "-3"), "-d -3: coordinates are a whole number"),
+    (("-d", "0"), "-d 0: coordinates are a whole number"),
+    (("--nodes", "abc"), "--nodes 'abc': whole numbers"),
     (("jobs/quadratic.toml",), "both say how many coordinates"),
     (("--check-link", "1gbit"), "--check-link says something of what was measured: add --check FILE"),
     (("--check-free", "tcp.h5"), "--check-free says something of what was measured: add --check FILE"),
@@ -252,8 +255,8 @@ def here(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
-def test_bad_input(monkeypatch, arguments, said):
-    monkeypatch.setattr(simgrid, "installed", lambda: True)
+def test_bad_input_is_told_before_what_the_machine_lacks(monkeypatch, arguments, said):
+    monkeypatch.setattr(simgrid, "installed", lambda: False)
     monkeypatch.setattr(simgrid, "run", lambda *_: pytest.fail("simulated"))
     with pytest.raises(UsageError) as error:
         here(*arguments)

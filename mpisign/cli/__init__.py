@@ -1,5 +1,6 @@
 """The command line: each command parses, then calls one function. Only what runs over ranks starts MPI."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -77,9 +78,6 @@ def train(job, **options):
     """
     stopping.catch_signals(leaving.interrupted)
     config = _one(_read(job, options), job, options["point"])
-    from mpisign.run.nodes import foreseen
-
-    _check_file(config, foreseen(config, mpi.launch().size)[0], options)
     load_program()
     from mpisign.run.train import train
 
@@ -126,7 +124,6 @@ def simulate(job, voters, jobs, **options):
         run_points(lambda: _read(job, options), jobs)
         return
     config = _one(loaded, job, options["point"])
-    _check_file(config, config.run.voters, options)
     load_program()
     from mpisign.run.train import simulate
 
@@ -154,6 +151,8 @@ def _settings(options: dict) -> tuple[str, ...]:
 
 
 def _limit(max_time: float | None) -> tuple[str, ...]:
+    if max_time is not None and not 0 < max_time < math.inf:
+        raise UsageError(f"--max-time {max_time:g}: minutes, a finite number above 0, as in --max-time 55")
     return (f"run.max_minutes={max_time}",) if max_time is not None else ()
 
 
@@ -170,8 +169,8 @@ def _read(job: Path | None, options: dict):
 
     if job is None:
         return config.load(None, _settings(options))
-    tables = config.tables(job, _settings(options))
-    return sweep.points(tables, job) or config.make(tables, f"{job}: ")
+    tables, settings = config.tables(job, words := _settings(options)), map(config.parse, words)
+    return sweep.points(tables, job) or config.make(tables, f"{job}: ", settings)
 
 
 def _one(loaded, job: Path | None, point: int | None):
@@ -185,13 +184,6 @@ def _one(loaded, job: Path | None, point: int | None):
     if point >= len(loaded):
         raise UsageError(f"--point {point}: the sweep has points 0 to {len(loaded) - 1}")
     return loaded[point].config
-
-
-def _check_file(config, voters: int, options: dict) -> None:
-    from mpisign.run.resume import refuse_existing
-
-    if not options["dry_run"] and options["resume"] == "never":
-        refuse_existing(config, voters)
 
 
 @cli.command()

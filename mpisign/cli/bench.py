@@ -59,7 +59,7 @@ def kernels(size, device, voters, threads, repeats, output):
     """Nanoseconds per coordinate of every kernel, and its share of this machine's read or copy bandwidth."""
     from mpisign.bench.kernels import kernels
 
-    (d,) = whole_sizes((size or (2**27 if device == "cuda" else 2**24),))
+    (d,) = whole_sizes((size if size is not None else 2**27 if device == "cuda" else 2**24,))
     tell([kernels(d, voters, threads, repeats, say_progress(True), device)], output, True)
 
 

@@ -8,7 +8,7 @@ import stat
 import time
 import timeit
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def _facts() -> dict:
         "all": os.cpu_count() or 1,
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "shm": shared_free(),
-        "left": _left_behind(),
+        "left": (left := _left_behind()),
+        "removed": _words(left),
         "parts": parts.leftovers(Path(SHARED)),
         "gpus": torch.cuda.device_count(),
     }
@@ -147,11 +148,11 @@ def _memory(facts: list[dict]) -> list[Finding]:
     least = min(free)
     state, remedy = ("problem", MORE_SHARED) if least < SHARED_MEMORY else ("ok", "")
     findings = [Finding(state, SHARED, f"{least // MIB} MiB free", remedy)]
-    for host, left in {f["host"]: f["left"] for f in facts}.items():
+    for host, (left, removed) in {f["host"]: (f["left"], f["removed"]) for f in facts}.items():
         if left:
             what = f"{len(left)} file(s) of yours, {sum(left.values()) / MIB:.1f} MiB"
             text = f"{host}: {what}, that no process here has open: of killed jobs"
-            remedy = f"if no other container uses them: rm {' '.join(sorted(left))}"
+            remedy = f"if no other container uses them: rm {' '.join(removed)}"
             findings.append(Finding("note", SHARED, text, remedy))
     for host, left in {f["host"]: f["parts"] for f in facts}.items():
         for folder, (run, size) in left.items():
@@ -179,6 +180,17 @@ def _left_behind(folder: Path = Path(SHARED)) -> dict[str, int]:
         except OSError:
             continue  # it has ended meanwhile, or lets nobody look: an MPI program does
     return left
+
+
+def _words(left: Collection[str], folder: Path = Path(SHARED)) -> list[str]:
+    """What `rm` is to be given: names, or one pattern for several, where all files of the user that fit it are left."""
+    patterns, names = [], set(left)
+    for pattern in SEGMENTS:
+        own = {str(path) for path in folder.glob(pattern) if os.access(path, os.W_OK)}
+        if len(own) > 1 and own <= names:
+            patterns.append(f"{folder}/{pattern}")
+            names -= own
+    return patterns + sorted(names)
 
 
 def _folder(folder: Path) -> list[Finding]:

@@ -82,7 +82,8 @@ def project_command(job, names, counts, kept, goal, output, measured, **options)
     from mpisign.cli.bench import say_progress, tell
     from mpisign.run.setup import use_threads
 
-    if not (job or options["size"] or measured):
+    projected = bool(job) or options["size"] is not None
+    if not (projected or measured):
         raise UsageError("what is to be projected? A job, a run file, or so many coordinates, as in -d 124e6")
     if not measured and (given := [name for name in ABOUT_CHECK if options[name]]):
         option = given[0].replace("_", "-")
@@ -92,19 +93,23 @@ def project_command(job, names, counts, kept, goal, output, measured, **options)
     sampling = Sampling(options["shifts"], options["samples"], options["seed"])
     if goal and not kept:
         raise UsageError("--goal writes GOAL text beside a trace; say where, by --trace FOLDER")
-    lacking = not simgrid.installed()
-    if lacking and not kept:
-        simgrid.demand_program()
     use_threads(1)
     limit = _time("--limit", options["limit"])
-    simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
-    tables = []
-    wanted = _subject(job, names, options) if job or options["size"] else None
+    wanted = _subject(job, names, options) if projected else None
     nodes = _nodes(counts, wanted[0].node_size if wanted else options["node_size"] or 1)
     for count in nodes:
         topology(network.topology, count)  # refuses what can't be before anything takes its time
-    if measured:
-        tables.append(_check(measured, names, work, simulator, options))
+    for name in wanted[1] if wanted else ():
+        wanted[0].schedule(name, min(nodes) * wanted[0].node_size)  # as this refuses what can't be sent
+    rows = _rows(measured, names, options) if measured else None
+    # what is wrong with the words is told before what this machine lacks
+    lacking = not simgrid.installed()
+    if lacking and not kept:
+        simgrid.demand_program()
+    simulator = Simulator(network, sampling, limit, kept, goal, lacking, say_progress(True))
+    tables = []
+    if rows:
+        tables.append(_check(measured, *rows, work, simulator, options))
     if wanted:
         subject, names = wanted
         checked = errors(tables[0]) if tables else {}
@@ -182,7 +187,7 @@ def _subject(job: Path | None, names: tuple[str, ...], options: dict):
     from mpisign.exchange import REGISTRY
     from mpisign.layout import Layout
 
-    if job and options["size"]:
+    if job and options["size"] is not None:
         raise UsageError(f"-d {options['size']:g} and {job} both say how many coordinates there are; leave one out")
     if job:
         subject, name = _of_job(job, options["name"])
@@ -249,17 +254,15 @@ def _layout(config):
     from mpisign.run.setup import set_up
 
     alone = config.updated(run={"voters": 1}, exchange={"name": "auto"})
-    return set_up(resolve(alone, 1), mpi.alone(1), 1).stepper.layout
+    return set_up(resolve(alone, 1), mpi.alone(1, threads=1), 1).stepper.layout
 
 
-def _check(files, names, work, simulator, options):
-    """What was measured beside what would have been projected."""
-    from mpisign.bench.project import Measured, Network, Subject, check
+def _rows(files, names, options):
+    """What was measured, and milliseconds by step of what was measured without a limit of links."""
+    from mpisign.bench.project import Measured
     from mpisign.bench.table import load
-    from mpisign.engine.autotune import LinkModel
-    from mpisign.layout import Layout
 
-    link, latency, size = (options[f"check_{name}"] for name in ("link", "latency", "size"))
+    size = options["check_size"]
 
     def rows_of(files):
         for table in (load(path, "exchanges") for path in files):
@@ -274,6 +277,23 @@ def _check(files, names, work, simulator, options):
     if not rows:
         wanted = f" and of {size:g} coordinates" if size else ""
         raise UsageError(f"--check {files[0]}: no row is of an exchange that is projected{wanted}; see --exchange")
+    unlimited = {row.step: row.milliseconds for row in rows_of(options["check_free"])}
+    if unlimited and (lacking := [row for row in rows if row.step not in unlimited]):
+        row = lacking[0]
+        raise UsageError(
+            f"--check-free: no row is of {row.exchange} on {row.n} ranks with d = {row.d:,} and chunks of "
+            f"{row.chunk:,} bytes, as in --check; measure the same there, or leave --check-free out"
+        )
+    return rows, unlimited
+
+
+def _check(files, rows, unlimited, work, simulator, options):
+    """What was measured beside what would have been projected."""
+    from mpisign.bench.project import Network, Subject, check
+    from mpisign.engine.autotune import LinkModel
+    from mpisign.layout import Layout
+
+    link, latency = options["check_link"], options["check_latency"]
 
     def subject_of(row) -> Subject:
         name = str(row.about["algorithm"])
@@ -288,11 +308,4 @@ def _check(files, names, work, simulator, options):
         # a path through a star is two links
         return Network("star", bandwidth, _time("--check-latency", latency) if latency else found.latency / 2)
 
-    unlimited = {row.step: row.milliseconds for row in rows_of(options["check_free"])}
-    if unlimited and (lacking := [row for row in rows if row.step not in unlimited]):
-        row = lacking[0]
-        raise UsageError(
-            f"--check-free: no row is of {row.exchange} on {row.n} ranks with d = {row.d:,} and chunks of "
-            f"{row.chunk:,} bytes, as in --check; measure the same there, or leave --check-free out"
-        )
     return check(rows, subject_of, network_of, work, simulator, unlimited)

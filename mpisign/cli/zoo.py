@@ -25,6 +25,8 @@ def chosen(
     bits: float | None, since: int | None, until: int | None, heterogeneous: Heterogeneous | None, offers: str | None
 ) -> list[Entry]:
     """The entries that pass the filters. Raises UsageError where none does, and for needs that no entry has."""
+    if bits is not None and not bits >= 0:
+        raise UsageError(f"--bits {bits:g}: bits per coordinate, a number from 0 on, as in --bits 2")
     years = None if since is until is None else (since or 1, until or 9999)  # a baseline without a paper has year 0
     passes = listing.Filter(bits, years, heterogeneous, None if offers is None else _offered(offers))
     if found := [entry for entry in entries() if passes(entry)]:

@@ -22,8 +22,8 @@ BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 class Row:
     """A file; None stands for what it does not tell.
 
-    state: complete, running, killed, stopped or error as Run.state has them; damaged; or foreign, a file of HDF5 that
-    is no run. voters: "8", or "8-6-8" of a run whose number changed. steps: those that were taken, of steps_asked.
+    state: complete, running, killed, stopped or error as Run.state has them; damaged; or foreign, a file that is no
+    run. voters: "8", or "8-6-8" of a run whose number changed. steps: those that were taken, of steps_asked.
     train_loss, test_loss and test_accuracy are those of the last evaluation. bits are the method's, per coordinate,
     rank and step. bytes: the size of the file. why: what is wrong with it.
     """
@@ -94,7 +94,8 @@ def _row(file: Path, folder: Path) -> Row:
         run = Run(file)
     except UsageError as error:
         why = str(error).removeprefix(f"{file}: ")
-        return Row(name, "foreign" if isinstance(error, NotARun) else "damaged", occupied, why=why)
+        foreign = isinstance(error, NotARun) or file.suffix != ".h5"
+        return Row(name, "foreign" if foreign else "damaged", occupied, why=why)
     if why := unusable(run):
         return Row(name, "damaged", occupied, why=why)
     steps, asked = run["steps"], grouping.key(run, "run.steps", None)

@@ -140,7 +140,7 @@ class Job:
         ranks = self.ranks
         threads = ranks.share(before and int(before["segments"]["threads"][-1]))
         if not self.config.run.threads and threads != ranks.threads:
-            ranks.threads = threads
+            ranks.threads, self.log.why_threads = threads, "as before"
             use_threads(threads)
 
     def _run(self, start: Start) -> None:

@@ -31,6 +31,7 @@ from mpisign.storage.schema import PHASES, SIMULATED, SNR_EDGES, TABLES
 from mpisign.storage.writer import NoWriter, RunWriter
 
 LOST = "MPISIGN_LOST"  # the hosts that a batch script goes on without, since the segment before
+LISTED = 8  # voters that a note names
 COUNTERS = ("up", "down", "other", "evaluations", "values", "clipped", "seconds")
 METHOD = ("method_up", "method_down")  # bits by the method's definition; older checkpoints do not know of them
 PER_RANK = ("up", "down", "other", *METHOD)  # sums over all ranks of which their mean is told
@@ -43,6 +44,7 @@ class RunLog:
         """quiet: nothing is printed. verbose: the header tells all."""
         self.plan, self.config, self.share, self.stepper = setup.plan, setup.plan.config, setup.share, setup.stepper
         self.rows_per_minibatch, self.ranks, self.quiet, self.verbose = setup.rows_per_minibatch, ranks, quiet, verbose
+        self.why_threads = setup.why_threads
         self.world, self.oracles, self.everyone = self.stepper.world, self.stepper.oracles, setup.everyone
         self.test = [DeviceLoader(part, self.stepper.layout.device) if part else None for part in self.share.test]
         self.printer = self._make_printer()
@@ -295,7 +297,8 @@ class RunLog:
         each = f", of {self.world.each} ranks each" if self.world.each > 1 else ""
         owner = "rank" if each else "voter"
         say(f"mpi: {ranks.library or SIMULATED}; ranks per host: {ranks.hosts}; voters: {self.world.n}{each}")
-        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank")
+        why = f" ({self.why_threads})" if self.why_threads else ""
+        say(f"device: {name_of(self.stepper.layout.device)}, {ranks.threads} thread(s) per rank{why}")
         if plan.preset:
             say(f"preset: {plan.preset}")
         say(f"exchange: {', then '.join(f'{choice.name} ({choice.reason})' for choice in plan.choices)}")
@@ -305,10 +308,7 @@ class RunLog:
             say(f"definition: {plan.algorithm!r}")
         if (rows := self.share.rows).any():
             say(f"rows per {owner}: {rows.min()} to {rows.max()}, partition {config.partition.kind}")
-        wanted = config.problem.batch_sizes or ()
-        if short := [str(voter) for voter, (size, own) in enumerate(zip(wanted, rows, strict=False)) if size > own]:
-            text = f"problem.batch_sizes: {owner}(s) {', '.join(short)} own fewer rows than that, and take them all"
-            self.printer.note(text)
+        self._print_notes(owner)
         if weights := self.stepper.exchange.vote.weights_of(range(self.world.n)):
             say(f"votes per voter: {min(weights)} to {max(weights)}, {sum(weights)} in all")
         if (lies := config.adversary).voters:
@@ -316,6 +316,20 @@ class RunLog:
             say(f"adversary: {liars} lie ({lies.kind}, factor {lies.factor:g})")
         batches = f", {self.rows_per_minibatch} rows each, all voters together" if self.rows_per_minibatch else ""
         say(f"steps: {config.run.steps:,}{batches}")
+
+    def _print_notes(self, owner: str) -> None:
+        """What of the job can't be as it says, though it runs. owner: of rows, a voter or a rank."""
+        run, problem, schedule, rows = self.config.run, self.config.problem, self.config.schedule, self.share.rows
+        sizes, key = budget.batch_sizes(self.config, len(rows)), "batch_sizes" if problem.batch_sizes else "batch_size"
+        asked = problem.batch_sizes or problem.batch_size != type(problem).model_fields["batch_size"].default
+        short = [str(voter) for voter, (size, own) in enumerate(zip(sizes, rows, strict=True)) if size > own]
+        if short and asked and rows.any():
+            first = ", ".join(short[:LISTED]) + (", ..." if len(short) > LISTED else "")
+            self.printer.note(f"problem.{key}: {owner}(s) {first} own fewer rows than that, and take them all")
+        if schedule.warmup > run.steps:
+            highest = schedule.lr * run.steps / schedule.warmup
+            text = f"schedule.warmup = {schedule.warmup}, but the run has {run.steps} steps: its rate ends at"
+            self.printer.note(f"{text} {highest:.3g} and never reaches schedule.lr = {schedule.lr:g}")
 
     @property
     def kept_to_be(self) -> State | None:

@@ -108,7 +108,7 @@ def stored_job(run: Run, settings: list[Setting], **values: object) -> Config:
     for table, key, value in settings:
         tables.setdefault(table, {})[key] = value
     tables["run"] |= {"file": paths.literal(run.path)} | values
-    return make(tables, f"{run.path}: ")
+    return make(tables, f"{run.path}: ", settings)
 
 
 def may_regroup(options: ResumeOptions, config: Config) -> bool:
@@ -116,14 +116,18 @@ def may_regroup(options: ResumeOptions, config: Config) -> bool:
     return options.ranks_changed or config.checkpoint.ranks_changed
 
 
-def refuse_existing(config: Config, voters: int) -> None:
+def refuse_existing(config: Config, options: ResumeOptions) -> None:
     """Raises UsageError, on all ranks alike, if a new run of this job would find its file taken by another run.
 
-    Before torch and MPI start: a slip so frequent should not cost their seconds. Only what is certain is told here. A
-    file that somebody writes just now, a run that never took a step, and ranks on several machines, of which some may
-    not see the file, are left to whoever opens it.
+    config: resolved, as what is wrong with a job is told first. Before MPI starts and data are read: a slip so frequent
+    should not cost their seconds. Only what is certain is told here. A file that somebody writes just now, a run that
+    never took a step, and ranks on several machines, of which some may not see the file, are left to whoever opens it;
+    and so is a job whose GPU, data or checkpoint may be missing, which is told before it.
     """
-    path = run_path(config, voters)
+    path, problem = run_path(config, config.run.voters), config.problem.arguments
+    needed = [Path(file) for file in (options.init_from, *(problem.get(key) for key in MOVABLE)) if file]
+    if options.resume != "never" or config.run.device == "cuda" or not all(file.exists() for file in needed):
+        return
     if path.exists() and not (config.run.overwrite or lock.held(path)) and launchers.one_machine():
         refuse_occupied(path)
 

@@ -31,7 +31,7 @@ class Schedule:
                 return 1.0
             case "inverse-sqrt":  # that of most theorems
                 return 1 / math.sqrt(t + 1)
-            case "cosine":  # half a one, from 1 down to 0 at the last step [Loshchilov & Hutter 2017 eqn 5, one cycle]
+            case "cosine":  # half a one, from 1 to 0 a step after the last [Loshchilov & Hutter 2017 eqn 5, one cycle]
                 return 0.5 * (1 + math.cos(math.pi * t / max(steps, 1)))
             case "step":
                 return self.decay ** sum(t >= m * steps for m in self.milestones)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpisign import bits
 from mpisign.algorithms.formats import RAW
+from mpisign.algorithms.method import evaluations_at
 from mpisign.bits.rng import Streams
 from mpisign.engine.autotune import autotune
 from mpisign.engine.build import make_stepper
@@ -36,7 +37,9 @@ from mpisign.run.nodes import NodeVoter
 from mpisign.run.plan import Plan, with_theory, with_weights
 from mpisign.run.resume import MOVABLE
 from mpisign.run.speed import by_speed
+from mpisign.run.threads import PER_COORDINATE, Operations, threads_for
 
+LARGEST = 1 << 62  # more rows than any rank has
 STEPS = 1000  # of the built-in job with a problem that has no rows to pass over
 
 
@@ -45,6 +48,7 @@ class Setup:
     """plan: with all that only the data tell, run.steps too. rows_per_minibatch: of all voters, 0 without rows.
 
     everyone: all ranks, for what is a matter of theirs; the world of the Stepper's voters, where these are the ranks.
+    why_threads: why torch has as many threads as it has.
     """
 
     plan: Plan
@@ -52,6 +56,7 @@ class Setup:
     stepper: Stepper
     rows_per_minibatch: int
     everyone: World
+    why_threads: str
 
 
 def use_threads(threads: int) -> None:
@@ -73,6 +78,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, node: NodeVoter | None = None)
     plan.algorithm.check(layout)
     x = layout.flatten(start)
     broadcast_tensor(ranks, x)  # a generator may differ between hosts, its bits may not
+    why_threads = _settle_threads(plan, share, layout, x, streams, ranks)
     if plan.config.problem.batch_sizes == "speed":
         sizes = by_speed(plan, share, layout, x, streams, ranks)
         plan = replace(plan, config=plan.config.updated(problem={"batch_sizes": sizes}))
@@ -84,7 +90,7 @@ def set_up(plan: Plan, ranks: Ranks, voters: int, node: NodeVoter | None = None)
         adversary = Adversary(**plan.config.adversary.model_dump(), stepper=stepper)
         for channel in (channel for stage in stepper.stages for channel in stage.channels):
             channel.exchange.adversary = adversary
-    return Setup(plan, share, stepper, rows_per_minibatch, parts.everyone)
+    return Setup(plan, share, stepper, rows_per_minibatch, parts.everyone, why_threads)
 
 
 def local_data(plan: Plan, ranks: Ranks, voters: int, streams: Streams) -> LocalData:
@@ -146,6 +152,47 @@ def segment_options(plan: Plan, names: Collection[str]) -> dict[str, SegmentOpti
         return {}
     averaged = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return {name: SegmentOptions(vote=False) for name in averaged}
+
+
+def _settle_threads(plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks) -> str:
+    """Leaves torch the cores of a rank that a step keeps busy, unless the job says how many. Collective; returns why.
+
+    Simulated voters have the threads of as many ranks on a machine like this one, and so their bits.
+    """
+    if plan.config.run.threads:
+        return "as run.threads says"
+    cores, operations = ranks.threads, 0
+    several = cores > 1 and layout.device.type == "cpu"
+    with ranks.agreed(), WATCH.at("counting the operations of a gradient"):
+        if several:
+            operations = _operations(plan, share, layout, x, streams, ranks) + PER_COORDINATE * layout.size
+    most = max(ranks.allgather(operations, "operations"))
+    if not several:
+        return ""
+    ranks.threads = threads_for(most, cores)
+    use_threads(ranks.threads)
+    return f"of {cores} cores; a step has {most / 1e6:.3g} million operations"
+
+
+def _operations(plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams: Streams, ranks: Ranks) -> int:
+    """Of the largest minibatch of this process's voters: its gradient, or its value where a method takes no other."""
+    config, count = plan.config, len(share.rows)
+    if config.problem.batch_sizes == "speed":  # not measured yet
+        config = config.updated(problem={"batch_sizes": [-(-config.problem.global_batch_size // count)] * count})
+    sizes = budget.batch_sizes(config, count)
+    local = [ranks.rank] if ranks.size > 1 else range(count)
+    pairs = zip(local, share.train, strict=True)
+    rank, rows = max(pairs, key=lambda pair: min(sizes[pair[0]] or LARGEST, share.rows[pair[0]]))
+    oracle = oracle_of(replace(plan, config=config), rank, rows, count, layout, streams, ranks)
+    # what is compiled can't be looked into
+    gradient, value = (torch.compiler.disable(f) if config.run.compile else f for f in (oracle.gradient, oracle.value))
+    use_threads(1)
+    with Operations() as counted:
+        if any(evaluations_at(plan.algorithm, [(1, 1)], age) for age in range(2)):
+            gradient(x, layout.zeros())
+        else:
+            value(x)
+    return counted.total // config.algorithm.accumulate
 
 
 def _completed(plan: Plan, share: LocalData, voters: int, d: int) -> tuple[Plan, int]:

@@ -18,7 +18,7 @@ from mpisign.run import nodes
 from mpisign.run.job import Job
 from mpisign.run.plan import resolve
 from mpisign.run.regroup import continued
-from mpisign.run.resume import FRESH, ResumeOptions, another_number, may_regroup, so_far, stored_job
+from mpisign.run.resume import FRESH, ResumeOptions, another_number, may_regroup, refuse_existing, so_far, stored_job
 from mpisign.run.setup import use_threads
 from mpisign.run.startup import PHASES
 from mpisign.run.survive import check_survivors
@@ -41,6 +41,8 @@ def train(
     promised = nodes.foreseen(config, mpi.launch().size)
     plan = resolve(config, *promised)
     check_survivors(plan)
+    if not dry_run:
+        refuse_existing(plan.config, options)
     if config.run.device != "cpu":
         take_gpu()
     PHASES.end("the plan")
@@ -86,6 +88,8 @@ def simulate(
     memory.require_memory(voters * A_VOTER, f"{voters} voters", "simulate fewer")
     config = config.updated(run={"voters": voters})
     plan = resolve(config, *nodes.simulated(config, voters))
+    if not dry_run:
+        refuse_existing(plan.config, options)
     ranks = mpi.alone(voters * plan.config.ranks_per_voter, config.run.threads)
     use_threads(ranks.threads)
     plan = continued(plan, config, ranks, voters, options)

@@ -35,6 +35,7 @@ BUFFERS = "oracle/"
 KEPT = "kept/"
 POINTS = ("last", "best", "uniform")  # that a run may keep
 # what may be set where a point is measured: it is of the place, and none of the run's
+SAME, NOTHING = "the same figures", "nothing at that step"  # what a run told of a point
 OF_THE_PLACE = (*(f"problem.{key}" for key in MOVABLE), "run.device", "run.threads")
 
 
@@ -147,10 +148,10 @@ def _recorded(run: Run, step: int, figures: dict[str, float]) -> str:
     rows = run["eval"]
     at = np.flatnonzero(rows["step"] == step)
     if not len(at):
-        return "nothing at that step"
+        return NOTHING
     before = {name: float(rows[name][at[-1]]) for name in figures}
     if all(np.array_equal(before[name], figures[name], equal_nan=True) for name in figures):
-        return "the same figures"
+        return SAME
     return ", ".join(f"{name} {value!r}" for name, value in before.items() if np.isfinite(value))
 
 

@@ -56,6 +56,8 @@ def opened(path: Path) -> h5py.File:
     """An HDF5 file that was closed, that is being written here, or whose writer was killed; else UsageError."""
     with regular(path) as raw:
         used = superblock.in_use(raw.read(superblock.SIZE))
+    if not used and not h5py.is_hdf5(path):
+        raise UsageError(f"{path}: can't be opened as HDF5: it {'is none' if path.stat().st_size else 'is empty'}")
     try:
         if not used:
             return h5py.File(path, "r", **lock.hdf5(path))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mpisign.errors import UsageError
+from mpisign.storage.hdf5 import regular
 from mpisign.storage.lock import Lock
 from mpisign.storage.reader import Run
 from mpisign.storage.schema import TABLES
@@ -18,8 +19,7 @@ def repair(path: Path, output: Path | None = None) -> list[str]:
     """
     if output and output.exists():
         raise UsageError(f"{output} exists; choose another --output")
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
+    regular(path).close()
     lock = Lock(path)
     try:
         run = Run(path, salvage=True)
