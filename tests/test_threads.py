@@ -80,6 +80,13 @@ def test_run_threads_is_taken_as_asked_for(tmp_path, capsys):
     assert "3 thread(s) per rank (as run.threads says)" in capsys.readouterr().out
 
 
+def test_what_is_to_be_compiled_is_not_looked_into_and_keeps_its_cores(monkeypatch):
+    monkeypatch.setattr(Operations, "__enter__", lambda self: pytest.fail("counted"))
+    ranks = mpi.alone(1)
+    set_up(resolve(config.load(None, (*JOB, "run.compile=true")), 1), ranks, 1)
+    assert ranks.threads == 64
+
+
 def operations(monkeypatch, *settings, voters=1):
     """What a job's threads are chosen by, as a multiple of the operations of a minibatch of one row."""
     told = []

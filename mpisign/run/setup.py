@@ -162,7 +162,8 @@ def _settle_threads(plan: Plan, share: LocalData, layout: Layout, x: Tensor, str
     if plan.config.run.threads:
         return "as run.threads says"
     cores, operations = ranks.threads, 0
-    several = cores > 1 and layout.device.type == "cpu"
+    # what is to be compiled can't be looked into: asked once without, torch would never compile it
+    several = cores > 1 and layout.device.type == "cpu" and not plan.config.run.compile
     with ranks.agreed(), WATCH.at("counting the operations of a gradient"):
         if several:
             operations = _operations(plan, share, layout, x, streams, ranks) + PER_COORDINATE * layout.size
@@ -184,14 +185,12 @@ def _operations(plan: Plan, share: LocalData, layout: Layout, x: Tensor, streams
     pairs = zip(local, share.train, strict=True)
     rank, rows = max(pairs, key=lambda pair: min(sizes[pair[0]] or LARGEST, share.rows[pair[0]]))
     oracle = oracle_of(replace(plan, config=config), rank, rows, count, layout, streams, ranks)
-    # what is compiled can't be looked into
-    gradient, value = (torch.compiler.disable(f) if config.run.compile else f for f in (oracle.gradient, oracle.value))
     use_threads(1)
     with Operations() as counted:
         if any(evaluations_at(plan.algorithm, [(1, 1)], age) for age in range(2)):
-            gradient(x, layout.zeros())
+            oracle.gradient(x, layout.zeros())
         else:
-            value(x)
+            oracle.value(x)
     return counted.total // config.algorithm.accumulate
 
 
