@@ -237,7 +237,7 @@ if mpisign.rank() == 0:
 """
 
 
-@pytest.mark.parametrize("how", ["plain", "overlap"])
+@pytest.mark.parametrize("how", rest_is_slow(["plain", "overlap"], ["overlap"]))
 def test_what_does_not_vote_a_dense_start_and_checkpoints_of_ranks(how, tmp_path):
     """All of them together, by bits those of a float32 run without a cut."""
     ended = run(BIN / "mpirun", "-n", 3, BIN / "python", "-c", GROUPS, tmp_path, how, timeout=150)

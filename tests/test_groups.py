@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.cover import rest_is_slow
 from tests.running import BIN, ROOT, run
 
 
@@ -16,7 +17,10 @@ def forked(n, part, timeout=100):
     return found
 
 
-@pytest.mark.parametrize(("n", "part"), [(2, "four"), (3, "four"), (4, "four"), (3, "others")])
+PARTS = [(2, "four"), (3, "four"), (4, "four"), (3, "others")]
+
+
+@pytest.mark.parametrize(("n", "part"), rest_is_slow(PARTS, PARTS[1::2]))
 def test_the_bits_are_those_of_one_process(n, part):
     found = forked(n, part)
     assert len(found) >= 4

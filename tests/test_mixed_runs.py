@@ -168,20 +168,20 @@ def test_rates_and_seeds_of_one_method_have_lines_of_their_own(whole, mixed):
     runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
     names = curves.labels(runs)
     assert len(set(names)) == 5
-    assert names[0] == "signum-mv, lr=0.05, seed=1"
+    assert names[0] == "signum-mv, lr 0.05, seed 1"
     assert "sgd" in names
     # the same job, run twice
     twice = curves.labels([*runs, Run(mixed / "again.h5")])
     assert len(set(twice)) == 6
     # of many runs, those that differ in their seed alone share a line of the legend
     many = curves.labels([*runs, *runs[:4], *runs[:4]])
-    assert many[0] == "signum-mv, lr=0.05 (6 seeds)"
+    assert many[0] == "signum-mv, lr 0.05 (6 seeds)"
     assert len(set(many)) == 3
 
 
 def test_a_run_whose_voters_changed_is_none_of_those_with_one_number(whole, mixed):
     runs = [Run(path) for path in (whole / "0.1-1.h5", mixed / "changed.h5")]
-    assert curves.labels(runs)[1].startswith("signum-mv, voters=2, regroupings=1")
+    assert curves.labels(runs)[1].startswith("signum-mv, voters 2, regroupings 1")
     assert scaling.unusable(runs[1])
     probed = runs[1]["probes"]["voter_success"]
     assert np.isnan(probed[-1]).tolist() == [False, False, True]

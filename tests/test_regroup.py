@@ -17,6 +17,7 @@ from mpisign.engine.regroup import Regrouped, bound, places
 from mpisign.parallel import mpi
 from mpisign.storage.checkpoint import Checkpoint
 from tests.building import PROGRESS, Setup, digest
+from tests.cover import COVER, rest_is_slow
 from tests.problems import Awkward, Layered
 from tests.table import FORMS_BY_ROW, TABLE
 
@@ -104,8 +105,17 @@ def _has_scratch(form):
     return any(slot.scratch for slot in slots)
 
 
-@pytest.mark.parametrize(("before", "now"), [(4, 3), (3, 5)])
-@pytest.mark.parametrize(("name", "hyper"), FORMS_BY_ROW, ids=map(ids, FORMS_BY_ROW))
+CHANGES = [(*form, before, now) for form in FORMS_BY_ROW for before, now in ((4, 3), (3, 5))]
+
+
+def change_id(case):
+    return f"{ids(case)}-{case[2]}-{case[3]}"
+
+
+FIRST = [case for case in CHANGES if case[3] == 3 or case[:2] in COVER]
+
+
+@pytest.mark.parametrize(("name", "hyper", "before", "now"), rest_is_slow(CHANGES, FIRST, change_id))
 def test_each_method_goes_on_or_says_why_not(name, hyper, before, now, tmp_path):
     algorithm = Setup(Awkward(), before).algorithm(name, **hyper)
     if why := bound(algorithm, before, now):
