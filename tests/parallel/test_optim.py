@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.exchange import hierarchical
 from mpisign.exchange.nodes import nodes_of
 from mpisign.optim import SignOptimizer
 from mpisign.problems.digits import Digits
 from tests.building import SEED, Setup, digest
+from tests.raising import told
 
 pytestmark = pytest.mark.mpi
 
@@ -69,15 +70,6 @@ class Loop:
     def digest(self):
         x = self.optimizer.layout.flatten({name: p.data for name, p in self.parameters.items()})
         return self.optimizer.layout.digest(x)
-
-
-def told(work):
-    """The type and text of what work raises."""
-    try:
-        work()
-    except MpisignError as error:
-        return type(error), str(error)
-    return None, ""
 
 
 def digests_of(loop, steps=STEPS):

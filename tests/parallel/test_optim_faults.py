@@ -8,7 +8,8 @@ from torch import nn
 
 from mpisign.errors import NumericalError, UsageError
 from mpisign.optim import SignOptimizer
-from tests.parallel.test_optim import Loop, told
+from tests.parallel.test_optim import Loop
+from tests.raising import told
 
 pytestmark = pytest.mark.mpi
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import mpisign
-from mpisign.errors import MpisignError, UsageError
+from mpisign.errors import UsageError
 from mpisign.optim import SignOptimizer, threads
+from tests.raising import told
 
 pytestmark = pytest.mark.mpi
 
@@ -18,15 +19,6 @@ pytestmark = pytest.mark.mpi
 def folder(comm, tmp_path_factory):
     """One folder of all ranks."""
     return comm.bcast(tmp_path_factory.mktemp("saved") if comm.Get_rank() == 0 else None)
-
-
-def told(work):
-    """The type and text of what work raises."""
-    try:
-        work()
-    except MpisignError as error:
-        return type(error), str(error)
-    return None, ""
 
 
 def made(comm, **how):
