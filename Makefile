@@ -3,6 +3,7 @@
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
 #   make test-all       the tests of make test, those marked slow, and more numbers of ranks
+#   make test-quick     what most faults of another Python or torch would break, in a few minutes
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
@@ -33,13 +34,14 @@ PYTEST ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TRAINERS = $(VENV)/.trainers
+QUICK = bits config copies data environment layout optim results rng threads
 SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 
 # Open MPI as root, and with more ranks than cores
 OPEN_MPI = OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 \
     PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
 
-.PHONY: setup wheelhouse demo figures docs bench test test-all test-serial test-parallel test-slurm test-trainers test-trackers test-package test-lowest test-openmpi faults endure lint kernels clean
+.PHONY: setup wheelhouse demo figures docs bench test test-all test-serial test-parallel test-quick test-slurm test-trainers test-trackers test-package test-lowest test-openmpi faults endure lint kernels clean
 
 setup: $(READY)
 
@@ -90,6 +92,10 @@ test-serial: $(READY)
 
 test-parallel: $(READY)
 	$(BIN)/python tests/run_parallel.py $(PYTEST)
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest $(QUICK:%=tests/test_%.py) --numprocesses auto $(PYTEST)
+	$(BIN)/python tests/run_parallel.py -n 2 tests/parallel/test_exchange.py tests/parallel/test_optim.py $(PYTEST)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest tests/slurm -rs

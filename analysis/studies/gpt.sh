@@ -4,6 +4,7 @@
 # best one with seeds 2 and 3; the best median of three is the result. 300 steps, about 90 seconds a run on 2 idle cores.
 # Runs that are there stay.
 #   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw muon signmuon muonusign ef21-muonusign (all by default)
+#   STEPS=9 analysis/studies/gpt.sh TEXT adamw muon     so many steps: those whose bytes are of 300 steps by votes
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 text=$(readlink -f "${1:?a file of text}")
@@ -11,14 +12,20 @@ shift
 cd "$ROOT"
 BIN=$ROOT/.venv/bin
 export OMP_NUM_THREADS=1
-SIZE="--width 128 --depth 4 --window 128 --steps 300 --compute float32"
+STEPS=${STEPS:-300}
+SIZE="--width 128 --depth 4 --window 128 --steps $STEPS --compute float32"
 OF_MATRICES="0.02 0.04 0.08"
 declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004"
     [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]=$OF_MATRICES)
-mkdir -p runs/gpt
+folder=runs/gpt
+if [ "$STEPS" != 300 ]; then # a short run wants longer steps
+    folder=runs/gpt-$STEPS
+    RATES+=([adamw]="0.002 0.004 0.008 0.016" [muon]="0.02 0.04 0.08 0.16")
+fi
+mkdir -p "$folder"
 
 one() { # WAY LR SEED: a run, named once it is whole
-    local file=runs/gpt/$1-lr$2-seed$3.txt how="--by $1"
+    local file=$folder/$1-lr$2-seed$3.txt how="--by $1"
     case $1 in rank | node | adamw) ;; *) how="--by rank --algorithm $1" ;; esac
     [ -e "$file" ] || { timeout 3600 "$BIN/mpirun" -n 4 "$BIN/python" jobs/gpt/train.py --text "$text" $how --lr "$2" \
         --seed "$3" $SIZE >"$file.part" </dev/null && mv "$file.part" "$file"; }
@@ -26,10 +33,10 @@ one() { # WAY LR SEED: a run, named once it is whole
 bits() { awk '/^held out/ {print $3}' "$1"; }
 
 near() { # WAY: its rates whose first seed is near the best one's
-    for lr in ${RATES[$1]}; do echo "$(bits "runs/gpt/$1-lr$lr-seed1.txt") $lr"; done | sort -g |
+    for lr in ${RATES[$1]}; do echo "$(bits "$folder/$1-lr$lr-seed1.txt") $lr"; done | sort -g |
         awk 'NR == 1 {best = $1} $1 <= best + 0.05 {print $2}'
 }
-median() { for seed in 1 2 3; do bits "runs/gpt/$1-lr$2-seed$seed.txt"; done | sort -g | sed -n 2p; }
+median() { for seed in 1 2 3; do bits "$folder/$1-lr$2-seed$seed.txt"; done | sort -g | sed -n 2p; }
 
 [ $# -gt 0 ] || set -- rank node adamw muon signmuon muonusign ef21-muonusign
 for way in "$@"; do
@@ -43,8 +50,8 @@ done
     echo "|---|---|---|---|---|"
     for way in "$@"; do
         read -r least best < <(for lr in $(near "$way"); do echo "$(median "$way" "$lr") $lr"; done | sort -g)
-        each=$(for seed in 1 2 3; do bits "runs/gpt/$way-lr$best-seed$seed.txt"; done)
-        first=$(for lr in ${RATES[$way]}; do echo "$lr: $(bits "runs/gpt/$way-lr$lr-seed1.txt")"; done)
+        each=$(for seed in 1 2 3; do bits "$folder/$way-lr$best-seed$seed.txt"; done)
+        first=$(for lr in ${RATES[$way]}; do echo "$lr: $(bits "$folder/$way-lr$lr-seed1.txt")"; done)
         echo "| $way | $best |" $each "| $least |" $(paste -sd, <<<"$first" | sed 's/,/, /g') "|"
     done
-} | tee runs/gpt/table.md
+} | tee "$folder/table.md"
