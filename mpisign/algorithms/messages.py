@@ -132,8 +132,20 @@ class Ballots:
 
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
+        if self.statistics:
+            return self.statistics
+        if self.voters == 1 and self.counted is None:
+            return self._of_one_voter()
         t = self.tally
-        return self.statistics or bits.agreement(t.plus, t.minus, t.votes)
+        return bits.agreement(t.plus, t.minus, t.votes)
+
+    def _of_one_voter(self) -> tuple[int, int]:
+        """Those of a voter that is alone: it agrees with itself, where it votes at all."""
+        planes = self._signs()[:, 0]
+        voted = all_of_them = WORD * planes.shape[1]
+        if len(planes) == 2:
+            voted = bits.differing(planes[1], self.scratch("nobody", planes.shape[1]).zero_())
+        return (sum(self.weights) or 1) * voted, all_of_them - voted
 
 
 @dataclass
