@@ -227,6 +227,26 @@ def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
     assert costs[0][1] == round(30 * 100 * 4 / 3 / 8)
 
 
+def test_what_was_reached_within_so_many_bytes(whole):
+    """By a loop over the rows of /eval: the last one whose bytes, up and down, are no more."""
+    runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
+    most = max(float(run.method_bytes("eval")[-1]) for run in runs)
+    budgets = (most / 100, most / 50, 2 * most)
+    for row in grid.table(runs, "train_loss", budgets=budgets):
+        cells = row.cells()
+        for budget in budgets:
+            reached = []
+            for table in (run["eval"] for run in row.runs):
+                sent, last = table["method_bytes_up"] + table["method_bytes_down"], np.nan
+                for bytes_so_far, loss in zip(sent, table["train_loss"], strict=True):
+                    last = loss if bytes_so_far <= budget else last
+                reached.append(last)
+            assert cells[f"train_loss within {budget:g} bytes"] == pytest.approx(np.mean(reached))
+        assert cells[f"train_loss within {2 * most:g} bytes"] == pytest.approx(row.mean)
+    _, out, _ = viewed("compare", whole, "--metric", "train_loss", "--bytes", f"{most / 50:g}")
+    assert f"within {most / 50:g} bytes" in out.splitlines()[0]
+
+
 def test_axes_have_plain_numbers_or_powers_of_ten():
     figure, ((panel,),) = style.panels(1, 1)
     for most in (30, 9_000, 2_500_000, 4e9):

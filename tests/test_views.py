@@ -133,6 +133,9 @@ def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
     if command == "compare":
         cases.append(((folder, "--files", "--format", "csv"), "leave out --format"))
         cases += [((folder, "--target", target), f"'{target}' is not finite") for target in ("nan", "inf")]
+        cases += [
+            ((folder, "--bytes", much), told) for much, told in (("0", "'0' is not above 0"), ("x", "not a valid"))
+        ]
     for words, told in cases:
         ended = CliRunner().invoke(cli, [command, *map(str, words)])
         said = str(ended.exception) if isinstance(ended.exception, MpisignError) else ended.stderr

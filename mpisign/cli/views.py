@@ -41,12 +41,17 @@ class Words(click.ParamType):
 
 
 class Finite(click.types.FloatParamType):
-    """A number, neither infinite nor NaN."""
+    """A number, neither infinite nor NaN; and positive, if it has to be."""
+
+    def __init__(self, positive: bool = False):
+        self.positive = positive
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not finite", param, ctx)
+        if self.positive and number <= 0:
+            self.fail(f"{value!r} is not above 0", param, ctx)
         return number
 
 
@@ -127,11 +132,18 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
 @several(
     click.option("--metric", type=click.Choice(METRICS), default="test_accuracy", show_default=True),
     click.option("--target", type=Finite(), help="Of the metric; tells the bytes and evaluations that it took."),
+    click.option(
+        "--bytes",
+        "budgets",
+        type=Finite(positive=True),
+        multiple=True,
+        help="Tells the metric within so many of a rank.",
+    ),
     click.option("--files", is_flag=True, help="Prints the run files of the best rates instead, for mpisign plot."),
     click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), help="text by default."),
     click.option("--output", type=PictureFile(), help="A .png, .pdf or .svg of metric and bytes to the target."),
 )
-def compare_command(paths, metric, target, files, form, output):
+def compare_command(paths, metric, target, budgets, files, form, output):
     """Compares methods at the best of their learning rates, from the run files of one or more sweeps.
 
     Runs that differ in rate and seed alone are one row, the best first: mean and standard deviation over the seeds of
@@ -140,6 +152,7 @@ def compare_command(paths, metric, target, files, form, output):
 
     \b
     mpisign compare runs/my_sweep --target 0.9
+    mpisign compare runs/my_sweep --metric test_loss --bytes 1e6 --bytes 1e7
     mpisign plot --mean $(mpisign compare runs/my_sweep --files) --axes bytes
     """
     if files and form:
@@ -149,7 +162,8 @@ def compare_command(paths, metric, target, files, form, output):
     dots, style = (_drawing("dots"), _drawing("style")) if output else (None, None)
     runs, skipped = selection.read(paths)
     ended = selection.without(runs, grid.not_ended)
-    rows = grid.table(selection.without(ended, lambda run: grid.unusable(run, metric), skipped), metric, target)
+    usable = selection.without(ended, lambda run: grid.unusable(run, metric), skipped)
+    rows = grid.table(usable, metric, target, budgets)
     if output:
         click.echo(style.save(dots.picture(rows), output))
     # names go to another command, so they are bytes as they are

@@ -2,10 +2,10 @@
 
 Runs that differ in the learning rate and the seed alone are one row: of the rates, the one whose mean is best at the
 end of the run, over the seeds that all rates have; then mean +- standard deviation (ddof = 1) over that rate's seeds,
-and the median over them of what it took to reach the target: bytes of a rank by the method (both ways, whatever the
-exchange sent) and gradient evaluations. A run that diverged, or ended by another error, counts as the worst; one that
-has not ended is left out, and so is one that never had the metric. In CSV every cell is one number, one
-word, or empty.
+the same as it was within some bytes of a rank, and the median over the seeds of what it took to reach the target: bytes
+of a rank by the method (both ways, whatever the exchange sent) and gradient evaluations. A run that diverged, or ended
+by another error, counts as the worst; one that has not ended is left out, and so is one that never had the metric. In
+CSV every cell is one number, one word, or empty.
 """
 
 import csv
@@ -37,6 +37,7 @@ class Row:
     rate: float
     metric: str
     target: float | None
+    budgets: tuple[float, ...] = ()  # bytes of a rank at which the metric is told, too
 
     @property
     def score(self) -> float:
@@ -75,19 +76,28 @@ class Row:
         }
         return {"reached": len(reached)} | costs
 
+    def at_budgets(self) -> dict[str, list[float]]:
+        """For each budget, the metric of every run as it last was within so many bytes."""
+        named = {f"{self.metric} within {budget:g} bytes": budget for budget in self.budgets}
+        return {name: [within(run, self.metric, budget) for run in self.runs] for name, budget in named.items()}
+
     def cells(self) -> dict[str, object]:
         """Column -> one number or word, for CSV."""
         last = self.runs[0]["steps"]["gradient_evaluations"][-1:]  # none of a run that diverged before its first row
         grid = {"rates": len(self.rates), "best rate": self.rate, "edge": self.edge, "seeds": len(self.runs)}
         cost = {"evaluations": int(last.sum()), "bytes": _median(self.runs[0].method_bytes("steps")[-1:])}
         end = {self.metric: self.mean, "deviation": self.deviation}
-        return {"method": self.method} | self.settings | grid | end | cost | self.to_target
+        before = {name: float(np.mean(values)) for name, values in self.at_budgets().items()}
+        return {"method": self.method} | self.settings | grid | end | before | cost | self.to_target
 
     def shown(self) -> dict[str, object]:
         """The same for a reader: mean and deviation in one cell, the edge of a grid beside its rate."""
         cells = {k: v for k, v in self.cells().items() if k not in ("edge", "deviation")}
         cells["best rate"] = f"{self.rate:g}" + (" (edge)" if self.edge else "")
         cells[self.metric] = self.said
+        for name, values in self.at_budgets().items():
+            known = np.isfinite(values).all()
+            cells[name] = tables.with_deviation(np.mean(values), tables.deviation(values)) if known else ""
         if "reached" in cells:
             cells["reached"] = f"{cells['reached']}/{len(self.runs)}"
         return {k: "-" if v == "" else v for k, v in cells.items()}
@@ -106,7 +116,14 @@ def first(run: Run, metric: str, target: float) -> int | None:
     return int(np.argmax(good)) if good.any() else None
 
 
-def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row]:
+def within(run: Run, metric: str, budget: float) -> float:
+    """The metric at the last evaluation before a rank's bytes, both ways by the method, are more; NaN without one."""
+    values = grouping.column(run, "eval", metric)
+    known = np.flatnonzero((run.method_bytes("eval") <= budget) & ~np.isnan(values))
+    return float(values[known[-1]]) if len(known) else np.nan
+
+
+def table(runs: list[Run], metric: str, target: float | None = None, budgets: tuple[float, ...] = ()) -> list[Row]:
     """A row per method and setting, the best first."""
     groups = grouping.grouped(runs, lambda run: str(sorted(grouping.settings(run).items(), key=str)))
     jobs = [grouping.settings(group[0]) for group in groups.values()]
@@ -120,7 +137,7 @@ def table(runs: list[Run], metric: str, target: float | None = None) -> list[Row
         method = ", ".join([grouping.algorithm(group[0]), *hyperparameters])
         _, rate, grid = grouping.best_rate(group, lambda run: run.score(metric))
         settings = {k: job.get(k, "") for k in differing}
-        rows.append(Row(method, settings, grid[rate], list(grid), rate, metric, target))
+        rows.append(Row(method, settings, grid[rate], list(grid), rate, metric, target, budgets))
     return sorted(rows, key=lambda row: row.score)
 
 
