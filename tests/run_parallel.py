@@ -126,5 +126,4 @@ if __name__ == "__main__":
         ]
     limit = options.timeout or seconds
     failed = side_by_side([(n, [*slow, *files, *rest]) for n, files in plan], limit)
-    # at the end, where a log that was cut still has it
     sys.exit("\n\n".join(["parallel tests failed:", *failed]) if failed else 0)
