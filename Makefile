@@ -3,7 +3,7 @@
 #   make test    sets everything up, passes all tests, parallel ones included
 # Further:
 #   make test-all       the tests of make test, those marked slow, and more numbers of ranks
-#   make test-quick     what most faults of another Python or torch would break, in a few minutes
+#   make test-quick     the tests that another Python or torch is likeliest to fail, in a few minutes
 #   make faults         deliberate faults, each of which tests of make test must find; a table
 #   make test-slurm     a real Slurm over five simulated hosts; root and Debian's Slurm packages
 #   make test-trainers  the library under transformers, accelerate and lightning, which it installs
@@ -34,6 +34,7 @@ PYTEST ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TRAINERS = $(VENV)/.trainers
+# kernels, configuration, forks, data, the library, threads: what stands on numba, pydantic, torch and the interpreter
 QUICK = bits config copies data environment layout optim results rng threads
 SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 
@@ -136,5 +137,5 @@ kernels: $(READY)
 	$(BIN)/python -m mpisign.bits
 
 clean:
-	rm -rf $(VENV) $(VENV)-openmpi build runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-* build runs *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,7 @@ COUNTED = [*EXCHANGES, NODES, "-k", "rules or ties or node or hierarchical"]
 # the least number of ranks for which there are two levels, and two voters of several ranks
 LEVELS = [*PIPELINE, *EXCHANGES, "-k", "pipeline or butterfly"]
 VOTERS = [SHARDS, NODES]
-# apart from all others, which its many waits for gloo slow down, and of it what needs two voters
+# in a run of its own, as all others wait when it waits for gloo; and of it what needs two voters
 BY_GLOO = [FSDP, "-k", "bits_of_an_unsharded or bytes_are or refused_by_all"]
 
 # (ranks, what they run)
@@ -64,9 +64,10 @@ FULL = [
 SECONDS, SECONDS_OF_ALL = 600, 1500  # for one number of ranks
 
 
-# Ranks that wait sleep between looks, as there are more of them than cores: those that only yield are given one again
-# before a rank that works, and tests of gloo's then took up to ten times as long.
+# There are more ranks than cores. Under MPICH those that wait sleep between looks: where they only yield they are
+# given a core again before a rank that works, and tests of gloo's then took up to ten times as long. Open MPI's yield.
 WAITING = {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+STARTED: set[subprocess.Popen] = set()  # the launchers at work
 
 
 def run(n: int, seconds: float, arguments: list[str]) -> str:
@@ -85,26 +86,35 @@ def run(n: int, seconds: float, arguments: list[str]) -> str:
         text=True,
         start_new_session=True,
     )
+    STARTED.add(process)
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         output += f"\nno end after {seconds:.0f} s"
+    STARTED.remove(process)
     passed = re.search(r"(\d+) passed", output)
     good = process.returncode == 0 and passed is not None
     counted = f"n={n}: {passed[0] if passed else 'no test passed'}, {time.monotonic() - start:.0f} s"
+    failure = "" if good else f"{counted}, FAILED with exit code {process.returncode}\n{output[-8000:]}"
     # what was asked for, as --durations, stands above the counts
     slowest = re.search(r"=+ slowest .*?(?=\n=+ |\n\d+ passed)", output, re.DOTALL)
-    print(counted + (f"\n{slowest[0]}" if slowest else ""), flush=True)
-    return "" if good else f"{counted}, exit code {process.returncode}\n{output[-8000:]}"
+    print(failure or counted + (f"\n{slowest[0]}" if slowest else ""), flush=True)
+    return failure
 
 
 def side_by_side(plan: list[tuple[int, list[str]]], limit: float) -> list[str]:
     """What is to be read of the runs that failed. Two at once: while the ranks of one start, those of another work."""
     with ThreadPoolExecutor(2) as pool:
-        told = pool.map(lambda task: run(task[0], limit, task[1]), plan)
-        return [text for text in told if text]
+        runs = [pool.submit(run, n, limit, arguments) for n, arguments in plan]
+        try:
+            return [failure for one in runs if (failure := one.result())]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(STARTED):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mpisign.cli import cli
 from mpisign.errors import NumericalError, UsageError
-from mpisign.figures import curves, grid, scaling, style, votes
+from mpisign.figures import curves, grid, scaling, style, tables, votes
 from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.files import older
@@ -227,24 +227,47 @@ def test_a_target_costs_the_bytes_of_the_method(whole, tmp_path):
     assert costs[0][1] == round(30 * 100 * 4 / 3 / 8)
 
 
+def reached(run, budget):
+    """By a loop over the rows of /eval, without the first: the last one whose bytes, up and down, are no more."""
+    table, last = run["eval"], np.nan
+    rows = zip(*(table[name] for name in ("method_bytes_up", "method_bytes_down", "train_loss")), strict=True)
+    for up, down, loss in list(rows)[1:]:
+        last = loss if up + down <= budget else last
+    return last
+
+
 def test_what_was_reached_within_so_many_bytes(whole):
-    """By a loop over the rows of /eval: the last one whose bytes, up and down, are no more."""
     runs = [Run(path) for path in sorted(whole.glob("*.h5"))]
-    most = max(float(run.method_bytes("eval")[-1]) for run in runs)
-    budgets = (most / 100, most / 50, 2 * most)
+    sent = sorted({float(b) for run in runs for b in run.method_bytes("eval")})
+    budgets = (*sent[1:], 1.5 * sent[-1])  # each as many as an evaluation had cost
     for row in grid.table(runs, "train_loss", budgets=budgets):
-        cells = row.cells()
-        for budget in budgets:
-            reached = []
-            for table in (run["eval"] for run in row.runs):
-                sent, last = table["method_bytes_up"] + table["method_bytes_down"], np.nan
-                for bytes_so_far, loss in zip(sent, table["train_loss"], strict=True):
-                    last = loss if bytes_so_far <= budget else last
-                reached.append(last)
-            assert cells[f"train_loss within {budget:g} bytes"] == pytest.approx(np.mean(reached))
-        assert cells[f"train_loss within {2 * most:g} bytes"] == pytest.approx(row.mean)
-    _, out, _ = viewed("compare", whole, "--metric", "train_loss", "--bytes", f"{most / 50:g}")
-    assert f"within {most / 50:g} bytes" in out.splitlines()[0]
+        for budget, (name, values) in zip(budgets, row.at_budgets().items(), strict=True):
+            wanted = [reached(run, budget) for run in row.runs]
+            assert values == pytest.approx(wanted, nan_ok=True)
+            mean, deviation = np.mean(wanted), tables.deviation(wanted)
+            assert row.cells()[name] == pytest.approx(mean, nan_ok=True)
+            assert row.shown()[name] == ("-" if np.isnan(mean) else tables.with_deviation(mean, deviation))
+        assert values == [run.score("train_loss") for run in row.runs]  # within more than all
+    _, out, _ = viewed("compare", whole, "--metric", "train_loss", "--bytes", "1234567", "--bytes", "1e-3")
+    head, *lines = (re.split("  +", line) for line in out.split("\n\n")[0].splitlines())
+    assert "train_loss within 1,234,567 bytes" in head
+    assert {line[head.index("train_loss within 0.001 bytes")] for line in lines} == {"-"}
+
+
+def test_a_run_that_diverged_had_reached_nothing_within_what_it_sent(mixed, tmp_path):
+    run = Run(mixed / "nan.h5")
+    last = run.method_bytes("steps")[-1:].sum()
+    assert grid.within(run, "train_loss", 2 * last + 1) == np.inf
+    (row,) = grid.table([run], "train_loss", budgets=(1e12,))
+    assert row.shown()["train_loss within 1,000,000,000,000 bytes"] == row.said == "diverged"
+
+
+def test_what_rises_is_told_as_it_last_was(tmp_path):
+    here(*QUADRATIC, "algorithm.name=signum-mv", "schedule.lr=3", f"run.file={tmp_path}/up.h5", n=2)
+    run = Run(tmp_path / "up.h5")
+    losses, sent = run["eval"]["train_loss"], run.method_bytes("eval")
+    assert losses[2] > losses[1]
+    assert grid.within(run, "train_loss", sent[2]) == losses[2]
 
 
 def test_axes_have_plain_numbers_or_powers_of_ten():

@@ -132,6 +132,7 @@ def test_errors_are_one_line_that_says_what_is_valid(command, folder, tmp_path):
             cases.append(((folder, "--rows", row), f"row '{row}' {why}; known: eval.bytes_down"))
     if command == "compare":
         cases.append(((folder, "--files", "--format", "csv"), "leave out --format"))
+        cases.append(((folder, "--files", "--bytes", "9"), "leave out --bytes"))
         cases += [((folder, "--target", target), f"'{target}' is not finite") for target in ("nan", "inf")]
         cases += [
             ((folder, "--bytes", much), told) for much, told in (("0", "'0' is not above 0"), ("x", "not a valid"))

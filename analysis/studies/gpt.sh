@@ -4,7 +4,7 @@
 # best one with seeds 2 and 3; the best median of three is the result. 300 steps, about 90 seconds a run on 2 idle cores.
 # Runs that are there stay.
 #   analysis/studies/gpt.sh TEXT [WAY...]     ways: rank node adamw muon signmuon muonusign ef21-muonusign (all by default)
-#   STEPS=9 analysis/studies/gpt.sh TEXT adamw muon     so many steps: those whose bytes are of 300 steps by votes
+#   STEPS=9 analysis/studies/gpt.sh TEXT adamw muon     9 steps of float32 sums send what 300 steps of votes do
 set -euo pipefail
 ROOT=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
 text=$(readlink -f "${1:?a file of text}")
@@ -16,10 +16,10 @@ STEPS=${STEPS:-300}
 SIZE="--width 128 --depth 4 --window 128 --steps $STEPS --compute float32"
 OF_MATRICES="0.02 0.04 0.08"
 declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [adamw]="0.001 0.002 0.004"
-    [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]=$OF_MATRICES)
+    [muon]=$OF_MATRICES [signmuon]=$OF_MATRICES [muonusign]=$OF_MATRICES [ef21-muonusign]="0.005 0.01 0.02 0.04")
 folder=runs/gpt
-if [ "$STEPS" != 300 ]; then # a short run wants longer steps
-    folder=runs/gpt-$STEPS
+[ "$STEPS" = 300 ] || folder=runs/gpt-$STEPS
+if [ "$STEPS" -lt 300 ]; then # a short run wants longer steps
     RATES+=([adamw]="0.002 0.004 0.008 0.016" [muon]="0.02 0.04 0.08 0.16")
 fi
 mkdir -p "$folder"

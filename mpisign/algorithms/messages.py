@@ -135,17 +135,18 @@ class Ballots:
         if self.statistics:
             return self.statistics
         if self.voters == 1 and self.counted is None:
-            return self._of_one_voter()
+            return self._agreement_alone()
         t = self.tally
         return bits.agreement(t.plus, t.minus, t.votes)
 
-    def _of_one_voter(self) -> tuple[int, int]:
-        """Those of a voter that is alone: it agrees with itself, where it votes at all."""
-        planes = self._signs()[:, 0]
-        voted = all_of_them = WORD * planes.shape[1]
+    def _agreement_alone(self) -> tuple[int, int]:
+        """A lone voter agrees with itself wherever it votes; there is a tie wherever it abstains."""
+        planes, weight = self._signs()[:, 0], sum(self.weights) or 1
+        coordinates = voted = WORD * planes.shape[1]
         if len(planes) == 2:
+            # bits that differ from those of nobody: the number of ones
             voted = bits.differing(planes[1], self.scratch("nobody", planes.shape[1]).zero_())
-        return (sum(self.weights) or 1) * voted, all_of_them - voted
+        return weight * voted, coordinates - voted
 
 
 @dataclass

@@ -137,7 +137,8 @@ def plot_command(paths, output, mean, rows, axes, votes, as_table):
         "budgets",
         type=Finite(positive=True),
         multiple=True,
-        help="Tells the metric within so many of a rank.",
+        help="Shows the metric, too, at the last evaluation before a rank had sent and received more, by the method; "
+        "may be given several times.",
     ),
     click.option("--files", is_flag=True, help="Prints the run files of the best rates instead, for mpisign plot."),
     click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), help="text by default."),
@@ -148,7 +149,8 @@ def compare_command(paths, metric, target, budgets, files, form, output):
 
     Runs that differ in rate and seed alone are one row, the best first: mean and standard deviation over the seeds of
     the rate whose mean is best at the end. A run that ended by an error is the worst; one that goes on,
-    or can be resumed, is left out.
+    or can be resumed, is left out. With --bytes, rates are still those that are best at the end, and what a run
+    had reached in the middle of its schedule stands beside what another had at its end.
 
     \b
     mpisign compare runs/my_sweep --target 0.9
@@ -157,6 +159,8 @@ def compare_command(paths, metric, target, budgets, files, form, output):
     """
     if files and form:
         raise UsageError("--files prints names, no table; leave out --format")
+    if files and budgets:
+        raise UsageError("--files prints names, no table; leave out --bytes")
     from mpisign.figures import grid, selection
 
     dots, style = (_drawing("dots"), _drawing("style")) if output else (None, None)

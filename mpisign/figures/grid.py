@@ -37,7 +37,7 @@ class Row:
     rate: float
     metric: str
     target: float | None
-    budgets: tuple[float, ...] = ()  # bytes of a rank at which the metric is told, too
+    budgets: tuple[float, ...] = ()  # bytes of a rank within which the metric is told, too
 
     @property
     def score(self) -> float:
@@ -54,9 +54,14 @@ class Row:
 
     @property
     def said(self) -> str:
-        """The mean with its deviation; "diverged" or "error" where a run ended so."""
-        if np.isfinite(self.mean):
-            return tables.with_deviation(self.mean, self.deviation)
+        """The mean at the end with its deviation; "diverged" or "error" where a run ended so."""
+        return self._said(self.mean, self.deviation)
+
+    def _said(self, mean: float, deviation: float) -> str:
+        if np.isnan(mean):
+            return "-"
+        if np.isfinite(mean):
+            return tables.with_deviation(mean, deviation)
         return "diverged" if any(diverged(run, self.metric) for run in self.runs) else "error"
 
     @property
@@ -77,8 +82,8 @@ class Row:
         return {"reached": len(reached)} | costs
 
     def at_budgets(self) -> dict[str, list[float]]:
-        """For each budget, the metric of every run as it last was within so many bytes."""
-        named = {f"{self.metric} within {budget:g} bytes": budget for budget in self.budgets}
+        """For each budget of bytes, the metric of every run within it."""
+        named = {f"{self.metric} within {budget:,.15g} bytes": budget for budget in self.budgets}
         return {name: [within(run, self.metric, budget) for run in self.runs] for name, budget in named.items()}
 
     def cells(self) -> dict[str, object]:
@@ -96,8 +101,7 @@ class Row:
         cells["best rate"] = f"{self.rate:g}" + (" (edge)" if self.edge else "")
         cells[self.metric] = self.said
         for name, values in self.at_budgets().items():
-            known = np.isfinite(values).all()
-            cells[name] = tables.with_deviation(np.mean(values), tables.deviation(values)) if known else ""
+            cells[name] = self._said(float(np.mean(values)), tables.deviation(values))
         if "reached" in cells:
             cells["reached"] = f"{cells['reached']}/{len(self.runs)}"
         return {k: "-" if v == "" else v for k, v in cells.items()}
@@ -117,10 +121,17 @@ def first(run: Run, metric: str, target: float) -> int | None:
 
 
 def within(run: Run, metric: str, budget: float) -> float:
-    """The metric at the last evaluation before a rank's bytes, both ways by the method, are more; NaN without one."""
-    values = grouping.column(run, "eval", metric)
-    known = np.flatnonzero((run.method_bytes("eval") <= budget) & ~np.isnan(values))
-    return float(values[known[-1]]) if len(known) else np.nan
+    """The metric at the last evaluation before a rank had sent and received more bytes, by the method (method_bytes).
+
+    NaN where none but the one before the first step is within. Infinite where the run ended by an error within.
+    """
+    values, sent = grouping.column(run, "eval", metric), run.method_bytes("eval")
+    if run.state == "error" and not (run.method_bytes("steps") > budget).any():
+        return np.inf
+    known = np.flatnonzero((sent <= budget) & (run["eval"]["step"] > run["eval"]["step"][:1]))
+    if not len(known):
+        return np.nan
+    return float(values[known[-1]]) if np.isfinite(values[known[-1]]) else np.inf
 
 
 def table(runs: list[Run], metric: str, target: float | None = None, budgets: tuple[float, ...] = ()) -> list[Row]:
