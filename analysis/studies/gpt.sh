@@ -20,7 +20,7 @@ declare -A RATES=([rank]="0.00025 0.0005 0.001" [node]="0.00025 0.0005 0.001" [a
 folder=runs/gpt
 [ "$STEPS" = 300 ] || folder=runs/gpt-$STEPS
 if [ "$STEPS" -lt 300 ]; then # a short run wants longer steps
-    RATES+=([adamw]="0.004 0.008 0.016" [muon]="0.08 0.16 0.32" [ef21-muonusign]="0.04 0.08 0.16")
+    RATES+=([adamw]="0.004 0.008 0.016" [muon]="0.08 0.16 0.32" [ef21-muonusign]="0.08 0.16 0.32")
 fi
 mkdir -p "$folder"
 
