@@ -34,7 +34,7 @@ PYTEST ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 TRAINERS = $(VENV)/.trainers
-# kernels, configuration, forks, data, the library, threads: what stands on numba, pydantic, torch and the interpreter
+# kernels, configuration, data, the library with its copies of x, threads: what stands on numba, pydantic, torch, Python
 QUICK = bits config copies data environment layout optim results rng threads
 SERIAL = $(BIN)/python -m pytest tests --ignore tests/parallel --ignore tests/slurm --numprocesses auto --dist worksteal $(PYTEST)
 

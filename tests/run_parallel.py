@@ -6,6 +6,7 @@ python tests/run_parallel.py -n 3 FILE -k WORD   pytest's own arguments, on so m
 """
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -113,7 +114,8 @@ def side_by_side(plan: list[tuple[int, list[str]]], limit: float) -> list[str]:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(STARTED):
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(process.pid, signal.SIGKILL)
             raise
 
 

@@ -254,7 +254,7 @@ def test_what_was_reached_within_so_many_bytes(whole):
     assert {line[head.index("train_loss within 0.001 bytes")] for line in lines} == {"-"}
 
 
-def test_a_run_that_diverged_had_reached_nothing_within_what_it_sent(mixed, tmp_path):
+def test_a_run_that_diverged_had_reached_nothing_within_what_it_sent(mixed):
     run = Run(mixed / "nan.h5")
     last = run.method_bytes("steps")[-1:].sum()
     assert grid.within(run, "train_loss", 2 * last + 1) == np.inf

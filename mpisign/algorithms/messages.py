@@ -132,21 +132,8 @@ class Ballots:
 
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
-        if self.statistics:
-            return self.statistics
-        if self.voters == 1 and self.counted is None:
-            return self._agreement_alone()
         t = self.tally
-        return bits.agreement(t.plus, t.minus, t.votes)
-
-    def _agreement_alone(self) -> tuple[int, int]:
-        """A lone voter agrees with itself wherever it votes; there is a tie wherever it abstains."""
-        planes, weight = self._signs()[:, 0], sum(self.weights) or 1
-        coordinates = voted = WORD * planes.shape[1]
-        if len(planes) == 2:
-            # bits that differ from those of nobody: the number of ones
-            voted = bits.differing(planes[1], self.scratch("nobody", planes.shape[1]).zero_())
-        return weight * voted, coordinates - voted
+        return self.statistics or bits.agreement(t.plus, t.minus, t.votes)
 
 
 @dataclass

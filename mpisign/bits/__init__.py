@@ -172,8 +172,9 @@ def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> N
 
 def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int]:
     """Sum of |tally| over all 64*W coordinates, and the number of ties."""
-    if minus is None and voters == 1:
-        return 64 * plus.shape[1], 0
+    if voters == 1:  # who agrees with itself wherever it votes
+        voted = 64 * plus.shape[1] if minus is None else differing(plus[0], minus[0])
+        return voted, 64 * plus.shape[1] - voted
     return _of(plus).agreement(plus, minus, voters)
 
 
