@@ -22,7 +22,7 @@ rules = st.sampled_from(["coin", "random", "plus", "minus", "abstain"])
 TENSORS = {
     "pack": (0, 4), "pack_parts": (0, 5), "pack_scaled_parts": (0, 6), "pack_stochastic": (0, 4),
     "pack_stochastic_parts": (0, 6), "count": (0, 1), "count_weighted": (0, 2), "add": (0, 1),
-    "majority": (0, 1, 6), "codes": (0, 1, 3),
+    "majority": (0, 1, 6), "majority_of_ballots": (0, 4), "codes": (0, 1, 3),
     "randomised_majority": (0, 1, 5), "agreement": (0, 1), "apply": (0, 1), "blend": (0, 1), "add_signed": (0, 1),
     "add_levels": (0, 1), "differing": (0, 1), "spread": (0, 2), "gather": (0, 2), "weighted_majority": (0, 1, 7),
     "pack_quantised": (0, 4), "add_quantised": (0, 1), "pack_two_means": (0, 4), "add_two_means": (0, 1),
@@ -151,7 +151,9 @@ def test_votes(assert_same, ballots, abstain, at, draw, ties):
     if abstain:
         present = ballot_box(np.random.default_rng(1), n, words, "random")
         plus, minus = counted(ballots & present), counted(~ballots & present)
-    assert_same("majority", plus, minus, n, at, ties, draw, planes(2 if ties == "zero" else 1, 64 * words))
+    verdict = planes(2 if ties == "zero" else 1, 64 * words)
+    assert_same("majority", plus, minus, n, at, ties, draw, verdict)
+    assert_same("majority_of_ballots", ballots, at, ties, draw, verdict, True)
 
 
 def test_what_goes_over_the_host(assert_same):

@@ -118,7 +118,10 @@ def test_majority(ballots, abstain, at, draw, ties):
     if abstain:
         present = ballot_box(np.random.default_rng(1), n, words, "random")
         plus, minus = counted(ballots & present), counted(~ballots & present)
-    assert_same("majority", plus, minus, n, at, ties, draw, planes(2 if ties == "zero" else 1, 64 * words))
+    verdict = planes(2 if ties == "zero" else 1, 64 * words)
+    assert_same("majority", plus, minus, n, at, ties, draw, verdict)
+    for counting in (True, False):
+        assert_same("majority_of_ballots", ballots, at, ties, draw, verdict, counting)
     assert_same("randomised_majority", plus, minus, n, at, draw, planes(1, 64 * words))
     assert_same("agreement", plus, minus, n)
     assert_same("codes", plus, minus, n, planes(len(plus) + abstain, 64 * words))
@@ -236,6 +239,7 @@ def test_threads_change_no_bit(three_threads):
         ("pack_stochastic_parts", v, np.abs(v), True, parts, 640, draw, words),
         ("count", votes, counted),
         ("count_weighted", votes, (1, 3, 1, 1, 1), counted),
+        ("majority_of_ballots", votes, 640, "coin", coin, planes(1, 64 * votes.shape[1]), True),
         ("majority", counted, None, 5, 640, "coin", coin, planes(1, 64 * votes.shape[1])),
         ("apply", v, words, parts, 640, np.tile(table, (7, 1)), one * np.float32(0.9)),
         ("blend", v, v[::-1].copy(), 0.9, 0.1),

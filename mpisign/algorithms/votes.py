@@ -49,7 +49,12 @@ class Majority(_Signs):
         if ballots.voters == 1 and ballots.planes is not None and out.shape[0] == ballots.planes.shape[0]:
             out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
             return
-        t, coin = ballots.tally, step.coin("tie", self.ties)
+        coin = step.coin("tie", self.ties)
+        if ballots.plain:
+            arguments = ballots.planes[0], ballots.lo, self.ties, coin, out, ballots.counting
+            ballots.statistics = bits.majority_of_ballots(*arguments)
+            return
+        t = ballots.tally
         ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, self.ties, coin, out)
 
 

@@ -59,6 +59,7 @@ def works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
     signs, levels = (np.linspace(-1e-3, 1e-3, k, dtype=np.float32)[None] for k in (2, 16))
     tiles = np.array([[lo, lo + 4096, 0] for lo in range(0, d, 4096)]).T.copy()
     one, fields = np.ones(1, dtype=np.float32), torch.zeros(bits.fields_for(d, voters), dtype=torch.int64)
+    at_once = lambda: bits.majority_of_ballots(ballots, 0, "coin", coin, verdict, False)  # noqa: E731
     radii, parts = torch.full_like(v, 2.0), np.array([[0], [d], [0]])
     rounded = torch.empty(d, dtype=torch.int16, device=v.device)
     with_radii = partial(bits.pack_stochastic_parts, v, radii, parts, 0, draw, plane)
@@ -74,6 +75,7 @@ def works(v, x, d: int, voters: int) -> list[tuple[str, Callable, float, str]]:
         ("sums of tiles", lambda: bits.tile_sums(v, tiles), 4, "read"),
         ("count", lambda: bits.count(ballots, counted), voters / 8, ""),
         ("majority", lambda: bits.majority(counted, None, voters, 0, "coin", coin, verdict), len(counted) / 8, ""),
+        ("count and majority at once", at_once, voters / 8, ""),
         ("apply", lambda: bits.apply(x, plane, parts, 0, signs, one), 8 + 1 / 8, "copy"),
         ("apply, abstaining", lambda: bits.apply(x, two, parts, 0, np.tile(signs, 2), one), 8 + 2 / 8, "copy"),
         ("apply, four planes", lambda: bits.apply(x, four, parts, 0, levels, one), 8 + 4 / 8, "copy"),

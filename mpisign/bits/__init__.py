@@ -150,6 +150,16 @@ def majority(
     return _of(plus).majority(plus, minus, voters, _at(at, draw), ties, draw, verdict)
 
 
+def majority_of_ballots(
+    ballots: Tensor, at: int, ties: str, draw: Draw, verdict: Tensor, counting: bool = True
+) -> tuple[int, int]:
+    """What count and majority make of ballots (n, W), in one pass that keeps no tally.
+
+    counting: whether to count agreement and ties; 0 and 0 otherwise.
+    """
+    return _of(ballots).majority_of_ballots(ballots, _at(at, draw), ties, draw, verdict, counting)
+
+
 def randomised_majority(plus: Tensor, minus: Tensor | None, voters: int, at: int, draw: Draw, verdict: Tensor) -> None:
     """+1 with probability (1 + tally/voters)/2 into verdict (1, W)."""
     _of(plus).randomised_majority(plus, minus, voters, _at(at, draw), draw, verdict)

@@ -112,6 +112,16 @@ def majority(plus, minus, voters, at, ties, draw, verdict: Tensor):
     return sum(agreement for agreement, _ in sums), sum(ties for _, ties in sums)
 
 
+def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
+    votes, out = _words(ballots), _words(verdict)
+
+    def work(lo, hi):
+        return cpu.majority_of_ballots(votes[:, lo:hi], at + 64 * lo, ties, draw, out[:, lo:hi], counting)
+
+    sums = in_slices(out.shape[1], work, each=64)
+    return sum(agreement for agreement, _ in sums), sum(ties for _, ties in sums)
+
+
 def randomised_majority(plus, minus, voters, at, draw, verdict):
     cpu.randomised_majority(_words(plus), _optional(minus), voters, at, draw, _words(verdict))
 

@@ -122,6 +122,7 @@ def _calls(voters: int) -> Iterator[Callable[[], object]]:
     )
     for some in (bits.new_planes(voters, 2), bits.new_planes(voters, 3)[:, :2]):
         yield partial(bits.count, some, counts)
+        yield partial(bits.majority_of_ballots, some, 0, "coin", draw, bits.new_planes(1, some.shape[1]))
         yield partial(bits.add, counts, counts.clone())
         weights = (3, *[1] * (voters - 1))
         yield partial(bits.count_weighted, some, weights, bits.new_planes(bits.width(sum(weights)), some.shape[1]))

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from mpisign import bits
+from mpisign.algorithms.messages import Direction
 from mpisign.algorithms.method import Method
 from mpisign.algorithms.slots import State, Step
-from mpisign.bits.rng import Streams
+from mpisign.bits.rng import NO_VOTER, Streams
 from mpisign.engine.header import FLAGS, first_bad, pack_header, refuse_drift, refuse_nonfinite
 from mpisign.engine.memory import Memory, without_voter
 from mpisign.engine.rounding import BITS, StochasticRounding, bit_patterns
@@ -135,6 +136,22 @@ class Stepper:
         Raises NumericalError on all ranks, with x unmoved, if any voter's loss or estimate is not finite.
         """
         rates = lr if isinstance(lr, np.ndarray) else self.layout.rates(lr)
+        if self._pending is None:
+            self._turn_to_stage()
+        at_once = self._pending is None and self.stage.at_once and not self.exchange.watched
+        way = self._step_at_once if at_once else self._step_by_chunks
+        everyone, zeros, clips = way(rates, counting, request, check)
+        loss, most = self._mean(self._header[:, 2]), int(max(self._header[:, 1].tolist()))
+        for channel in self.stage.channels:
+            channel.update.finish(channel.of(self.x), channel.update_state, channel.step(everyone), self.objective)
+        self.oracles[0].constrain(self.x)
+        self.t += 1
+        return Outcome(loss, zeros, clips, most, self.stage)
+
+    def _step_by_chunks(
+        self, rates: np.ndarray, counting: bool, request: int, check: Check | None
+    ) -> tuple[Step, int, int]:
+        """Estimates, votes and moves x; returns the step as all voters know it, and how many zeros and clips."""
         pending, self._pending = self._pending or self._begin_step(rates, counting), None
         if pending.everyone.rates is not rates:  # it was opened before they were known
             pending = pending.at(rates, self.own_decays)
@@ -145,20 +162,44 @@ class Stepper:
             channel.exchange.flush()
         with self.timer("sign"):
             self.stage.carrier.start_header(self._headers(pending, request))
+        self._keep_point()
+        for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True):
+            self._move(channel, outbox, pending, lambda channel=channel: self._agree(channel, check))
+        zeros, clips = (sum([getattr(outbox, k) for outbox in pending.outboxes]) for k in ("zeros", "clips"))
+        return pending.everyone, zeros, clips
+
+    def _step_at_once(
+        self, rates: np.ndarray, counting: bool, request: int, check: Check | None
+    ) -> tuple[Step, int, int]:
+        """The same where a step is one message: slots and exchange are asked the same, with nothing between calls.
+
+        Of a small model's step most is Python.
+        """
+        (channel,), (everyone, step) = self.stage.channels, self._steps(rates)
+        exchange, sign, states = channel.exchange, channel.sign, channel.sign_states
+        with self.timer("estimate"):
+            estimates = [self._estimate(0, step)]
+            self.stage.algorithm.estimator.agree(estimates, self.stage.estimator_states, everyone)
+        with self.timer("sign"):
+            sign.agree(estimates, states, everyone)
+            signal, scales = sign.begin(estimates[0], states[0], step)
+            exchange.open(counting)
+            packed = sign.pack(signal, scales, 0, self.layout.length, exchange.outgoing(0, 0), states[0], step)
+            bad = channel.search(estimates[0]) if packed.bad is None else packed.bad
+            beside = [[scales]] if channel.scaled else []
+            exchange.start_header(self._rows([bad], estimates, request, [self.oracles[0].loss], beside))
+        self._keep_point()
+        with self.timer("exchange"):
+            direction = exchange.decided_at_once(self._agree(channel, check), everyone)
+        with self.timer("update"):
+            self._apply(channel, direction, self._begin_update(channel, everyone), [step])
+        return everyone, packed.zeros, packed.clips
+
+    def _keep_point(self) -> None:
+        """Keeps x as it is before it moves, where estimators ask for it; and no header has come yet."""
         self._header = None
         if self.x_before is not None:
             self.x_before.copy_(self.x)
-        for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True):
-            self._move(channel, outbox, pending, lambda channel=channel: self._agree(channel, check))
-        loss, most = self._mean(self._header[:, 2]), int(max(self._header[:, 1].tolist()))
-        for channel in self.stage.channels:
-            channel.update.finish(
-                channel.of(self.x), channel.update_state, channel.step(pending.everyone), self.objective
-            )
-        self.oracles[0].constrain(self.x)
-        zeros, clips = (sum([getattr(outbox, k) for outbox in pending.outboxes]) for k in ("zeros", "clips"))
-        self.t += 1
-        return Outcome(loss, zeros, clips, most, self.stage)
 
     def at_hand(self, layout: Layout) -> Step:
         """The step that comes next or is under way, for who looks at messages on a layout: without rates of its own."""
@@ -184,6 +225,7 @@ class Stepper:
         if stage.algorithm.needs_whole:
             return None
         v = [state[stage.algorithm.estimator.streams] for state in stage.estimator_states]
+        self._turn_to_stage()
         self._pending = self._begin_step(rates, True, v)
         return self._pending
 
@@ -203,16 +245,8 @@ class Stepper:
                     array.copy_(before[source] if source in before else before[f"{source}/{voter}"])
 
     def _begin_step(self, rates: np.ndarray, counting: bool, estimates: list[Tensor] | None = None) -> PendingStep:
-        """Begins a step: turns to its stage and asks for estimates, unless there are some that are filled in later."""
-        self.world.watch.step = self.t
-        self._switch_stage(self.algorithm.stage(self.t - self.begun))
-        arguments = (self.t, rates, self.streams, self.layout, self.world)
-        more = {"x_before": self.x_before, "begun": self.begun, "own_decays": self.own_decays}
-        everyone = Step(*arguments, **more)
-        steps = [
-            Step(*arguments, voter, float(self.weights[voter]), **more)
-            for voter in (self.world.local[:1] if self.stage.together else self.world.local)
-        ]
+        """Begins a step of this stage: asks for estimates, unless there are some that are filled in later."""
+        everyone, *steps = self._steps(rates)
         with self.timer("estimate"):
             if estimates is None:
                 estimates = self._estimate_all(steps)
@@ -224,6 +258,18 @@ class Stepper:
         for channel in self.stage.channels:
             channel.exchange.open(counting)
         return PendingStep(everyone, steps, estimates, outboxes)
+
+    def _turn_to_stage(self) -> None:
+        self.world.watch.step = self.t
+        self._switch_stage(self.algorithm.stage(self.t - self.begun))
+
+    def _steps(self, rates: np.ndarray) -> list[Step]:
+        """What slots may know of this step: all voters together, and each local one."""
+        first = (self.t, rates, self.streams, self.layout, self.world)
+        rest = (self.x_before, self.begun, self.own_decays)
+        voters = self.world.local[:1] if self.stage.together else self.world.local
+        alone = [Step(*first, voter, float(self.weights[voter]), *rest) for voter in voters]
+        return [Step(*first, NO_VOTER, 1.0, *rest), *alone]
 
     def _estimate_all(self, steps: list[Step]) -> Estimates:
         """v of every local voter: rows of a matrix, or vectors of their own."""
@@ -252,7 +298,7 @@ class Stepper:
     def _move(
         self, channel: Channel, outbox: Outbox, pending: PendingStep, agree: Callable[[], np.ndarray | None]
     ) -> None:
-        everyone, x, moving = channel.step(pending.everyone), channel.of(self.x), False
+        everyone, moving = channel.step(pending.everyone), False
         verdicts = channel.exchange.verdicts(everyone, outbox, agree)
         while True:
             with self.timer("exchange"):
@@ -263,24 +309,32 @@ class Stepper:
                     raise
             if direction is None:
                 break
-            if (unit := channel.sign.unit(channel.sign_states[0])) is not None:
-                direction.scales = unit
             with self.timer("update"):
                 if not moving:
-                    moving = True
-                    if reports := self.stage.reports:
-                        everyone = replace(everyone, reported=self._header[:, -reports:].copy())
-                    channel.update.begin(x, channel.update_state, everyone, self.objective)
-                if self.rounding:
-                    at = channel.group.lo
-                    self.rounding.apply(channel.update, x, direction, channel.update_state, everyone, at)
-                else:
-                    channel.update.apply(x, direction, channel.update_state, everyone)
-                if self.moved:
-                    self.moved(channel.group.lo + direction.lo, channel.group.lo + direction.hi)
-                if self.stage.observes:
-                    for state, step in zip(self.stage.estimator_states, pending.steps, strict=True):
-                        self.stage.algorithm.estimator.observe(direction, state, step)
+                    moving, everyone = True, self._begin_update(channel, everyone)
+                self._apply(channel, direction, everyone, pending.steps)
+
+    def _begin_update(self, channel: Channel, everyone: Step) -> Step:
+        """Lets a channel's update begin; returns the step with what the estimators told."""
+        if reports := self.stage.reports:
+            everyone = replace(everyone, reported=self._header[:, -reports:].copy())
+        channel.update.begin(channel.of(self.x), channel.update_state, everyone, self.objective)
+        return everyone
+
+    def _apply(self, channel: Channel, direction: Direction, everyone: Step, steps: list[Step]) -> None:
+        """Moves a channel's x along a chunk's direction, and lets all see it that want to."""
+        x, lo = channel.of(self.x), channel.group.lo
+        if (unit := channel.sign.unit(channel.sign_states[0])) is not None:
+            direction.scales = unit
+        if self.rounding:
+            self.rounding.apply(channel.update, x, direction, channel.update_state, everyone, lo)
+        else:
+            channel.update.apply(x, direction, channel.update_state, everyone)
+        if self.moved:
+            self.moved(lo + direction.lo, lo + direction.hi)
+        if self.stage.observes:
+            for state, step in zip(self.stage.estimator_states, steps, strict=True):
+                self.stage.algorithm.estimator.observe(direction, state, step)
 
     def _drain_behind(self, channel: Channel) -> None:
         """Where a channel's verdicts are refused, waits for what later channels have on their way."""
@@ -296,10 +350,14 @@ class Stepper:
             for channel, outbox in zip(self.stage.channels, pending.outboxes, strict=True)
             if channel.scaled
         ]
+        return self._rows(bad, pending.estimates, request, losses, rows_beside)
+
+    def _rows(self, bad: list[int], estimates: Estimates, request: int, losses, beside: list[list]) -> np.ndarray:
+        """The headers of the local voters. beside: rows of scales, if messages have them."""
         if reports := self.stage.reports:
-            rows_beside.append([state["told"].numpy() for state in self.stage.estimator_states])
+            beside = [*beside, [state["told"].numpy() for state in self.stage.estimator_states]]
             self.world.count_reported(reports)
-        rows = pack_header(bad, pending.estimates, request, losses, rows_beside)
+        rows = pack_header(bad, estimates, request, losses, beside)
         return self.world.voters_rows(rows, self.layout.origin)
 
     def _agree(self, channel: Channel, check: Check | None) -> np.ndarray | None:

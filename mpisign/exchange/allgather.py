@@ -58,7 +58,7 @@ class Allgather(Exchange):
         self._own = [message[:, self.world.rank] for message in self._in]  # where it belongs among all messages
         self.carries, self._last = last is not None, last
         # all of a step is then one message, and there is nothing to do until it is here
-        self._alone, self._due = self.carries and len(self.chunks) == 1, False
+        self.alone, self._due = self.carries and len(self.chunks) == 1, False
         if self.carries:
             self._headers = self._rows[last].numpy()[:, items[last][0] :].view(np.float64)
         self._lengths = np.zeros(n, dtype=np.int64)
@@ -80,7 +80,7 @@ class Allgather(Exchange):
             self._post(c)
 
     def _post(self, c):
-        if self._alone:
+        if self.alone:
             self._due = True
             return
         self._requests[c].append(self.world.comm.Iallgather(self.library.IN_PLACE, buffer(self._rows[c])))

@@ -28,6 +28,7 @@ from mpisign.algorithms.messages import Ballots, Direction, Scratch
 from mpisign.algorithms.slots import Step, Vote
 from mpisign.errors import NumericalError, UsageError
 from mpisign.exchange import costs
+from mpisign.exchange.arrays import Arrays
 from mpisign.exchange.decoding import Decoding, looked_at
 from mpisign.exchange.late import library_of
 from mpisign.exchange.schedule import Doubling, Phase
@@ -66,7 +67,7 @@ class VerdictHook(Protocol):
         """A chunk's verdict."""
 
 
-class Exchange:
+class Exchange(Arrays):
     """How messages travel. Every exchange gives the same direction, bit for bit."""
 
     name: str
@@ -80,6 +81,7 @@ class Exchange:
     shared = 0  # bytes of memory that the ranks of this node share
     progress_engine = None  # what lets messages proceed, where any travel: a progress.ProgressEngine
     on_groups: ClassVar[bool] = False  # whether it takes what is MPI's from `library`, where torch may stand in for it
+    alone = False  # whether all of a step is one message, that goes with the header and is counted by every rank
     carries = False  # whether it takes headers along: the world's start_header() and finish_header() are then its own
 
     @staticmethod
@@ -136,6 +138,7 @@ class Exchange:
         self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)  # n, () if all are alike
         self.up, self.down = up, vote.down(up, self.votes)
         self.method_bits = of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
+        self._plain = self.up.planes == 1 and not (self.up.coded or self._weights)
         self.levels = vote.levels(up, self.votes)
         self.chunks = costs.chunks_of(layout.length, chunk, up)
         if reverse:
@@ -158,6 +161,7 @@ class Exchange:
         if staged:
             shapes = [self.up.shape(coordinates=hi - lo) for lo, hi in self.chunks]
             self.staging = Staging(shapes, self.up.dtype, self._decode.arrays or self.decided, layout.device)
+        self.at_once = self.alone and not (staged or self.guarded or vote.shares)  # see decided_at_once
         self._copying: int | None = None  # the chunk that is on its way to the host
 
     def shards_of(self, rank: int) -> list[tuple[int, int, int]]:
@@ -215,6 +219,11 @@ class Exchange:
         return self.up.scaled or self.up.varies or self.vote.shares or self.vote.stateful
 
     @property
+    def watched(self) -> bool:
+        """Whether somebody looks at messages, or changes them."""
+        return bool(self.adversary or self.probe)
+
+    @property
     def collected(self) -> bool:
         """Whether all verdicts of this step have come."""
         return self._done == len(self.chunks)
@@ -223,7 +232,8 @@ class Exchange:
         """Begins a step. counting: whether to count agreement, ties and flips."""
         self.counts, self._shared, self._tiles = VoteCounts(), None, []
         self._absorbed = self._published = self._done = 0
-        self._counting = counting
+        # of what each rank counts in whole, the first one tells
+        self._counting = counting and self.up.signs and (self.sharded or not self.world.rank)
         self.world.count_step(self._bytes_a_step, (0, 0) if self.up.varies else self.method_bits)
         # every rank holds the same verdict, so one of them counts its flips
         self._flips = counting and not self.world.rank and self.down.planes in (1, 2)
@@ -272,11 +282,18 @@ class Exchange:
             c = self._absorbed
             self._decide(c, self._absorb(c, None, step), step)
 
+    def decided_at_once(self, scales: np.ndarray | None, step: Step) -> Direction:
+        """What verdicts() yields where the only message has come with its header: for exchanges that are `at_once`."""
+        self._decide(0, self._absorb(0, scales, step), step)
+        (direction,) = self._arrived(1, step)
+        return direction
+
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:
         ballots = self.receive(c)
         self._absorbed = c + 1
         ballots.scales, ballots.scratch, ballots.form, ballots.step = scales, self.scratch, self.up, step
-        ballots.weights = self._weights
+        ballots.weights, ballots.counting = self._weights, self._counting
+        ballots.plain = self._plain and ballots.counted is None
         if ballots.counted and ballots.counted.votes != self.votes:
             raise UsageError(f"exchange {self.name} counts voters without their weights; take another", agreed=True)
         self.vote.absorb(ballots, self.state, step)
@@ -333,7 +350,7 @@ class Exchange:
             yield self._direction(c, self.staging.to_device(c, verdict) if self.staging else verdict)
 
     def _count_agreement(self, ballots: Ballots) -> None:
-        if not self._counting or not self.up.signs or not (self.sharded or self.world.rank == 0):
+        if not self._counting:
             return
         agreement, ties = ballots.agreement()
         # pads are sign -1 from every voter, or abstentions (a tie) where there is a second plane
@@ -348,6 +365,22 @@ class Exchange:
         if known:
             self.counts.flips += bits.differing_parts(now, before, self.layout.parts(lo, hi), lo)
         before.copy_(now)
+
+    @cached_property
+    def in_flight(self) -> int:
+        """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
+        return len(self.chunks) if self.overlapped else self.prefetch
+
+    @cached_property
+    def initial_chunks(self) -> range:
+        """The chunks that travel before any is waited for."""
+        return range(min(self.in_flight, len(self.chunks)))
+
+    @cached_property
+    def last_before_header(self) -> int | None:
+        """The chunk with which a header can go, as nothing is packed after it and nothing leaves before the header."""
+        whole = 0 < len(self.chunks) == len(self.initial_chunks) and not self.overlapped
+        return len(self.chunks) - 1 if whole and self.header and not self.up.varies else None
 
     # What an exchange fills in
 
@@ -436,65 +469,3 @@ class Exchange:
         with self.world.watch(f"the {what} of chunk {c}"):
             self.library.Request.Waitall(self._requests[c])
         self._requests[c].clear()
-
-    # The arrays in which messages travel: one per chunk, of which few are held and used again
-
-    def array(self, size: int, dtype: torch.dtype) -> Tensor:
-        """A new array of zeros for messages or verdicts; where a GPU copies from and to it, it is pinned."""
-        pinned = self.device.type == "cpu" and self.layout.device.type != "cpu"
-        return torch.zeros(size, dtype=dtype, device=self.device, pin_memory=pinned)
-
-    def verdict_of(self, coordinates: int) -> Tensor:
-        """A new array for the verdict on so many coordinates."""
-        shape = self.down.shape(coordinates=coordinates)
-        return self.array(math.prod(shape), self.down.dtype).view(shape)
-
-    @cached_property
-    def in_flight(self) -> int:
-        """Messages on their way before the first is counted: all of them where they are sent while gradients come."""
-        return len(self.chunks) if self.overlapped else self.prefetch
-
-    @cached_property
-    def initial_chunks(self) -> range:
-        """The chunks that travel before any is waited for."""
-        return range(min(self.in_flight, len(self.chunks)))
-
-    @cached_property
-    def last_before_header(self) -> int | None:
-        """The chunk with which a header can go, as nothing is packed after it and nothing leaves before the header."""
-        whole = 0 < len(self.chunks) == len(self.initial_chunks) and not self.overlapped
-        return len(self.chunks) - 1 if whole and self.header and not self.up.varies else None
-
-    def messages(self, form: Format, *between: int) -> list[Tensor]:
-        """A buffer (planes, *between, items) per chunk."""
-        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi in self.chunks], form.dtype)
-
-    def parts(self, form: Format, *between: int) -> list[Tensor]:
-        """The same for this rank's part of each chunk."""
-        return self.ring([form.shape(*between, coordinates=hi - lo) for lo, hi, _ in self.shards], form.dtype)
-
-    def ring(self, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-        """An array per chunk: `in_flight` of them, which later chunks use again."""
-        return self.cut_into([self.array(size, dtype) for size in self.held(shapes)], shapes)
-
-    def held(self, shapes: list[tuple[int, ...]]) -> list[int]:
-        """Items of the arrays that a ring of these shapes, one per chunk, needs."""
-        # the last chunk of x is shorter than all others, and the first where they go in reverse
-        return [max(map(math.prod, shapes[k :: self.in_flight])) for k in range(min(self.in_flight, len(shapes)))]
-
-    def cut_into(self, held: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        """Views of these shapes into flat arrays, which take turns."""
-        flat = [held[c % self.in_flight] for c in range(len(shapes))]
-        return [array[: math.prod(shape)].view(shape) for array, shape in zip(flat, shapes, strict=True)]
-
-    def arrays(self) -> list[Tensor]:
-        """All that this exchange holds in lists, a chunk each."""
-        lists = [some for some in vars(self).values() if isinstance(some, list)]
-        return [t for some in lists for t in some if isinstance(t, Tensor)]
-
-    def memory(self) -> int:
-        """Bytes in this exchange's buffers and the vote's state, where messages and verdicts lie."""
-        kept = [] if self.before is None else [self.before]
-        tensors = (*self.state.values(), *self.arrays(), *self._decode.arrays, *kept)
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        return self.scratch.nbytes + sum(storages.values())

@@ -6,14 +6,14 @@ from functools import cache
 import numpy as np
 from numba import njit, uint32, uint64, uintp
 
-from mpisign.bits.cpu.adders import add_up, pick
+from mpisign.bits.cpu.adders import add_agreement, add_up, decide, pick
 from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of, within
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
 __all__ = [
     "add", "agreement", "codes", "count", "count_weighted", "differing", "differing_parts", "gather", "majority",
-    "randomised_majority", "spread", "weighted_majority",
+    "majority_of_ballots", "randomised_majority", "spread", "weighted_majority",
 ]  # fmt: skip
 
 TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
@@ -144,6 +144,53 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     minus = minus if abstentions else plus
     agreement_and_ties = _majority(plus, minus, abstentions, voters, at // 64, RULES[ties], counter, negate, verdict)
     return int(agreement_and_ties[0]), int(agreement_and_ties[1])
+
+
+@cache
+def _decider(voters):
+    """The kernel that counts and decides what so many voters say, compiled when first asked for."""
+
+    @cached_njit
+    def kernel(ballots, first_word, rule, counter, negate, counting, verdict):
+        s, voter, stream, k0, k1 = counter[0], counter[1], counter[2], counter[3], counter[4]
+        words, drawing = ballots.shape[1], rule == 0 and voters % 2 == 0
+        address, stride = ballots.ctypes.data, uintp(ballots.strides[0])
+        coin, flip = np.full(BLOCK, ALL if rule == 1 else uint64(0)), ALL if drawing and negate else uint64(0)
+        tied, sums = np.zeros(BLOCK, dtype=np.uint64), np.zeros(2 * BLOCK, dtype=np.int64)
+        rest, out = np.zeros((voters, BLOCK), dtype=np.uint64), np.empty(BLOCK, dtype=np.uint64)
+        for lo in range(0, words, BLOCK):
+            here, apart, to, left = address + 8 * lo, stride, out.ctypes.data, words - lo
+            if left < BLOCK:
+                rest[:, :left] = ballots[:, lo:]
+                here, apart = rest.ctypes.data, uintp(8 * BLOCK)
+            else:
+                to = verdict.ctypes.data + 8 * lo
+            if drawing:
+                coins(coin.ctypes.data, uint32(first_word + lo), s, voter, stream, k0, k1)
+            decide(voters, here, apart, coin.ctypes.data, flip, to, tied.ctypes.data)
+            if counting:
+                add_agreement(voters, here, apart, sums.ctypes.data)
+            if rule == 2:
+                verdict[1, lo : lo + BLOCK] = ~tied[:left]
+            if left < BLOCK:
+                verdict[0, lo:] = out[:left]
+        # the words that fill the last block up are those of voters who all say -1
+        blocks = (words + BLOCK - 1) // BLOCK
+        agreement = sums[:BLOCK].sum() - 64 * voters * (2 * BLOCK * blocks - words) if counting else 0
+        return agreement, sums[BLOCK:].sum()
+
+    return kernel
+
+
+def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
+    if len(ballots) > TREES:
+        plus = np.empty((len(ballots).bit_length(), ballots.shape[1]), dtype=np.uint64)
+        count(ballots, plus)
+        found = majority(plus, None, len(ballots), at, ties, draw, verdict)
+        return found if counting else (0, 0)
+    counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
+    found = _decider(len(ballots))(ballots, at // 64, RULES[ties], counter, negate, counting, verdict)
+    return int(found[0]), int(found[1])
 
 
 @cached_njit

@@ -45,6 +45,13 @@ def store(b, value, address):
     b.store(value, b.inttoptr(address, value.type.as_pointer()), align=2 if value.type.element == I16 else 4)
 
 
+def population(b, words):
+    """How many bits of each of several words are 1."""
+    kind = words.type
+    name = f"llvm.ctpop.v{kind.count}i{kind.element.width}"
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind]), name), [words])
+
+
 def _magnitude(b, v):
     lanes = v.type.count
     pattern = b.and_(b.bitcast(v, ir.VectorType(I32, lanes)), constant(I32, 0x7FFFFFFF, lanes))

@@ -8,7 +8,7 @@ from mpisign.bits.reference.common import WORD, coin, to_bits, to_words
 
 __all__ = [
     "add", "agreement", "codes", "count", "count_weighted", "differing", "differing_parts", "gather", "majority",
-    "numbers", "randomised_majority", "spread", "tally", "weighted_majority",
+    "majority_of_ballots", "numbers", "randomised_majority", "spread", "tally", "weighted_majority",
 ]  # fmt: skip
 
 
@@ -59,6 +59,14 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     if ties == "zero":
         verdict[1] = to_words(t != 0)
     return agreement(plus, minus, voters)
+
+
+def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
+    """majority of the count of ballots (n, W)."""
+    plus = np.empty((len(ballots).bit_length(), ballots.shape[1]), dtype=np.uint64)
+    count(ballots, plus)
+    found = majority(plus, None, len(ballots), at, ties, draw, verdict)
+    return found if counting else (0, 0)
 
 
 def randomised_majority(plus, minus, voters, at, draw, verdict):
