@@ -271,7 +271,8 @@ class Layout:
 
     def pads(self, lo: int, hi: int) -> int:
         """Coordinates of [lo, hi) that belong to no parameter."""
-        return hi - lo - sum(s.hi - s.lo for s in self.spans(lo, hi))
+        first, end, _ = self.parts(lo, hi)
+        return hi - lo - int((end - first).sum())
 
     def present(self, lo: int, hi: int) -> Tensor:
         """The words of [lo, hi) with a 1 for each coordinate that belongs to a parameter, int64 (words,)."""

@@ -242,7 +242,7 @@ class LargestSigns(_OfTiles):
 
     def to_planes(self, message, planes, step):
         bits.planes_of_largest(message[0], self.k, planes)
-        told = bits.differing(planes[1], torch.zeros_like(planes[1]))
+        told = bits.count_ones(planes[1])
         if told != (sent := self._kept(WORD * planes.shape[1])):
             raise NumericalError(
                 f"a message of {sent} signs names {told} coordinates: a place in it was sent twice, or is none; "

@@ -134,8 +134,10 @@ class Ballots:
 
     def agreement(self) -> tuple[int, int]:
         """Sum of |tally| over the coordinates, and the number of ties; pads count as unanimous."""
-        t = self.tally
-        return self.statistics or bits.agreement(t.plus, t.minus, t.votes)
+        if self.statistics is None:
+            t = self.tally
+            self.statistics = bits.agreement(t.plus, t.minus, t.votes)
+        return self.statistics
 
 
 @dataclass

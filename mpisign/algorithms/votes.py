@@ -13,7 +13,7 @@ from mpisign import bits
 from mpisign.algorithms.compressors import BlockSigns
 from mpisign.algorithms.formats import RAW, Format, Planes
 from mpisign.algorithms.slots import LEVELS, Vote
-from mpisign.layout import Span
+from mpisign.layout import WORD, Span
 
 
 class _Signs(Vote):
@@ -48,6 +48,10 @@ class Majority(_Signs):
     def verdict(self, ballots, scales, state, out, step):
         if ballots.voters == 1 and ballots.planes is not None and out.shape[0] == ballots.planes.shape[0]:
             out.copy_(ballots.planes[:, 0])  # the only vote, or none where there is none
+            if ballots.counting and not ballots.weights:
+                whole = WORD * out.shape[1]
+                cast = bits.count_ones(out[1]) if out.shape[0] > 1 else whole
+                ballots.statistics = cast, whole - cast
             return
         coin = step.coin("tie", self.ties)
         if ballots.plain:

@@ -183,7 +183,7 @@ def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> N
 def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int]:
     """Sum of |tally| over all 64*W coordinates, and the number of ties."""
     if voters == 1:  # who agrees with itself wherever it votes
-        voted = 64 * plus.shape[1] if minus is None else differing(plus[0], minus[0])
+        voted = 64 * plus.shape[1] if minus is None else count_ones(plus[0]) + count_ones(minus[0])
         return voted, 64 * plus.shape[1] - voted
     return _of(plus).agreement(plus, minus, voters)
 
@@ -381,9 +381,9 @@ def first_nonfinite(v: Tensor | Scattered) -> int:
     return _of(v).first_nonfinite(v)
 
 
-def differing(a: Tensor, b: Tensor) -> int:
-    """The number of bits in which two planes differ."""
-    return _of(a).differing(a, b)
+def count_ones(plane: Tensor) -> int:
+    """How many bits of a plane (W,) are 1."""
+    return _of(plane).count_ones(plane)
 
 
 def differing_parts(a: Tensor, b: Tensor, parts: np.ndarray, at: int) -> int:

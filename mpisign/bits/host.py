@@ -212,8 +212,8 @@ def first_nonfinite(v):
     return next((index for index in in_slices(len(v), work) if index >= 0), -1)
 
 
-def differing(a, b):
-    return cpu.differing(_words(a), _words(b))
+def count_ones(plane):
+    return cpu.count_ones(_words(plane))
 
 
 def differing_parts(a, b, parts, at):

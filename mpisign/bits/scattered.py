@@ -19,7 +19,7 @@ class Scattered:
 
         bounds: int64 (2, tensors), the first coordinate and the end of each, in order.
         """
-        addresses = np.array([t.data_ptr() for t in tensors], dtype=np.int64)
+        addresses = np.array([*map(Tensor.data_ptr, tensors)], dtype=np.int64)
         self.tensors, self.lo, self.hi = tensors, 0, length
         self.places = np.vstack([bounds, addresses - 4 * bounds[0]])  # and where coordinate 0 would lie
 

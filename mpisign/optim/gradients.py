@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mpisign.optim.parameters import Named
 from mpisign.optim.storage import copy_of, parts, put_back
 from mpisign.optim.warning import warn
 
+_dtype, _layout = attrgetter("dtype"), attrgetter("layout")  # of many tensors, in less time than a loop takes
 Closure = Callable[[], Tensor | float]
 
 
@@ -54,7 +56,7 @@ class Gradients:
 
     def _places(self) -> list[int]:
         """Where parameters must lie: in x, but for copies, which stay where they were."""
-        return [p.data_ptr() for p in self.parameters]
+        return [*map(Tensor.data_ptr, self.parameters)]
 
     @property
     def statistics(self) -> dict[str, Tensor]:
@@ -99,7 +101,7 @@ class Gradients:
         """
         plain = self.fault is None and not self.missing and self.scale == 1.0 and self.x.device.type == "cpu"
         grads = self._present if plain else []
-        if not grads or not all(g.dtype == torch.float32 and g.is_contiguous() for g in grads):
+        if not grads or {*map(_dtype, grads)} != {torch.float32} or not all(map(Tensor.is_contiguous, grads)):
             return None
         return bits.Scattered(grads, self._bounds, self.layout.length)
 
@@ -188,7 +190,7 @@ class Gradients:
 
     def _fault_of_gradients(self) -> UsageError | None:
         moved = self._places() != self.places
-        if moved or any(grad is not None and grad.layout is not torch.strided for grad in self.grads):
+        if moved or {*map(_layout, self._present)} - {torch.strided}:
             return self._fault_of_segments()
         if any(p.requires_grad for p in self._frozen):
             return self._fault_of_frozen()

@@ -12,7 +12,7 @@ from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, co
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
 
 __all__ = [
-    "add", "agreement", "codes", "count", "count_weighted", "differing", "differing_parts", "gather", "majority",
+    "add", "agreement", "codes", "count", "count_ones", "count_weighted", "differing_parts", "gather", "majority",
     "majority_of_ballots", "randomised_majority", "spread", "weighted_majority",
 ]  # fmt: skip
 
@@ -296,15 +296,15 @@ def agreement(plus, minus, voters):
 
 
 @cached_njit
-def _differing(a, b):
+def _count_ones(plane):
     total = uint64(0)
-    for w in range(len(a)):
-        total += ones(a[w] ^ b[w])
+    for w in range(len(plane)):
+        total += ones(plane[w])
     return total
 
 
-def differing(a, b):
-    return int(_differing(a, b))
+def count_ones(plane):
+    return int(_count_ones(plane))
 
 
 @cached_njit
@@ -313,7 +313,8 @@ def _differing_parts(a, b, parts, at):
     for k in range(parts.shape[1]):
         lo, hi = within(parts, k, at, 64 * len(a))
         if lo < hi:
-            total += _differing(a[lo // 64 : (hi + 63) // 64], b[lo // 64 : (hi + 63) // 64])
+            for w in range(lo // 64, (hi + 63) // 64):
+                total += ones(a[w] ^ b[w])
     return total
 
 

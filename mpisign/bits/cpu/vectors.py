@@ -29,6 +29,10 @@ def constant(kind, value, lanes):
     return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
 
 
+def _numbered(lanes):
+    return ir.Constant(ir.VectorType(I32, len(lanes)), [*lanes])
+
+
 def splat(b, value, lanes):
     empty = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = b.insert_element(empty, value, I32(0))
@@ -152,12 +156,17 @@ def negative(b, address):
     return b.bitcast(b.icmp_signed("<", load(b, address, I32, LANES), constant(I32, 0, LANES)), I64)
 
 
-@operation(WORD, ADDRESS)
+@operation(types.boolean, ADDRESS)
 def special(b, address):
-    """Bits of v that is 0, infinite or NaN, by one comparison: |v| - 1 as integers, 0 wrapping round to the largest."""
+    """Whether any v is 0, infinite or NaN: the largest |v| - 1 as integers, 0 wrapping round to the largest of all."""
     size = b.and_(load(b, address, I32, LANES), constant(I32, 0x7FFFFFFF, LANES))
-    below = b.sub(size, constant(I32, 1, LANES))
-    return b.bitcast(b.icmp_unsigned(">", below, constant(I32, 0x7F7FFFFE, LANES)), I64)
+    most = b.sub(size, constant(I32, 1, LANES))
+    # halves are compared down to a register's width, where one mask tells
+    while (lanes := most.type.count // 2) >= 8:
+        low, high = (b.shuffle_vector(most, most, _numbered(range(lo, lo + lanes))) for lo in (0, lanes))
+        most = b.select(b.icmp_unsigned(">", low, high), low, high)
+    above = b.icmp_unsigned(">", most, constant(I32, 0x7F7FFFFE, 8))
+    return b.icmp_unsigned("!=", b.bitcast(above, ir.IntType(8)), ir.IntType(8)(0))
 
 
 @operation(WORD, ADDRESS)

@@ -6,7 +6,7 @@ from mpisign.bits import host
 
 __all__ = [
     "add", "add_chosen", "add_entries", "add_largest", "add_largest_means", "add_quantised", "add_two_means",
-    "agreement", "clear_entries", "clear_largest", "codes", "differing", "differing_parts", "gather", "pack_chosen",
+    "agreement", "clear_entries", "clear_largest", "codes", "count_ones", "differing_parts", "gather", "pack_chosen",
     "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means", "pack_quantised", "pack_two_means",
     "planes_of_largest", "randomised_majority", "spread", "uniforms", "weighted_majority",
 ]  # fmt: skip
@@ -37,8 +37,8 @@ clear_entries = _over_the_host("clear_entries")
 clear_largest = _over_the_host("clear_largest")
 codes = _over_the_host("codes")
 count = _over_the_host("count")
+count_ones = _over_the_host("count_ones")
 count_weighted = _over_the_host("count_weighted")
-differing = _over_the_host("differing")
 differing_parts = _over_the_host("differing_parts")
 gather = _over_the_host("gather")
 pack_chosen = _over_the_host("pack_chosen")

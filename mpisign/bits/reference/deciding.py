@@ -7,7 +7,7 @@ import numpy as np
 from mpisign.bits.reference.common import WORD, coin, to_bits, to_words
 
 __all__ = [
-    "add", "agreement", "codes", "count", "count_weighted", "differing", "differing_parts", "gather", "majority",
+    "add", "agreement", "codes", "count", "count_ones", "count_weighted", "differing_parts", "gather", "majority",
     "majority_of_ballots", "numbers", "randomised_majority", "spread", "tally", "weighted_majority",
 ]  # fmt: skip
 
@@ -129,15 +129,15 @@ def agreement(plus, minus, voters):
     return int(np.abs(t).sum()), int((t == 0).sum())
 
 
-def differing(a, b):
-    """The number of bits in which two planes differ."""
-    return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
+def count_ones(plane):
+    """The number of bits that are 1."""
+    return int(np.unpackbits(plane.view(np.uint8)).sum())
 
 
 def differing_parts(a, b, parts, at):
     """The number of bits in which two planes, which start at coordinate `at`, differ in the words of these parts."""
     here = (range(max(lo - at, 0) // WORD, -(-min(hi - at, WORD * len(a)) // WORD)) for lo, hi, _ in parts.T.tolist())
-    return sum(differing(a[w : w + 1], b[w : w + 1]) for words in here for w in words)
+    return sum(count_ones(a[w : w + 1] ^ b[w : w + 1]) for words in here for w in words)
 
 
 def spread(plane, width, fields):
