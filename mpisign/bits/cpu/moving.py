@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit, uint32, uint64
 
 from mpisign.bits.cpu.cache import cached_njit
-from mpisign.bits.cpu.common import counter_of, normal_pair, philox_block, piece, striped, within
+from mpisign.bits.cpu.common import ALL, counter_of, normal_pair, philox_block, piece, striped, within
 from mpisign.bits.cpu.vectors import add_plane, largest_of_rows, round_word, sum_of_tile, unfit
 
 __all__ = [
@@ -32,6 +32,10 @@ def _apply_signs_or_zero(x, signs, present, table, decay):
     for k in range(whole):
         w = striped(k, whole)
         bits, voting, here = signs[w], present[w], x[w * 64 : w * 64 + 64]
+        if voting == ALL:  # as nearly everywhere
+            for j in range(64):
+                here[j] = decay * here[j] - (plus if (bits >> uint64(j)) & uint64(1) else minus)
+            continue
         for j in range(64):
             sign = (bits >> uint64(j)) & uint64(1)
             voted = plus if sign else minus
