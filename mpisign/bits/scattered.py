@@ -19,9 +19,11 @@ class Scattered:
 
         bounds: int64 (2, tensors), the first coordinate and the end of each, in order.
         """
-        addresses = np.array([*map(Tensor.data_ptr, tensors)], dtype=np.int64)
         self.tensors, self.lo, self.hi = tensors, 0, length
-        self.places = np.vstack([bounds, addresses - 4 * bounds[0]])  # and where coordinate 0 would lie
+        self.places = np.empty((3, len(tensors)), dtype=np.int64)
+        self.places[:2] = bounds
+        # where coordinate 0 would lie
+        np.subtract([*map(Tensor.data_ptr, tensors)], 4 * bounds[0], out=self.places[2])
 
     def __len__(self) -> int:
         return self.hi - self.lo
