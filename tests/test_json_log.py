@@ -107,7 +107,7 @@ def test_costs_are_told_as_one_object(tmp_path):
     assert [type(figure) for figure in costs["bytes_per_step"]] == [int, int]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_points_of_a_sweep_are_objects_too(tmp_path, jobs):
     folder, text = tmp_path / "runs", "[problem]\nname = 'quadratic'\n[run]\nsteps = 5\nvoters = 2\nlog = 'json'\n"
     text += f"[sweep]\nfolder = '{folder}'\n'schedule.lr' = [0.1, 0.01]\n"

@@ -16,6 +16,7 @@ from mpisign.run.train import resume
 from mpisign.storage.reader import Run
 from tests.building import Setup, digest
 from tests.codes import DRAWS, Reader, alike, heavy, pooled
+from tests.cover import rest_is_slow
 from tests.problems import Awkward
 from tests.running import mpisign, train
 from tests.test_adversary import there
@@ -241,7 +242,7 @@ def test_a_probe_sees_the_signs_of_what_was_sent(name):
 WARM = ("algorithm.name=dgc", "algorithm.warmup_steps=12", "run.steps=24", "run.eval_every=12")
 
 
-@pytest.mark.parametrize("at", [5, 6, 7, 12])
+@pytest.mark.parametrize("at", rest_is_slow([5, 6, 7, 12], [6, 12]))
 def test_a_warm_up_goes_on_across_its_borders(at, tmp_path):
     """Phases end at 3, 6, 9 and 12; a run that was cut beside a border has the rows and the x of one that was not."""
     whole, cut = tmp_path / "whole.h5", tmp_path / "cut.h5"

@@ -23,7 +23,8 @@ class Scattered:
         self.places = np.empty((3, len(tensors)), dtype=np.int64)
         self.places[:2] = bounds
         # where coordinate 0 would lie
-        np.subtract([*map(Tensor.data_ptr, tensors)], 4 * bounds[0], out=self.places[2])
+        self.places[2] = [*map(Tensor.data_ptr, tensors)]
+        self.places[2] -= 4 * bounds[0]
 
     def __len__(self) -> int:
         return self.hi - self.lo

@@ -12,7 +12,6 @@ first is waited for, and whoever waits for one lets all of them proceed. Buffers
 `in_flight` chunks. An exchange fills in hooks, in every file in this order: outgoing, send, receive, publish, collect.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
