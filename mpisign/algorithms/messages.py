@@ -70,7 +70,7 @@ class Ballots:
     form: Format | None = None  # of the messages; None for planes
     step: "Step | None" = None  # in which they were sent
     scratch: Scratch = field(default_factory=Scratch)
-    plain: bool = False  # whether all there is to planes is a sign of each voter, who all have one vote
+    plain: bool = False  # whether planes are one sign of each of few voters, who all have one vote
     counting: bool = True  # whether agreement() will be asked for
     statistics: tuple[int, int] | None = None  # agreement and ties, where a vote counted them as it decided
 

@@ -56,7 +56,8 @@ class Majority(_Signs):
         coin = step.coin("tie", self.ties)
         if ballots.plain:
             arguments = ballots.planes[0], ballots.lo, self.ties, coin, out, ballots.counting
-            ballots.statistics = bits.majority_of_ballots(*arguments)
+            found = bits.majority_of_ballots(*arguments)
+            ballots.statistics = found if ballots.counting else None
             return
         t = ballots.tally
         ballots.statistics = bits.majority(t.plus, t.minus, t.votes, ballots.lo, self.ties, coin, out)

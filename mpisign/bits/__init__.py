@@ -27,6 +27,7 @@ from torch import Tensor
 from mpisign.bits import gaussian, host
 from mpisign.bits.rng import Draw
 from mpisign.bits.scattered import Scattered as Scattered
+from mpisign.bits.sizes import AT_ONCE as AT_ONCE
 from mpisign.bits.sizes import Scheme as Scheme
 from mpisign.bits.sizes import chosen_words as chosen_words
 from mpisign.bits.sizes import kept as kept
@@ -155,7 +156,8 @@ def majority_of_ballots(
 ) -> tuple[int, int]:
     """What count and majority make of ballots (n, W), in one pass that keeps no tally.
 
-    counting: whether to count agreement and ties; 0 and 0 otherwise.
+    Of more than AT_ONCE voters, or on a GPU, it is these two, and allocates one. Words lie side by side in ballots and
+    in the verdict, which shares no memory with them. counting: whether to count agreement and ties; else 0 and 0.
     """
     return _of(ballots).majority_of_ballots(ballots, _at(at, draw), ties, draw, verdict, counting)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 TILE = 4096  # coordinates of a tile
 WORD = 64  # coordinates of a word
+AT_ONCE = 16  # voters whose ballots a kernel of the CPU counts and decides in one pass
 PLACE = 12  # bits of a coordinate's place in its tile
 
 

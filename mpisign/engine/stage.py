@@ -5,7 +5,6 @@ A channel is what travels one way: the coordinates that vote, and those that are
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -96,11 +95,10 @@ class Stage:
             for i, oracle in enumerate(oracles)
         ]
 
-    @cached_property
+    @property
     def at_once(self) -> bool:
         """Whether a step is one message, of one voter here, that every rank decides for itself."""
-        alone = len(self.channels) == len(self.local) == 1 and not self.together
-        return alone and self.channels[0].group.whole and self.exchange.at_once
+        return self.exchange.at_once and len(self.channels) == len(self.local) == 1 and not self.together
 
     @property
     def carrier(self) -> Exchange | World:

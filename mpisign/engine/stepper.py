@@ -185,6 +185,7 @@ class Stepper:
             signal, scales = sign.begin(estimates[0], states[0], step)
             exchange.open(counting)
             packed = sign.pack(signal, scales, 0, self.layout.length, exchange.outgoing(0, 0), states[0], step)
+            exchange.send(0)
             bad = channel.search(estimates[0]) if packed.bad is None else packed.bad
             beside = [[scales]] if channel.scaled else []
             exchange.start_header(self._rows([bad], estimates, request, [self.oracles[0].loss], beside))

@@ -169,7 +169,7 @@ def make_exchanges(
         engine = engine_of(world.comm, progress, LONG_PAUSE if reverse else PAUSE) if world.n > 1 else None
     built = []
     if world.n == 1:  # nothing travels, so nothing is gained by parts
-        chunk = chunk or 8 * MOST
+        chunk = chunk or MOST
     parts = min((REGISTRY[c.name].parts_of(world.n) for c in chosen if c.name != "local"), default=1)
     for choice, stage, numbers in zip(chosen, algorithm.stages, headers or [0] * len(chosen), strict=True):
         built.append([])

@@ -9,7 +9,9 @@ A step calls, in this order,
 
 A chunk is packed while others travel, and applied while others are counted: `in_flight` of them are sent before the
 first is waited for, and whoever waits for one lets all of them proceed. Buffers of messages are used again after
-`in_flight` chunks. An exchange fills in hooks, in every file in this order: outgoing, send, receive, publish, collect.
+`in_flight` chunks. Where a step is `alone` one message, that goes with its header, outgoing(), send() and
+decided_at_once() take the place of the last three. An exchange fills in hooks, in every file in this order: outgoing,
+send, receive, publish, collect.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +139,8 @@ class Exchange(Arrays):
         self.votes, self._weights = vote.votes_of(world.voters), vote.weights_of(world.voters)  # n, () if all are alike
         self.up, self.down = up, vote.down(up, self.votes)
         self.method_bits = of_method(layout, self.up, self.down, world.n)  # of all ranks in a step, up and down
-        self._plain = self.up.planes == 1 and not (self.up.coded or self._weights)
+        few = self.device.type == "cpu" and self.votes <= bits.AT_ONCE
+        self._plain = few and self.up.planes == 1 and not (self.up.coded or self._weights)
         self.levels = vote.levels(up, self.votes)
         self.chunks = costs.chunks_of(layout.length, chunk, up)
         if reverse:
@@ -284,7 +287,7 @@ class Exchange(Arrays):
     def decided_at_once(self, scales: np.ndarray | None, step: Step) -> Direction:
         """What verdicts() yields where the only message has come with its header: for exchanges that are `at_once`."""
         self._decide(0, self._absorb(0, scales, step), step)
-        (direction,) = self._arrived(1, step)
+        (direction,) = self._arrived(1, step, wait=True)
         return direction
 
     def _absorb(self, c: int, scales: np.ndarray | None, step: Step) -> Ballots:

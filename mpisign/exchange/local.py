@@ -40,8 +40,8 @@ class Local(Exchange):
         self._bytes = sum(up for up, _ in costs), sum(down for _, down in costs)
         self._header_bytes = sum(self.imitates.header_cost(s, 8 * self.header) for s in sizes)
         # of all voters at once; else other processes have some
-        self.alone = self.world.n == len(self.chunks) == 1
         self.carries = bool(self.header) and (self.imitates is not None or self.world.n == 1)
+        self.alone = self.carries and self.world.n == len(self.chunks) == 1
 
     def bytes_a_step(self):
         return self._bytes

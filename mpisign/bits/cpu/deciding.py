@@ -10,13 +10,13 @@ from mpisign.bits.cpu.adders import add_agreement, add_up, decide, pick
 from mpisign.bits.cpu.cache import cached_njit
 from mpisign.bits.cpu.common import ALL, COINS, NO_COUNTER, RULES, coin_word, counter_of, within
 from mpisign.bits.cpu.vectors import add_plane, coins, drawn, ones
+from mpisign.bits.sizes import AT_ONCE
 
 __all__ = [
     "add", "agreement", "codes", "count", "count_ones", "count_weighted", "differing_parts", "gather", "majority",
     "majority_of_ballots", "randomised_majority", "spread", "weighted_majority",
 ]  # fmt: skip
 
-TREES = 16  # with up to so many voters, a tree of adders made for their number; else groups of 15
 BLOCK = 8  # words that a tree counts at once
 
 
@@ -54,7 +54,7 @@ def add(planes, more):
 
 def count(ballots, planes):
     voters, words = ballots.shape
-    if voters <= TREES:
+    if voters <= AT_ONCE:  # a tree of adders made for their number
         _counter(voters)(ballots, planes)
         return
     # groups of 15, whose counts fill four planes, over blocks that stay in the cache
@@ -183,7 +183,7 @@ def _decider(voters):
 
 
 def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
-    if len(ballots) > TREES:
+    if len(ballots) > AT_ONCE:
         plus = np.empty((len(ballots).bit_length(), ballots.shape[1]), dtype=np.uint64)
         count(ballots, plus)
         found = majority(plus, None, len(ballots), at, ties, draw, verdict)
