@@ -1,4 +1,4 @@
-"""A step of one message by allgather, and the same step chunk by chunk, on all ranks; and what follows a refused one."""
+"""A step of one message by allgather, and the same chunk by chunk, on all ranks; and what follows a refused one."""
 
 import pytest
 
