@@ -1,6 +1,6 @@
 #!/bin/bash
 # The wire, measured: kernels, loopback by shared memory and by TCP, links of 200 Mbit/s and 1 Gbit/s on simulated hosts.
-# Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 12 minutes. Links need root; see links.sh.
+# Tables go to analysis/wire/*.md, the same as HDF5 to runs/wire; about 15 minutes. Links need root; see links.sh.
 #
 #   analysis/studies/wire.sh [PART...]       parts: kernels step loopback tcp profile links nodes voters library (all by default)
 #                                            projected: what mpisign project foretells of links; needs SimGrid's smpirun
