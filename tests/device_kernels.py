@@ -153,7 +153,8 @@ def test_votes(assert_same, ballots, abstain, at, draw, ties):
         plus, minus = counted(ballots & present), counted(~ballots & present)
     verdict = planes(2 if ties == "zero" else 1, 64 * words)
     assert_same("majority", plus, minus, n, at, ties, draw, verdict)
-    assert_same("majority_of_ballots", ballots, at, ties, draw, verdict, True)
+    if n <= bits.AT_ONCE:
+        assert_same("majority_of_ballots", ballots, at, ties, draw, verdict, True)
 
 
 def test_what_goes_over_the_host(assert_same):

@@ -154,10 +154,10 @@ def majority(
 def majority_of_ballots(
     ballots: Tensor, at: int, ties: str, draw: Draw, verdict: Tensor, counting: bool = True
 ) -> tuple[int, int]:
-    """What count and majority make of ballots (n, W), in one pass that keeps no tally.
+    """What count and majority make of ballots (n, W) of up to AT_ONCE voters, in one pass that keeps no tally.
 
-    Of more than AT_ONCE voters, or on a GPU, it is these two, and allocates one. Words lie side by side in ballots and
-    in the verdict, which shares no memory with them. counting: whether to count agreement and ties; else 0 and 0.
+    Words lie side by side in ballots and in the verdict, which shares no memory with them. counting: whether to count
+    agreement and ties; else 0 and 0.
     """
     return _of(ballots).majority_of_ballots(ballots, _at(at, draw), ties, draw, verdict, counting)
 
@@ -184,9 +184,6 @@ def codes(plus: Tensor, minus: Tensor | None, voters: int, verdict: Tensor) -> N
 
 def agreement(plus: Tensor, minus: Tensor | None, voters: int) -> tuple[int, int]:
     """Sum of |tally| over all 64*W coordinates, and the number of ties."""
-    if voters == 1:  # who agrees with itself wherever it votes
-        voted = 64 * plus.shape[1] if minus is None else count_ones(plus[0]) + count_ones(minus[0])
-        return voted, 64 * plus.shape[1] - voted
     return _of(plus).agreement(plus, minus, voters)
 
 

@@ -183,11 +183,6 @@ def _decider(voters):
 
 
 def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
-    if len(ballots) > AT_ONCE:
-        plus = np.empty((len(ballots).bit_length(), ballots.shape[1]), dtype=np.uint64)
-        count(ballots, plus)
-        found = majority(plus, None, len(ballots), at, ties, draw, verdict)
-        return found if counting else (0, 0)
     counter, negate = counter_of(draw) if ties in COINS else (NO_COUNTER, False)
     found = _decider(len(ballots))(ballots, at // 64, RULES[ties], counter, negate, counting, verdict)
     return int(found[0]), int(found[1])

@@ -8,7 +8,7 @@ from torch import Tensor
 from mpisign.bits.cuda import fallback
 from mpisign.bits.cuda.common import COINS, DRAW, RULES, WORDS, coin_words, draw_of, ones, programs, words_of
 
-__all__ = ["count", "count_weighted", "majority", "majority_of_ballots"]
+__all__ = ["count", "count_weighted", "majority"]
 
 MOST = 255  # votes that eight planes can count
 
@@ -157,10 +157,3 @@ def majority(plus, minus, voters, at, ties, draw, verdict):
     drawn = draw_of(draw) if coins else (0,) * 5
     _majority[(programs(out.shape[1]),)](*arguments, *drawn, WORDS=WORDS.value, **constants)
     return tuple(sums.tolist())
-
-
-def majority_of_ballots(ballots, at, ties, draw, verdict, counting):
-    plus = torch.empty((len(ballots).bit_length(), ballots.shape[1]), dtype=torch.int64, device=ballots.device)
-    count(ballots, plus)
-    found = majority(plus, None, len(ballots), at, ties, draw, verdict)
-    return found if counting else (0, 0)

@@ -6,9 +6,10 @@ from mpisign.bits import host
 
 __all__ = [
     "add", "add_chosen", "add_entries", "add_largest", "add_largest_means", "add_quantised", "add_two_means",
-    "agreement", "clear_entries", "clear_largest", "codes", "count_ones", "differing_parts", "gather", "pack_chosen",
-    "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means", "pack_quantised", "pack_two_means",
-    "planes_of_largest", "randomised_majority", "spread", "uniforms", "weighted_majority",
+    "agreement", "clear_entries", "clear_largest", "codes", "count_ones", "differing_parts", "gather",
+    "majority_of_ballots", "pack_chosen", "pack_drawn", "pack_greatest", "pack_largest", "pack_largest_means",
+    "pack_quantised", "pack_two_means", "planes_of_largest", "randomised_majority", "spread", "uniforms",
+    "weighted_majority",
 ]  # fmt: skip
 
 
@@ -41,6 +42,7 @@ count_ones = _over_the_host("count_ones")
 count_weighted = _over_the_host("count_weighted")
 differing_parts = _over_the_host("differing_parts")
 gather = _over_the_host("gather")
+majority_of_ballots = _over_the_host("majority_of_ballots")
 pack_chosen = _over_the_host("pack_chosen")
 pack_drawn = _over_the_host("pack_drawn")
 pack_greatest = _over_the_host("pack_greatest")
